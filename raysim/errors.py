@@ -1,0 +1,59 @@
+"""Every error raysim raises on purpose.
+
+    RaysimError
+    ├── ConfigError      the request is wrong: refused before anything starts (exit status 2)
+    ├── DataError        a data set is missing or malformed (exit status 2)
+    ├── RecordError      a run directory is missing, damaged or does not fit the request (exit status 2)
+    └── RunError         a run failed after it started (exit status 1)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RaysimError(Exception):
+    """Base of everything below."""
+
+
+class ConfigError(RaysimError, ValueError):
+    """A mistake in the request: names the key, the rule, the value received and the nearest valid choice."""
+
+    def __init__(self, key: str, rule: str, value: object = None, nearest: object = None) -> None:
+        self.key, self.rule, self.value, self.nearest = key, rule, value, nearest
+        message = f"{key}: {rule}; received {value!r}"
+        if nearest is not None:
+            message += f"; did you mean {nearest!r}?" if isinstance(nearest, str) else f"; nearest valid: {nearest!r}"
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[object, ...]]:
+        return type(self), (self.key, self.rule, self.value, self.nearest)
+
+    def under(self, group: str) -> ConfigError:
+        """The same error with its key placed inside a configuration group (`beta` -> `defense.beta`)."""
+        return ConfigError(f"{group}.{self.key}", self.rule, self.value, self.nearest)
+
+
+class DataError(RaysimError):
+    """A data set is not where it should be, or not what it should be; says which files to put where."""
+
+
+class RecordError(RaysimError):
+    """A run directory, checkpoint or recording is missing, damaged, or belongs to another request."""
+
+
+class RunError(RaysimError):
+    """A run failed after it started; names stage, round and client where known."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None when nothing is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def unknown_name(key: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that no table holds."""
+    names = sorted(known)
+    return ConfigError(key, f"must be one of {', '.join(names)}", name, nearest_name(name, names))
