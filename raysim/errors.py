@@ -1,10 +1,10 @@
 """Every error raysim raises on purpose.
 
-    RaysimError
-    ├── ConfigError      the request is wrong: refused before anything starts (exit status 2)
-    ├── DataError        a data set is missing or malformed (exit status 2)
-    ├── RecordError      a run directory is missing, damaged or does not fit the request (exit status 2)
-    └── RunError         a run failed after it started (exit status 1)
+RaysimError
+├── ConfigError      the request is wrong: refused before anything starts (exit status 2)
+├── DataError        a data set is missing or malformed (exit status 2)
+├── RecordError      a run directory is missing, damaged or does not fit the request (exit status 2)
+└── RunError         a run failed after it started (exit status 1)
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ class ConfigError(RaysimError, ValueError):
         self.key, self.rule, self.value, self.nearest = key, rule, value, nearest
         message = f"{key}: {rule}; received {value!r}"
         if nearest is not None:
-            message += f"; did you mean {nearest!r}?" if isinstance(nearest, str) else f"; nearest valid: {nearest!r}"
+            message += (
+                f"; did you mean {nearest!r}?"
+                if isinstance(nearest, str)
+                else f"; nearest valid: {nearest!r}"
+            )
         super().__init__(message)
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[object, ...]]:
@@ -46,6 +50,29 @@ class RecordError(RaysimError):
 class RunError(RaysimError):
     """A run failed after it started; names stage, round and client where known."""
 
+    def __init__(
+        self, problem: str, *, stage: str | None = None, round: int | None = None, client: int | None = None
+    ) -> None:
+        self.problem, self.stage, self.round, self.client = problem, stage, round, client
+        where = [
+            f"{name} {value}"
+            for name, value in (("round", round), ("stage", stage), ("client", client))
+            if value is not None
+        ]
+        super().__init__(f"{', '.join(where)}: {problem}" if where else problem)
+
+    def located(self, *, stage: str | None = None, round: int | None = None) -> RunError:
+        """The same error with the place filled in where it was unknown."""
+        return RunError(
+            self.problem,
+            stage=self.stage if self.stage is not None else stage,
+            round=self.round if self.round is not None else round,
+            client=self.client,
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_run_error, (self.problem, self.stage, self.round, self.client)
+
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when nothing is close."""
@@ -57,3 +84,7 @@ def unknown_name(key: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that no table holds."""
     names = sorted(known)
     return ConfigError(key, f"must be one of {', '.join(names)}", name, nearest_name(name, names))
+
+
+def _rebuild_run_error(problem: str, stage: str | None, round: int | None, client: int | None) -> RunError:
+    return RunError(problem, stage=stage, round=round, client=client)

@@ -1,0 +1,134 @@
+"""The contract of an attack: hooks that are honest until an attack overrides them.
+
+An attack is a frozen dataclass whose fields are its hyper-parameters and nothing else. When it is active
+and on which clients is the engine's business. Attacks that act alone do so in `poison_data` and `train`,
+which run where the client is hosted; attacks that collude, or that overhear benign updates, also act in
+`craft`, on the server's side of the simulation, with exactly the view their `visibility` grants.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raysim import rng
+from raysim.context import Context, Setting, State
+from raysim.layout import Layout
+from raysim.updates import Updates
+
+if TYPE_CHECKING:
+    from raysim.client import LocalTrainer
+    from raysim.data.dataset import Dataset
+
+
+class Visibility(enum.Enum):
+    """What an attacker knows besides the global model it was sent."""
+
+    OWN = "own data and own model only"
+    COLLUDING = "the compromised clients' models"
+    OMNISCIENT = "every client's model of the round"
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's local data: images [n, C, H, W] ready for the model (float32), labels [n] int64."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ClientContext:
+    """One compromised client in one round, as its attack sees it, where the client is hosted."""
+
+    seed: int
+    round: int
+    client: int
+    colluder: int
+    """This client's place among the attack's clients, 0 .. num_colluders - 1 (the same in every round)."""
+    num_colluders: int
+    num_classes: int
+    layout: Layout
+    global_vector: np.ndarray
+    previous_global_vector: np.ndarray | None
+    """The global vector of the round before, None in the first round of the run."""
+    trainer: LocalTrainer
+    cohort_examples: int = 0
+    """Training examples held by the round's cohort: what FedAvg's weights are shares of."""
+
+    def generator(self, *key: rng.Key) -> np.random.Generator:
+        """A generator of this client's own in this round."""
+        return rng.generator(self.seed, "attack", self.round, self.client, *key)
+
+    def shared_generator(self, *key: rng.Key) -> np.random.Generator:
+        """A generator that all colluders share, the same in every round."""
+        return rng.generator(self.seed, "attack", "shared", *key)
+
+
+@dataclass(frozen=True)
+class View:
+    """What `craft` may look at. `benign` is None unless the attack's visibility grants it.
+
+    own: the rows the compromised clients of this round trained (through `train`); benign: the honest rows.
+    """
+
+    own: Updates
+    benign: Updates | None
+    cohort_size: int
+    """Number K of clients in the round; public, since the server announces it."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Base of every attack: honest behaviour in every hook."""
+
+    @property
+    def visibility(self) -> Visibility:
+        """What this attack may see; decides the view that `craft` gets."""
+        return Visibility.OWN
+
+    @property
+    def trains(self) -> bool:
+        """Whether compromised clients need to train at all; False saves the work when `craft` replaces it."""
+        return True
+
+    def check(self, setting: Setting) -> None:
+        """Raise ConfigError when this attack cannot work in that setting; called before anything starts."""
+
+    def init(self, ctx: Context) -> State:
+        """The state before the first round."""
+        return {}
+
+    def poison_data(self, data: ClientData, ctx: ClientContext) -> ClientData:
+        """The data a compromised client trains on. A pure function of its arguments: called when needed."""
+        return data
+
+    def train(
+        self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
+    ) -> np.ndarray:
+        """The update [d + b] a compromised client submits; honest_train(data, **options) is local training.
+
+        `ctx.trainer` documents the options (epochs, learning rate, and hooks on batches, loss and steps).
+        """
+        return honest_train(data)
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """Rows to submit instead of `view.own`: Updates, an array [c, d] in `view.own.client_ids` order, or
+        None to submit what was trained. Called once a round for attacks that see more than OWN.
+        """
+        return None, state
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """Numbers and short strings about the last `craft`, for the round's record (bounds, a failed search)."""
+        return {}
+
+    def triggered_test(self, test: Dataset) -> Dataset | None:
+        """What attack success is measured on: inputs with the label the attacker wants; None without a target."""
+        return None

@@ -1,0 +1,192 @@
+"""Where the work runs: the contract of a backend, and the one that needs nothing but this process.
+
+The engine, the defenses and the attacks name a stage, a function and its arguments; a backend decides
+which process does it. A *reference* is whatever `put` or a kept result returned: opaque, cheap to hold,
+resolved to its value when it is a task's argument. Both backends run the same functions on the same
+arguments and return results in the order of the items, so their answers agree byte for byte.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from raysim.errors import RaysimError, RunError
+from raysim.telemetry import Telemetry, measured
+
+Reference = Any
+Kept = tuple[tuple[Reference, ...], Any]
+"""What a task left behind (references, in the order its function returned them) and its small answer."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one task reserves while it runs: CPU cores, share of a GPU, bytes of memory (0 = unstated)."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int = 0
+
+
+class Backend(ABC):
+    """Runs tasks and hosts the clients. `workers`: how many tasks can run at the same time."""
+
+    workers: int
+    telemetry: Telemetry
+
+    @abstractmethod
+    def put(self, value: Any) -> Reference:
+        """Publish a value once, for any number of tasks."""
+
+    @abstractmethod
+    def get(self, reference: Reference) -> Any:
+        """The value behind a reference, in this process."""
+
+    @abstractmethod
+    def map(
+        self,
+        stage: str,
+        fn: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        *,
+        keep: int = 0,
+        needs: Needs = Needs(),
+    ) -> list[Any]:
+        """Run fn(*item) for every item, one task each, and return the answers in the items' order.
+
+        keep: the function returns a tuple of keep + 1 values; the first `keep` stay where they were made
+        and come back as references: the result is then a list of `Kept`.
+        """
+
+    def run(self, stage: str, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()) -> Any:
+        """Run fn(*args) as one task."""
+        return self.map(stage, fn, [args], needs=needs)[0]
+
+    @abstractmethod
+    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """Bring up the processes that host clients; each calls make_host(*args) once."""
+
+    @abstractmethod
+    def call_clients(
+        self, stage: str, method: str, items: Sequence[tuple[Any, ...]], *, keep: int = 0
+    ) -> list[Any]:
+        """Call a method of a client host for every item, like `map`."""
+
+    def close(self) -> None:
+        """Let go of processes and references."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A reference of the in-process backend."""
+
+    value: Any
+
+
+class InProcessBackend(Backend):
+    """Everything in this process, one task after the other; needs no Ray."""
+
+    def __init__(self, telemetry: Telemetry | None = None, threads: int = 1) -> None:
+        self.telemetry = telemetry or Telemetry()
+        self.workers = 1
+        self.threads = threads
+        self._host: Any = None
+
+    def put(self, value: Any) -> Held:
+        return Held(frozen(value))
+
+    def get(self, reference: Reference) -> Any:
+        return reference.value if isinstance(reference, Held) else reference
+
+    def map(
+        self,
+        stage: str,
+        fn: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        *,
+        keep: int = 0,
+        needs: Needs = Needs(),
+    ) -> list[Any]:
+        results: list[Any] = []
+        with self.telemetry.stage(stage) as meter, limited_threads(self.threads):
+            meter.inside = True
+            for number, item in enumerate(items):
+                args = tuple(self.get(argument) for argument in item)
+                with located(stage):
+                    result, span = measured(stage, number, self.telemetry.node, fn, args)
+                meter.tasks.append(span)
+                results.append(self._keep(result, keep))
+        return results
+
+    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._host = make_host(*(self.get(argument) for argument in args))
+
+    def call_clients(
+        self, stage: str, method: str, items: Sequence[tuple[Any, ...]], *, keep: int = 0
+    ) -> list[Any]:
+        return self.map(stage, getattr(self._host, method), items, keep=keep)
+
+    def _keep(self, result: Any, keep: int) -> Any:
+        if not keep:
+            return result
+        *kept, answer = result
+        return tuple(self.put(value) for value in kept), answer
+
+
+@contextmanager
+def located(stage: str) -> Iterator[None]:
+    """Any failure inside becomes, or stays, an error that names the stage."""
+    try:
+        yield
+    except RunError as error:
+        raise error.located(stage=stage) from error
+    except RaysimError:
+        raise
+    except Exception as error:
+        raise RunError(f"{type(error).__name__}: {error}", stage=stage) from error
+
+
+def frozen(value: Any) -> Any:
+    """The value with its arrays marked read-only, as they would be in Ray's object store."""
+    if isinstance(value, np.ndarray):
+        view = value.view()
+        view.flags.writeable = False
+        return view
+    if type(value) in (list, tuple):
+        return type(value)(frozen(item) for item in value)
+    return value
+
+
+@contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Limit BLAS, OpenMP and torch to `threads` inside the block: sums then have one order everywhere."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    with threadpool_limits(limits=threads):
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def fix_threads(threads: int) -> None:
+    """Limit this process's threads for good: for worker processes, once per process."""
+    import sys
+
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(limits=threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)

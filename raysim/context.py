@@ -1,0 +1,160 @@
+"""What an attack or a defense is given to work with: the round, the model, the server's data, and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from raysim import rng
+from raysim.backend import Backend, Needs, Reference
+from raysim.errors import ConfigError
+from raysim.layout import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+State = dict[str, Any]
+"""What a method remembers from round to round: a tree of dicts (string keys), lists, arrays, numbers,
+strings, booleans and None, so that a checkpoint holds it without pickle. Per-client memory is keyed by
+`str(client id)`, or stored as arrays beside an array of client ids."""
+
+
+class ModelFactory(Protocol):
+    """A picklable recipe for the network that is trained."""
+
+    cam_layer: str
+    """Path of the module whose output is the activation map."""
+    head: str
+    """Path of the last linear layer: parameters `{head}.weight` [C, h] and `{head}.bias` [C]."""
+    num_classes: int
+
+    def build(self) -> nn.Module:
+        """A fresh module; its parameter values are about to be overwritten."""
+
+
+@dataclass(frozen=True)
+class ServerData:
+    """What the server itself holds: images ready for the model [s, C, H, W] float32 and labels [s] int64.
+
+    No client holds any of these samples, and they are not part of the test set.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Local training as the clients do it: for rules that train on server data by the same recipe."""
+
+    epochs: int = 1
+    batch_size: int = 32
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The experiment a method is put into, for checks before anything starts."""
+
+    population: int
+    cohort: int
+    num_malicious: int
+    rounds: int
+    num_classes: int
+    server_samples: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """One round, as an attack or a defense sees it."""
+
+    backend: Backend
+    seed: int
+    role: str
+    """What the generators are keyed by besides the round: "attack" or "defense"."""
+    round: int
+    rounds: int
+    layout: Layout
+    published: Reference
+    """A reference to the global vector [d + b] float32, for tasks."""
+    global_vector: np.ndarray
+    """The same, in this process."""
+    factory: ModelFactory | None = None
+    server_data: ServerData | None = None
+    recipe: TrainingRecipe = TrainingRecipe()
+    truth: np.ndarray | None = None
+    """Ids of the true attackers; None for every method but the calibration oracle."""
+
+    @property
+    def global_parameters(self) -> np.ndarray:
+        """w_G [d] float32, without the buffers."""
+        return self.global_vector[: self.layout.dim]
+
+    @property
+    def model(self) -> ModelFactory:
+        """The model's recipe; ConfigError where a matrix came without a model."""
+        if self.factory is None:
+            raise ConfigError("model", "this method needs the model behind the updates", None)
+        return self.factory
+
+    def require_server_data(self, samples: int = 1) -> ServerData:
+        """The server's data; ConfigError where there is none, or too little."""
+        if self.server_data is None or len(self.server_data) < samples:
+            held = 0 if self.server_data is None else len(self.server_data)
+            raise ConfigError(
+                "server_data.samples", f"must be at least {samples} for this method", held, samples
+            )
+        return self.server_data
+
+    def generator(self, *key: rng.Key) -> np.random.Generator:
+        """A generator of this round's own, for (seed, role, round, key)."""
+        return rng.generator(self.seed, self.role, self.round, *key)
+
+    def lasting_generator(self, *key: rng.Key) -> np.random.Generator:
+        """A generator that is the same in every round, for (seed, role, key)."""
+        return rng.generator(self.seed, self.role, *key)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time work that this process does itself."""
+        with self.backend.telemetry.stage(name):
+            yield
+
+    def put(self, value: Any) -> Reference:
+        """Publish a value once for many tasks."""
+        return self.backend.put(value)
+
+    def run(self, stage: str, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()) -> Any:
+        """fn(*args) as one task."""
+        return self.backend.run(stage, fn, *args, needs=needs)
+
+    def map(
+        self,
+        stage: str,
+        fn: Callable[..., Any],
+        items: Sequence[Any],
+        *shared: Any,
+        needs: Needs = Needs(),
+    ) -> list[Any]:
+        """[fn(item, *shared) for item in items], a task per item."""
+        return self.backend.map(stage, fn, [(item, *shared) for item in items], needs=needs)
+
+    def map_pairs(
+        self, stage: str, fn: Callable[..., Any], blocks: Sequence[Any], *shared: Any
+    ) -> dict[tuple[int, int], Any]:
+        """{(i, j): fn(blocks[i], blocks[j], *shared)} for i <= j, a task per pair of blocks."""
+        held = [self.backend.put(block) for block in blocks]
+        pairs = list(combinations_with_replacement(range(len(blocks)), 2))
+        answers = self.backend.map(stage, fn, [(held[i], held[j], *shared) for i, j in pairs])
+        return dict(zip(pairs, answers, strict=True))

@@ -1,0 +1,180 @@
+"""The contract of a defense, and how defenses are chained.
+
+A defense is a frozen dataclass whose fields are its hyper-parameters and nothing else. What it remembers
+between rounds is returned as state. It sees the updates and the context, never who is malicious.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from raysim.context import Context, Setting, State
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a defense concluded about one round's K updates, in the order of `updates.client_ids`.
+
+    aggregate [d] float32: the change to add to the global parameters.
+    weights [K]: the share each row had (0 = rejected); None for coordinate-wise rules.
+    scores [K]: higher = more suspicious; None where the method has no score.
+    flagged [K] bool: judged malicious; None where the method does not exclude clients.
+    artifacts: arrays by name, for the report: heat maps, similarity matrices.
+    """
+
+    aggregate: np.ndarray
+    weights: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    flagged: np.ndarray | None = None
+    artifacts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Defense:
+    """Base of every defense: no memory, no requirements."""
+
+    calibration: ClassVar[bool] = False
+    """True only for an oracle that is shown the truth: named so wherever its results are printed."""
+
+    def check(self, setting: Setting) -> None:
+        """Raise ConfigError when this defense cannot work in that setting; called before anything starts."""
+
+    def init(self, ctx: Context) -> State:
+        """The state before the first round."""
+        return {}
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Judge and combine one round's updates (K >= 1 finite rows)."""
+        raise TypeError(f"{type(self).__name__} must define apply(state, updates, ctx)")
+
+
+@dataclass(frozen=True)
+class PreAggregation(Defense):
+    """A step in front of another defense: changes the rows, and may merge several clients into one row."""
+
+    def transform(
+        self, state: State, updates: Updates, ctx: Context
+    ) -> tuple[Updates, np.ndarray | None, State]:
+        """(new updates, members, new state).
+
+        members [K] int: the new row each old row went into (-1 = left out); None when rows correspond one
+        to one. A verdict on the new rows is carried back along it.
+        """
+        raise TypeError(f"{type(self).__name__} must define transform(state, updates, ctx)")
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Standing alone: transform, then the data-weighted mean."""
+        changed, members, state = self.transform(state, updates, ctx)
+        weights = changed.shares
+        verdict = Verdict(changed.combine(weights), weights)
+        return (verdict if members is None else carry_back(verdict, members)), state
+
+
+@dataclass(frozen=True)
+class Chain(Defense):
+    """Several defenses in a row: pre-aggregations change the rows; a detector passes on what it accepts."""
+
+    steps: tuple[Defense, ...] = ()
+
+    def check(self, setting: Setting) -> None:
+        """Every step must be able to work."""
+        for step in self.steps:
+            step.check(setting)
+
+    def init(self, ctx: Context) -> State:
+        """The states of the steps, by position."""
+        return {str(number): step.init(ctx) for number, step in enumerate(self.steps)}
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Apply the steps one after another; the verdict speaks of the rows that came in."""
+        return self._apply_from(0, state, updates, ctx)
+
+    def _apply_from(self, number: int, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        step, own = self.steps[number], state[str(number)]
+        if number == len(self.steps) - 1:
+            verdict, own = step.apply(own, updates, ctx)
+            return verdict, {**state, str(number): own}
+        if isinstance(step, PreAggregation):
+            changed, members, own = step.transform(own, updates, ctx)
+            verdict, state = self._apply_from(number + 1, {**state, str(number): own}, changed, ctx)
+            return (verdict if members is None else carry_back(verdict, members)), state
+        first, own = step.apply(own, updates, ctx)
+        state = {**state, str(number): own}
+        if first.flagged is None or first.flagged.all() or not first.flagged.any():
+            if first.flagged is not None and first.flagged.all():
+                return first, state
+            accepted = np.ones(updates.num_clients, bool)
+        else:
+            accepted = ~first.flagged
+        verdict, state = self._apply_from(number + 1, state, updates.select(accepted), ctx)
+        expanded = expand(verdict, accepted, score=None if first.scores is None else first.scores)
+        return replace(expanded, artifacts={**first.artifacts, **verdict.artifacts}), state
+
+
+def chain(*steps: Defense) -> Defense:
+    """`chain(ClipNorm(3.0), Krum(num_byzantine=2))`: one defense made of several."""
+    return steps[0] if len(steps) == 1 else Chain(tuple(steps))
+
+
+def expand(verdict: Verdict, accepted: np.ndarray, score: np.ndarray | None = None) -> Verdict:
+    """A verdict on the rows `accepted` (mask [K]) as one on all K rows: the others are flagged, weight 0.
+
+    score [K]: what the left-out rows are given; +inf where it is None.
+    """
+    count = len(accepted)
+
+    def spread(values: np.ndarray | None, other: Any, dtype: Any) -> np.ndarray | None:
+        if values is None:
+            return None
+        out = np.full(count, other, dtype)
+        out[accepted] = values
+        return out
+
+    scores = spread(verdict.scores, np.inf, np.float64)
+    if scores is not None and score is not None:
+        scores[~accepted] = score[~accepted]
+    flagged = spread(verdict.flagged, True, bool)
+    if flagged is None and not accepted.all():
+        flagged = ~accepted
+    return replace(verdict, weights=spread(verdict.weights, 0.0, np.float64), scores=scores, flagged=flagged)
+
+
+def carry_back(verdict: Verdict, members: np.ndarray) -> Verdict:
+    """A verdict on merged rows as one on the rows that went into them (members [K]; -1 = left out)."""
+    inside = members >= 0
+    sizes = np.bincount(members[inside], minlength=int(members.max(initial=-1)) + 1)
+
+    def follow(values: np.ndarray | None, left_out: Any) -> np.ndarray | None:
+        return None if values is None else np.where(inside, np.asarray(values)[members], left_out)
+
+    weights = follow(verdict.weights, 0.0)
+    if weights is not None:
+        weights = np.where(inside, weights / np.maximum(sizes[members], 1), 0.0)
+    return replace(
+        verdict,
+        weights=weights,
+        scores=follow(verdict.scores, np.inf),
+        flagged=follow(verdict.flagged, True),
+    )
+
+
+def accepted_mean(
+    updates: Updates, flagged: np.ndarray, *, uniform: bool = False, stage: str = "combine"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(aggregate [d], weights [K]): data-weighted mean over unflagged rows, renormalised.
+
+    All flagged: a zero aggregate, so that the global model stays, and zero weights.
+    uniform: p_i = 1/K instead of data shares.
+    """
+    shares = np.ones(updates.num_clients) if uniform else updates.shares
+    weights = np.where(flagged, 0.0, shares)
+    if not weights.any() and not flagged.all():
+        weights = np.where(flagged, 0.0, 1.0)
+    total = weights.sum()
+    weights = weights / total if total > 0 else np.zeros(updates.num_clients)
+    return updates.combine(weights, stage), weights

@@ -1,0 +1,143 @@
+"""Stages and spans: what was done, where, for how long, and how many bytes it took.
+
+A *stage* is a named step of a round ("train", "cam", "gram"); a *task* is one call of it on one node.
+Each task measures itself where it runs (`measured`); the stage is measured where it was started, so its
+span (task = -1) includes waiting, scheduling and transfer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WHOLE_STAGE = -1
+
+
+@dataclass(frozen=True)
+class Span:
+    """One measured stage (task = -1) or task. Times in seconds; `start_s` since the epoch."""
+
+    stage: str
+    task: int
+    node: str
+    start_s: float
+    wall_s: float
+    cpu_s: float
+    bytes_in: int
+    bytes_out: int
+    peak_memory_bytes: int
+    retries: int = 0
+
+
+@dataclass
+class Telemetry:
+    """Collects the spans of a run; the round loop drains them once a round."""
+
+    node: str = field(default_factory=platform.node)
+    spans: list[Span] = field(default_factory=list)
+    on_stage: Callable[[str], None] = lambda stage: None
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[StageMeter]:
+        """Measure a stage as the server sees it; the tasks' own spans are added to `meter`."""
+        self.on_stage(name)
+        meter = StageMeter()
+        start, clock, cpu = time.time(), time.perf_counter(), time.process_time()
+        try:
+            yield meter
+        finally:
+            wall, own_cpu = time.perf_counter() - clock, time.process_time() - cpu
+            tasks = meter.tasks
+            self.spans.append(
+                Span(
+                    stage=name,
+                    task=WHOLE_STAGE,
+                    node=self.node,
+                    start_s=start,
+                    wall_s=wall,
+                    cpu_s=own_cpu + sum(span.cpu_s for span in tasks if not meter.inside),
+                    bytes_in=sum(span.bytes_in for span in tasks),
+                    bytes_out=sum(span.bytes_out for span in tasks),
+                    peak_memory_bytes=max([peak_memory_bytes(), *(s.peak_memory_bytes for s in tasks)]),
+                    retries=sum(span.retries for span in tasks),
+                )
+            )
+            self.spans.extend(tasks)
+
+    def drain(self) -> list[Span]:
+        """The spans since the last call."""
+        spans, self.spans = self.spans, []
+        return spans
+
+
+@dataclass
+class StageMeter:
+    """What a running stage knows of its tasks. `inside`: they ran in this very process."""
+
+    tasks: list[Span] = field(default_factory=list)
+    inside: bool = False
+
+
+def measured(
+    stage: str, task: int, node: str, fn: Callable[..., Any], args: tuple[Any, ...], retries: int = 0
+) -> tuple[Any, Span]:
+    """Run fn(*args) and measure it in this process."""
+    reset_peak_memory()
+    start, clock, cpu = time.time(), time.perf_counter(), time.process_time()
+    result = fn(*args)
+    wall, cpu_used = time.perf_counter() - clock, time.process_time() - cpu
+    span = Span(
+        stage=stage,
+        task=task,
+        node=node,
+        start_s=start,
+        wall_s=wall,
+        cpu_s=cpu_used,
+        bytes_in=num_bytes(args),
+        bytes_out=num_bytes(result),
+        peak_memory_bytes=peak_memory_bytes(),
+        retries=retries,
+    )
+    return result, span
+
+
+def num_bytes(value: Any) -> int:
+    """Bytes of the arrays inside tuples, lists and dicts (what travels; small Python objects count 0)."""
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    if isinstance(value, dict):
+        return sum(num_bytes(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return sum(num_bytes(item) for item in value)
+    return 0
+
+
+def peak_memory_bytes() -> int:
+    """Peak resident memory of this process since `reset_peak_memory` (since its start where unsupported)."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    scale = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def reset_peak_memory() -> None:
+    """Start a new peak for this process, where the kernel offers that (Linux: clear_refs)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        try:
+            os.write(descriptor, b"5")
+        finally:
+            os.close(descriptor)

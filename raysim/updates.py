@@ -1,0 +1,405 @@
+"""The uploads of one round: a K x d matrix that lies in tiles where its rows were made.
+
+The matrix is a grid. A *row block* is what one client host returned: the rows of a few clients. A *column
+shard* is a fixed range of parameters, the same for all blocks. A tile is one row block in one shard; the
+buffers (layout.py) are one more tile behind the last shard. No method gathers K x d: rows are worked on
+block by block, columns chunk by chunk, each in a task that reads the tiles it needs.
+
+Sums over columns are formed per *chunk*, a width that depends on K alone, and added in column order; so
+no result depends on how the matrix was cut into tiles, or on which node a tile lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from raysim.backend import Backend, Needs, Reference
+from raysim.layout import Layout
+
+CHUNK_VALUES = 2**24
+"""Values in one chunk of columns (64 MiB of float32): what a column task holds at a time."""
+
+BLOCK_COLUMNS = 4096
+"""Columns converted to float64 at a time inside a Gram or a weighted sum: stays in the cache."""
+
+
+def chunk_columns(num_clients: int) -> int:
+    """Width of a chunk: a power of two near CHUNK_VALUES / K, at least 4096 and at least about 2 K."""
+    wanted = max(CHUNK_VALUES // max(num_clients, 1), 2 * num_clients, 4096)
+    return 1 << (wanted.bit_length() - 1)
+
+
+def shard_bounds(num_clients: int, dim: int, tile_bytes: int) -> tuple[int, ...]:
+    """Column bounds (0, ..., d) of shards of whole chunks and at most about tile_bytes of K x shard float32.
+
+    >>> shard_bounds(100, 13_706, 2**26)
+    (0, 13706)
+    """
+    chunk = chunk_columns(num_clients)
+    width = max(1, tile_bytes // (4 * max(num_clients, 1) * chunk)) * chunk
+    return (*range(0, dim, width), dim) if dim else (0, 0)
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows `rows` of the tiles fill the matrix rows `positions`. The last tile holds the buffers."""
+
+    positions: np.ndarray
+    rows: np.ndarray
+    tiles: tuple[Reference, ...]
+
+
+@dataclass(frozen=True)
+class Updates:
+    """K client updates (local minus global, float32), rows in client-id order. Says nothing of who is malicious.
+
+    client_ids [K] int64, num_examples [K] int64, layout (d = layout.dim), bounds: column shards.
+    """
+
+    backend: Backend
+    layout: Layout
+    client_ids: np.ndarray
+    num_examples: np.ndarray
+    bounds: tuple[int, ...]
+    blocks: tuple[RowBlock, ...]
+
+    @classmethod
+    def from_array(
+        cls,
+        deltas: np.ndarray,
+        backend: Backend,
+        *,
+        layout: Layout | None = None,
+        client_ids: np.ndarray | None = None,
+        num_examples: np.ndarray | None = None,
+        bounds: tuple[int, ...] | None = None,
+        rows_per_block: int | None = None,
+    ) -> Updates:
+        """Cut a matrix [K, d] (or [K, d + b]) that is already in this process into tiles.
+
+        Rows are put in client-id order; client_ids defaults to 0..K-1, num_examples to ones.
+        """
+        count = len(deltas)
+        ids = np.arange(count) if client_ids is None else np.asarray(client_ids, dtype=np.int64)
+        examples = np.ones(count, np.int64) if num_examples is None else np.asarray(num_examples, np.int64)
+        order = np.argsort(ids, kind="stable")
+        matrix = np.asarray(deltas, dtype=np.float32)
+        layout = layout or Layout.flat(matrix.shape[1])
+        bounds = bounds or shard_bounds(count, layout.dim, 4 * CHUNK_VALUES)
+        per_block = rows_per_block or max(count, 1)
+        blocks = []
+        for first in range(0, count, per_block):
+            members = order[first : first + per_block]
+            tiles = cut(matrix[members], bounds)
+            positions = np.arange(first, first + len(members))
+            blocks.append(
+                RowBlock(positions, np.arange(len(members)), tuple(backend.put(tile) for tile in tiles))
+            )
+        return cls(backend, layout, ids[order], examples[order], bounds, tuple(blocks))
+
+    @property
+    def num_clients(self) -> int:
+        """Number K of rows."""
+        return len(self.client_ids)
+
+    @property
+    def dim(self) -> int:
+        """Number d of parameters."""
+        return self.layout.dim
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Data shares p_i = n_i / sum n_j [K] float64; uniform when nobody claims an example."""
+        total = self.num_examples.sum()
+        if total <= 0:
+            return np.full(self.num_clients, 1.0 / max(self.num_clients, 1))
+        return self.num_examples / total
+
+    def map_rows(
+        self,
+        stage: str,
+        fn: Callable[..., Sequence[Any]],
+        *shared: Any,
+        buffers: bool = False,
+        needs: Needs = Needs(),
+    ) -> list[Any]:
+        """fn(block [k, d], *shared) -> k results; one task per row block. Returns K results in client order.
+
+        buffers: the block is [k, d + b] instead. A result may depend on its own row and `shared` only.
+        """
+        stop = None if buffers else len(self.bounds) - 1
+        items = [
+            (fn, block.rows, len(block.tiles[:stop]), *block.tiles[:stop], *shared) for block in self.blocks
+        ]
+        answers = self.backend.map(stage, _on_rows, items, needs=needs)
+        results: list[Any] = [None] * self.num_clients
+        for block, answer in zip(self.blocks, answers, strict=True):
+            for position, result in zip(block.positions, answer, strict=True):
+                results[position] = result
+        return results
+
+    def map_columns(
+        self,
+        stage: str,
+        fn: Callable[..., np.ndarray],
+        *along: np.ndarray | Reference,
+        needs: Needs = Needs(),
+    ) -> np.ndarray:
+        """fn(columns [K, c], *along [c]) -> [c]; one task per column shard, called chunk by chunk. Returns [d].
+
+        along: vectors [d] (arrays, or references to vectors [>= d]), of which fn gets the same columns. A column's result may
+        depend on that column only.
+        """
+        parts = self.backend.map(stage, partial(_map_chunks, fn), self._shards(along), needs=needs)
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def reduce_columns(
+        self,
+        stage: str,
+        fn: Callable[..., np.ndarray],
+        *along: np.ndarray | Reference,
+        needs: Needs = Needs(),
+    ) -> np.ndarray:
+        """The sum over chunks of fn(columns [K, c], *along [c]) -> array of any fixed shape, in column order."""
+        total: np.ndarray | None = None
+        for parts in self.backend.map(stage, partial(_reduce_chunks, fn), self._shards(along), needs=needs):
+            for part in parts:
+                total = part if total is None else total + part
+        assert total is not None, "a matrix has at least one shard"
+        return total
+
+    def transform(
+        self,
+        stage: str,
+        fn: Callable[..., np.ndarray],
+        *along: np.ndarray | Reference,
+        client_ids: np.ndarray | None = None,
+        num_examples: np.ndarray | None = None,
+        needs: Needs = Needs(),
+    ) -> Updates:
+        """New rows from all rows, shard by shard, left where they are made: nothing is gathered.
+
+        fn(columns [K, c], first_column, *along [c]) -> [m, c], column by column; called once per chunk and
+        once for the buffer columns (their `along` is empty where the vectors are only [d]).
+        client_ids [m]: whose rows these are (default: the same clients). Buffer columns are given to fn as
+        well, with first_column >= d.
+        """
+        ids = self.client_ids if client_ids is None else np.asarray(client_ids, dtype=np.int64)
+        examples = self.num_examples if client_ids is None else np.ones(len(ids), np.int64)
+        if num_examples is not None:
+            examples = np.asarray(num_examples, np.int64)
+        items = self._shards(along, with_buffers=True)
+        kept = self.backend.map(stage, partial(_transform_chunks, fn, len(ids)), items, keep=1, needs=needs)
+        tiles = tuple(references[0] for references, _ in kept)
+        every = np.arange(len(ids))
+        return replace(self, client_ids=ids, num_examples=examples, blocks=(RowBlock(every, every, tiles),))
+
+    def gram(self, stage: str = "gram", *, centre: np.ndarray | Reference | None = None) -> np.ndarray:
+        """U U^T [K, K] float64, of rows minus `centre` [d] where that is given.
+
+        Products of float32 rows, accumulated in float64 in column order.
+        """
+        if centre is None:
+            return self.reduce_columns(stage, _gram)
+        return self.reduce_columns(stage, _centred_gram, centre)
+
+    def columns(self, name: str, stage: str = "columns") -> np.ndarray:
+        """One named parameter of all clients: [K, *shape] float32."""
+        entry = self.layout.entry(name)
+        pieces = []
+        for shard, (first, last) in enumerate(pairwise(self.bounds)):
+            start, stop = max(entry.start, first), min(entry.stop, last)
+            if start < stop:
+                pieces.append((shard, slice(start - first, stop - first)))
+        items = [
+            (block.rows, [piece for _, piece in pieces], *(block.tiles[shard] for shard, _ in pieces))
+            for block in self.blocks
+        ]
+        out = np.empty((self.num_clients, entry.stop - entry.start), np.float32)
+        for block, part in zip(self.blocks, self.backend.map(stage, _slice_rows, items), strict=True):
+            out[block.positions] = part
+        return out.reshape(self.num_clients, *entry.shape)
+
+    def combine(self, weights: np.ndarray, stage: str = "combine") -> np.ndarray:
+        """The weighted sum of rows [d] float32, accumulated in float64. weights [K]; rows of weight 0 are not read."""
+        used = np.flatnonzero(weights)
+        if not len(used):
+            return np.zeros(self.dim, np.float32)
+        chosen = self if len(used) == self.num_clients else self.select(used)
+        return chosen.map_columns(stage, partial(_weighted_sum, np.asarray(weights, np.float64)[used]))
+
+    def combine_buffers(self, weights: np.ndarray) -> np.ndarray:
+        """The weighted sum of buffer changes [b]; integer counters are copied from the first row of weight > 0."""
+        used = np.flatnonzero(weights)
+        size = self.layout.num_columns - self.dim
+        if not size or not len(used):
+            return np.zeros(size, np.float32)
+        rows = np.empty((self.num_clients, size), np.float32)
+        items = [(block.rows, [slice(None)], block.tiles[-1]) for block in self.blocks]
+        for block, part in zip(self.blocks, self.backend.map("buffers", _slice_rows, items), strict=True):
+            rows[block.positions] = part
+        total = _weighted_sum(np.asarray(weights, np.float64)[used], rows[used])
+        counters = self.layout.counter_columns()
+        total[counters] = rows[used[0], counters]
+        return total
+
+    def select(self, members: np.ndarray) -> Updates:
+        """The rows `members` (indices or a mask over K) as Updates; order stays client-id order."""
+        members = np.asarray(members)
+        keep = np.flatnonzero(members) if members.dtype == bool else np.sort(members)
+        new_position = np.full(self.num_clients, -1)
+        new_position[keep] = np.arange(len(keep))
+        blocks = []
+        for block in self.blocks:
+            inside = new_position[block.positions] >= 0
+            if inside.any():
+                blocks.append(
+                    RowBlock(new_position[block.positions[inside]], block.rows[inside], block.tiles)
+                )
+        return replace(
+            self,
+            client_ids=self.client_ids[keep],
+            num_examples=self.num_examples[keep],
+            blocks=tuple(blocks),
+        )
+
+    def replace_rows(self, crafted: Updates) -> Updates:
+        """These rows, with those of crafted.client_ids taken from `crafted`; no tile is read."""
+        stays = ~np.isin(self.client_ids, crafted.client_ids)
+        honest = self.select(stays)
+        ids = np.concatenate([honest.client_ids, crafted.client_ids])
+        order = np.argsort(ids, kind="stable")
+        position = np.empty(len(ids), np.int64)
+        position[order] = np.arange(len(ids))
+        moved = [replace(block, positions=position[block.positions]) for block in honest.blocks]
+        moved += [
+            replace(block, positions=position[honest.num_clients + block.positions])
+            for block in crafted.blocks
+        ]
+        examples = np.concatenate([honest.num_examples, crafted.num_examples])[order]
+        return replace(self, client_ids=ids[order], num_examples=examples, blocks=tuple(moved))
+
+    def to_array(self, *, buffers: bool = False) -> np.ndarray:
+        """The whole matrix [K, d] (or [K, d + b]) in this process. For tests, oracles and small matrices."""
+        return np.stack(self.map_rows("gather", list, buffers=buffers))
+
+    def _shards(self, along: Sequence[Any], with_buffers: bool = False) -> list[tuple[Any, ...]]:
+        """Arguments of one task per column shard: where rows go, columns, the tiles, then `along`."""
+        positions = [block.positions for block in self.blocks]
+        rows = [block.rows for block in self.blocks]
+        chunk = chunk_columns(self.num_clients)
+        bounds = list(pairwise(self.bounds))
+        if with_buffers:
+            bounds.append((self.dim, self.layout.num_columns))
+        items = []
+        for shard, (first, last) in enumerate(bounds):
+            grid = Grid(positions, rows, self.num_clients, first, last, chunk)
+            sliced = (vector[first:last] if isinstance(vector, np.ndarray) else vector for vector in along)
+            items.append((grid, *(block.tiles[shard] for block in self.blocks), *sliced))
+        return items
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a column task finds its rows: the shard's columns [first, last), walked in chunks."""
+
+    positions: list[np.ndarray]
+    rows: list[np.ndarray]
+    num_clients: int
+    first: int
+    last: int
+    chunk: int
+
+    def chunks(self, arguments: tuple[np.ndarray, ...]) -> list[tuple[int, Callable[[], tuple[Any, ...]]]]:
+        """(first column, a function that assembles (columns [K, c], *along [c])) for every chunk in order."""
+        tiles, along = arguments[: len(self.rows)], arguments[len(self.rows) :]
+        width = self.last - self.first
+        starts = range(0, width, self.chunk) if width else range(0)
+        return [(self.first + start, partial(self._assemble, tiles, along, start)) for start in starts]
+
+    def _assemble(
+        self, tiles: tuple[np.ndarray, ...], along: tuple[np.ndarray, ...], start: int
+    ) -> tuple[Any, ...]:
+        stop = min(start + self.chunk, self.last - self.first)
+        out = np.empty((self.num_clients, stop - start), np.float32)
+        for positions, rows, tile in zip(self.positions, self.rows, tiles, strict=True):
+            out[positions] = tile[rows, start:stop]
+        width = self.last - self.first
+        vectors = []
+        for vector in along:
+            # A reference was resolved to the whole vector; an array came cut to the shard.
+            offset = 0 if len(vector) == width else self.first
+            vectors.append(vector[offset + start : offset + stop])
+        return (out, *vectors)
+
+
+def cut(rows: np.ndarray, bounds: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Rows [k, d + b] as one contiguous tile per column shard, and the buffers' tile last."""
+    tiles = [rows[:, first:last] for first, last in pairwise(bounds)]
+    return tuple(np.ascontiguousarray(tile) for tile in (*tiles, rows[:, bounds[-1] :]))
+
+
+def _on_rows(fn: Callable[..., Sequence[Any]], rows: np.ndarray, count: int, *rest: Any) -> list[Any]:
+    tiles, shared = rest[:count], rest[count:]
+    block = tiles[0] if len(tiles) == 1 else np.concatenate(tiles, axis=1)
+    if len(rows) != len(block) or (rows != np.arange(len(block))).any():
+        block = block[rows]
+    results = list(fn(block, *shared))
+    if len(results) != len(block):
+        raise ValueError(
+            f"a row function must return one result per row; got {len(results)} for {len(block)} rows"
+        )
+    return results
+
+
+def _map_chunks(fn: Callable[..., np.ndarray], grid: Grid, *arguments: np.ndarray) -> np.ndarray:
+    parts = [np.asarray(fn(*assemble())) for _, assemble in grid.chunks(arguments)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _reduce_chunks(fn: Callable[..., np.ndarray], grid: Grid, *arguments: np.ndarray) -> list[np.ndarray]:
+    return [np.asarray(fn(*assemble())) for _, assemble in grid.chunks(arguments)]
+
+
+def _transform_chunks(
+    fn: Callable[..., np.ndarray], count: int, grid: Grid, *arguments: np.ndarray
+) -> tuple[np.ndarray, None]:
+    out = np.empty((count, grid.last - grid.first), np.float32)
+    for first, assemble in grid.chunks(arguments):
+        columns, *along = assemble()
+        start = first - grid.first
+        out[:, start : start + columns.shape[1]] = fn(columns, first, *along)
+    return out, None
+
+
+def _slice_rows(rows: np.ndarray, pieces: list[slice], *tiles: np.ndarray) -> np.ndarray:
+    return np.concatenate([tile[rows, piece] for tile, piece in zip(tiles, pieces, strict=True)], axis=1)
+
+
+def _gram(columns: np.ndarray) -> np.ndarray:
+    return _centred_gram(columns, None)
+
+
+def _centred_gram(columns: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
+    total = np.zeros((len(columns), len(columns)))
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
+        if centre is not None:
+            block -= centre[start : start + BLOCK_COLUMNS]
+        total += block @ block.T
+    return total
+
+
+def _weighted_sum(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    out = np.empty(columns.shape[1], np.float32)
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        out[start : start + BLOCK_COLUMNS] = weights @ columns[:, start : start + BLOCK_COLUMNS].astype(
+            np.float64
+        )
+    return out
