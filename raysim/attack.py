@@ -60,6 +60,8 @@ class ClientContext:
     previous_global_vector: np.ndarray | None
     """The global vector of the round before, None in the first round of the run."""
     trainer: LocalTrainer
+    learning_rate: float = 0.0
+    """The honest clients' learning rate in this round."""
     cohort_examples: int = 0
     """Training examples held by the round's cohort: what FedAvg's weights are shares of."""
 
