@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raysim import rng
 from raysim.context import Context, Setting, State
+from raysim.errors import RunError
 from raysim.layout import Layout
 from raysim.updates import Updates
 
@@ -45,6 +46,25 @@ class ClientData:
 
 
 @dataclass(frozen=True)
+class DataPool:
+    """The local data of several clients put together: their labels [n], and the samples on demand.
+
+    take(positions [m]) reads those samples, in that order.
+    """
+
+    labels: np.ndarray
+    take: Callable[[np.ndarray], ClientData]
+
+    @classmethod
+    def of(cls, data: ClientData) -> DataPool:
+        """One client's data as a pool."""
+        return cls(data.labels, lambda positions: ClientData(data.images[positions], data.labels[positions]))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class ClientContext:
     """One compromised client in one round, as its attack sees it, where the client is hosted."""
 
@@ -64,6 +84,13 @@ class ClientContext:
     """The honest clients' learning rate in this round."""
     cohort_examples: int = 0
     """Training examples held by the round's cohort: what FedAvg's weights are shares of."""
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    """How the clients' images were normalised, per channel or one value for all (`dataset.normalise`)."""
+    pool: Callable[[], DataPool] | None = None
+    """Gathers what all the attack's clients hold; see `colluders_data`."""
+    notes: list[str] = field(default_factory=list)
+    """What this client has to say about the round, for its record; see `note`."""
 
     def generator(self, *key: rng.Key) -> np.random.Generator:
         """A generator of this client's own in this round."""
@@ -72,6 +99,17 @@ class ClientContext:
     def shared_generator(self, *key: rng.Key) -> np.random.Generator:
         """A generator that all colluders share, the same in every round."""
         return rng.generator(self.seed, "attack", "shared", *key)
+
+    def colluders_data(self) -> DataPool:
+        """The local data of all the attack's clients, in client-id order; RunError where the host has none."""
+        if self.pool is None:
+            raise RunError("this attack needs the colluders' data", stage="train", client=self.client)
+        return self.pool()
+
+    def note(self, text: str) -> None:
+        """Put a short remark into the round's record, once: that the client had nothing to poison, say."""
+        if text not in self.notes:
+            self.notes.append(text)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ arguments and return results in the order of the items, so their answers agree b
 
 from __future__ import annotations
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +80,7 @@ class Backend(ABC):
     ) -> list[Any]:
         """Call a method of a client host for every item, like `map`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most backends have nothing to close)
         """Let go of processes and references."""
 
 
@@ -90,12 +92,15 @@ class Held:
 
 
 class InProcessBackend(Backend):
-    """Everything in this process, one task after the other; needs no Ray."""
+    """Everything in this process, one task after the other; needs no Ray.
+
+    threads: of BLAS and torch while a task runs; the process's own setting is put back afterwards.
+    """
 
     def __init__(self, telemetry: Telemetry | None = None, threads: int = 1) -> None:
         self.telemetry = telemetry or Telemetry()
         self.workers = 1
-        self.threads = threads
+        self._limit = ThreadLimit(threads)
         self._host: Any = None
 
     def put(self, value: Any) -> Held:
@@ -114,7 +119,8 @@ class InProcessBackend(Backend):
         needs: Needs = Needs(),
     ) -> list[Any]:
         results: list[Any] = []
-        with self.telemetry.stage(stage) as meter, limited_threads(self.threads):
+        self.telemetry.on_progress(stage, 0, len(items))
+        with self.telemetry.stage(stage) as meter, self._limit():
             meter.inside = True
             for number, item in enumerate(items):
                 args = tuple(self.get(argument) for argument in item)
@@ -122,6 +128,7 @@ class InProcessBackend(Backend):
                     result, span = measured(stage, number, self.telemetry.node, fn, args)
                 meter.tasks.append(span)
                 results.append(self._keep(result, keep))
+                self.telemetry.on_progress(stage, number + 1, len(items))
         return results
 
     def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -140,8 +147,8 @@ class InProcessBackend(Backend):
 
 
 @contextmanager
-def located(stage: str) -> Iterator[None]:
-    """Any failure inside becomes, or stays, an error that names the stage."""
+def located(stage: str, method: str = "") -> Iterator[None]:
+    """Any failure inside becomes, or stays, an error that names the stage (and the method at work)."""
     try:
         yield
     except RunError as error:
@@ -149,7 +156,8 @@ def located(stage: str) -> Iterator[None]:
     except RaysimError:
         raise
     except Exception as error:
-        raise RunError(f"{type(error).__name__}: {error}", stage=stage) from error
+        problem = f"{type(error).__name__}: {error}"
+        raise RunError(f"{method}: {problem}" if method else problem, stage=stage) from error
 
 
 def frozen(value: Any) -> Any:
@@ -163,28 +171,39 @@ def frozen(value: Any) -> Any:
     return value
 
 
-@contextmanager
-def limited_threads(threads: int) -> Iterator[None]:
-    """Limit BLAS, OpenMP and torch to `threads` inside the block: sums then have one order everywhere."""
-    import torch
-    from threadpoolctl import threadpool_limits
+class ThreadLimit:
+    """Limits BLAS, OpenMP and torch to `threads` inside `with`: sums then have one order everywhere."""
 
-    before = torch.get_num_threads()
-    with threadpool_limits(limits=threads):
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._modules = -1
+        self._controller: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """The limit, for the length of the block."""
+        import torch
+        from threadpoolctl import ThreadpoolController
+
+        # Looking through the loaded libraries takes milliseconds: only when modules were imported since.
+        if self._modules != len(sys.modules):
+            self._controller, self._modules = ThreadpoolController(), len(sys.modules)
+        before = torch.get_num_threads()
+        with self._controller.limit(limits=self.threads):
+            torch.set_num_threads(self.threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=1)
 def fix_threads(threads: int) -> None:
-    """Limit this process's threads for good: for worker processes, once per process."""
-    import sys
-
+    """Limit this process's threads for good, also in libraries it loads later: for worker processes."""
     from threadpoolctl import threadpool_limits
 
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
     threadpool_limits(limits=threads)
     if "torch" in sys.modules:
         import torch

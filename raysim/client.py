@@ -8,7 +8,7 @@ Everything a host returns is a pure function of (round, client, global vector): 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from raysim import rng
-from raysim.attack import Attack, ClientContext, ClientData
+from raysim.attack import Attack, ClientContext, ClientData, DataPool
 from raysim.context import ModelFactory, TrainingRecipe
 from raysim.data.dataset import Dataset, normalise
 from raysim.errors import ConfigError, RaysimError, RunError
@@ -34,7 +34,9 @@ class LocalTrainer:
     vector [d + b] holds the model; gradient [d] holds its parameters' gradient after each backward pass.
     """
 
-    def __init__(self, factory: ModelFactory, layout: Layout, recipe: TrainingRecipe, device: str = "cpu") -> None:
+    def __init__(
+        self, factory: ModelFactory, layout: Layout, recipe: TrainingRecipe, device: str = "cpu"
+    ) -> None:
         self.factory, self.layout, self.recipe, self.device = factory, layout, recipe, device
         self.model: nn.Module = factory.build().to(device)
         self.vector = torch.zeros(layout.num_columns, device=device)
@@ -54,7 +56,9 @@ class LocalTrainer:
 
     def load(self, vector: np.ndarray | torch.Tensor) -> None:
         """Copy a global vector [d + b] into the model."""
-        source = vector if isinstance(vector, torch.Tensor) else torch.from_numpy(np.array(vector, np.float32))
+        source = (
+            vector if isinstance(vector, torch.Tensor) else torch.from_numpy(np.array(vector, np.float32))
+        )
         self.vector.copy_(source)
         self.layout.read_counters(self.model, self.vector)
 
@@ -71,14 +75,17 @@ class LocalTrainer:
         momentum: float | None = None,
         weight_decay: float | None = None,
         optimizer: str | None = None,
-        on_batch: Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
+        decay_epochs: Sequence[int] = (),
+        on_batch: Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+        | None = None,
         loss_fn: Callable[[LocalTrainer, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         after_backward: Callable[[LocalTrainer], None] | None = None,
         after_step: Callable[[LocalTrainer, int, bool], None] | None = None,
     ) -> np.ndarray:
         """Train from global_vector on data and return the update, local minus global, [d + b] float32.
 
-        seed, key: what shuffling and dropout are keyed by. The rest overrides the recipe, or hooks in:
+        seed, key: what shuffling and dropout are keyed by. decay_epochs: the learning rate is divided by ten
+        after each of these numbers of epochs. The rest overrides the recipe, or hooks in:
         on_batch(images, labels, step) -> (images, labels) before each step; loss_fn(trainer, images, labels)
         instead of cross-entropy of the model's output; after_backward(trainer) may change
         `trainer.gradient` in place; after_step(trainer, step, last) may change `trainer.parameters`.
@@ -109,10 +116,15 @@ class LocalTrainer:
             for start in range(0, count, size)
             if not (self._needs_two and start == count - 1 and count > 1)
         ]
+        per_epoch = len(batches) // (epochs or self.recipe.epochs)
+        drops = {per_epoch * epoch for epoch in decay_epochs}
         losses: list[float] = []
         self.model.train()
         with rng.torch_randomness(seed, *key, "dropout", device=self.device):
             for number, batch in enumerate(batches):
+                if number in drops:
+                    for group in steps.param_groups:
+                        group["lr"] /= 10
                 x, y = images[batch], labels[batch]
                 if on_batch is not None:
                     x, y = on_batch(x, y, number)
@@ -134,7 +146,9 @@ class LocalTrainer:
         return (self.vector - self.global_vector).cpu().numpy()
 
     @torch.no_grad()
-    def evaluate(self, dataset: Dataset, mean: Sequence[float], std: Sequence[float], batch_size: int) -> np.ndarray:
+    def evaluate(
+        self, dataset: Dataset, mean: Sequence[float], std: Sequence[float], batch_size: int
+    ) -> np.ndarray:
         """[batches, 4] float64 of the loaded model: samples, correct, summed loss, summed label confidence."""
         self.model.eval()
         rows = []
@@ -145,7 +159,12 @@ class LocalTrainer:
             log_probability = functional.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0].double()
             correct = (logits.argmax(1) == labels).sum()
             rows.append(
-                (len(labels), correct.item(), -log_probability.sum().item(), log_probability.exp().sum().item())
+                (
+                    len(labels),
+                    correct.item(),
+                    -log_probability.sum().item(),
+                    log_probability.exp().sum().item(),
+                )
             )
         return np.array(rows, np.float64).reshape(-1, 4)
 
@@ -162,7 +181,9 @@ def make_optimizer(
     flat = nn.Parameter(parameters)
     flat.grad = gradient
     if name == "sgd":
-        return torch.optim.SGD([flat], learning_rate, momentum=momentum, weight_decay=weight_decay, foreach=False)
+        return torch.optim.SGD(
+            [flat], learning_rate, momentum=momentum, weight_decay=weight_decay, foreach=False
+        )
     if name == "adam":
         return torch.optim.Adam([flat], learning_rate, weight_decay=weight_decay, foreach=False)
     if name == "adamw":
@@ -229,12 +250,16 @@ class RoundOrder:
 
 @dataclass(frozen=True)
 class UploadMeta:
-    """What the server learns of one upload without reading it. reason: why it must not be used, or empty."""
+    """What the server learns of one upload without reading it. reason: why it must not be used, or empty.
+
+    note: what an attacking client remarked about the round, for the record alone.
+    """
 
     client: int
     num_examples: int
     train_loss: float
     reason: str = ""
+    note: str = ""
 
 
 class ClientHost:
@@ -273,7 +298,9 @@ class ClientHost:
             try:
                 metas.append(self._upload(row, order, int(client), global_vector, previous))
             except RunError as error:
-                raise RunError(error.problem, stage=error.stage, round=order.round, client=int(client)) from error
+                raise RunError(
+                    error.problem, stage=error.stage, round=order.round, client=int(client)
+                ) from error
             except RaysimError:
                 raise
             except Exception as error:
@@ -289,9 +316,22 @@ class ClientHost:
 
     def data_of(self, client: int) -> ClientData:
         """A client's own samples, ready for the model."""
-        own = self.indices[self.offsets[client] : self.offsets[client + 1]]
-        images = normalise(self.train_set.images[own], self.plan.mean, self.plan.std).numpy()
-        return ClientData(images, self.train_set.labels[own].astype(np.int64))
+        return self._samples(self._indices(client))
+
+    def pool(self, clients: Sequence[int] | np.ndarray) -> DataPool:
+        """What these clients hold together, in the order given; images are read and normalised on demand."""
+        indices = np.concatenate([self._indices(int(client)) for client in clients])
+        return DataPool(
+            self.train_set.labels[indices].astype(np.int64),
+            lambda positions: self._samples(indices[positions]),
+        )
+
+    def _indices(self, client: int) -> np.ndarray:
+        return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+    def _samples(self, indices: np.ndarray) -> ClientData:
+        images = normalise(self.train_set.images[indices], self.plan.mean, self.plan.std).numpy()
+        return ClientData(images, self.train_set.labels[indices].astype(np.int64))
 
     def _upload(
         self,
@@ -325,14 +365,17 @@ class ClientHost:
                 trainer=self.trainer,
                 learning_rate=learning_rate,
                 cohort_examples=order.cohort_examples,
+                mean=plan.mean,
+                std=plan.std,
+                pool=partial(self.pool, campaign.client_ids),
             )
             if not campaign.schedule.active(order.round):
                 break
             data = campaign.attack.poison_data(data, context)
             if not campaign.attack.trains:
-                return UploadMeta(client, len(data), float("nan"))
+                return UploadMeta(client, len(data), float("nan"), note="; ".join(context.notes))
             submitted = campaign.attack.train(fit, data, context)
-            return self._accept(row, submitted, client, len(data))
+            return replace(self._accept(row, submitted, client, len(data)), note="; ".join(context.notes))
         return self._accept(row, fit(data), client, len(data))
 
     def _fit(self, global_vector: np.ndarray, data: ClientData, **options: Any) -> np.ndarray:

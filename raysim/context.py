@@ -33,6 +33,10 @@ class ModelFactory(Protocol):
     """Path of the last linear layer: parameters `{head}.weight` [C, h] and `{head}.bias` [C]."""
     num_classes: int
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+
     def build(self) -> nn.Module:
         """A fresh module; its parameter values are about to be overwritten."""
 

@@ -63,7 +63,7 @@ class RunError(RaysimError):
 
     def located(self, *, stage: str | None = None, round: int | None = None) -> RunError:
         """The same error with the place filled in where it was unknown."""
-        return RunError(
+        return type(self)(
             self.problem,
             stage=self.stage if self.stage is not None else stage,
             round=self.round if self.round is not None else round,
@@ -71,7 +71,13 @@ class RunError(RaysimError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_run_error, (self.problem, self.stage, self.round, self.client)
+        return _rebuild_run_error, (type(self), self.problem, self.stage, self.round, self.client)
+
+
+class LostWork(RunError):
+    """Results that tasks had left on a node are gone with it. A round is a pure function of the state before
+    it, so it can be done again.
+    """
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
@@ -86,5 +92,7 @@ def unknown_name(key: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(key, f"must be one of {', '.join(names)}", name, nearest_name(name, names))
 
 
-def _rebuild_run_error(problem: str, stage: str | None, round: int | None, client: int | None) -> RunError:
-    return RunError(problem, stage=stage, round=round, client=client)
+def _rebuild_run_error(
+    kind: type[RunError], problem: str, stage: str | None, round: int | None, client: int | None
+) -> RunError:
+    return kind(problem, stage=stage, round=round, client=client)

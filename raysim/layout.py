@@ -85,7 +85,7 @@ class Layout:
     def view(self, vector: np.ndarray, name: str) -> np.ndarray:
         """The named tensor inside a vector [..., d or d + b], without a copy where the vector allows."""
         entry = self.entry(name)
-        return vector[..., entry.start : entry.stop].reshape(*vector.shape[:-1], *entry.shape)
+        return vector[..., entry.start : entry.stop].reshape((*vector.shape[:-1], *entry.shape))
 
     def counter_columns(self) -> np.ndarray:
         """Columns of integer buffers, relative to the first buffer column."""

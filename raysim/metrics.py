@@ -105,9 +105,8 @@ def rank_auc(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     benign = truth.size - malicious
     if malicious == 0 or benign == 0:
         return np.nan
-    _, group, size = np.unique(
-        scores, return_inverse=True, return_counts=True, equal_nan=True
-    )  # NaN sorts last
+    # unique sorts NaN last, that is, above infinity
+    _, group, size = np.unique(scores, return_inverse=True, return_counts=True, equal_nan=True)
     rank = np.cumsum(size) - (size - 1) / 2.0  # the mean 1-based rank of each group of equal scores
     wins = float(np.sum(rank[group][truth])) - malicious * (malicious + 1) / 2.0
     return wins / (malicious * benign)

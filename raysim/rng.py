@@ -57,8 +57,11 @@ def torch_randomness(seed: int, *key: Key, device: str = "cpu") -> Iterator[None
     import torch
 
     devices = [torch.device(device)] if device.startswith("cuda") else []
+    number = torch_seed(seed, *key)
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(torch_seed(seed, *key))
+        torch.default_generator.manual_seed(number)
+        if devices:
+            torch.cuda.manual_seed(number)
         yield
 
 

@@ -44,12 +44,12 @@ class Telemetry:
 
     node: str = field(default_factory=platform.node)
     spans: list[Span] = field(default_factory=list)
-    on_stage: Callable[[str], None] = lambda stage: None
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+    """Told (stage, tasks done, tasks in all) as work proceeds."""
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[StageMeter]:
         """Measure a stage as the server sees it; the tasks' own spans are added to `meter`."""
-        self.on_stage(name)
         meter = StageMeter()
         start, clock, cpu = time.time(), time.perf_counter(), time.process_time()
         try:

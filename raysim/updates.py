@@ -231,8 +231,10 @@ class Updates:
         used = np.flatnonzero(weights)
         if not len(used):
             return np.zeros(self.dim, np.float32)
-        chosen = self if len(used) == self.num_clients else self.select(used)
-        return chosen.map_columns(stage, partial(_weighted_sum, np.asarray(weights, np.float64)[used]))
+        values = np.asarray(weights, np.float64)[used]
+        if 2 * len(used) > self.num_clients:
+            return self.map_columns(stage, partial(_weighted_sum, values, used=used))
+        return self.select(used).map_columns(stage, partial(_weighted_sum, values))
 
     def combine_buffers(self, weights: np.ndarray) -> np.ndarray:
         """The weighted sum of buffer changes [b]; integer counters are copied from the first row of weight > 0."""
@@ -327,9 +329,7 @@ class Grid:
         self, tiles: tuple[np.ndarray, ...], along: tuple[np.ndarray, ...], start: int
     ) -> tuple[Any, ...]:
         stop = min(start + self.chunk, self.last - self.first)
-        out = np.empty((self.num_clients, stop - start), np.float32)
-        for positions, rows, tile in zip(self.positions, self.rows, tiles, strict=True):
-            out[positions] = tile[rows, start:stop]
+        out = self._rows(tiles, start, stop)
         width = self.last - self.first
         vectors = []
         for vector in along:
@@ -337,6 +337,17 @@ class Grid:
             offset = 0 if len(vector) == width else self.first
             vectors.append(vector[offset + start : offset + stop])
         return (out, *vectors)
+
+    def _rows(self, tiles: tuple[np.ndarray, ...], start: int, stop: int) -> np.ndarray:
+        """Columns of all rows: read where they lie when one tile holds just these, else copied together."""
+        every = range(self.num_clients)
+        if len(tiles) == 1 and all(map(np.array_equal, (self.positions[0], self.rows[0]), (every, every))):
+            return tiles[0][: self.num_clients, start:stop]
+        out = np.empty((self.num_clients, stop - start), np.float32)
+        for positions, rows, tile in zip(self.positions, self.rows, tiles, strict=True):
+            for position, row in zip(positions, rows, strict=True):
+                out[position] = tile[row, start:stop]
+        return out
 
 
 def cut(rows: np.ndarray, bounds: Sequence[int]) -> tuple[np.ndarray, ...]:
@@ -396,10 +407,11 @@ def _centred_gram(columns: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
     return total
 
 
-def _weighted_sum(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _weighted_sum(weights: np.ndarray, columns: np.ndarray, used: np.ndarray | None = None) -> np.ndarray:
     out = np.empty(columns.shape[1], np.float32)
     for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        out[start : start + BLOCK_COLUMNS] = weights @ columns[:, start : start + BLOCK_COLUMNS].astype(
-            np.float64
-        )
+        block = columns[:, start : start + BLOCK_COLUMNS]
+        if used is not None and len(used) < len(columns):
+            block = block[used]
+        out[start : start + BLOCK_COLUMNS] = weights @ block.astype(np.float64)
     return out

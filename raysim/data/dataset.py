@@ -1,0 +1,184 @@
+"""The two containers every loader fills, and the step from stored pixels to model input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raysim.errors import ConfigError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with their labels.
+
+    images: [n, C, H, W], uint8 (0..255) or float32 (already scaled to [0, 1]); labels: [n] int64.
+    Raises DataError for anything else.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype not in (np.uint8, np.float32):
+            raise DataError(
+                f"images must be [n, C, H, W] uint8 or float32, not {self.images.dtype} {self.images.shape}"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
+            raise DataError(
+                f"labels must be int64, one for each of the {len(self.images)} images,"
+                f" not {self.labels.dtype} {self.labels.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: np.ndarray) -> Dataset:
+        """The samples at `indices` [m], in that order, as a copy."""
+        return Dataset(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """A classification task: training samples to be dealt to clients, test samples for the server.
+
+    mean, std: per channel (or one value for all), applied after scaling to [0, 1]; (0,), (1,) = none.
+    owners: [n_train] int64, the client each training sample belongs to, for the natural partition.
+    Raises DataError where sets are empty, shapes differ or a label lies outside the classes.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    owners: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise DataError(
+                f"{self.name}: training images are {self.train.images.shape[1:]},"
+                f" test images {self.test.images.shape[1:]}"
+            )
+        for part, data in (("training", self.train), ("test", self.test)):
+            if len(data) == 0:
+                raise DataError(f"{self.name}: the {part} set is empty")
+            low, high = int(data.labels.min()), int(data.labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise DataError(
+                    f"{self.name}: {part} labels span {low}..{high}, but there are {self.num_classes} classes"
+                )
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.input_shape[0]):
+                raise DataError(
+                    f"{self.name}: {key} has {len(values)} values for {self.input_shape[0]} channels"
+                )
+        if self.owners is not None and (
+            self.owners.shape != self.train.labels.shape or self.owners.dtype != np.int64
+        ):
+            raise DataError(
+                f"{self.name}: owners must be int64, one for each of the {len(self.train)} training samples,"
+                f" not {self.owners.dtype} {self.owners.shape}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, including any without a sample."""
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+def expect(data: FederatedData, shape: tuple[int, int, int], num_classes: int | None = None) -> FederatedData:
+    """`data`, once its images and classes are what its name promises; DataError otherwise."""
+    if data.input_shape != shape:
+        raise DataError(f"{data.name}: images are {data.input_shape}, not {shape}")
+    if num_classes is not None and data.num_classes != num_classes:
+        raise DataError(f"{data.name}: {data.num_classes} classes, not {num_classes}")
+    return data
+
+
+def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Model input from stored images: (scaled to [0, 1] - mean) / std, per channel.
+
+    images: [n, C, H, W]; uint8 is divided by 255 first, float32 is taken as it is. Returns a new float32
+    tensor [n, C, H, W] that shares no memory with `images`, so read-only arrays are fine.
+
+    >>> normalise(np.full((1, 1, 1, 2), 51, np.uint8), (0.1,), (0.5,))
+    tensor([[[[0.2000, 0.2000]]]])
+    """
+    import torch
+
+    channels = images.shape[1]
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise ConfigError(
+                key, f"must have 1 value or one for each of the {channels} channels", tuple(values)
+            )
+    if min(std) <= 0:
+        raise ConfigError("std", "must be positive", tuple(std))
+    result = torch.empty(images.shape, dtype=torch.float32)
+    np.copyto(result.numpy(), images)
+    if images.dtype == np.uint8:
+        result.div_(255)
+    if any(value != 0 for value in mean):
+        result.sub_(torch.tensor(tuple(mean), dtype=torch.float32).view(-1, 1, 1))
+    if any(value != 1 for value in std):
+        result.div_(torch.tensor(tuple(std), dtype=torch.float32).view(-1, 1, 1))
+    return result
+
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel."""
+
+NORMALISATIONS = ("none", "measured", "imagenet")
+
+
+def statistics(normalisation: str, train: np.ndarray) -> Statistics:
+    """The mean and std of FederatedData that a loader's option `normalisation` names.
+
+    none: 0 and 1; measured: of the training images `train` [n, C, H, W] as loaded, never of test images;
+    imagenet: what networks pretrained on ImageNet expect.
+    """
+    if normalisation == "none":
+        return (0.0,), (1.0,)
+    if normalisation == "measured":
+        return channel_statistics(train)
+    if normalisation == "imagenet":
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    raise unknown_name("normalisation", normalisation, NORMALISATIONS)
+
+
+def channel_statistics(images: np.ndarray) -> Statistics:
+    """Mean and population standard deviation of each channel of `images` [n, C, H, W], scaled to [0, 1].
+
+    A channel without variation gets deviation 1, so that normalising never divides by zero. For uint8 the
+    moments come from exact integer histograms.
+    """
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        if images.dtype == np.uint8:
+            counts = np.zeros(256)
+            for block in range(0, len(images), 4096):
+                counts += np.bincount(images[block : block + 4096, channel].ravel(), minlength=256)
+            values = np.arange(256) / 255
+            mean = float(counts @ values / counts.sum())
+            variance = float(counts @ (values - mean) ** 2 / counts.sum())
+        else:
+            mean = float(images[:, channel].mean(dtype=np.float64))
+            variance = float(images[:, channel].var(dtype=np.float64))
+        means.append(mean)
+        deviations.append(variance**0.5 if variance > 0 else 1.0)
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,166 @@
+"""How the training set is dealt to clients: the table of methods, and the two that ignore labels.
+
+Every method is a frozen dataclass with `split(labels, num_clients, rng, owners) -> Partition`, a pure function of
+its arguments. Impossible demands raise ConfigError before anything is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from raysim.data.assignment import (
+    NOBODY,
+    Partition,
+    check_demand,
+    check_served,
+    from_owners,
+    index_type,
+    offsets_of,
+)
+from raysim.data.label_skew import ClassesPerClient, DBADirichlet, Dirichlet, PhiGroups
+from raysim.errors import ConfigError, unknown_name
+
+__all__ = [
+    "IID",
+    "PARTITIONS",
+    "ClassesPerClient",
+    "DBADirichlet",
+    "Dirichlet",
+    "Natural",
+    "Partition",
+    "Partitioner",
+    "PhiGroups",
+]
+
+
+class Partitioner(Protocol):
+    """What every method of `PARTITIONS` can do."""
+
+    def split(
+        self,
+        labels: np.ndarray,
+        num_clients: int,
+        rng: np.random.Generator,
+        owners: np.ndarray | None = None,
+    ) -> Partition:
+        """Deal the samples with `labels` [n] int64, and `owners` [n] int64 where known, to the clients."""
+
+
+@dataclass(frozen=True)
+class IID:
+    """Samples are dealt to clients at random, equally many to each, whatever their labels.
+
+    samples_per_client = None: the permuted data set is cut into num_clients parts, of equal size up to one sample
+    (remainder = spread: the first clients get one more) or of floor(n / num_clients) samples, the rest held by
+    nobody (remainder = drop, as in the LayerCAM-AE code).
+
+    samples_per_client = m: client after client draws m different samples from passes over the data. A pass is a
+    fresh random order of all n samples, cut into floor(n / m) hands of m; its last n mod m samples are left out.
+    So each client's samples are a uniform draw without replacement, clients of one pass are disjoint, and clients
+    of different passes are independent: they overlap by chance. With num_clients * m <= n one pass is enough and
+    all clients are disjoint; populations far larger than the data work as well.
+    """
+
+    samples_per_client: int | None = None
+    remainder: str = "spread"
+
+    def __post_init__(self) -> None:
+        wanted = self.samples_per_client
+        if wanted is not None and (type(wanted) is not int or wanted < 1):
+            raise ConfigError("samples_per_client", "must be a positive whole number, or left out", wanted)
+        if self.remainder not in ("spread", "drop"):
+            raise unknown_name("remainder", self.remainder, ("spread", "drop"))
+        if wanted is not None and self.remainder != "spread":
+            raise ConfigError(
+                "remainder", "must be left at 'spread' beside samples_per_client", self.remainder
+            )
+
+    def split(
+        self,
+        labels: np.ndarray,
+        num_clients: int,
+        rng: np.random.Generator,
+        owners: np.ndarray | None = None,
+    ) -> Partition:
+        """Deal len(labels) samples to `num_clients` clients; `owners` is not used."""
+        if self.samples_per_client is not None:
+            return _hands(len(labels), num_clients, self.samples_per_client, rng)
+        check_demand(num_clients, len(labels))
+        size, more = divmod(len(labels), num_clients)
+        sizes = np.full(num_clients, size)
+        if self.remainder == "spread":
+            sizes[:more] += 1
+        owner = np.full(len(labels), NOBODY, np.int64)
+        owner[rng.permutation(len(labels))[: sizes.sum()]] = np.repeat(np.arange(num_clients), sizes)
+        return from_owners(owner, num_clients)
+
+
+@dataclass(frozen=True)
+class Natural:
+    """Clients are the data set's own: FEMNIST's writers, CelebA's identities.
+
+    subsets = False: client i is the i-th owner in ascending order; with fewer clients than owners the first ones
+    take part, their number cannot exceed the owners'. subsets = True: all owners take part, dealt at random to
+    the clients, equally many to each up to one (LayerCAM-AE's CelebA: a distinct subset of individuals a client).
+    """
+
+    subsets: bool = False
+
+    def split(
+        self,
+        labels: np.ndarray,
+        num_clients: int,
+        rng: np.random.Generator,
+        owners: np.ndarray | None = None,
+    ) -> Partition:
+        """Deal the samples of `owners` [n] to `num_clients` clients; `labels` only counts them."""
+        if owners is None:
+            raise ConfigError("partition", "needs a data set that knows each sample's owner", "natural")
+        if owners.shape != labels.shape:
+            raise ConfigError("owners", f"must be one for each of the {len(labels)} samples", owners.shape)
+        present, rank = np.unique(owners, return_inverse=True)
+        if not 1 <= num_clients <= len(present):
+            nearest = min(max(1, num_clients), len(present))
+            raise ConfigError(
+                "num_clients", f"must lie in 1..{len(present)} (the owners)", num_clients, nearest
+            )
+        if self.subsets:
+            client = rng.permutation(np.arange(len(present)) % num_clients)
+        else:
+            client = np.arange(len(present))
+            client[num_clients:] = NOBODY
+        return check_served(from_owners(client[rank], num_clients), "use fewer clients")
+
+
+PARTITIONS: Mapping[str, type] = MappingProxyType(
+    {
+        "iid": IID,
+        "dirichlet": Dirichlet,
+        "dba_dirichlet": DBADirichlet,
+        "phi_groups": PhiGroups,
+        "classes_per_client": ClassesPerClient,
+        "natural": Natural,
+    }
+)
+
+
+def _hands(num_samples: int, num_clients: int, size: int, rng: np.random.Generator) -> Partition:
+    """`num_clients` hands of `size` samples, from as many passes over the data as that takes."""
+    if num_clients < 1:
+        raise ConfigError("num_clients", "must be positive", num_clients, 1)
+    if size > num_samples:
+        raise ConfigError(
+            "samples_per_client", f"must be at most the {num_samples} samples", size, num_samples
+        )
+    hands_per_pass = num_samples // size
+    passes = -(-num_clients // hands_per_pass)
+    order = np.tile(np.arange(num_samples, dtype=index_type(num_samples)), (passes, 1))
+    rng.permuted(order, axis=1, out=order)
+    hands = order[:, : hands_per_pass * size].reshape(-1, size)[:num_clients]
+    hands.sort(axis=1)
+    return Partition(hands.ravel(), offsets_of(np.full(num_clients, size)))

@@ -1,0 +1,69 @@
+"""Carry an experiment through: rounds, files, checkpoints, progress. The same on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysim import checkpoint
+from raysim.backend import Backend
+from raysim.errors import RecordError
+from raysim.records import RunDirectory, digest, write_atomically
+from raysim.simulation import Experiment, RunState, initial_state, rounds, start
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One piece of news: a stage moved on, or (`row` filled) a round ended."""
+
+    round: int
+    rounds: int
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+Observer = Callable[[Progress], None]
+
+
+def execute(experiment: Experiment, backend: Backend, directory: RunDirectory, observe: Observer) -> str:
+    """Run all rounds that are not done yet, from the newest checkpoint; the digest of the final global vector."""
+    config = experiment.config
+    folder = directory.path / "checkpoints"
+    state = resume_state(experiment, backend, directory)
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        observe(Progress(state.round, config.rounds, stage, done, total))
+
+    backend.telemetry.on_progress = on_progress
+    if state.round < config.rounds:
+        start(experiment, backend)
+    for state, record in rounds(experiment, backend, state):  # noqa: B007 (on_progress reads it)
+        with backend.telemetry.stage("record"):
+            directory.write_artifacts(record.number, record.artifacts)
+            directory.write_round(record.number, record.row, record.clients, record.spans)
+        if state.round % config.checkpoint.every == 0 or state.round == config.rounds:
+            with backend.telemetry.stage("checkpoint"):
+                checkpoint.save(folder, state.round, state.tree(), config.checkpoint.keep)
+        observe(Progress(record.number, config.rounds, row=record.row))
+    directory.finish()
+    final = digest(state.global_vector)
+    write_atomically(directory.path / "digest.txt", f"{final}  global parameters\n".encode())
+    return final
+
+
+def resume_state(experiment: Experiment, backend: Backend, directory: RunDirectory) -> RunState:
+    """The state in the newest checkpoint, or the one before round 0; later rounds' files are dropped."""
+    saved = checkpoint.checkpoints(directory.path / "checkpoints")
+    if not saved:
+        directory.forget_rounds_from(0)
+        return initial_state(experiment, backend)
+    state = RunState.from_tree(checkpoint.load(saved[-1]))
+    if state.global_vector.shape != experiment.initial.shape:
+        raise RecordError(
+            f"checkpoint {saved[-1]} holds {state.global_vector.size} values, this model {experiment.initial.size}"
+        )
+    directory.forget_rounds_from(state.round)
+    return state

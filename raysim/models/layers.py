@@ -1,0 +1,58 @@
+"""What the hand-written networks share: named stacks of layers, widths, norms, the size of flattened features."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from raysim.errors import ConfigError, unknown_name
+
+Shape = tuple[int, int, int]  # channels, height, width
+
+
+def stack(**layers: nn.Module) -> nn.Sequential:
+    """Layers applied in the order given, each under its own name."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def scaled(width: float, *channels: int) -> list[int]:
+    """The channel counts times `width`, rounded, at least 1 each.
+
+    >>> scaled(0.25, 32, 64, 2)
+    [8, 16, 1]
+    """
+    if not (isinstance(width, int | float) and 0 < width < math.inf):
+        raise ConfigError("model.width", "must be a positive number", width)
+    return [max(1, round(count * width)) for count in channels]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with 32 groups (Wu and He, ECCV 2018), or the largest power of 2 that the channels allow."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def norm_layer(norm: str, batch: Callable[..., nn.Module] = nn.BatchNorm2d) -> Callable[[int], nn.Module]:
+    """What makes the normalisation `norm`, `batch` or `group`, for a number of channels."""
+    layers = {"batch": batch, "group": group_norm}
+    if norm not in layers:
+        raise unknown_name("model.norm", norm, layers)
+    return layers[norm]
+
+
+def flat_features(model: str, features: nn.Module, shape: Shape) -> int:
+    """How many numbers `features` makes of one image; refuses images that its layers shrink to nothing.
+
+    Runs on torch's meta device: shapes only, no arithmetic.
+    """
+    state = {name: tensor.to("meta") for name, tensor in features.state_dict().items()}
+    try:
+        output = torch.func.functional_call(features, state, torch.empty(1, *shape, device="meta"))
+    except RuntimeError as error:
+        raise ConfigError(
+            "model.name", f"must fit the data; its images of shape {shape} are too small", model
+        ) from error
+    return output.numel()

@@ -1,0 +1,98 @@
+"""A connection to Ray: a cluster of this machine's own, or one that exists."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from raysim.composition import Capacity
+from raysim.errors import ConfigError
+
+
+def authenticate(environment: MutableMapping[str, str], *, new_cluster: bool) -> None:
+    """Decide Ray's authentication explicitly, before Ray is imported: it reads the mode only once.
+
+    A new cluster gets a token of its own in a file only its owner can read. For a cluster that exists the
+    mode is `token` where a token is configured, else `disabled`. A mode that is set already is kept.
+    """
+    if environment.get("RAY_AUTH_MODE"):
+        return
+    configured = (
+        environment.get("RAY_AUTH_TOKEN")
+        or environment.get("RAY_AUTH_TOKEN_PATH")
+        or (Path.home() / ".ray" / "auth_token").exists()
+    )
+    if new_cluster and not configured:
+        environment["RAY_AUTH_TOKEN_PATH"] = str(write_token(Path(tempfile.mkdtemp(prefix="raysim-"))))
+    environment["RAY_AUTH_MODE"] = "token" if new_cluster or configured else "disabled"
+
+
+def write_token(folder: Path) -> Path:
+    """A new random token in a file of mode 0600."""
+    path = folder / "auth_token"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None, **options: Any) -> Iterator[None]:
+    """Ray, initialised inside the block: the cluster at `address`, or a new one on this machine.
+
+    A process that is connected already keeps its connection, and keeps it afterwards.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    authenticate(os.environ, new_cluster=address is None)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    settings: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    if address is not None:
+        settings = {"address": address, "log_to_driver": False, "logging_level": "error"}
+    try:
+        ray.init(**{**settings, **options})
+    except ConnectionError as error:
+        raise ConfigError("address", f"must be that of a running Ray cluster ({error})", address) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def capacity() -> Capacity:
+    """What the connected cluster has."""
+    import ray
+
+    total = ray.cluster_resources()
+    return Capacity(
+        cpus=max(1, int(total.get("CPU", 1))),
+        gpus=total.get("GPU", 0.0),
+        object_store_bytes=int(total.get("object_store_memory", 0)),
+    )
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The cluster's nodes, for environment.json."""
+    import ray
+
+    return [
+        {
+            "node": node["NodeID"][:12],
+            "host": node["NodeManagerHostname"],
+            "address": node["NodeManagerAddress"],
+            "resources": {
+                key: value for key, value in node["Resources"].items() if not key.startswith("node:")
+            },
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

@@ -1,0 +1,80 @@
+"""The driver's side of a run on Ray: publish the data, start the Server actor, watch it, restart it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import ray
+from ray import exceptions as gone
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raysim.errors import RunError
+from raysim.execution import Observer
+from raysim.ray_backend import ClientActors, as_own_error
+from raysim.ray_cluster import capacity
+from raysim.server import Server
+from raysim.simulation import Experiment
+
+SERVER_RESTARTS = 3
+"""How often a Server actor that died is started again from the newest checkpoint."""
+
+POLL_S = 0.1
+
+
+def drive(experiment: Experiment, path: Path, observe: Observer) -> None:
+    """Run the experiment in a Server actor on this node; returns when it is done."""
+    config = experiment.config
+    available = capacity()
+    workers = max(1, available.cpus // config.resources.threads)
+    # The driver owns the data: it outlives a server that has to be started again.
+    arrays = tuple(ray.put(array) for array in experiment.arrays)
+    held = Experiment(**{**vars(experiment), "arrays": arrays})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {
+        "num_cpus": 0,
+        "num_gpus": config.resources.server_gpus,
+        "max_concurrency": 2,
+        "scheduling_strategy": here,
+    }
+    actor_class = ray.remote(Server).options(**options)
+    for attempt in range(SERVER_RESTARTS + 1):
+        server = actor_class.remote(held, path, client_actors(experiment, workers), workers, sys.path)
+        try:
+            _watch(server, observe)
+            return
+        except gone.RayActorError as error:
+            if attempt == SERVER_RESTARTS:
+                raise RunError(f"the Server actor died {attempt + 1} times: {error}") from error
+        finally:
+            ray.kill(server)
+
+
+def client_actors(experiment: Experiment, workers: int) -> ClientActors:
+    """How many client actors, and what each reserves: the sum over the clients it hosts."""
+    resources, cohort = experiment.config.resources, experiment.config.population.cohort_size
+    per_actor = resources.clients_per_actor
+    if not isinstance(per_actor, int):
+        return ClientActors(min(workers, cohort))
+    count = -(-cohort // per_actor)
+    hosted = min(per_actor, cohort)
+    return ClientActors(
+        count, cpus=hosted * resources.client_cpus, gpus=min(1.0, hosted * resources.client_gpus)
+    )
+
+
+def _watch(server: object, observe: Observer) -> None:
+    """Pass on progress until the run is over; the run's own error is raised as it was raised there."""
+    finished = server.run.remote()  # type: ignore[attr-defined]
+    over = False
+    while not over:
+        over = bool(ray.wait([finished], timeout=POLL_S)[0])
+        try:
+            for event in ray.get(server.progress.remote()):  # type: ignore[attr-defined]
+                observe(event)
+        except gone.RayActorError:
+            over = True
+    try:
+        ray.get(finished)
+    except gone.RayTaskError as error:
+        raise as_own_error(error) from error

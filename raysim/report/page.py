@@ -1,0 +1,248 @@
+"""Composes the report: one HTML file that needs nothing else, no script, no network.
+
+A section that has nothing to show is left out with one sentence saying why.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from raysim.metrics import mean_detection, summarise
+from raysim.report import figures, tables
+from raysim.report.finished_run import Columns, FinishedRun, read_finished_run
+
+UNDEFINED = "–"
+"""Printed for a value that is not defined, as the papers do."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure on the page: its data URI, its text alternative and its caption."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+def render(run_directory: Path) -> Path:
+    """Write `report.html` into a finished run directory and return its path.
+
+    Raises RecordError naming the file when the directory lacks one or holds a damaged one.
+    """
+    run = read_finished_run(run_directory)
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(percent=_percent, rate=_rate, number=_number, seconds=_seconds, size=_size)
+    template = resources.files("raysim.report").joinpath("report.html").read_text(encoding="utf-8")
+    page = environment.from_string(template).render(
+        name=run.path.resolve().name,
+        facts=_facts(run),
+        outcome=_outcome(run),
+        accuracy=_accuracy(run.rounds),
+        detection=_detection(run),
+        heat_maps=_heat_maps(run),
+        time=_time(run.spans),
+        rounds=_rows(run.rounds),
+        config_text=run.config_text.rstrip("\n"),
+        environment=list(tables.flatten(run.environment)),
+    )
+    target = run.path / "report.html"
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def _facts(run: FinishedRun) -> list[tuple[str, str]]:
+    """What was run: settings from the configuration, populations as they were observed."""
+    clients, rounds = run.clients, run.rounds
+    seen = f"{len(np.unique(clients['client']))} seen"
+    if rounds["round"].size:
+        seen += f", {rounds['clients'].mean():,.4g} a round on average"
+    attackers = len(np.unique(clients["client"][clients["malicious"]]))
+    seen += f"; {attackers} of them malicious in some round" if attackers else "; none malicious"
+    return [
+        *((label, tables.setting(run.config, label.lower())) for label in ("Data", "Model", "Training")),
+        ("Clients", seen),
+        *((label, tables.setting(run.config, label.lower())) for label in ("Attack", "Defense")),
+        ("Rounds", str(rounds["round"].size)),
+        ("Seed", str(run.config.get("seed", UNDEFINED))),
+    ]
+
+
+def _outcome(run: FinishedRun) -> dict[str, Any]:
+    """Final, best and last-20 mean of the utilities; mean detection rates and the rounds that define them."""
+    rounds = run.rounds
+    utilities = [("Main accuracy", summarise(rounds["main_accuracy"]))]
+    for label, column in (
+        ("Attack success", "attack_success_rate"),
+        ("Target confidence", "target_confidence"),
+    ):
+        if _measured(rounds[column]):
+            utilities.append((label, summarise(rounds[column])))
+    mean, counts = mean_detection(tables.detections(rounds))
+    labels = {
+        "recall": "Recall",
+        "precision": "Precision",
+        "fpr": "FPR",
+        "acc": "ACC",
+        "f1": "F1",
+        "auc_hard": "AUC, decisions",
+        "auc_score": "AUC, scores",
+    }
+    rates = [(label, getattr(mean, field), counts[field]) for field, label in labels.items()]
+    return {"utilities": utilities, "rates": rates if any(counts.values()) else []}
+
+
+def _accuracy(rounds: Columns) -> Drawing | str:
+    if not rounds["round"].size:
+        return "No accuracy curve: the run recorded no round."
+    success = _measured(rounds["attack_success_rate"])
+    if not _measured(rounds["main_accuracy"]) and not success:
+        return "No accuracy curve: the global model was evaluated in no round."
+    evaluated = int(np.count_nonzero(~np.isnan(rounds["main_accuracy"])))
+    summary = summarise(rounds["main_accuracy"])
+    alt = (
+        f"Line chart by round. Main accuracy: final {_percent(summary.final)}, best {_percent(summary.best)}."
+    )
+    caption = f"Test accuracy of the global model, measured in {evaluated} of {len(rounds['round'])} rounds"
+    if success:
+        attack = summarise(rounds["attack_success_rate"])
+        alt += f" Attack success: final {_percent(attack.final)}, best {_percent(attack.best)}."
+        caption += "; attack success is the share of targeted inputs it gives the attacker's class"
+    return Drawing(_svg(figures.accuracy_curve(rounds)), alt, caption + ".")
+
+
+def _detection(run: FinishedRun) -> dict[str, Any]:
+    rounds, clients = run.rounds, run.clients
+    rates: Drawing | str
+    strip: Drawing | str
+    if not rounds["round"].size:
+        rates = "No detection rates: the run recorded no round."
+    elif not any(_measured(rounds[name]) for name in ("recall", "precision", "fpr")):
+        rates = "No detection rates: the defense flags nobody, so there is no decision to score."
+    else:
+        mean, _ = mean_detection(tables.detections(rounds))
+        alt = f"Three line charts by round. Means: recall {_rate(mean.recall)}, precision {_rate(mean.precision)}"
+        caption = (
+            "Malicious is the positive class. A round in which a rate is undefined leaves a gap. "
+            "The false alarm rate of PDRR is the FPR, its missing alarm rate 1\u00a0−\u00a0recall."
+        )
+        rates = Drawing(_svg(figures.detection_rates(rounds)), f"{alt}, FPR {_rate(mean.fpr)}.", caption)
+    if not clients["client"].size:
+        strip = "No record of who was flagged: the run recorded no client."
+    elif np.isnan(clients["flagged"]).all():
+        strip = "No record of who was flagged: the defense flags nobody."
+    else:
+        figure, left_out = figures.flag_strip(clients)
+        attackers = tables.ids(clients["client"][clients["malicious"]])
+        flagged = tables.ids(clients["client"][clients["flagged"] == 1])
+        alt = f"Grid of clients by rounds. Attackers: {attackers}. Flagged at least once: {flagged}."
+        caption = "Who was flagged when" + ("." if attackers == "none" else "; attackers above the line.")
+        strip = Drawing(_png(figure), alt, f"{caption} {left_out}".strip())
+    return {"rates": rates, "strip": strip, "rejections": tables.rejections(clients)}
+
+
+def _heat_maps(run: FinishedRun) -> Drawing | str:
+    maps = run.heat_maps
+    if maps is None:
+        return "No heat maps: the run recorded none; only the defenses on class-activation maps make them."
+    if not maps.client_ids.size:
+        return f"No heat maps: those of round {maps.round} hold no client."
+    figure, left_out = figures.heat_map_grid(maps, run.clients)
+    malicious, flagged = figures.marks(maps, run.clients)
+    who = (
+        f"flagged {tables.ids(maps.client_ids[flagged])}; attackers {tables.ids(maps.client_ids[malicious])}"
+    )
+    what = (
+        "each client's map"
+        if maps.reconstructed is None
+        else "each client's map and, right of it, its reconstruction"
+    )
+    caption = (
+        f"Round {maps.round}: {what}. A red frame marks a flagged client. In this round: {who}. {left_out}"
+    )
+    return Drawing(_png(figure), f"Grid of heat maps, round {maps.round}: {who}.", caption.strip())
+
+
+def _time(spans: Columns) -> dict[str, Any] | str:
+    stages = tables.stage_times(spans)
+    if not stages:
+        return "No times: the run recorded no stage."
+    totals = {
+        group: sum(stage.wall_s for stage in stages if stage.group == group)
+        for group in figures.GROUP_COLOURS
+    }
+    words = [f"{group} {tables.seconds(total)}" for group, total in totals.items() if total]
+    alt = (
+        "Bar chart of wall seconds by stage: "
+        + "; ".join(f"{s.stage} {tables.seconds(s.wall_s)}" for s in stages)
+        + "."
+    )
+    caption = f"Wall seconds as the server saw them, waiting and transfer included: {', '.join(words)}."
+    return {"drawing": Drawing(_svg(figures.stage_times(stages)), alt, caption), "stages": stages}
+
+
+def _rows(rounds: Columns) -> list[dict[str, Any]]:
+    return [{name: column[row] for name, column in rounds.items()} for row in range(rounds["round"].size)]
+
+
+def _svg(figure: Figure) -> str:
+    """A data URI. As an image, not inline: element ids of several inline drawings would collide."""
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "raysim"}
+    ):  # without it, ids differ from one rendering to the next
+        return _encode(figure, "image/svg+xml", format="svg", metadata={"Date": None})
+
+
+def _png(figure: Figure) -> str:
+    return _encode(figure, "image/png", format="png", dpi=180)
+
+
+def _encode(figure: Figure, media_type: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, **options)
+    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _measured(values: np.ndarray) -> bool:
+    return bool((~np.isnan(values)).any())
+
+
+def _percent(value: float) -> str:
+    return UNDEFINED if np.isnan(value) else f"{100 * value:.2f} %"
+
+
+def _rate(value: float) -> str:
+    return UNDEFINED if np.isnan(value) else f"{value:.3f}"
+
+
+def _number(value: float) -> str:
+    return UNDEFINED if np.isnan(value) else f"{value:#,.4g}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.3f}"
+
+
+def _size(value: int) -> str:
+    """Bytes in the largest binary unit that leaves at least one."""
+    amount = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:,.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} TiB"

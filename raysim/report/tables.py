@@ -1,0 +1,133 @@
+"""What the report prints: numbers computed from a run's columns, ready to be formatted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from raysim.metrics import Detection
+from raysim.report.finished_run import Columns
+from raysim.telemetry import WHOLE_STAGE
+
+GROUPS = {"train": "training", "evaluate": "evaluation"}
+"""Who is at work in a stage; every other stage is the server's."""
+
+EVERY_ROUND = {"start": 0, "stop": None, "every": 1}
+"""The schedule of an attack that is always active."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One stage over the whole run. Seconds are the server's wall clock, waiting and transfer included.
+
+    `rounds` is how many rounds ran the stage, and `mean_s` the mean over those.
+    """
+
+    stage: str
+    group: str
+    rounds: int
+    wall_s: float
+    mean_s: float
+    cpu_s: float
+    bytes_in: int
+    bytes_out: int
+    peak_memory_bytes: int
+    tasks: int
+    retries: int
+
+
+def stage_times(spans: Columns) -> list[StageTime]:
+    """Sum the spans by stage, longest first (equal ones by name)."""
+    whole = spans["task"] == WHOLE_STAGE
+    times = []
+    for stage in sorted(set(spans["stage"][whole])):
+        of_stage = spans["stage"] == stage
+        here = {name: column[whole & of_stage] for name, column in spans.items()}
+        rounds, wall_s = len(np.unique(here["round"])), float(here["wall_s"].sum())
+        times.append(
+            StageTime(
+                stage=stage,
+                group=GROUPS.get(stage, "server"),
+                rounds=rounds,
+                wall_s=wall_s,
+                mean_s=wall_s / rounds,
+                cpu_s=float(here["cpu_s"].sum()),
+                bytes_in=int(here["bytes_in"].sum()),
+                bytes_out=int(here["bytes_out"].sum()),
+                peak_memory_bytes=int(here["peak_memory_bytes"].max()),
+                tasks=int(np.count_nonzero(of_stage & ~whole)),
+                retries=int(here["retries"].sum()),
+            )
+        )
+    return sorted(times, key=lambda time: (-time.wall_s, time.stage))
+
+
+def detections(rounds: Columns) -> list[Detection]:
+    """The recorded detection rates, one entry a round."""
+    names = [field.name for field in fields(Detection)]
+    return [Detection(*row) for row in zip(*(rounds[name].tolist() for name in names), strict=True)]
+
+
+def rejections(clients: Columns) -> dict[str, int]:
+    """How many uploads the engine itself rejected, by reason."""
+    reasons, counts = np.unique(clients["reason"].astype(str), return_counts=True)
+    return {str(reason): int(count) for reason, count in zip(reasons, counts, strict=True) if reason}
+
+
+def ids(numbers: Iterable[Any]) -> str:
+    """Client ids in words, runs of neighbours joined: 0-4, 7, 9."""
+    known = sorted({int(number) for number in numbers})
+    if not known:
+        return "none"
+    breaks = [0, *(i for i in range(1, len(known)) if known[i] != known[i - 1] + 1), len(known)]
+    runs = [known[start:stop] for start, stop in pairwise(breaks)]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
+def seconds(value: float) -> str:
+    """Three significant digits, but never fewer than the whole seconds: 0.0124 s, 48.8 s, 1,234 s."""
+    return f"{value:,.0f} s" if value >= 99.95 else f"{value:#.3g} s"
+
+
+def setting(config: Mapping[str, Any], group: str) -> str:
+    """What a configuration group chose, in one line: `trimmed_mean (beta 0.1)`; "none" where it is absent."""
+    return _in_words(config.get(group))
+
+
+def _in_words(value: Any) -> str:
+    if value is None or value == {} or value == []:
+        return "none"
+    if isinstance(value, list):
+        joint = ", then " if any(isinstance(item, Mapping) for item in value) else " "
+        return joint.join(_in_words(item) for item in value)
+    if not isinstance(value, Mapping):
+        return str(value)
+    rest = [
+        f"{key} {_in_words(item)}" for key, item in value.items() if item is not None and _telling(key, item)
+    ]
+    if "name" not in value:
+        return ", ".join(rest)
+    return f"{value['name']} ({', '.join(rest)})" if rest else str(value["name"])
+
+
+def _telling(key: str, item: Any) -> bool:
+    """Whether a key belongs into one line: not the name, not where data lie, not "active in every round"."""
+    return key not in ("name", "root", "download") and not (key == "schedule" and item == EVERY_ROUND)
+
+
+def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """A nested mapping as (dotted key, text) rows: nodes[0].cpus."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from flatten(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        for index, item in enumerate(value):
+            yield from flatten(item, f"{key}[{index}]")
+    elif isinstance(value, list):
+        yield key, ", ".join(map(str, value)) or "none"
+    else:
+        yield key, "none" if value is None or value == {} else str(value)

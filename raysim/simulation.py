@@ -1,0 +1,449 @@
+"""One federated experiment, round by round.
+
+`run_round` is the story: draw a cohort, publish the global model, train, let the attacker craft, judge,
+aggregate, evaluate, score the verdict against the truth the defense never saw. `rounds` repeats it from any
+state, so that a run in one go and a run that was resumed do the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from raysim import rng
+from raysim.attack import View, Visibility
+from raysim.backend import Backend, Reference, located
+from raysim.client import ClientHost, HostPlan, RoundOrder, UploadMeta
+from raysim.config import ExperimentConfig
+from raysim.context import Context, ServerData, State
+from raysim.defense import Defense, Verdict, expand
+from raysim.errors import LostWork, RunError
+from raysim.layout import Layout
+from raysim.metrics import detection
+from raysim.telemetry import Span
+from raysim.updates import RowBlock, Updates
+
+LOST_ROUNDS = 3
+"""How often one round is done again when results were lost with a node."""
+
+UPLOAD_BYTES = 2**28
+"""A host trains at most this many bytes of rows in one call."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run needs, composed and checked; the big arrays are references to a backend's store."""
+
+    config: ExperimentConfig
+    plan: HostPlan
+    initial: np.ndarray
+    """The global vector [d + b] before round 0."""
+    defense: Defense
+    server_data: ServerData | None
+    sizes: np.ndarray
+    """Training samples of every client [N]."""
+    malicious: np.ndarray
+    """Sorted ids of the malicious clients."""
+    arrays: tuple[Any, ...]
+    """What a ClientHost is made from, besides the plan: data, partition, test sets."""
+    test_sizes: tuple[int, ...]
+    """Samples in the clean test set and in each triggered one."""
+
+    def published(self, backend: Backend) -> Experiment:
+        """The same with its arrays in the backend's store: one copy a node, whoever reads them."""
+        return replace(self, arrays=tuple(backend.put(array) for array in self.arrays))
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What one round hands to the next."""
+
+    round: int
+    """Number of the next round = rounds done."""
+    global_vector: np.ndarray
+    previous_vector: np.ndarray | None
+    defense: State
+    attacks: tuple[State, ...]
+
+    def tree(self) -> dict[str, Any]:
+        """The state as a tree that a checkpoint holds."""
+        return {
+            "round": self.round,
+            "global_vector": self.global_vector,
+            "previous_vector": self.previous_vector,
+            "defense": self.defense,
+            "attacks": list(self.attacks),
+        }
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> RunState:
+        """The state in a checkpoint's tree."""
+        return cls(**{**tree, "attacks": tuple(tree["attacks"])})
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a round leaves behind: rows for the tables, the defense's arrays, and the updates judged."""
+
+    number: int
+    row: dict[str, Any]
+    clients: list[dict[str, Any]]
+    artifacts: dict[str, np.ndarray]
+    spans: list[Span]
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """The rows a round received, and why some of the cohort's must not be used."""
+
+    updates: Updates
+    reasons: dict[int, str]
+    """Client id -> reason, for rows that are unusable or never came."""
+    train_loss: float
+
+
+def start(experiment: Experiment, backend: Backend) -> None:
+    """Bring up the hosts that train clients."""
+    backend.start_clients(ClientHost, (experiment.plan, *experiment.arrays))
+
+
+def initial_state(experiment: Experiment, backend: Backend) -> RunState:
+    """The state before round 0."""
+    state = RunState(0, experiment.initial, None, {}, ())
+    published = backend.put(experiment.initial)
+    return replace(
+        state,
+        defense=experiment.defense.init(_context(experiment, backend, state, published, "defense")),
+        attacks=tuple(
+            campaign.attack.init(_context(experiment, backend, state, published, f"attack {number}"))
+            for number, campaign in enumerate(experiment.plan.campaigns)
+        ),
+    )
+
+
+def rounds(
+    experiment: Experiment, backend: Backend, state: RunState
+) -> Iterator[tuple[RunState, RoundRecord]]:
+    """The remaining rounds, one after the other."""
+    previous: Reference = None if state.previous_vector is None else backend.put(state.previous_vector)
+    while state.round < experiment.config.rounds:
+        number = state.round
+        published = backend.put(state.global_vector)
+        try:
+            state, record = _again_if_lost(experiment, backend, state, published, previous)
+        except RunError as error:
+            raise error.located(round=number) from error
+        yield state, record
+        previous = published
+
+
+def _again_if_lost(
+    experiment: Experiment, backend: Backend, state: RunState, published: Reference, previous: Reference
+) -> tuple[RunState, RoundRecord]:
+    """run_round, done again when results were lost with a node; the spans of lost attempts are kept."""
+    for _ in range(LOST_ROUNDS):
+        try:
+            return run_round(experiment, backend, state, published, previous)
+        except LostWork:
+            continue
+    return run_round(experiment, backend, state, published, previous)
+
+
+def run_round(
+    experiment: Experiment, backend: Backend, state: RunState, published: Reference, previous: Reference
+) -> tuple[RunState, RoundRecord]:
+    """One round, from the global model to the next and its record."""
+    cohort = draw_cohort(experiment, state.round)
+    uploads = train(experiment, backend, state.round, cohort, published, previous)
+    uploads, attack_states, notes = let_attackers_craft(experiment, backend, state, published, uploads)
+    usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
+    verdict, defense_state = judge(experiment, backend, state, published, uploads.updates, usable)
+    new_vector = apply(verdict, uploads.updates, usable, state.global_vector)
+    next_state = RunState(state.round + 1, new_vector, state.global_vector, defense_state, attack_states)
+    measures = evaluate(experiment, backend, state.round, new_vector)
+    truth = np.isin(uploads.updates.client_ids, active_attackers(experiment, state.round))
+    return next_state, record_round(
+        experiment, backend, state.round, uploads, verdict, truth, measures, notes
+    )
+
+
+def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
+    """Sorted ids [K] of the clients that take part, from (seed, round) alone."""
+    population, wanted = len(experiment.sizes), experiment.config.population.cohort_size
+    if wanted == population:
+        return np.arange(population)
+    generator = rng.generator(experiment.config.seed, "cohort", round)
+    return np.sort(generator.choice(population, wanted, replace=False))
+
+
+def active_attackers(experiment: Experiment, round: int) -> np.ndarray:
+    """Ids of the clients that attack in this round."""
+    ids = [c.client_ids for c in experiment.plan.campaigns if c.schedule.active(round)]
+    return np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
+
+
+def train(
+    experiment: Experiment,
+    backend: Backend,
+    round: int,
+    cohort: np.ndarray,
+    published: Reference,
+    previous: Reference,
+) -> Uploads:
+    """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client."""
+    order = RoundOrder(round, int(experiment.sizes[cohort].sum()))
+    calls = split_cohort(cohort, experiment, backend.workers)
+    items = [(order, members, published, previous) for members in calls]
+    answers = backend.call_clients("train", "train", items, keep=len(experiment.plan.bounds))
+    blocks: list[RowBlock] = []
+    metas: list[UploadMeta] = []
+    reasons: dict[int, str] = {}
+    for members, answer in zip(calls, answers, strict=True):
+        if answer is None:
+            reasons.update({int(client): "lost: its host failed too often" for client in members})
+            continue
+        tiles, notes = answer
+        every = np.arange(len(members))
+        blocks.append(RowBlock(len(metas) + every, every, tiles))
+        metas.extend(notes)
+    reasons.update({meta.client: meta.reason for meta in metas if meta.reason})
+    updates = Updates(
+        backend=backend,
+        layout=experiment.plan.layout,
+        client_ids=np.array([meta.client for meta in metas], np.int64),
+        num_examples=np.array([meta.num_examples for meta in metas], np.int64),
+        bounds=experiment.plan.bounds,
+        blocks=tuple(blocks),
+    )
+    attackers = set(active_attackers(experiment, round).tolist())
+    losses = [
+        meta.train_loss for meta in metas if meta.client not in attackers and np.isfinite(meta.train_loss)
+    ]
+    return Uploads(updates, reasons, float(np.mean(losses)) if losses else float("nan"))
+
+
+def split_cohort(cohort: np.ndarray, experiment: Experiment, workers: int) -> list[np.ndarray]:
+    """The cohort in blocks, one per host call: `clients_per_actor` ids, or two equal blocks per worker."""
+    per_actor = experiment.config.resources.clients_per_actor
+    most = max(1, UPLOAD_BYTES // max(4 * experiment.plan.layout.num_columns, 1))
+    size = per_actor if isinstance(per_actor, int) else -(-len(cohort) // (2 * workers))
+    size = max(1, min(size, most))
+    return [cohort[first : first + size] for first in range(0, len(cohort), size)]
+
+
+def let_attackers_craft(
+    experiment: Experiment, backend: Backend, state: RunState, published: Reference, uploads: Uploads
+) -> tuple[Uploads, tuple[State, ...], dict[str, Any]]:
+    """Attacks that collude or overhear replace their own rows, and no others."""
+    updates, reasons = uploads.updates, dict(uploads.reasons)
+    attack_states, notes = list(state.attacks), {}
+    attackers = active_attackers(experiment, state.round)
+    sent = np.array(sorted(set(updates.client_ids.tolist()) - set(reasons)), np.int64)
+    benign = updates.select(np.isin(updates.client_ids, np.setdiff1d(sent, attackers)))
+    for number, campaign in enumerate(experiment.plan.campaigns):
+        attack = campaign.attack
+        if attack.visibility is Visibility.OWN or not campaign.schedule.active(state.round):
+            continue
+        own = updates.select(np.isin(updates.client_ids, np.intersect1d(sent, campaign.client_ids)))
+        if not own.num_clients:
+            continue
+        overheard = benign if attack.visibility is Visibility.OMNISCIENT and benign.num_clients else None
+        view = View(own, overheard, len(updates.client_ids))
+        context = _context(experiment, backend, state, published, f"attack {number}")
+        with located("craft", type(attack).__name__):
+            crafted, attack_states[number] = attack.craft(attack_states[number], view, context)
+        notes.update(attack.diagnostics(attack_states[number]))
+        if crafted is not None:
+            rows, unfit = checked_rows(crafted, own, experiment.plan.layout)
+            reasons.update(unfit)
+            updates = updates.replace_rows(rows)
+    return Uploads(updates, reasons, uploads.train_loss), tuple(attack_states), notes
+
+
+def checked_rows(crafted: Any, own: Updates, layout: Layout) -> tuple[Updates, dict[int, str]]:
+    """What `craft` returned as rows for own.client_ids, and why some of them must not be used."""
+    ids = own.client_ids
+    if not isinstance(crafted, Updates):
+        array = np.asarray(crafted, dtype=np.float32)
+        if array.shape == (len(ids), layout.dim):
+            array = np.pad(array, ((0, 0), (0, layout.num_columns - layout.dim)))
+        if array.shape != (len(ids), layout.num_columns):
+            reason = f"wrong shape {array.shape}, expected ({len(ids)}, {layout.dim})"
+            return own, {int(client): reason for client in ids}
+        crafted = Updates.from_array(
+            array,
+            own.backend,
+            layout=layout,
+            client_ids=ids,
+            num_examples=own.num_examples,
+            bounds=own.bounds,
+        )
+    if not np.array_equal(crafted.client_ids, ids) or crafted.bounds != own.bounds:
+        raise RunError(
+            f"crafted rows are for clients {crafted.client_ids}, not for the attacker's {ids}", stage="craft"
+        )
+    finite = crafted.map_rows("guard", _rows_finite, buffers=True)
+    unfit = {int(c): "non-finite" for c, fine in zip(ids, finite, strict=True) if not fine}
+    return crafted, unfit
+
+
+def judge(
+    experiment: Experiment,
+    backend: Backend,
+    state: RunState,
+    published: Reference,
+    updates: Updates,
+    usable: np.ndarray,
+) -> tuple[Verdict, State]:
+    """The defense's verdict on the usable rows, widened to all rows received."""
+    if not usable.any():
+        count = updates.num_clients
+        nothing = np.zeros(updates.dim, np.float32)
+        return Verdict(nothing, np.zeros(count), None, np.ones(count, bool)), state.defense
+    context = _context(experiment, backend, state, published, "defense")
+    if experiment.defense.calibration:
+        context = replace(context, truth=active_attackers(experiment, state.round))
+    name = type(experiment.defense).__name__
+    with located("judge", name):
+        verdict, defense_state = experiment.defense.apply(state.defense, updates.select(usable), context)
+    shape, expected = np.shape(verdict.aggregate), (updates.dim,)
+    if shape != expected or not np.isfinite(verdict.aggregate).all():
+        problem = f"{name} returned an aggregate of shape {shape}, not finite values of shape {expected}"
+        raise RunError(problem, stage="judge", round=state.round)
+    return expand(verdict, usable), defense_state
+
+
+def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector: np.ndarray) -> np.ndarray:
+    """The next global vector: parameters move by the aggregate, buffers by the verdict's weights.
+
+    A coordinate-wise rule has no weights: buffers then follow the data-weighted mean of the usable rows.
+    """
+    d = updates.dim
+    new = global_vector.copy()
+    new[:d] += verdict.aggregate
+    if len(new) > d:
+        weights = verdict.weights
+        if weights is None:
+            weights = np.where(usable, np.maximum(updates.num_examples, 0), 0).astype(np.float64)
+        total = weights.sum()
+        if total > 0:
+            new[d:] += updates.combine_buffers(weights / total)
+    return new
+
+
+def evaluate(
+    experiment: Experiment, backend: Backend, round: int, vector: np.ndarray
+) -> list[tuple[float, float, float]]:
+    """(accuracy, loss, mean confidence) on the clean test set and on each triggered one; [] in rounds without."""
+    config = experiment.config.evaluation
+    if (round + 1) % config.every and round + 1 != experiment.config.rounds:
+        return []
+    published = backend.put(vector)
+    items, owners = [], []
+    for which, size in enumerate(experiment.test_sizes):
+        batches = -(-size // config.batch_size)
+        per_call = config.batch_size * max(1, -(-batches // backend.workers))
+        for first in range(0, size, per_call):
+            items.append((published, which, first, min(first + per_call, size)))
+            owners.append(which)
+    answers = backend.call_clients("evaluate", "evaluate", items)
+    results = []
+    for which in range(len(experiment.test_sizes)):
+        batches_of = [answer for answer, owner in zip(answers, owners, strict=True) if owner == which]
+        if any(answer is None for answer in batches_of):
+            raise RunError(
+                "a part of the test set could not be evaluated: its host failed too often", stage="evaluate"
+            )
+        total = np.concatenate(batches_of).sum(axis=0)
+        results.append((total[1] / total[0], total[2] / total[0], total[3] / total[0]))
+    return results
+
+
+def record_round(
+    experiment: Experiment,
+    backend: Backend,
+    round: int,
+    uploads: Uploads,
+    verdict: Verdict,
+    truth: np.ndarray,
+    measures: Sequence[tuple[float, float, float]],
+    notes: dict[str, Any],
+) -> RoundRecord:
+    """The round's rows for the tables, with the verdict scored against the truth."""
+    updates, nan = uploads.updates, float("nan")
+    row: dict[str, Any] = {
+        "round": round,
+        "clients": updates.num_clients,
+        "malicious": int(truth.sum()),
+        "flagged": 0 if verdict.flagged is None else int(verdict.flagged.sum()),
+        "train_loss": uploads.train_loss,
+        "main_accuracy": measures[0][0] if measures else nan,
+        "main_loss": measures[0][1] if measures else nan,
+        "attack_success_rate": float(np.mean([m[0] for m in measures[1:]])) if measures[1:] else nan,
+        "target_confidence": float(np.mean([m[2] for m in measures[1:]])) if measures[1:] else nan,
+        "notes": json.dumps(notes, default=float, sort_keys=True) if notes else "",
+    }
+    if verdict.weights is not None:
+        row["accepted"] = int(np.count_nonzero(verdict.weights))
+    else:
+        row["accepted"] = updates.num_clients - row["flagged"]
+    names = ("recall", "precision", "fpr", "acc", "f1", "auc_hard", "auc_score")
+    if verdict.flagged is None:
+        row.update(dict.fromkeys(names, nan))
+    else:
+        scored = detection(truth, verdict.flagged, verdict.scores)
+        row.update({name: getattr(scored, name) for name in names})
+    clients = [
+        {
+            "round": round,
+            "client": int(client),
+            "malicious": bool(truth[place]),
+            "flagged": None if verdict.flagged is None else bool(verdict.flagged[place]),
+            "score": None if verdict.scores is None else float(verdict.scores[place]),
+            "weight": None if verdict.weights is None else float(verdict.weights[place]),
+            "num_examples": int(updates.num_examples[place]),
+            "reason": uploads.reasons.get(int(client), ""),
+        }
+        for place, client in enumerate(updates.client_ids)
+    ]
+    attackers = set(active_attackers(experiment, round).tolist())
+    clients += [
+        {
+            "round": round,
+            "client": client,
+            "malicious": client in attackers,
+            "num_examples": 0,
+            "reason": reason,
+        }
+        for client, reason in sorted(uploads.reasons.items())
+        if client not in set(updates.client_ids.tolist())
+    ]
+    keep = experiment.config.record.heat_maps and round % experiment.config.record.every == 0
+    artifacts = dict(verdict.artifacts) if keep else {}
+    return RoundRecord(round, row, clients, artifacts, backend.telemetry.drain())
+
+
+def _context(
+    experiment: Experiment, backend: Backend, state: RunState, published: Reference, role: str
+) -> Context:
+    return Context(
+        backend=backend,
+        seed=experiment.config.seed,
+        role=role,
+        round=state.round,
+        rounds=experiment.config.rounds,
+        layout=experiment.plan.layout,
+        published=published,
+        global_vector=state.global_vector,
+        factory=experiment.plan.factory,
+        server_data=experiment.server_data if role == "defense" else None,
+        recipe=experiment.plan.recipe,
+    )
+
+
+def _rows_finite(block: np.ndarray) -> list[bool]:
+    return [bool(np.isfinite(row).all()) for row in block]

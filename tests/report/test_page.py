@@ -1,0 +1,215 @@
+"""The page: what it must say, that it is whole and self-contained, and that it copes with runs that lack parts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raysim.errors import RecordError
+from raysim.metrics import mean_detection, summarise
+from raysim.report import render
+from raysim.report.finished_run import read_finished_run
+from raysim.report.tables import detections
+
+VOID = {"meta", "img", "br", "link", "input"}
+SECTIONS = ["summary", "accuracy", "detection", "heat-maps", "time", "configuration", "environment"]
+
+
+class Page(HTMLParser):
+    """Parses a page, insisting that every element is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.add(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag == "img":
+            self.images.append(attributes)
+        if tag == "tr":
+            self.rows.append([])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_a_full_run_shows_everything(write_run):
+    folder = write_run(rounds=6, clients=8)
+    target = render(folder)
+    assert target == folder / "report.html"
+    page = read(target)
+    assert page.ids == SECTIONS
+    assert len(page.images) == 5
+    run = read_finished_run(folder)
+    main, (mean, counts) = summarise(run.rounds["main_accuracy"]), mean_detection(detections(run.rounds))
+    percents = [f"{100 * value:.2f} %" for value in (main.final, main.best, main.last_20_mean)]
+    assert ["Main accuracy", *percents] in page.rows
+    assert ["Recall", f"{mean.recall:.3f}", "6"] in page.rows
+    assert ["F1", f"{mean.f1:.3f}", str(counts["f1"])] in page.rows
+    assert ["AUC, scores", f"{mean.auc_score:.3f}", "6"] in page.rows
+    assert "cifar10 (partition dirichlet (alpha 0.5))" in page.text
+    assert "gae (num_overheard 5)" in page.text
+    assert "8 seen, 8 a round on average; 2 of them malicious in some round" in page.text
+    assert "non-finite (1)." in page.text
+    assert "partition: name: dirichlet" in page.text
+    assert ["nodes[1].cpus", "64"] in page.rows
+    train = run.spans["wall_s"][(run.spans["stage"] == "train") & (run.spans["task"] == -1)]
+    row = next(row for row in page.rows if row[0] == "train")
+    assert row[1:5] == ["training", "6", f"{train.sum():,.3f}", f"{train.mean():,.3f}"]
+    assert next(row for row in page.rows if row[0] == "1")[7] == "–"  # round 1 was not evaluated
+
+
+def test_the_page_is_self_contained_and_accessible(write_run):
+    text = render(write_run()).read_text(encoding="utf-8")
+    page = Page(text)
+    markup = re.sub(r'src="data:[^"]*"', "", text)
+    assert not re.search(r"https?:|//|url\(|@import|src=", markup)
+    assert page.tags.isdisjoint({"script", "link", "iframe", "object"})
+    for image in page.images:
+        media_type, _, data = image["src"].removeprefix("data:").partition(";base64,")
+        content = base64.b64decode(data, validate=True)
+        if media_type == "image/svg+xml":
+            assert ElementTree.fromstring(content).tag.endswith("svg")
+        else:
+            assert Image.open(io.BytesIO(content)).format == "PNG"
+        assert len(image["alt"]) > 20
+        assert "nan" not in image["alt"]
+    assert "nan" not in page.text
+
+
+def test_the_same_run_gives_the_same_bytes(write_run):
+    folder = write_run(rounds=2, clients=3)
+    assert render(folder).read_bytes() == render(folder).read_bytes()
+
+
+def test_names_are_escaped(write_run):
+    text = render(write_run(name='<b>a & "b"', maps=None)).read_text(encoding="utf-8")
+    assert "<b>" not in text
+    assert "<h1>&lt;b&gt;a &amp; &#34;b&#34;</h1>" in text
+    assert '<b>a & "b"' in Page(text).text
+
+
+def test_attackers_and_flagged_are_named_beside_the_heat_maps(write_run):
+    folder = write_run(rounds=1, clients=6)
+    clients = read_finished_run(folder).clients
+    attackers = ", ".join(map(str, clients["client"][clients["malicious"]]))
+    assert f"attackers {attackers}" in read(render(folder)).text
+
+
+def test_no_attack_no_flags_no_maps_one_round(write_run):
+    folder = write_run(rounds=1, attackers=0, flags=False, scores=False, success=False, maps=None)
+    page = read(render(folder))
+    assert page.ids == SECTIONS
+    assert len(page.images) == 2  # accuracy and time
+    assert {"Attack success", "Target confidence"}.isdisjoint(row[0] for row in page.rows)
+    for sentence in (
+        "No detection rates: no round defines one.",
+        "No detection rates: the defense flags nobody, so there is no decision to score.",
+        "No record of who was flagged: the defense flags nobody.",
+        "No heat maps: the run recorded none",
+    ):
+        assert sentence in page.text
+    assert "none malicious" in page.text
+
+
+def test_scores_without_flags_give_the_rank_auc_alone(write_run):
+    page = read(render(write_run(rounds=2, flags=False, maps=None)))
+    assert ["Recall", "–", "0"] in page.rows
+    assert next(row for row in page.rows if row[0] == "AUC, scores")[2] == "2"
+
+
+def test_no_attackers_leave_the_recall_undefined(write_run):
+    page = read(render(write_run(rounds=3, attackers=0, success=False, maps=None)))
+    assert ["Recall", "–", "0"] in page.rows
+    assert next(row for row in page.rows if row[0] == "FPR")[2] == "3"
+    assert "attackers above the line" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "sentences", "images"),
+    [
+        (
+            "rounds",
+            [
+                "No accuracy curve: the run recorded no round.",
+                "No detection rates: the run recorded no round.",
+            ],
+            3,
+        ),
+        ("clients", ["No record of who was flagged: the run recorded no client."], 4),
+        ("spans", ["No times: the run recorded no stage."], 4),
+    ],
+)
+def test_empty_tables_leave_their_sections_out(write_run, name, sentences, images):
+    folder = write_run(rounds=2, clients=3)
+    file = folder / f"{name}.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    page = read(render(folder))
+    assert page.ids == SECTIONS
+    assert len(page.images) == images
+    for sentence in sentences:
+        assert sentence in page.text
+
+
+def test_never_evaluated(write_run):
+    folder = write_run(rounds=2, success=False, maps=None)
+    file = folder / "rounds.parquet"
+    table = pq.read_table(file)
+    index = table.schema.get_field_index("main_accuracy")
+    pq.write_table(table.set_column(index, table.schema.field(index), [np.full(2, np.nan)]), file)
+    page = read(render(folder))
+    assert "No accuracy curve: the global model was evaluated in no round." in page.text
+    assert ["Main accuracy", "–", "–", "–"] in page.rows
+
+
+def test_maps_of_no_client(write_run):
+    folder = write_run(rounds=1)
+    maps = folder / "artifacts" / "round-000000"
+    np.save(maps / "heat_maps.npy", np.zeros((0, 4, 4)))
+    np.save(maps / "reconstructed_maps.npy", np.zeros((0, 4, 4)))
+    np.save(maps / "client_ids.npy", np.zeros(0, dtype=np.int64))
+    assert "No heat maps: those of round 0 hold no client." in read(render(folder)).text
+
+
+def test_a_killed_run_has_no_report(write_run):
+    folder = write_run(rounds=1, maps=None)
+    (folder / "spans.parquet").unlink()
+    with pytest.raises(RecordError, match=r"no spans\.parquet"):
+        render(folder)
+    assert not (folder / "report.html").exists()

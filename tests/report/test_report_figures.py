@@ -1,0 +1,140 @@
+"""What the figures draw, read back from their axes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from raysim.report import figures
+from raysim.report.figures import ABSENT, ACCEPTED, CAUGHT, CELLS, FALSE_ALARM, MISSED, UNJUDGED
+from raysim.report.finished_run import HeatMaps, read_finished_run
+from raysim.report.tables import stage_times
+
+
+def client_rows(*rows: tuple[int, int, bool, float]) -> dict[str, np.ndarray]:
+    names = {"round": int, "client": int, "malicious": bool, "flagged": float}
+    return {
+        name: np.array([row[at] for row in rows], dtype=kind) for at, (name, kind) in enumerate(names.items())
+    }
+
+
+def strip_cells(figure: Figure) -> np.ndarray:
+    mesh = figure.axes[0].collections[0].get_array()
+    assert mesh is not None
+    return np.asarray(mesh)
+
+
+def frames(figure: Figure) -> int:
+    return sum(isinstance(patch, Rectangle) for patch in figure.axes[0].patches)
+
+
+def words(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_accuracy_curve_joins_the_evaluated_rounds(write_run):
+    rounds = read_finished_run(write_run(rounds=5, maps=None)).rounds
+    main, success, confidence = figures.accuracy_curve(rounds).axes[0].lines
+    assert np.asarray(main.get_xdata()).tolist() == [0, 2, 4]
+    np.testing.assert_array_equal(main.get_ydata(), rounds["main_accuracy"][::2])
+    np.testing.assert_array_equal(success.get_ydata(), rounds["attack_success_rate"][::2])
+    np.testing.assert_array_equal(confidence.get_ydata(), rounds["target_confidence"][::2])
+
+
+def test_accuracy_curve_without_attack_has_one_line(write_run):
+    rounds = read_finished_run(write_run(success=False, maps=None)).rounds
+    assert [line.get_label() for line in figures.accuracy_curve(rounds).axes[0].lines] == ["main accuracy"]
+
+
+def test_detection_rates_keep_gaps_and_say_when_undefined(write_run):
+    rounds = read_finished_run(write_run(attackers=0, maps=None)).rounds
+    recall, precision, fpr = figures.detection_rates(rounds).axes
+    assert [text.get_text() for text in recall.texts] == ["undefined in every round"]
+    np.testing.assert_array_equal(precision.lines[0].get_ydata(), rounds["precision"])
+    assert fpr.get_title(loc="right") == f"mean {rounds['fpr'].mean():.3f}"
+
+
+def test_classify():
+    malicious = np.array([False, False, True, True, True, False])
+    flagged = np.array([0.0, 1.0, 1.0, 0.0, np.nan, np.nan])
+    expected = [ACCEPTED, FALSE_ALARM, CAUGHT, MISSED, UNJUDGED, UNJUDGED]
+    assert figures.classify(malicious, flagged).tolist() == expected
+
+
+def test_strip_puts_attackers_on_top_and_leaves_absent_cells():
+    rows = [(3, 10, False, 0), (3, 20, True, 1), (4, 10, False, 1), (5, 20, True, 0), (5, 30, False, 0)]
+    figure, left_out = figures.flag_strip(client_rows(*rows))
+    expected = [[CAUGHT, ABSENT, MISSED], [ACCEPTED, FALSE_ALARM, ABSENT], [ABSENT, ABSENT, ACCEPTED]]
+    assert strip_cells(figure).tolist() == expected
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["20", "10", "30"]
+    assert left_out == ""
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [CELLS[kind][1] for kind in range(5)]
+
+
+def test_strip_keeps_attackers_then_the_most_flagged(monkeypatch):
+    monkeypatch.setattr(figures, "STRIP_ROWS", 3)
+    rows = [
+        (at, client, client == 4, float(client == 3 or (client == 1 and at == 0)))
+        for at in (0, 1)
+        for client in range(5)
+    ]
+    figure, left_out = figures.flag_strip(client_rows(*rows))
+    assert strip_cells(figure).tolist() == [[MISSED] * 2, [FALSE_ALARM, ACCEPTED], [FALSE_ALARM] * 2]
+    assert left_out == "3 of 5 clients are drawn: attackers, then the most flagged."
+
+
+def heat_maps(count: int, reconstructed: bool = True) -> HeatMaps:
+    maps = np.random.default_rng(0).random((count, 4, 6), dtype=np.float32)
+    return HeatMaps(2, np.arange(count) + 10, maps, maps * np.float32(0.5) if reconstructed else None)
+
+
+def test_grid_frames_the_flagged_and_names_the_attackers():
+    # client 11 is flagged in another round, which must not show
+    clients = client_rows(
+        (2, 10, True, 1), (2, 11, False, 0), (1, 11, True, 1), (2, 12, False, 1), (2, 13, True, 0)
+    )
+    figure, left_out = figures.heat_map_grid(heat_maps(4), clients)
+    assert frames(figure) == 2
+    assert words(figure) == ["client 10", "attacker", "client 11", "client 12", "client 13", "attacker"]
+    images = figure.axes[0].images
+    assert len(images) == 8
+    assert len({image.get_clim() for image in images}) == 1
+    assert left_out == ""
+
+
+def test_grid_without_reconstruction_draws_one_map_a_client():
+    figure, _ = figures.heat_map_grid(heat_maps(3, reconstructed=False), client_rows((2, 10, False, np.nan)))
+    assert len(figure.axes[0].images) == 3
+    assert frames(figure) == 0
+
+
+def test_grid_keeps_attackers_then_flagged(monkeypatch):
+    monkeypatch.setattr(figures, "MAP_CLIENTS", 3)
+    clients = client_rows(*((2, 10 + k, k == 4, float(k == 3)) for k in range(5)))
+    figure, left_out = figures.heat_map_grid(heat_maps(5), clients)
+    assert words(figure) == ["client 10", "client 13", "client 14", "attacker"]
+    assert left_out == "3 of 5 clients are drawn: attackers, then flagged ones."
+
+
+@pytest.mark.parametrize("fill", [0.0, np.nan])
+def test_grid_of_flat_maps_is_drawn(fill):
+    maps = HeatMaps(0, np.array([5]), np.full((1, 3, 3), fill, dtype=np.float32), None)
+    figure, _ = figures.heat_map_grid(maps, client_rows((0, 5, False, 0)))
+    assert figure.axes[0].images[0].get_clim() == (0.0, 1.0)
+
+
+def test_stage_bars_are_the_summed_wall_seconds(write_run):
+    spans = read_finished_run(write_run(maps=None)).spans
+    stages = stage_times(spans)
+    axes = figures.stage_times(stages).axes[0]
+    widths = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert widths == [stage.wall_s for stage in stages]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [stage.stage for stage in stages]
+    first = axes.patches[0]
+    assert stages[0].stage == "train"
+    assert to_hex(first.get_facecolor()) == figures.GROUP_COLOURS["training"]
