@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from raysim.data.dataset import FederatedData, expect, statistics
+from raysim.data.dataset import FederatedData, statistics
 from raysim.data.folder import ImageList, decode_kept
 from raysim.data.images import ImageFormat
 from raysim.data.selection import Selection
-from raysim.data.torchvision_sets import read
+from raysim.data.torchvision_sets import from_torchvision
 from raysim.errors import DataError, unknown_name
 
 FILES = (
@@ -38,7 +38,7 @@ def load(
     base = root / "celeba"
     needed = ("list_attr_celeba.txt", "identity_CelebA.txt", "list_eval_partition.txt", "img_align_celeba")
     if download and not all((base / name).exists() for name in needed):
-        read("celeba", root, FILES, True, lambda datasets: datasets.CelebA(root, download=True))
+        from_torchvision("celeba", root, FILES, True, lambda datasets: datasets.CelebA(root, download=True))
     if not all((base / name).exists() for name in needed):
         raise DataError(f"celeba: needs {FILES} under {root}: put them there or allow the download")
 
@@ -60,7 +60,7 @@ def load(
     selection = Selection(limit, seed)
     form = ImageFormat.of(size, 3, square=True)
     train, test = decode_kept(images.select(train_rows), images.select(test_rows), form, selection)
-    data = FederatedData(
+    return FederatedData(
         "celeba",
         train,
         test,
@@ -68,7 +68,6 @@ def load(
         *statistics(normalisation, train.images),
         owners=identities[train_rows][selection.train(len(train_rows))],
     )
-    return expect(data, (3, size, size))
 
 
 def _columns(table: Path, column: int, skip: int = 0) -> tuple[np.ndarray, np.ndarray]:

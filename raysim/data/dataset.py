@@ -101,9 +101,11 @@ class FederatedData:
         return channels, height, width
 
 
-def expect(data: FederatedData, shape: tuple[int, int, int], num_classes: int | None = None) -> FederatedData:
+def expect(
+    data: FederatedData, shape: tuple[int, int, int] | None = None, num_classes: int | None = None
+) -> FederatedData:
     """`data`, once its images and classes are what its name promises; DataError otherwise."""
-    if data.input_shape != shape:
+    if shape is not None and data.input_shape != shape:
         raise DataError(f"{data.name}: images are {data.input_shape}, not {shape}")
     if num_classes is not None and data.num_classes != num_classes:
         raise DataError(f"{data.name}: {data.num_classes} classes, not {num_classes}")

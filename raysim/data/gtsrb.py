@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from raysim.data.dataset import FederatedData, channel_statistics, expect
+from raysim.data.dataset import FederatedData, channel_statistics
 from raysim.data.folder import ImageList, class_folders, decode_kept, list_images
 from raysim.data.images import ImageFormat
 from raysim.data.selection import Selection
-from raysim.data.torchvision_sets import read
+from raysim.data.torchvision_sets import from_torchvision
 from raysim.errors import DataError
 
 NUM_CLASSES = 43
@@ -34,7 +34,7 @@ def load(
         base / "GT-final_test.csv",
     )
     if download and not (training.is_dir() and tests.is_dir() and table.is_file()):
-        read(
+        from_torchvision(
             "gtsrb",
             root,
             FILES,
@@ -55,7 +55,7 @@ def load(
     )
     mean, std = channel_statistics(train.images)
     classes = tuple(str(label) for label in range(NUM_CLASSES))
-    return expect(FederatedData("gtsrb", train, test, classes, mean, std), (3, size, size))
+    return FederatedData("gtsrb", train, test, classes, mean, std)
 
 
 def _test_list(folder: Path, table: Path) -> ImageList:

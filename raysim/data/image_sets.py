@@ -121,7 +121,7 @@ def kather(
     places, form = ["kather", "Kather_texture_2016_image_tiles_5000"], ImageFormat.of(size, 3)
     selection = Selection(limit, seed, test_share)
     data = _named("kather", root, places, form, selection, normalisation)
-    return expect(data, (3, size, size), 8)
+    return expect(data, num_classes=8)
 
 
 def _named(

@@ -40,7 +40,7 @@ class ImageFormat:
             raise ConfigError("channels", "must be 1 or 3", channels)
         if size is None:
             return cls(None, channels, square)
-        sides = (size, size) if isinstance(size, int) else tuple(size)
+        sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
         if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
             raise ConfigError("size", "must be a positive number or (height, width)", size)
         return cls(sides, channels, square)

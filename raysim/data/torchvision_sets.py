@@ -34,7 +34,7 @@ CLOTHES = (
 DIGITS = tuple("0123456789")
 
 
-def read(name: str, root: Path, files: str, download: bool, build: Callable[[Any], Any]) -> Any:
+def from_torchvision(name: str, root: Path, files: str, download: bool, build: Callable[[Any], Any]) -> Any:
     """build(torchvision.datasets), with every way it fails turned into a DataError that names `files`."""
     from raysim.models.torchvision_compat import import_torchvision
 
@@ -75,7 +75,9 @@ def emnist(
     """
     files = "EMNIST/raw/emnist-digits-{train,test}-{images-idx3,labels-idx1}-ubyte"
     build = _both("EMNIST", root, download, split="digits")
-    train, test = (_grey_images(part, upright) for part in read("emnist", root, files, download, build))
+    train, test = (
+        _grey_images(part, upright) for part in from_torchvision("emnist", root, files, download, build)
+    )
     statistics = (0.1307,), (0.3081,)
     return _assemble("emnist", train, test, DIGITS, (1, 28, 28), Selection(limit, seed), statistics)
 
@@ -122,7 +124,7 @@ def svhn(
         parts = (datasets.SVHN(root, split=split, download=download) for split in splits)
         return [Dataset(np.ascontiguousarray(part.data), part.labels.astype(np.int64)) for part in parts]
 
-    train, test, *more = read("svhn", root, f"{{{','.join(splits)}}}_32x32.mat", download, build)
+    train, test, *more = from_torchvision("svhn", root, f"{{{','.join(splits)}}}_32x32.mat", download, build)
     for part in more:
         images = np.concatenate([train.images, part.images])
         train = Dataset(images, np.concatenate([train.labels, part.labels]))
@@ -146,7 +148,7 @@ def _mnist_like(
     name: str, kind: str, classes: tuple[str, ...], root: Path, download: bool, selection: Selection
 ) -> FederatedData:
     files = f"{kind}/raw/{{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte"
-    parts = read(name, root, files, download, _both(kind, root, download))
+    parts = from_torchvision(name, root, files, download, _both(kind, root, download))
     train, test = (_grey_images(part, False) for part in parts)
     return _assemble(name, train, test, classes, (1, 28, 28), selection)
 
@@ -176,7 +178,7 @@ def _cifar(
                 data = FederatedData(name, found.train, found.test, found.classes, *statistics)
                 return expect(data, (3, 32, 32))
     files = f"{folder}/ or {name}/{{train,test}}-*.parquet"
-    parts = read(name, root, files, download, _both(kind, root, download))
+    parts = from_torchvision(name, root, files, download, _both(kind, root, download))
     train, test = (
         Dataset(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)) for part in parts
     )
