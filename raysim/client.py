@@ -310,7 +310,8 @@ class ClientHost:
 
     def evaluate(self, vector: np.ndarray, which: int, first: int, last: int) -> np.ndarray:
         """Evaluate samples [first, last) of test set `which`: see LocalTrainer.evaluate."""
-        part = self.tests[which].select(slice(first, last))
+        test = self.tests[which]
+        part = Dataset(test.images[first:last], test.labels[first:last])
         self.trainer.load(vector)
         return self.trainer.evaluate(part, self.plan.mean, self.plan.std, self.plan.evaluation_batch)
 

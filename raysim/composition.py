@@ -10,7 +10,8 @@ import dataclasses
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from raysim.client import Campaign, HostPlan, Schedule
 from raysim.config import PRESETS, Component, ExperimentConfig, preset_names, read_yaml
 from raysim.context import ServerData, Setting, TrainingRecipe
 from raysim.data.dataset import Dataset, FederatedData, normalise
-from raysim.data.partition import PARTITIONS
+from raysim.data.partition import PARTITIONS, Partition
 from raysim.defense import Defense, chain
 from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
@@ -95,6 +96,29 @@ def make(
         raise ConfigError(key, first["msg"].removeprefix("Input ").lower(), first["input"]) from None
 
 
+def written_out(config: ExperimentConfig) -> ExperimentConfig:
+    """The same configuration with the defaults of its attacks, defenses and partition written out."""
+    values = config.to_mapping()
+    values["defense"] = [
+        {**_defaults(make("defense", DEFENSES, item, Defense)), **item.model_dump(mode="json")}
+        for item in config.defense
+    ]
+    values["attack"] = [
+        {**_defaults(make("attack", ATTACKS, item, Attack)), **item.model_dump(mode="json")}
+        for item in config.attack
+    ]
+    split = config.data.partition
+    values["data"]["partition"] = {
+        **_defaults(make("data.partition", PARTITIONS, split)),
+        **split.model_dump(mode="json"),
+    }
+    return ExperimentConfig.from_mapping(values)
+
+
+def _defaults(method: Any) -> dict[str, Any]:
+    return {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
+
+
 def make_defense(config: ExperimentConfig) -> Defense:
     """The defense, or the chain of them."""
     several = len(config.defense) > 1
@@ -138,11 +162,13 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         num_classes=source.num_classes,
         server_samples=len(server_data) if server_data else 0,
     )
-    _check("defense", defense, setting)
-    for campaign in campaigns:
-        _check("attack", campaign.attack, setting)
-    config = resolved(config, layout, capacity)
-    partition = make("data.partition", PARTITIONS, config.data.partition).split(
+    with _keys_under("defense"):
+        defense.check(setting)
+    with _keys_under("attack"):
+        for campaign in campaigns:
+            campaign.attack.check(setting)
+    config = resolved(written_out(config), layout, capacity)
+    partition: Partition = make("data.partition", PARTITIONS, config.data.partition).split(
         source.train.labels[train_pool],
         config.population.total,
         rng.generator(config.seed, "partition"),
@@ -150,7 +176,8 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
     )
     tests = [test]
     for campaign in campaigns:
-        triggered = campaign.attack.triggered_test(test)
+        with _keys_under("attack"):
+            triggered = campaign.attack.triggered_test(test)
         if triggered is not None:
             if not len(triggered):
                 raise ConfigError(
@@ -319,6 +346,7 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
         device = "cuda" if capacity.gpus and _cuda() else "cpu"
     elif device == "cuda" and not _cuda():
         raise ConfigError("resources.device", "torch finds no CUDA device here", device, "cpu")
+    assert isinstance(tile_bytes, int), "decided above"
     bounds = shard_bounds(cohort, layout.dim, tile_bytes)
     return config.with_values(
         population={"cohort": cohort},
@@ -337,9 +365,11 @@ def _bounds(config: ExperimentConfig, layout: Layout) -> tuple[int, ...]:
     return shard_bounds(config.population.cohort_size, layout.dim, tile_bytes)
 
 
-def _check(group: str, method: Attack | Defense, setting: Setting) -> None:
+@contextmanager
+def _keys_under(group: str) -> Iterator[None]:
+    """Put the keys of ConfigErrors raised inside into their configuration group."""
     try:
-        method.check(setting)
+        yield
     except ConfigError as error:
         raise (error if "." in error.key else error.under(group)) from None
 
@@ -351,8 +381,9 @@ def _imported(group: str, path: str, base: type | None) -> Any:
         sys.path.append(here)
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{group}.name", f"must be importable ({error})", path) from None
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{group}.name", f"must be importable ({problem})", path) from error
     if base is not None and not (
         isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)
     ):

@@ -27,15 +27,17 @@ strings, booleans and None, so that a checkpoint holds it without pickle. Per-cl
 class ModelFactory(Protocol):
     """A picklable recipe for the network that is trained."""
 
-    cam_layer: str
-    """Path of the module whose output is the activation map."""
-    head: str
-    """Path of the last linear layer: parameters `{head}.weight` [C, h] and `{head}.bias` [C]."""
-    num_classes: int
+    @property
+    def cam_layer(self) -> str:
+        """Path of the module whose output is the activation map."""
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+    def head(self) -> str:
+        """Path of the last linear layer: parameters `{head}.weight` [C, h] and `{head}.bias` [C]."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
 
     def build(self) -> nn.Module:
         """A fresh module; its parameter values are about to be overwritten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from raysim import checkpoint
 from raysim.backend import Backend
 from raysim.errors import RecordError
 from raysim.records import RunDirectory, digest, write_atomically
-from raysim.simulation import Experiment, RunState, initial_state, rounds, start
+from raysim.simulation import Experiment, RoundRecord, RunState, initial_state, rounds, start
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Progress:
     done: int = 0
     total: int = 0
     row: dict[str, Any] = field(default_factory=dict)
+    at_s: float = field(default_factory=time.time)
 
 
 Observer = Callable[[Progress], None]
@@ -31,7 +33,6 @@ Observer = Callable[[Progress], None]
 def execute(experiment: Experiment, backend: Backend, directory: RunDirectory, observe: Observer) -> str:
     """Run all rounds that are not done yet, from the newest checkpoint; the digest of the final global vector."""
     config = experiment.config
-    folder = directory.path / "checkpoints"
     state = resume_state(experiment, backend, directory)
 
     def on_progress(stage: str, done: int, total: int) -> None:
@@ -40,18 +41,27 @@ def execute(experiment: Experiment, backend: Backend, directory: RunDirectory, o
     backend.telemetry.on_progress = on_progress
     if state.round < config.rounds:
         start(experiment, backend)
-    for state, record in rounds(experiment, backend, state):  # noqa: B007 (on_progress reads it)
-        with backend.telemetry.stage("record"):
-            directory.write_artifacts(record.number, record.artifacts)
-            directory.write_round(record.number, record.row, record.clients, record.spans)
-        if state.round % config.checkpoint.every == 0 or state.round == config.rounds:
-            with backend.telemetry.stage("checkpoint"):
-                checkpoint.save(folder, state.round, state.tree(), config.checkpoint.keep)
+    for after, record in rounds(experiment, backend, state):
+        state = after
+        keep_round(experiment, backend, directory, state, record)
         observe(Progress(record.number, config.rounds, row=record.row))
     directory.finish()
     final = digest(state.global_vector)
     write_atomically(directory.path / "digest.txt", f"{final}  global parameters\n".encode())
     return final
+
+
+def keep_round(
+    experiment: Experiment, backend: Backend, directory: RunDirectory, state: RunState, record: RoundRecord
+) -> None:
+    """Write what a finished round leaves behind, and a checkpoint when one is due."""
+    config = experiment.config
+    with backend.telemetry.stage("record"):
+        directory.write_artifacts(record.number, record.artifacts)
+        directory.write_round(record.number, record.row, record.clients, record.spans)
+    if state.round % config.checkpoint.every == 0 or state.round == config.rounds:
+        with backend.telemetry.stage("checkpoint"):
+            checkpoint.save(directory.path / "checkpoints", state.round, state.tree(), config.checkpoint.keep)
 
 
 def resume_state(experiment: Experiment, backend: Backend, directory: RunDirectory) -> RunState:

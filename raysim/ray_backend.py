@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from raysim.backend import Backend, Needs, Reference, fix_threads, located
 from raysim.errors import LostWork, RunError
-from raysim.telemetry import Span, StageMeter, Telemetry, measured
+from raysim.telemetry import Telemetry, measured
 
 RETRIES = 3
 """How often one task or call is started again after its worker died."""
@@ -56,13 +56,11 @@ class RayBackend(Backend):
         *,
         workers: int,
         threads: int = 1,
-        search_path: Sequence[str] = (),
         telemetry: Telemetry | None = None,
     ) -> None:
         self.telemetry = telemetry or Telemetry(node=node_name())
         self.workers = workers
         self.threads = threads
-        self.search_path = tuple(search_path)
         self._plan = actors
         self._actors: list[Any] = []
         self._make: tuple[Any, ...] = ()
@@ -92,16 +90,10 @@ class RayBackend(Backend):
         shipped = ray.put(fn)
 
         def submit(number: int, retries: int, worker: Any) -> list[Any]:
-            return task.remote(
-                shipped, stage, number, retries, keep, self.threads, self.search_path, *items[number]
-            )
+            return task.remote(shipped, stage, number, retries, keep, self.threads, *items[number])
 
         free = deque(range(max(1, self.workers * TASKS_PER_WORKER)))
-        results = self._drive(stage, len(items), keep, free, submit, on_lost=None)
-        for number, result in enumerate(results):
-            if result is None:
-                raise RunError(f"task {number} lost its worker {RETRIES + 1} times", stage=stage)
-        return [result[0] for result in results]
+        return self._drive(stage, len(items), keep, free, submit, on_lost=None)
 
     def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._make = (make_host, args)
@@ -111,6 +103,7 @@ class RayBackend(Backend):
             self._group = placement_group(bundles, strategy="SPREAD")
             ray.get(self._group.ready())
         self._actors = [self._start_actor(place) for place in range(self._plan.count)]
+        self.client_places()  # a slow starter would otherwise leave its share of the first round to the others
 
     def call_clients(
         self, stage: str, method: str, items: Sequence[tuple[Any, ...]], *, keep: int = 0
@@ -123,10 +116,8 @@ class RayBackend(Backend):
             ray.kill(self._actors[place])
             self._actors[place] = self._start_actor(place)
 
-        results = self._drive(
-            stage, len(items), keep, deque(range(len(self._actors))), submit, on_lost=replace
-        )
-        return [None if result is None else result[0] for result in results]
+        places = deque(range(len(self._actors)))
+        return self._drive(stage, len(items), keep, places, submit, on_lost=replace)
 
     def close(self) -> None:
         for actor in self._actors:
@@ -146,10 +137,10 @@ class RayBackend(Backend):
             strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=place)
         else:
             nodes = nodes_by_cpu()
-            strategy = NodeAffinitySchedulingStrategy(nodes[place % len(nodes)], soft=True)
+            strategy = NodeAffinitySchedulingStrategy(nodes[place % len(nodes)], soft=False)
         make_host, args = self._make
         options = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus, "scheduling_strategy": strategy}
-        return self._actor_class.options(**options).remote(self.threads, self.search_path, make_host, *args)
+        return self._actor_class.options(**options).remote(self.threads, make_host, *args)
 
     def _drive(
         self,
@@ -160,7 +151,11 @@ class RayBackend(Backend):
         submit: Callable[[int, int, Any], list[Any]],
         on_lost: Callable[[Any], None] | None,
     ) -> list[Any]:
-        """Keep every free place busy until all items are done; [(result, span) or None] in item order."""
+        """Keep every free place busy until all items are done; the results in item order.
+
+        A lost worker's item is done again. Where places can be replaced (on_lost), an item out of retries is
+        None; where they cannot, that is an error.
+        """
         results: list[Any] = [None] * count
         waiting = deque((number, 0) for number in range(count))
         running: dict[Any, tuple[int, int, Any, list[Any]]] = {}
@@ -192,24 +187,18 @@ class RayBackend(Backend):
                     with located(stage):
                         raise as_own_error(error) from error
                 free.append(place)
-                self._note(meter, span)
-                results[number] = ((tuple(references[:keep]), answer) if keep else answer, span)
+                meter.tasks.append(span)
+                results[number] = (tuple(references[:keep]), answer) if keep else answer
                 done += 1
                 self.telemetry.on_progress(stage, done, count)
         return results
-
-    @staticmethod
-    def _note(meter: StageMeter, span: Span) -> None:
-        meter.tasks.append(span)
 
 
 class ClientActor:
     """A Ray actor around one client host."""
 
-    def __init__(
-        self, threads: int, search_path: Sequence[str], make_host: Callable[..., Any], *args: Any
-    ) -> None:
-        prepare_worker(threads, search_path)
+    def __init__(self, threads: int, make_host: Callable[..., Any], *args: Any) -> None:
+        fix_threads(threads)
         self.host = make_host(*args)
         self.node = node_name()
 
@@ -232,21 +221,12 @@ def run_task(
     retries: int,
     keep: int,
     threads: int,
-    search_path: Sequence[str],
     *args: Any,
 ) -> tuple[Any, ...]:
     """One task: its kept values, its answer, and the span."""
-    prepare_worker(threads, search_path)
+    fix_threads(threads)
     result, span = measured(stage, number, node_name(), fn, args, retries)
     return (*result, span) if keep else (result, span)
-
-
-def prepare_worker(threads: int, search_path: Sequence[str]) -> None:
-    """Fix this worker's threads, and let it import what the user's own process can."""
-    import sys
-
-    fix_threads(threads)
-    sys.path.extend(folder for folder in search_path if folder not in sys.path)
 
 
 def as_own_error(error: gone.RayTaskError) -> Exception:

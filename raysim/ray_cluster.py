@@ -55,9 +55,14 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    settings: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    if address is not None:
-        settings = {"address": address, "log_to_driver": False, "logging_level": "error"}
+    # "local" always starts a cluster; without it Ray joins whichever it finds running on the machine.
+    settings: dict[str, Any] = {
+        "address": address or "local",
+        "log_to_driver": False,
+        "logging_level": "error",
+    }
+    if address is None:
+        settings["include_dashboard"] = False
     try:
         ray.init(**{**settings, **options})
     except ConnectionError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import exceptions as gone
@@ -37,9 +37,9 @@ def drive(experiment: Experiment, path: Path, observe: Observer) -> None:
         "max_concurrency": 2,
         "scheduling_strategy": here,
     }
-    actor_class = ray.remote(Server).options(**options)
+    actor_class: Any = ray.remote(Server).options(**options)
     for attempt in range(SERVER_RESTARTS + 1):
-        server = actor_class.remote(held, path, client_actors(experiment, workers), workers, sys.path)
+        server = actor_class.remote(held, path, client_actors(experiment, workers), workers)
         try:
             _watch(server, observe)
             return
@@ -63,14 +63,14 @@ def client_actors(experiment: Experiment, workers: int) -> ClientActors:
     )
 
 
-def _watch(server: object, observe: Observer) -> None:
+def _watch(server: Any, observe: Observer) -> None:
     """Pass on progress until the run is over; the run's own error is raised as it was raised there."""
-    finished = server.run.remote()  # type: ignore[attr-defined]
+    finished = server.run.remote()
     over = False
     while not over:
         over = bool(ray.wait([finished], timeout=POLL_S)[0])
         try:
-            for event in ray.get(server.progress.remote()):  # type: ignore[attr-defined]
+            for event in ray.get(server.progress.remote()):
                 observe(event)
         except gone.RayActorError:
             over = True

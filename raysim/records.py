@@ -157,16 +157,15 @@ class RunDirectory:
         return len(self.read("rounds"))
 
     def read(self, table: str) -> pa.Table:
-        """One table, from the finished file or, while the run goes on or after a kill, from its parts."""
+        """One table: the finished file and, while the run goes on or after a kill, the parts of later rounds."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         final = self.path / f"{table}.parquet"
-        if final.exists():
-            return pq.read_table(final)
+        tables = [_read_parquet(final)] if final.exists() else [schema(table).empty_table()]
+        known = set(tables[0]["round"].to_pylist())
         whole = {_number(part) for part in self._parts("rounds")}
-        parts = [pq.read_table(part) for part in self._parts(table) if _number(part) in whole]
-        return pa.concat_tables(parts) if parts else schema(table).empty_table()
+        new = [part for part in self._parts(table) if _number(part) in whole - known]
+        return pa.concat_tables([*tables, *map(_read_parquet, new)])
 
     def finish(self) -> None:
         """Write the three tables from the parts, then drop the parts. Safe to call again."""
@@ -203,7 +202,7 @@ class RunDirectory:
             final = self.path / f"{table}.parquet"
             if not final.exists():
                 continue
-            whole = pq.read_table(final)
+            whole = _read_parquet(final)
             folder = self.path / "parts" / table
             folder.mkdir(parents=True, exist_ok=True)
             for number in pc.unique(whole["round"]).to_pylist():
@@ -211,6 +210,16 @@ class RunDirectory:
                     whole.filter(pc.equal(whole["round"], number)), folder / f"{number:06d}.parquet"
                 )
             final.unlink()
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(f"{path} is damaged: {error}") from error
 
 
 def environment(**extra: Any) -> dict[str, Any]:

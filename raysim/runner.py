@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import yaml
 
 from raysim import checkpoint
 from raysim.backend import InProcessBackend
 from raysim.composition import Capacity, compose
-from raysim.config import ExperimentConfig
+from raysim.config import ExperimentConfig, load_config
 from raysim.errors import ConfigError, RecordError
 from raysim.execution import Observer, Progress, execute
 from raysim.records import RunDirectory, digest, environment
-from raysim.simulation import Experiment, RunState
+from raysim.simulation import RunState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +34,7 @@ class RunResult:
     @property
     def config(self) -> ExperimentConfig:
         """The resolved configuration."""
-        return ExperimentConfig.from_mapping(yaml.safe_load((self.path / "config.yaml").read_text()))
+        return load_config(self.path / "config.yaml")
 
     def table(self, name: Literal["rounds", "clients", "spans"]) -> pa.Table:
         """One of the tables documented in `raysim.records.COLUMNS`."""

@@ -7,12 +7,12 @@ it dies.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from raysim.backend import fix_threads
 from raysim.execution import Progress, execute
-from raysim.ray_backend import ClientActors, RayBackend, prepare_worker
+from raysim.ray_backend import ClientActors, RayBackend
 from raysim.records import RunDirectory
 from raysim.simulation import Experiment
 
@@ -26,12 +26,11 @@ class Server:
         path: Path,
         actors: ClientActors,
         workers: int,
-        search_path: Sequence[str],
     ) -> None:
         threads = experiment.config.resources.threads
-        prepare_worker(threads, search_path)
+        fix_threads(threads)
         self.experiment, self.directory = experiment, RunDirectory(path)
-        self.backend = RayBackend(actors, workers=workers, threads=threads, search_path=search_path)
+        self.backend = RayBackend(actors, workers=workers, threads=threads)
         self._events: list[Progress] = []
         self._lock = threading.Lock()
 

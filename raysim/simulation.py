@@ -104,6 +104,8 @@ class Uploads:
     reasons: dict[int, str]
     """Client id -> reason, for rows that are unusable or never came."""
     train_loss: float
+    notes: dict[str, str]
+    """Client id -> what a compromised client remarked about the round."""
 
 
 def start(experiment: Experiment, backend: Backend) -> None:
@@ -223,7 +225,8 @@ def train(
     losses = [
         meta.train_loss for meta in metas if meta.client not in attackers and np.isfinite(meta.train_loss)
     ]
-    return Uploads(updates, reasons, float(np.mean(losses)) if losses else float("nan"))
+    remarks = {str(meta.client): meta.note for meta in metas if meta.note}
+    return Uploads(updates, reasons, float(np.mean(losses)) if losses else float("nan"), remarks)
 
 
 def split_cohort(cohort: np.ndarray, experiment: Experiment, workers: int) -> list[np.ndarray]:
@@ -261,7 +264,7 @@ def let_attackers_craft(
             rows, unfit = checked_rows(crafted, own, experiment.plan.layout)
             reasons.update(unfit)
             updates = updates.replace_rows(rows)
-    return Uploads(updates, reasons, uploads.train_loss), tuple(attack_states), notes
+    return replace(uploads, updates=updates, reasons=reasons), tuple(attack_states), notes
 
 
 def checked_rows(crafted: Any, own: Updates, layout: Layout) -> tuple[Updates, dict[int, str]]:
@@ -375,6 +378,7 @@ def record_round(
 ) -> RoundRecord:
     """The round's rows for the tables, with the verdict scored against the truth."""
     updates, nan = uploads.updates, float("nan")
+    notes = {**notes, **({"clients": uploads.notes} if uploads.notes else {})}
     row: dict[str, Any] = {
         "round": round,
         "clients": updates.num_clients,

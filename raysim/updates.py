@@ -96,7 +96,8 @@ class Updates:
         blocks = []
         for first in range(0, count, per_block):
             members = order[first : first + per_block]
-            tiles = cut(matrix[members], bounds)
+            in_order = (members == np.arange(first, first + len(members))).all()
+            tiles = cut(matrix[first : first + per_block] if in_order else matrix[members], bounds)
             positions = np.arange(first, first + len(members))
             blocks.append(
                 RowBlock(positions, np.arange(len(members)), tuple(backend.put(tile) for tile in tiles))
@@ -358,9 +359,9 @@ def cut(rows: np.ndarray, bounds: Sequence[int]) -> tuple[np.ndarray, ...]:
 
 def _on_rows(fn: Callable[..., Sequence[Any]], rows: np.ndarray, count: int, *rest: Any) -> list[Any]:
     tiles, shared = rest[:count], rest[count:]
+    if len(rows) != len(tiles[0]) or (rows != np.arange(len(rows))).any():
+        tiles = tuple(tile[rows] for tile in tiles)
     block = tiles[0] if len(tiles) == 1 else np.concatenate(tiles, axis=1)
-    if len(rows) != len(block) or (rows != np.arange(len(block))).any():
-        block = block[rows]
     results = list(fn(block, *shared))
     if len(results) != len(block):
         raise ValueError(

@@ -1,0 +1,372 @@
+"""The command line: run, resume, report, list, show.
+
+Exit status: 0 done; 1 the run failed or was interrupted; 2 the request is wrong, and nothing was started. What
+went wrong goes to stderr, in one line. Commands import what they need themselves: `--help` and `show` load
+neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+import raysim
+from raysim.config import ExperimentConfig, load_config
+from raysim.errors import RaysimError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from raysim.progress import Display
+    from raysim.report.finished_run import Columns
+    from raysim.runner import RunResult
+
+STAGES_SHOWN = 6
+"""How many stages the results list, longest first."""
+
+KINDS = {
+    "attacks": "what malicious clients do: attack.name",
+    "defenses": "how the server judges and combines updates: defense.name",
+    "datasets": "what is learned: data.name",
+    "models": "the network that is trained: model.name",
+    "partitions": "how training samples are split among clients: data.partition.name",
+    "presets": "whole experiments, to run or to start from",
+}
+
+RATES = {
+    "recall": "recall",
+    "precision": "precision",
+    "fpr": "FPR",
+    "f1": "F1",
+    "auc_hard": "AUC, decisions",
+    "auc_score": "AUC, scores",
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Request = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG.yaml|PRESET|KEY=VALUE",
+        help="A file or a preset (default: quickstart), then keys to change in it.",
+        show_default=False,
+    ),
+]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a run: runs/first.", show_default=False)
+]
+Backend = Annotated[
+    Literal["ray", "inprocess"], typer.Option(help="On Ray, or in this one process: same results.")
+]
+Address = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that is up. Default: a new one here.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, too.")]
+
+
+def main() -> None:
+    """The entry point."""
+    app(prog_name="raysim")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"raysim {metadata.version('raysim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Simulate federated learning under attack: what a defense costs, stage by stage, and what it catches.
+
+    \b
+    raysim run                             the quickstart: half a minute, no download
+    raysim run defense.name=krum rounds=5  the same with keys changed
+    raysim list defenses                   names to choose from
+    raysim show > mine.yaml                every key, in a file to edit and run
+    raysim run --help                      more about a command
+    """
+
+
+@app.command()
+def run(
+    request: Request = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Default: date and time.")] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="The run becomes the folder DIR/NAME.")
+    ] = Path("runs"),
+    backend: Backend = "ray",
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
+    """Run one experiment.
+
+    \b
+    raysim run
+    raysim run defense.name=krum defense.num_byzantine=3 rounds=5
+    raysim run mine.yaml seed=7 --name seed-7
+    raysim run mine.yaml --backend inprocess       one process, no Ray
+    raysim run mine.yaml --address 10.0.0.1:6379   on a cluster that is up
+
+    The folder of the run gets the resolved configuration, Parquet tables of rounds, clients and stages,
+    checkpoints, and report.html. Ctrl-C keeps the finished rounds; `raysim resume` goes on from there.
+    """
+    path = out / (name or datetime.now().strftime("%Y%m%d-%H%M%S"))
+    with _exit_status(debug):
+        config = _requested(request)
+        with _followed(path, backend, address, debug) as display:
+            _introduce(display, path, config)
+            result = raysim.run(
+                config, name=path.name, out=path.parent, backend=backend, address=address, observe=display
+            )
+        _conclude(result, path)
+
+
+@app.command()
+def resume(path: RunPath, backend: Backend = "ray", address: Address = None, debug: Debug = False) -> None:
+    """Continue a run from its newest checkpoint.
+
+    \b
+    raysim resume runs/first
+    raysim resume runs/first --backend inprocess
+
+    For runs that were interrupted or killed. The result is that of a run in one go, to the byte, whatever
+    backend each part ran on.
+    """
+    from raysim.records import RunDirectory
+
+    directory = RunDirectory(path)
+    with _exit_status(debug):
+        directory.require()
+        earlier = directory.read("rounds").to_pylist()
+        with _followed(path, backend, address, debug) as display:
+            _introduce(display, path, load_config(path / "config.yaml"))
+            display.standing.earlier = earlier
+            result = raysim.resume(path, backend=backend, address=address, observe=display)
+        _conclude(result, path)
+
+
+@app.command()
+def report(path: RunPath, debug: Debug = False) -> None:
+    """Write the report.html of a run again.
+
+    \b
+    raysim report runs/first
+
+    Also for a run that was killed: what it left in pieces is first put together into the Parquet tables.
+    """
+    from raysim.records import RunDirectory
+    from raysim.report import render
+
+    directory = RunDirectory(path)
+    with _exit_status(debug):
+        directory.require()
+        directory.finish()
+        page = render(path)
+        rounds = load_config(path / "config.yaml").rounds
+        _console().print(f"{page}: {directory.finished_rounds()} of {rounds} rounds", soft_wrap=True)
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="|".join(KINDS), help="What to list.", show_default=False)
+    ] = None,
+) -> None:
+    """List what a configuration can name, with one line on each.
+
+    \b
+    raysim list defenses
+    raysim list presets
+    """
+    with _exit_status():
+        if kind is None:
+            entries = [(f"raysim list {name}", text) for name, text in KINDS.items()]
+        else:
+            from raysim.composition import catalogue
+
+            entries = list(catalogue(kind).items())
+        table = _grid()
+        for entry in entries:
+            table.add_row(*entry)
+        _console().print(table)
+
+
+@app.command()
+def show(request: Request = None) -> None:
+    """Print a configuration with every key written out.
+
+    \b
+    raysim show
+    raysim show quickstart rounds=50 > mine.yaml
+    """
+    with _exit_status():
+        typer.echo(_requested(request).to_yaml(), nl=False)
+
+
+def _requested(request: list[str] | None) -> ExperimentConfig:
+    """The configuration that positional arguments ask for: the first is a file or preset iff it has no "="."""
+    words = request or []
+    if words and "=" not in words[0]:
+        return load_config(words[0], words[1:])
+    return load_config(None, words)
+
+
+@contextmanager
+def _exit_status(debug: bool = False) -> Iterator[None]:
+    """Turn raysim's own errors, and those of the file system, into a message and an exit status."""
+    try:
+        yield
+    except (RaysimError, OSError) as error:
+        _complain(error, debug)
+        raise typer.Exit(1 if isinstance(error, RunError | OSError) else 2) from None
+
+
+@contextmanager
+def _followed(path: Path, backend: str, address: str | None, debug: bool) -> Iterator[Display]:
+    """The display of a run while it goes on; when the run ends early, say what is kept and how to go on."""
+    from raysim.progress import Display
+
+    try:
+        with Display(_console()) as display:
+            yield display
+        return
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+    except (RunError, OSError) as error:
+        _complain(error, debug)
+    if (path / "config.yaml").exists():
+        from raysim.records import RunDirectory
+
+        kept, wanted = RunDirectory(path).finished_rounds(), load_config(path / "config.yaml").rounds
+        again = ["raysim", "resume", str(path)]
+        again += ["--backend", backend] if backend != "ray" else []
+        again += ["--address", address] if address else []
+        typer.echo(f"{kept} of {wanted} rounds are kept in {path}; to go on: {shlex.join(again)}", err=True)
+    raise typer.Exit(1)
+
+
+def _complain(error: Exception, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    typer.echo("error: " + " ".join(line.strip() for line in str(error).splitlines()), err=True)
+
+
+def _introduce(display: Display, path: Path, config: ExperimentConfig) -> None:
+    """Tell the display what it is about to follow."""
+    display.title = f"{path}: {_subject(config)}"
+    display.standing.cohort = config.population.cohort_size
+
+
+def _subject(config: ExperimentConfig) -> str:
+    """What a configuration puts to the test; a defense that is shown the truth is named as what it is."""
+    from raysim.composition import make_defense
+    from raysim.defense import Chain
+
+    made = make_defense(config)
+    steps = made.steps if isinstance(made, Chain) else (made,)
+    defense = ", then ".join(
+        f"{component.name} (calibration only)" if step.calibration else component.name
+        for component, step in zip(config.defense, steps, strict=True)
+    )
+    attack = " and ".join(item.name for item in config.attack) or "no attack"
+    return f"{attack} against {defense}, {config.data.name}, {config.population.total} clients"
+
+
+def _conclude(result: RunResult, path: Path) -> None:
+    """Print the results of a finished run and write its report; a report that fails leaves the run as it is."""
+    from raysim.report.finished_run import read_columns
+
+    console = _console()
+    rounds, spans = read_columns(result.path, "rounds"), read_columns(result.path, "spans")
+    count = rounds["round"].size
+    console.print(f"{path}: {_subject(result.config)}, {count} rounds", style="bold", soft_wrap=True)
+    console.print()
+    console.print(_utilities(rounds))
+    console.print()
+    console.print(_detection(rounds))
+    console.print()
+    console.print(_stages(spans, count))
+    console.print()
+    console.print(f"tables  {path}/{{rounds,clients,spans}}.parquet", soft_wrap=True)
+    try:
+        from raysim.report import render
+
+        render(result.path)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        typer.echo(f"no report: {problem}; the run is whole, so try: raysim report {path}", err=True)
+    else:
+        console.print(f"report  {path / 'report.html'}", soft_wrap=True)
+
+
+def _utilities(rounds: Columns) -> Table:
+    from raysim.metrics import LAST_ROUNDS, summarise
+    from raysim.progress import percent
+
+    table = _grid("", "final", "best", f"mean of last {min(LAST_ROUNDS, rounds['round'].size)}")
+    for column, label in (("main_accuracy", "main accuracy"), ("attack_success_rate", "attack success")):
+        summary = summarise(rounds[column])
+        if column == "main_accuracy" or summary.final == summary.final:
+            table.add_row(label, *map(percent, summary))
+    return table
+
+
+def _detection(rounds: Columns) -> Table:
+    from raysim.metrics import mean_detection
+    from raysim.progress import rate
+    from raysim.report.tables import detections
+
+    mean, counts = mean_detection(detections(rounds))
+    table = _grid("detection", "mean", "rounds")
+    for name, label in RATES.items():
+        table.add_row(label, rate(getattr(mean, name)), str(counts[name]))
+    return table
+
+
+def _stages(spans: Columns, rounds: int) -> Table:
+    from raysim.report.tables import seconds, stage_times
+
+    table = _grid("stage", "a round", "")
+    for time in stage_times(spans)[:STAGES_SHOWN]:
+        table.add_row(time.stage, seconds(time.wall_s / max(rounds, 1)))
+    return table
+
+
+def _grid(*headings: str) -> Table:
+    """A table without lines; columns after the first are numbers where there are headings."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))
+    for number, heading in enumerate(headings or ("", "")):
+        table.add_column(heading, justify="right" if headings and number else "left")
+    return table
+
+
+def _console() -> Console:
+    """Where results go. Names and paths are no markup, and nothing is wrapped where nobody watches."""
+    from rich.console import Console
+
+    watched = sys.stdout.isatty()
+    width = None if watched else 10_000
+    return Console(force_terminal=watched, width=width, markup=False, emoji=False, highlight=False)

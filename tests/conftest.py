@@ -1,0 +1,42 @@
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The real data sets; skips where RAYSIM_TEST_DATA does not name them."""
+    named = os.environ.get("RAYSIM_TEST_DATA")
+    if not named or not Path(named).is_dir():
+        pytest.skip("RAYSIM_TEST_DATA does not name a folder with the real data sets")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray cluster for all tests that need one: 2 CPUs and one logical GPU."""
+    from raysim import ray_cluster
+
+    with ray_cluster.connected(num_cpus=2, num_gpus=1, object_store_memory=2**29):
+        yield
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """A configuration of 3 rounds that takes a fraction of a second: 10 clients, 2 of them attacking."""
+    return {
+        "rounds": 3,
+        "population": {"clients": 10, "malicious": 2},
+        "data": {"name": "digits", "limit": 300},
+        "attack": {"name": "noise"},
+        "defense": {"name": "krum", "num_byzantine": 2},
+        "server_data": {"samples": 20},
+        "checkpoint": {"every": 1, "keep": 3},
+    }

@@ -1,0 +1,113 @@
+"""Attacks and defenses that misbehave on purpose, named by import path in tests of the engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raysim import Attack, Defense, Verdict, Visibility
+
+
+def die_once(marker: str) -> None:
+    """Kill this process, unless it was done before."""
+    path = Path(marker)
+    if marker and not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DieWhileTraining(Attack):
+    """The host of a compromised client dies in the given round; the client itself is honest."""
+
+    marker: str = ""
+    round: int = 1
+
+    def train(self, honest_train, data, ctx):
+        if ctx.round == self.round:
+            die_once(self.marker)
+        return honest_train(data)
+
+
+@dataclass(frozen=True)
+class DieAlways(Attack):
+    """Whoever hosts a compromised client dies, every time."""
+
+    def train(self, honest_train, data, ctx):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DieWhileJudging(Defense):
+    """The process that judges dies in the given round; else the plain mean."""
+
+    marker: str = ""
+    round: int = 1
+
+    def apply(self, state, updates, ctx):
+        if ctx.round == self.round:
+            die_once(self.marker)
+        count = state.get("count", 0) + 1
+        return Verdict(updates.combine(updates.shares), updates.shares), {"count": count}
+
+
+@dataclass(frozen=True)
+class BadUpload(Attack):
+    """Submits what no server should use: `what` is nan, shape, none, text, or raise."""
+
+    what: str = "nan"
+
+    def train(self, honest_train, data, ctx):
+        update = honest_train(data)
+        if self.what == "raise":
+            raise ZeroDivisionError("in the attack's own code")
+        return {
+            "nan": np.where(np.arange(len(update)) == 3, np.nan, update).astype(np.float32),
+            "shape": update[:-1],
+            "none": None,
+            "text": "not an update",
+        }[self.what]
+
+
+@dataclass(frozen=True)
+class BadCraft(Attack):
+    """Colluders craft what no server should use: `what` is nan or shape; or look at what they may not see."""
+
+    what: str = "nan"
+
+    @property
+    def visibility(self):
+        return Visibility.COLLUDING
+
+    def craft(self, state, view, ctx):
+        assert view.benign is None
+        rows = view.own.to_array()
+        if self.what == "shape":
+            return rows[:, :-1], state
+        rows[0, 0] = np.inf
+        return rows, state
+
+
+@dataclass(frozen=True)
+class BadVerdict(Defense):
+    """Returns an aggregate that is no update."""
+
+    def apply(self, state, updates, ctx):
+        return Verdict(np.full(updates.dim, np.nan, np.float32)), state
+
+
+@dataclass(frozen=True)
+class Crash(Defense):
+    """Fails in a task of its own."""
+
+    def apply(self, state, updates, ctx):
+        ctx.run("crash", _divide, 1, 0)
+        raise AssertionError("not reached")
+
+
+def _divide(a, b):
+    return a // b

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+import raysim
+import raysim.report
+from raysim.cli import KINDS, app
+from raysim.composition import catalogue
+from raysim.execution import Progress
+from raysim.records import RunDirectory
+from raysim.telemetry import Span
+
+Raysim = Callable[..., Result]
+
+TINY = [
+    "rounds=3",
+    "population.clients=6",
+    "population.malicious=1",
+    "data.limit=300",
+    "training.epochs=1",
+    "defense.name=krum",
+    "defense.num_byzantine=1",
+    "checkpoint.every=1",
+]
+
+CRASHING = '''
+from dataclasses import dataclass
+
+from defenses.fedavg import FedAvg
+
+
+@dataclass(frozen=True)
+class Crashing(FedAvg):
+    """Fails in round 2."""
+
+    def apply(self, state, updates, ctx):
+        if ctx.round == 2:
+            raise ValueError("no [/bold] idea")
+        return super().apply(state, updates, ctx)
+'''
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, words)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def finished(runs: Path) -> Result:
+    return call("run", *TINY, "--backend", "inprocess", "--out", str(runs), "--name", "first")
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """A run of 3 rounds that ended after round 1."""
+
+    def stop(news: Progress) -> None:
+        if news.row and news.round == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        raysim.run(
+            raysim.load_config(None, TINY), name="first", out=tmp_path, backend="inprocess", observe=stop
+        )
+    return tmp_path / "first"
+
+
+def test_a_run_prints_one_line_a_round_where_there_is_no_terminal(finished: Result):
+    lines = [line for line in finished.stdout.splitlines() if line.startswith("round ")]
+    assert [line.partition(":")[0] for line in lines] == [f"round {n} ({n + 1} of 3)" for n in range(3)]
+    assert all("accuracy" in line and "recall" in line and "left" in line for line in lines)
+    assert finished.exit_code == 0
+    assert finished.stderr == ""
+
+
+def test_a_run_prints_its_results_and_where_they_are(finished: Result, runs: Path):
+    words = [line.split() for line in finished.stdout.splitlines()]
+    rows = RunDirectory(runs / "first").read("rounds").to_pylist()
+    accuracies = [row["main_accuracy"] for row in rows]
+    shown = [accuracies[-1], max(accuracies), sum(accuracies) / 3]
+    assert ["main", "accuracy", *(part for x in shown for part in (f"{100 * x:.2f}", "%"))] in words
+    assert ["recall", f"{sum(row['recall'] for row in rows) / 3:.3f}", "3"] in words
+    assert ["FPR", f"{sum(row['fpr'] for row in rows) / 3:.3f}", "3"] in words
+    assert [line[0] for line in words if line].index("stage") < [line[:1] for line in words].index(["train"])
+    assert f"{runs}/first/report.html" in finished.stdout
+    assert (runs / "first" / "report.html").is_file()
+    assert {file.name for file in (runs / "first").glob("*.parquet")} == {
+        "rounds.parquet", "clients.parquet", "spans.parquet",
+    }  # fmt: skip
+
+
+def test_a_run_whose_report_cannot_be_written_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(path: Path) -> Path:
+        raise ValueError("no [red] ink")
+
+    monkeypatch.setattr(raysim.report, "render", fail)
+    result = call(
+        "run", *TINY, "rounds=1", "--backend", "inprocess", "--out", str(tmp_path), "--name", "first"
+    )
+    assert result.exit_code == 0
+    assert "no report: ValueError: no [red] ink" in result.stderr
+    assert "main accuracy" in result.stdout
+    assert RunDirectory(tmp_path / "first").finished_rounds() == 1
+
+
+def test_a_defense_that_is_shown_the_truth_is_named_so(tmp_path: Path):
+    words = [*TINY[:-3], "defense.name=defenses.oracle:Oracle", "rounds=1"]
+    result = call("run", *words, "--backend", "inprocess", "--out", str(tmp_path), "--name", "bound")
+    header = [line for line in result.stdout.splitlines() if "bound: noise against" in line]
+    assert header
+    assert all("defenses.oracle:Oracle (calibration only)" in line for line in header)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["populaton.clients=3"], ["populaton", "unknown key", "did you mean 'population'"]),
+        (["training.epoch=2"], ["training.epoch", "unknown key", "received 2", "did you mean 'epochs'"]),
+        (["rounds=many"], ["rounds", "integer", "received 'many'"]),
+        (["rounds=0"], ["rounds", "greater than or equal to 1", "received 0"]),
+        (["defense.name=krumm"], ["defense.name", "must be one of", "'krumm'", "did you mean 'krum'"]),
+        (["attack.name=noize"], ["attack.name", "must be one of", "'noize'", "did you mean 'noise'"]),
+        (["defense.num_byzantine=few"], ["defense.num_byzantine", "integer", "received 'few'"]),
+        (["defense.num_byzantin=1"], ["defense.num_byzantin", "did you mean 'num_byzantine'"]),
+        (["defense.num_byzantine=5"], ["defense.num_byzantine", "received 5", "nearest valid: "]),
+        (["population.malicious=9"], ["population.malicious", "must not exceed", "received 9", "valid: 6"]),
+        (["population.cohort=7"], ["population.cohort", "must not exceed", "received 7", "valid: 6"]),
+        (["data.name=cifar10", "data.root=/nowhere"], ["cifar10", "/nowhere"]),
+        (["nonsense"], ["override", "must have the form KEY=VALUE", "received 'nonsense'"]),
+    ],
+)
+def test_a_mistake_in_the_request_is_refused_before_anything_starts(
+    words: list[str], said: list[str], tmp_path: Path
+):
+    result = call(
+        "run", "quickstart", *TINY, *words, "--backend", "inprocess", "--out", str(tmp_path / "runs")
+    )
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: ")
+    assert [part for part in said if part not in result.stderr] == []
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "quickstrat"], "did you mean 'quickstart'"),
+        (["run", "absent.yaml"], "must be a readable file"),
+        (["run", "--nme", "first"], "--name"),
+        (["run", "--backend", "rya"], "'ray'"),
+        (
+            ["run", "defense.name=krum", "--backend", "inprocess", "--address", "here"],
+            "belongs to backend ray",
+        ),
+        (["list", "attaks"], "did you mean 'attacks'"),
+        (["show", "rounds=x"], "received 'x'"),
+        (["resume", "absent"], "holds no run"),
+        (["report", "absent"], "holds no run"),
+        (["rum"], "run"),
+    ],
+)
+def test_every_command_answers_mistakes_with_status_2(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = call(*words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_in_use_is_refused(finished: Result, runs: Path):
+    before = (runs / "first" / "rounds.parquet").stat().st_mtime_ns
+    result = call("run", *TINY, "--backend", "inprocess", "--out", str(runs), "--name", "first")
+    assert result.exit_code == 2
+    assert "already holds a run" in result.stderr
+    assert (runs / "first" / "rounds.parquet").stat().st_mtime_ns == before
+
+
+def test_a_crash_in_a_method_is_one_line_and_keeps_finished_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "crashing_defense.py").write_text(CRASHING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["run", *TINY[:-3], "defense.name=crashing_defense:Crashing", "--backend", "inprocess"]
+    result = call(*words, "--out", str(tmp_path), "--name", "plain")
+    assert result.exit_code == 1
+    message, kept = result.stderr.splitlines()
+    assert message.startswith("error: round 2, stage judge: ")
+    assert message.endswith("ValueError: no [/bold] idea")
+    assert kept.startswith(f"2 of 3 rounds are kept in {tmp_path / 'plain'}; to go on: raysim resume ")
+    assert kept.endswith(" --backend inprocess")
+    assert RunDirectory(tmp_path / "plain").finished_rounds() == 2
+    traced = call(*words, "--out", str(tmp_path), "--name", "traced", "--debug")
+    assert "Traceback" in traced.stderr
+    assert 'raise ValueError("no [/bold] idea")' in traced.stderr
+    assert message in traced.stderr.splitlines()
+
+
+def test_resume_ends_as_the_run_in_one_go_did(finished: Result, runs: Path, interrupted: Path):
+    result = call("resume", str(interrupted), "--backend", "inprocess")
+    assert result.exit_code == 0
+    lines = [line for line in result.stdout.splitlines() if line.startswith("round ")]
+    assert [line.partition(":")[0] for line in lines] == ["round 2 (3 of 3)"]
+    whole = [line for line in finished.stdout.splitlines() if line.startswith("round 2")]
+    assert lines[0].rpartition(";")[0] == whole[0].rpartition(";")[0], "means include the rounds before"
+    assert (interrupted / "digest.txt").read_text() == (runs / "first" / "digest.txt").read_text()
+    assert (interrupted / "report.html").is_file()
+
+
+def test_report_renders_again(finished: Result, runs: Path):
+    page = runs / "first" / "report.html"
+    page.unlink(missing_ok=True)
+    result = call("report", str(runs / "first"))
+    assert result.exit_code == 0
+    assert result.stdout.strip() == f"{page}: 3 of 3 rounds"
+    assert page.is_file()
+
+
+def test_report_puts_together_what_a_killed_run_left(finished: Result, runs: Path, tmp_path: Path):
+    whole, killed = RunDirectory(runs / "first"), RunDirectory(tmp_path / "killed")
+    killed.start((whole.path / "config.yaml").read_text(), {})
+    tables = {name: whole.read(name).to_pylist() for name in ("rounds", "clients", "spans")}
+    for row in tables["rounds"][:2]:
+        here = {name: [r for r in tables[name] if r["round"] == row["round"]] for name in tables}
+        spans = [Span(**{key: value for key, value in s.items() if key != "round"}) for s in here["spans"]]
+        killed.write_round(row["round"], row, here["clients"], spans)
+    result = call("report", str(killed.path))
+    assert result.exit_code == 0
+    assert "2 of 3 rounds" in result.stdout
+    assert (killed.path / "report.html").is_file()
+    assert (killed.path / "rounds.parquet").is_file()
+    assert not (killed.path / "parts").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_has_a_line_for_every_name(kind: str):
+    result = call("list", kind)
+    assert result.exit_code == 0
+    shown = dict(line.strip().split(maxsplit=1) for line in result.stdout.splitlines())
+    assert shown == dict(catalogue(kind))
+
+
+def test_list_alone_names_what_can_be_listed():
+    result = call("list")
+    assert [line.split()[2] for line in result.stdout.splitlines()] == list(KINDS)
+
+
+def test_show_prints_every_key_and_can_be_run_from(tmp_path: Path):
+    result = call("show", "quickstart", *TINY)
+    config = raysim.load_config("quickstart", TINY)
+    assert yaml.safe_load(result.stdout) == config.to_mapping()
+    (tmp_path / "mine.yaml").write_text(result.stdout)
+    again = call("show", str(tmp_path / "mine.yaml"), "seed=7")
+    assert yaml.safe_load(again.stdout) == {**config.to_mapping(), "seed": 7}
+
+
+def test_show_alone_is_the_quickstart():
+    assert call("show").stdout == raysim.load_config("quickstart").to_yaml()
+
+
+@pytest.mark.parametrize("command", ["run", "resume", "report", "list", "show"])
+def test_help_has_examples(command: str):
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.count(f"  raysim {command}") >= 1
+
+
+def test_show_loads_neither_torch_nor_ray():
+    code = (
+        "import atexit, sys; from raysim import cli; sys.argv = ['raysim', 'show'];"
+        "atexit.register(lambda: print({'torch', 'ray', 'matplotlib'} & set(sys.modules), file=sys.stderr));"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.strip()) == (0, "set()")
+    assert yaml.safe_load(done.stdout)["seed"] == 0
+
+
+def test_an_interrupt_leaves_finished_rounds_readable(tmp_path: Path):
+    command = [
+        "run",
+        *TINY,
+        "rounds=5000",
+        "--backend",
+        "inprocess",
+        "--out",
+        str(tmp_path),
+        "--name",
+        "first",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raysim", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round 1 "):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    first, second = errors.splitlines()
+    rows = RunDirectory(tmp_path / "first").read("rounds").to_pylist()
+    assert [row["round"] for row in rows] == list(range(len(rows)))
+    assert 2 <= len(rows) < 5000
+    assert first == "interrupted"
+    again = f"raysim resume {tmp_path / 'first'} --backend inprocess"
+    assert second == f"{len(rows)} of 5000 rounds are kept in {tmp_path / 'first'}; to go on: {again}"
+    assert not (tmp_path / "first" / "parts").exists()

@@ -1,0 +1,151 @@
+"""The engine on Ray: the same bytes as in-process, placement, over-subscription, and recovery."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import raysim
+from raysim import ConfigError
+
+pytestmark = pytest.mark.ray
+
+
+def digests(result):
+    return result.digest, (result.path / "clients.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"name": "lenet_wang", "width": 0.1}, {"name": "dba_resnet18", "width": 0.1}],
+    ids=["dropout", "batchnorm"],
+)
+def test_ray_and_in_process_agree_for_any_number_of_actors(ray_cluster, tiny, tmp_path, model):
+    config = {**tiny, "model": model, "defense": "layercam_ae"}
+    expected = digests(raysim.run(config, name="inprocess", out=tmp_path, backend="inprocess"))
+    for actors, per_actor in ((1, 10), (2, 5), (5, 2)):
+        placed = {
+            **config,
+            "resources": {"clients_per_actor": per_actor, "tile_bytes": 4096 if actors == 5 else "auto"},
+        }
+        assert digests(raysim.run(placed, name=f"{actors}", out=tmp_path)) == expected
+
+
+def test_two_nodes_give_the_same_bytes(tiny, tmp_path):
+    expected = digests(raysim.run(tiny, name="inprocess", out=tmp_path, backend="inprocess"))
+    script = textwrap.dedent("""
+        import json, sys
+        from raysim import ray_cluster
+        import os
+        ray_cluster.authenticate(os.environ, new_cluster=True)
+        from ray.cluster_utils import Cluster
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster.add_node(num_cpus=1)
+        import raysim
+        raysim.run(json.loads(sys.argv[1]), name="two", out=sys.argv[2], address=cluster.address)
+        cluster.shutdown()
+    """)
+    import json
+
+    subprocess.run([sys.executable, "-c", script, json.dumps(tiny), str(tmp_path)], check=True, timeout=120)
+    result = raysim.runner.RunResult(tmp_path / "two")
+    assert digests(result) == expected
+    spans = result.table("spans").to_pylist()
+    assert len({span["node"] for span in spans if span["stage"] == "train" and span["task"] >= 0}) == 2
+
+
+def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
+    """Ten actors with a tenth of one logical GPU each: all on that GPU, nothing left for an eleventh."""
+    import ray
+
+    from raysim.composition import compose
+    from raysim.config import ExperimentConfig
+    from raysim.ray_backend import RayBackend
+    from raysim.ray_cluster import capacity
+    from raysim.ray_driver import client_actors
+    from raysim.simulation import start
+
+    config = ExperimentConfig.from_mapping(
+        {**tiny, "population": {"clients": 4}, "attack": None, "defense": "fedavg",
+         "resources": {"client_gpus": 0.25, "clients_per_actor": 1, "device": "cpu"}}
+    )  # fmt: skip
+    experiment = compose(config, capacity())
+    backend = RayBackend(client_actors(experiment, 2), workers=2)
+    try:
+        start(experiment.published(backend), backend)
+        places = backend.client_places()
+        assert [place["gpus"] for place in places] == [[0]] * 4
+        assert len({place["pid"] for place in places}) == 4
+        assert ray.available_resources().get("GPU", 0) == 0
+    finally:
+        backend.close()
+
+
+def test_oversubscription_is_refused_before_any_actor_starts(ray_cluster, tiny, tmp_path):
+    from raysim.composition import compose
+    from raysim.config import ExperimentConfig
+    from raysim.ray_cluster import capacity
+
+    def refused(**resources):
+        config = ExperimentConfig.from_mapping({**tiny, "resources": resources})
+        with pytest.raises(ConfigError) as caught:
+            compose(config, capacity())
+        return caught.value
+
+    assert refused(client_gpus=0.2).key == "resources.client_gpus"
+    assert refused(client_gpus=0.2).nearest == pytest.approx(0.1)
+    assert refused(client_cpus=0.5).key == "resources.client_cpus"
+    with pytest.raises(ConfigError, match=r"resources.client_gpus: 10 clients with 0.2 each need 2"):
+        raysim.run({**tiny, "resources": {"client_gpus": 0.2}}, name="over", out=tmp_path)
+    assert not (tmp_path / "over").exists()
+
+
+def test_a_client_actor_killed_in_mid_round_is_replaced(ray_cluster, tiny, tmp_path):
+    undisturbed = {**tiny, "attack": {"name": "tests.faulty_methods:DieWhileTraining"}}
+    expected = raysim.run(undisturbed, name="calm", out=tmp_path, backend="inprocess")
+    killed = {
+        **tiny,
+        "attack": {"name": "tests.faulty_methods:DieWhileTraining", "marker": str(tmp_path / "died")},
+    }
+    result = raysim.run(killed, name="killed", out=tmp_path)
+    assert (tmp_path / "died").exists()
+    assert digests(result) == digests(expected)
+    retried = [s for s in result.table("spans").to_pylist() if s["retries"] and s["task"] >= 0]
+    assert {(s["round"], s["stage"]) for s in retried} == {(1, "train")}
+
+
+def test_clients_whose_host_keeps_dying_are_recorded_as_lost(ray_cluster, tiny, tmp_path):
+    config = {
+        **tiny, "rounds": 1, "defense": "fedavg", "attack": "tests.faulty_methods:DieAlways",
+        "resources": {"clients_per_actor": 2},
+    }  # fmt: skip
+    result = raysim.run(config, name="lost", out=tmp_path)
+    rows = result.table("clients").to_pylist()
+    assert len(rows) == 10
+    assert {row["client"] for row in rows if row["reason"].startswith("lost")} == {8, 9}
+    assert result.rounds[0]["clients"] == 8
+    assert np.isfinite(result.global_vector).all()
+
+
+def test_a_server_that_dies_is_started_again_from_the_checkpoint(ray_cluster, tiny, tmp_path):
+    calm = {**tiny, "defense": {"name": "tests.faulty_methods:DieWhileJudging"}}
+    expected = raysim.run(calm, name="calm", out=tmp_path, backend="inprocess")
+    dying = {
+        **tiny,
+        "defense": {"name": "tests.faulty_methods:DieWhileJudging", "marker": str(tmp_path / "died")},
+    }
+    result = raysim.run(dying, name="dying", out=tmp_path)
+    assert (tmp_path / "died").exists()
+    assert digests(result) == digests(expected)
+
+
+def test_an_error_in_a_task_is_raised_as_it_was_there(ray_cluster, tiny, tmp_path):
+    with pytest.raises(raysim.RunError, match=r"round 0, stage crash: ZeroDivisionError"):
+        raysim.run({**tiny, "defense": "tests.faulty_methods:Crash"}, name="crash", out=tmp_path)
+    attack = {"name": "tests.faulty_methods:BadUpload", "what": "raise"}
+    with pytest.raises(raysim.RunError, match=r"round 0, stage train, client [89]: ZeroDivisionError"):
+        raysim.run({**tiny, "attack": attack}, name="upload", out=tmp_path)

@@ -1,0 +1,223 @@
+"""The round loop, in-process: determinism, threat model, rows that must not be used, sampling, large populations."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import raysim
+from raysim.composition import compose
+from raysim.config import ExperimentConfig
+from raysim.simulation import active_attackers, draw_cohort
+
+
+def run(config, tmp_path, name="run", **changes):
+    return raysim.run({**config, **changes}, name=name, out=tmp_path, backend="inprocess")
+
+
+def clients(result):
+    return result.table("clients").to_pylist()
+
+
+def test_same_configuration_same_bytes(tiny, tmp_path):
+    first, second = run(tiny, tmp_path, "a"), run(tiny, tmp_path, "b")
+    assert first.digest == second.digest
+    assert (first.path / "clients.parquet").read_bytes() == (second.path / "clients.parquet").read_bytes()
+
+
+def test_another_seed_gives_another_model(tiny, tmp_path):
+    assert run(tiny, tmp_path, "a").digest != run(tiny, tmp_path, "b", seed=1).digest
+
+
+@pytest.mark.parametrize(
+    "model", [{"name": "lenet_wang", "width": 0.1}, {"name": "dba_resnet18", "width": 0.1}]
+)
+def test_row_blocks_and_shards_change_nothing(tiny, tmp_path, model):
+    """Dropout and BatchNorm models: however the matrix is cut, the bytes are the same."""
+    whole = run(tiny, tmp_path, "whole", model=model)
+    cut = run(tiny, tmp_path, "cut", model=model, resources={"clients_per_actor": 3, "tile_bytes": 4096})
+    assert cut.config.resources.column_shards >= whole.config.resources.column_shards
+    assert whole.digest == cut.digest
+    assert clients(whole) == clients(cut)
+
+
+def test_the_global_torch_generator_is_left_alone(tiny, tmp_path):
+    import torch
+
+    torch.default_generator.manual_seed(5)
+    before = torch.get_rng_state()
+    run(tiny, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_federated_averaging_learns(tiny, tmp_path):
+    result = run(
+        tiny, tmp_path, attack=None, population={"clients": 10}, defense="fedavg", rounds=8,
+        data={"name": "digits"}, training={"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
+    )  # fmt: skip
+    accuracies = [row["main_accuracy"] for row in result.rounds]
+    assert accuracies[-1] > 0.8
+    assert all(np.isnan(row["recall"]) for row in result.rounds)
+
+
+def test_one_client_and_fedavg_is_plain_training(tiny, tmp_path):
+    """With one client the round is that client's training: the aggregate is its update, whole."""
+    from raysim.backend import ThreadLimit
+    from raysim.client import ClientHost, RoundOrder
+
+    result = run(tiny, tmp_path, rounds=1, population={"clients": 1}, attack=None, defense="fedavg")
+    experiment = compose(result.config)
+    host = ClientHost(experiment.plan, *experiment.arrays)
+    with ThreadLimit(1)():
+        *tiles, _ = host.train(RoundOrder(0, 1), [0], experiment.initial, None)
+    expected = experiment.initial + np.concatenate([tile[0] for tile in tiles])
+    np.testing.assert_array_equal(result.global_vector, expected)
+
+
+def test_the_attack_is_recorded_as_truth_and_krum_avoids_it(tiny, tmp_path):
+    rows = clients(run(tiny, tmp_path))
+    assert {row["client"] for row in rows if row["malicious"]} == {8, 9}
+    assert all(row["weight"] == 0 for row in rows if row["malicious"])
+    assert all(row["flagged"] for row in rows if row["malicious"])
+
+
+def test_a_schedule_decides_when_clients_are_malicious(tiny, tmp_path):
+    result = run(tiny, tmp_path, attack={"name": "noise", "schedule": {"start": 1, "stop": 2}})
+    assert [row["malicious"] for row in result.rounds] == [0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("nan", "non-finite"), ("shape", "wrong shape"), ("none", "missing"), ("text", "not an array")],
+)
+def test_unusable_uploads_are_flagged_with_the_reason(tiny, tmp_path, what, reason):
+    attack = {"name": "tests.faulty_methods:BadUpload", "what": what}
+    result = run(tiny, tmp_path, attack=attack, defense="fedavg")
+    for row in clients(result):
+        assert row["flagged"] == row["malicious"]
+        assert (reason in row["reason"]) == row["malicious"]
+        assert (row["weight"] == 0) == row["malicious"]
+    assert np.isfinite(result.global_vector).all()
+    assert all(row["recall"] == 1 and row["fpr"] == 0 for row in result.rounds)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason", "bad"), [("nan", "non-finite", [8]), ("shape", "wrong shape", [8, 9])]
+)
+def test_unusable_crafted_rows_are_flagged_with_the_reason(tiny, tmp_path, what, reason, bad):
+    result = run(
+        tiny, tmp_path, attack={"name": "tests.faulty_methods:BadCraft", "what": what}, defense="fedavg"
+    )
+    for row in clients(result):
+        assert (reason in row["reason"]) == (row["client"] in bad)
+    assert np.isfinite(result.global_vector).all()
+
+
+def test_when_nothing_usable_is_left_the_global_model_stays(tiny, tmp_path):
+    result = run(
+        tiny, tmp_path, population={"clients": 4, "malicious": 4}, defense="fedavg",
+        attack={"name": "tests.faulty_methods:BadUpload"},
+    )  # fmt: skip
+    np.testing.assert_array_equal(result.global_vector, compose(result.config).initial)
+    assert [row["accepted"] for row in result.rounds] == [0, 0, 0]
+
+
+def test_an_error_in_an_attack_names_round_stage_and_client(tiny, tmp_path):
+    attack = {"name": "tests.faulty_methods:BadUpload", "what": "raise", "schedule": {"start": 1}}
+    with pytest.raises(raysim.RunError, match=r"round 1, stage train, client 8: ZeroDivisionError"):
+        run(tiny, tmp_path, attack=attack)
+    assert raysim.load_config(tmp_path / "run" / "config.yaml").rounds == 3
+    assert len(raysim.runner.RunResult(tmp_path / "run").rounds) == 1
+
+
+def test_an_error_in_a_defense_names_round_and_stage(tiny, tmp_path):
+    with pytest.raises(raysim.RunError, match=r"round 0, stage crash: ZeroDivisionError"):
+        run(tiny, tmp_path, defense="tests.faulty_methods:Crash")
+    with pytest.raises(raysim.RunError, match=r"round 0, stage judge: BadVerdict returned an aggregate"):
+        run(tiny, tmp_path, "other", defense="tests.faulty_methods:BadVerdict")
+
+
+def test_cohorts_depend_on_seed_and_round_alone(tiny):
+    config = {**tiny, "population": {"clients": 50, "cohort": 7, "malicious": 5}}
+    experiment = compose(ExperimentConfig.from_mapping(config))
+    cohorts = [draw_cohort(experiment, number) for number in range(3)]
+    assert all(len(set(c.tolist())) == 7 and (np.diff(c) > 0).all() for c in cohorts)
+    assert not np.array_equal(cohorts[0], cohorts[1])
+    np.testing.assert_array_equal(cohorts[2], draw_cohort(experiment, 2))
+    np.testing.assert_array_equal(active_attackers(experiment, 0), np.arange(45, 50))
+
+
+def test_colluders_that_are_not_sampled_do_nothing(tiny, tmp_path):
+    population = {"clients": 30, "cohort": 8, "malicious": 2}
+    result = run(tiny, tmp_path, population=population, defense="fedavg", rounds=6)
+    seen = [row["malicious"] for row in result.rounds]
+    assert min(seen) == 0
+    assert all(row["clients"] == 8 for row in result.rounds)
+
+
+def test_append_mode_adds_attackers_beyond_the_benign(tiny, tmp_path):
+    result = run(tiny, tmp_path, population={"clients": 10, "malicious": 2, "mode": "append"})
+    assert result.rounds[0]["clients"] == 12
+    assert {row["client"] for row in clients(result) if row["malicious"]} == {10, 11}
+
+
+def test_two_attacks_at_once_each_with_its_own_clients(tiny, tmp_path):
+    attack = [{"name": "noise", "clients": 1}, {"name": "tests.faulty_methods:BadUpload", "clients": [9]}]
+    rows = clients(run(tiny, tmp_path, attack=attack, defense="fedavg"))
+    assert {row["client"] for row in rows if row["malicious"]} == {8, 9}
+    assert {row["client"] for row in rows if row["reason"]} == {9}
+
+
+def test_attack_notes_are_kept(tiny, tmp_path):
+    notes = [json.loads(row["notes"]) for row in run(tiny, tmp_path).rounds]
+    assert all(len(note["bases"].split()) == 2 for note in notes)
+
+
+def test_every_stage_and_task_has_a_span(tiny, tmp_path):
+    spans = run(tiny, tmp_path).table("spans").to_pylist()
+    for number in range(3):
+        stages = {s["stage"] for s in spans if s["round"] == number and s["task"] == -1}
+        assert {"train", "noise", "gram", "combine", "evaluate"} <= stages
+    whole = next(s for s in spans if s["stage"] == "train" and s["task"] == -1)
+    tasks = [s for s in spans if s["stage"] == "train" and s["task"] >= 0 and s["round"] == whole["round"]]
+    assert len(tasks) == 2
+    assert whole["bytes_out"] == sum(s["bytes_out"] for s in tasks) > 8 * 13706 * 4
+    assert whole["wall_s"] >= max(s["wall_s"] for s in tasks) > 0
+    assert all(s["peak_memory_bytes"] > 2**20 for s in spans)
+
+
+def test_heat_maps_are_kept_as_often_as_asked(tiny, tmp_path):
+    result = run(tiny, tmp_path, defense="layercam_ae", record={"every": 2})
+    kept = sorted(path.name for path in (result.path / "artifacts").iterdir())
+    assert kept == ["round-000000", "round-000002"]
+    maps = np.load(result.path / "artifacts" / "round-000002" / "heat_maps.npy")
+    assert maps.shape == (10, 4, 4)
+
+
+def test_evaluation_every_other_round_and_always_the_last(tiny, tmp_path):
+    result = run(tiny, tmp_path, rounds=4, evaluation={"every": 3})
+    measured = [not np.isnan(row["main_accuracy"]) for row in result.rounds]
+    assert measured == [False, False, True, True]
+
+
+def test_a_chain_clips_before_it_selects(tiny, tmp_path):
+    defense = [{"name": "clip_norm", "bound": 0.5}, {"name": "krum", "num_byzantine": 2}]
+    result = run(tiny, tmp_path, defense=defense)
+    initial = compose(result.config).initial
+    assert np.linalg.norm(result.global_vector[:13706] - initial[:13706]) <= 3 * 0.5 + 1e-4
+
+
+def test_a_population_of_a_million_costs_two_arrays(tiny):
+    config = {
+        **tiny,
+        "population": {"clients": 1_000_000, "cohort": 100, "malicious": 0.1},
+        "data": {"name": "digits", "partition": {"name": "iid", "samples_per_client": 10}},
+    }
+    experiment = compose(ExperimentConfig.from_mapping(config))
+    partition = experiment.arrays[2:4]
+    assert sum(array.nbytes for array in partition) < 100e6
+    cohort = draw_cohort(experiment, 0)
+    assert len(cohort) == 100
+    assert len(experiment.malicious) == 100_000
