@@ -1,15 +1,14 @@
-"""The command line: run, resume, report, list, show.
+"""The command line: run, resume, report, list, show, bench.
 
 Exit status: 0 done; 1 the run failed or was interrupted; 2 the request is wrong, and nothing was started. What
-went wrong goes to stderr, in one line. Commands import what they need themselves: `--help` and `show` load
-neither torch nor ray.
+went wrong goes to stderr, in one line. Commands import what they need themselves: `--help` loads neither torch
+nor ray.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,8 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import raysim
+from raysim.bench.cli import app as bench_app
 from raysim.config import ExperimentConfig, load_config
-from raysim.errors import RaysimError, RunError
+from raysim.errors import RunError
+from raysim.exit_status import complain, exit_status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+app.add_typer(bench_app, name="bench")
 
 Request = Annotated[
     list[str] | None,
@@ -132,7 +135,7 @@ def run(
     checkpoints, and report.html. Ctrl-C keeps the finished rounds; `raysim resume` goes on from there.
     """
     path = out / (name or datetime.now().strftime("%Y%m%d-%H%M%S"))
-    with _exit_status(debug):
+    with exit_status(debug):
         config = _requested(request)
         with _followed(path, backend, address, debug) as display:
             _introduce(display, path, config)
@@ -156,7 +159,7 @@ def resume(path: RunPath, backend: Backend = "ray", address: Address = None, deb
     from raysim.records import RunDirectory
 
     directory = RunDirectory(path)
-    with _exit_status(debug):
+    with exit_status(debug):
         directory.require()
         earlier = directory.read("rounds").to_pylist()
         with _followed(path, backend, address, debug) as display:
@@ -179,7 +182,7 @@ def report(path: RunPath, debug: Debug = False) -> None:
     from raysim.report import render
 
     directory = RunDirectory(path)
-    with _exit_status(debug):
+    with exit_status(debug):
         directory.require()
         directory.finish()
         page = render(path)
@@ -199,7 +202,7 @@ def list_names(
     raysim list defenses
     raysim list presets
     """
-    with _exit_status():
+    with exit_status():
         if kind is None:
             entries = [(f"raysim list {name}", text) for name, text in KINDS.items()]
         else:
@@ -220,8 +223,10 @@ def show(request: Request = None) -> None:
     raysim show
     raysim show quickstart rounds=50 > mine.yaml
     """
-    with _exit_status():
-        typer.echo(_requested(request).to_yaml(), nl=False)
+    with exit_status():
+        from raysim.composition import written_out
+
+        typer.echo(written_out(_requested(request)).to_yaml(), nl=False)
 
 
 def _requested(request: list[str] | None) -> ExperimentConfig:
@@ -230,16 +235,6 @@ def _requested(request: list[str] | None) -> ExperimentConfig:
     if words and "=" not in words[0]:
         return load_config(words[0], words[1:])
     return load_config(None, words)
-
-
-@contextmanager
-def _exit_status(debug: bool = False) -> Iterator[None]:
-    """Turn raysim's own errors, and those of the file system, into a message and an exit status."""
-    try:
-        yield
-    except (RaysimError, OSError) as error:
-        _complain(error, debug)
-        raise typer.Exit(1 if isinstance(error, RunError | OSError) else 2) from None
 
 
 @contextmanager
@@ -254,7 +249,7 @@ def _followed(path: Path, backend: str, address: str | None, debug: bool) -> Ite
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
     except (RunError, OSError) as error:
-        _complain(error, debug)
+        complain(error, debug)
     if (path / "config.yaml").exists():
         from raysim.records import RunDirectory
 
@@ -264,12 +259,6 @@ def _followed(path: Path, backend: str, address: str | None, debug: bool) -> Ite
         again += ["--address", address] if address else []
         typer.echo(f"{kept} of {wanted} rounds are kept in {path}; to go on: {shlex.join(again)}", err=True)
     raise typer.Exit(1)
-
-
-def _complain(error: Exception, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(error)
-    typer.echo("error: " + " ".join(line.strip() for line in str(error).splitlines()), err=True)
 
 
 def _introduce(display: Display, path: Path, config: ExperimentConfig) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysim import checkpoint
+from raysim import checkpoint, recording
 from raysim.backend import Backend
 from raysim.errors import RecordError
 from raysim.records import RunDirectory, digest, write_atomically
@@ -57,6 +57,8 @@ def keep_round(
     """Write what a finished round leaves behind, and a checkpoint when one is due."""
     config = experiment.config
     with backend.telemetry.stage("record"):
+        if config.record.updates and record.number % config.record.every == 0:
+            recording.write(directory.path / "updates", record.judged)
         directory.write_artifacts(record.number, record.artifacts)
         directory.write_round(record.number, record.row, record.clients, record.spans)
     if state.round % config.checkpoint.every == 0 or state.round == config.rounds:

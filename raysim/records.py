@@ -6,6 +6,7 @@
     clients.parquet     one row a client and round
     spans.parquet       one row a stage (task = -1) or task
     artifacts/          arrays the defense kept, by round
+    updates/            recorded updates, see recording.py
     checkpoints/        see checkpoint.py
     report.html         see report/
     parts/              one file a table and round while a run is going on
@@ -148,9 +149,10 @@ class RunDirectory:
             for part in self._parts(table):
                 if _number(part) >= number:
                     part.unlink()
-        for folder in (self.path / "artifacts").glob("round-*"):
-            if _number(folder) >= number:
-                shutil.rmtree(folder)
+        for kind in ("artifacts", "updates"):
+            for folder in (self.path / kind).glob("round-*"):
+                if _number(folder) >= number:
+                    shutil.rmtree(folder)
 
     def finished_rounds(self) -> int:
         """How many rounds are whole."""

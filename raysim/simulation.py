@@ -24,6 +24,7 @@ from raysim.defense import Defense, Verdict, expand
 from raysim.errors import LostWork, RunError
 from raysim.layout import Layout
 from raysim.metrics import detection
+from raysim.recording import Recording
 from raysim.telemetry import Span
 from raysim.updates import RowBlock, Updates
 
@@ -87,13 +88,14 @@ class RunState:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a round leaves behind: rows for the tables, the defense's arrays, and the updates judged."""
+    """What a round leaves behind: rows for the tables, the defense's arrays, and what it judged."""
 
     number: int
     row: dict[str, Any]
     clients: list[dict[str, Any]]
     artifacts: dict[str, np.ndarray]
     spans: list[Span]
+    judged: Recording
 
 
 @dataclass(frozen=True)
@@ -168,9 +170,8 @@ def run_round(
     next_state = RunState(state.round + 1, new_vector, state.global_vector, defense_state, attack_states)
     measures = evaluate(experiment, backend, state.round, new_vector)
     truth = np.isin(uploads.updates.client_ids, active_attackers(experiment, state.round))
-    return next_state, record_round(
-        experiment, backend, state.round, uploads, verdict, truth, measures, notes
-    )
+    judged = Recording(state.round, state.global_vector, uploads.updates, usable, truth)
+    return next_state, record_round(experiment, backend, uploads, judged, verdict, measures, notes)
 
 
 def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
@@ -369,15 +370,14 @@ def evaluate(
 def record_round(
     experiment: Experiment,
     backend: Backend,
-    round: int,
     uploads: Uploads,
+    judged: Recording,
     verdict: Verdict,
-    truth: np.ndarray,
     measures: Sequence[tuple[float, float, float]],
     notes: dict[str, Any],
 ) -> RoundRecord:
     """The round's rows for the tables, with the verdict scored against the truth."""
-    updates, nan = uploads.updates, float("nan")
+    round, updates, truth, nan = judged.round, judged.updates, judged.truth, float("nan")
     notes = {**notes, **({"clients": uploads.notes} if uploads.notes else {})}
     row: dict[str, Any] = {
         "round": round,
@@ -428,7 +428,7 @@ def record_round(
     ]
     keep = experiment.config.record.heat_maps and round % experiment.config.record.every == 0
     artifacts = dict(verdict.artifacts) if keep else {}
-    return RoundRecord(round, row, clients, artifacts, backend.telemetry.drain())
+    return RoundRecord(round, row, clients, artifacts, backend.telemetry.drain(), judged)
 
 
 def _context(

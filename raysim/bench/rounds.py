@@ -19,6 +19,7 @@ from raysim.config import ExperimentConfig
 from raysim.execution import keep_round
 from raysim.records import RunDirectory
 from raysim.simulation import Experiment, initial_state, rounds, start
+from raysim.telemetry import Span
 
 CASES: Mapping[str, dict[str, Any]] = {
     "digits": {
@@ -53,10 +54,10 @@ class RoundTimes:
         return self.simulated_s / (self.bare_s / self.workers)
 
 
-def bench_config(case: str, rounds: int, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
-    """The configuration of a case, `rounds` rounds long."""
-    common = {"rounds": rounds, "defense": {"name": "krum"}, "evaluation": {"every": 1}}
-    return ExperimentConfig.from_mapping({**CASES[case], **common, **(overrides or {})})
+def bench_config(case: str, rounds: int, root: str | None = None) -> ExperimentConfig:
+    """The configuration of a case, `rounds` rounds long, with its data under `root`."""
+    values = {**CASES[case], "rounds": rounds, "defense": {"name": "krum"}}
+    return ExperimentConfig.from_mapping({**values, "data": {**values["data"], "root": root}})
 
 
 def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: bool) -> RoundTimes:
@@ -90,7 +91,9 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
     bare = BareLoop(experiment.plan, ClientHost(experiment.plan, *experiment.arrays), clients)
     held = experiment.published(backend)
     start(held, backend)
-    bare_s, simulated_s, spans = [], [], []
+    bare_s: list[float] = []
+    simulated_s: list[float] = []
+    spans: list[Span] = []
     with tempfile.TemporaryDirectory() as folder, limit():
         directory = RunDirectory(Path(folder))
         simulation = rounds(held, backend, initial_state(held, backend))

@@ -1,0 +1,55 @@
+"""Print what a measurement found, with what is needed to repeat it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from raysim.bench.rounds import RoundTimes
+from raysim.config import ExperimentConfig
+from raysim.records import environment
+
+
+def print_machine(console: Console, **settings: object) -> None:
+    """Machine, versions, commit, date, and the settings of a measurement."""
+    about = environment()
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    console.print(
+        f"{about['processor']}, {about['cpus']} CPUs, Python {about['python']}; {versions}", soft_wrap=True
+    )
+    values = ", ".join(f"{name} {value}" for name, value in settings.items())
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    console.print(f"{date}, commit {(about['commit'] or 'none')[:12]}, {values}", soft_wrap=True)
+
+
+def spread(values: np.ndarray, unit: float = 1.0) -> tuple[str, str, str]:
+    """Minimum, median and maximum, for three columns."""
+    return tuple(f"{value / unit:.3f}" for value in (values.min(), np.median(values), values.max()))  # type: ignore[return-value]
+
+
+def print_rounds(case: str, config: ExperimentConfig, times: RoundTimes, backend: str) -> None:
+    """The two times, their ratio to the ideal, and where a simulated round's time went."""
+    console = Console(width=110)
+    training = config.training
+    console.print(
+        f"{case}: {config.population.clients} clients, model {config.model.name}, {training.epochs} epoch of batches"
+        f" of {training.batch_size}, defense {config.defense[0].name}, backend {backend}",
+        style="bold",
+    )
+    repeats = len(times.bare_s)
+    print_machine(
+        console, seed=config.seed, repeats=repeats, workers=times.workers, threads=config.resources.threads
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "min", "median", "max"):
+        table.add_column(name, justify="left" if not name else "right")
+    table.add_row("bare PyTorch loop, one process (s)", *spread(times.bare_s))
+    table.add_row(f"ideal: bare / {times.workers} workers (s)", *spread(times.bare_s / times.workers))
+    table.add_row("simulated round (s)", *spread(times.simulated_s))
+    table.add_row("simulated / ideal, pair by pair", *spread(times.ratios), style="bold")
+    console.print(table)
+    parts = ", ".join(f"{stage} {seconds * 1e3:.1f}" for stage, seconds in times.stages.items())
+    console.print(f"stages (ms a round, mean): {parts}\n", soft_wrap=True)

@@ -1,0 +1,28 @@
+"""From errors to messages and exit statuses: 0 done, 1 the run failed, 2 the request is wrong."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from raysim.errors import RaysimError, RunError
+
+
+@contextmanager
+def exit_status(debug: bool = False) -> Iterator[None]:
+    """Turn raysim's own errors, and those of the file system, into a message and an exit status."""
+    try:
+        yield
+    except (RaysimError, OSError) as error:
+        complain(error, debug)
+        raise typer.Exit(1 if isinstance(error, RunError | OSError) else 2) from None
+
+
+def complain(error: Exception, debug: bool) -> None:
+    """Say what went wrong on stderr: one line, after the traceback where that was asked for."""
+    if debug:
+        traceback.print_exception(error)
+    typer.echo("error: " + " ".join(line.strip() for line in str(error).splitlines()), err=True)
