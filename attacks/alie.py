@@ -1,0 +1,92 @@
+"""A little is enough: stay a few standard deviations from the mean, within what a majority would hide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+
+from attacks.rows import mean_row, one_row_for_all, std_row
+from raysim.attack import Attack, View, Visibility
+from raysim.context import Context, State
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import Updates
+
+PROBABILITY_RANGE = (0.01, 0.99)
+"""Bounds of the normal probability that z is read from: without them it is -inf or +inf in small cohorts."""
+
+
+@dataclass(frozen=True)
+class ALIE(Attack):
+    """Submit mu - z sigma per coordinate, z the largest deviation that enough honest clients exceed.
+
+    Of K clients, c of them attackers, s = floor(K/2 + 1) - c supporters make a majority, and
+    z = Phi^-1((K - c - s) / (K - c)), the probability kept within [0.01, 0.99]. z is negative where the
+    attackers are few. All attackers submit the same row; its buffers are the mean of the models seen.
+
+    statistics: mu and sigma over `benign` updates (FLPoison, Blades; needs to see every model; a round
+    without a benign client leaves w_G), or over the attackers' `own` honest updates (Baruch et al.; one
+    attacker alone has sigma = 0 and submits its honest update).
+    sign: -1 as printed; +1 as FLPoison and Blades have it.
+    z: a fixed z instead (ByzFL: 1.5). ddof: 0 divides by the number of rows (FLPoison), 1 is Bessel's
+    correction (Blades).
+
+    Source: Baruch et al., NeurIPS 2019.
+    """
+
+    statistics: Literal["benign", "own"] = "benign"
+    sign: int = -1
+    z: float | None = None
+    ddof: int = 0
+
+    def __post_init__(self) -> None:
+        if self.statistics not in ("benign", "own"):
+            raise unknown_name("statistics", self.statistics, ("benign", "own"))
+        if self.sign not in (-1, 1):
+            raise ConfigError("sign", "must be -1 or 1", self.sign, -1)
+        if self.ddof not in (0, 1):
+            raise ConfigError("ddof", "must be 0 or 1", self.ddof, 0)
+
+    @property
+    def visibility(self) -> Visibility:
+        """Every model, or the colluders' only."""
+        return Visibility.OMNISCIENT if self.statistics == "benign" else Visibility.COLLUDING
+
+    @property
+    def trains(self) -> bool:
+        """Only where the statistics are over the attackers' own updates."""
+        return self.statistics == "own"
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """The same row mu + sign z sigma for every attacker."""
+        source = view.own if self.statistics == "own" else view.benign
+        if source is None or not source.num_clients:
+            return None, {}
+        z = deviation(view.cohort_size, view.own.num_clients) if self.z is None else self.z
+        row = partial(_shifted_mean, self.sign * z, self.ddof)
+        return one_row_for_all(source, view.own, "alie", row), {"z": float(z)}
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """z: the number of standard deviations used."""
+        return dict(state)
+
+
+def deviation(cohort_size: int, num_attackers: int) -> float:
+    """z for K clients with c attackers among them.
+
+    >>> round(deviation(50, 24), 2)  # s = 2: Phi^-1(24 / 26)
+    1.43
+    """
+    honest = cohort_size - num_attackers
+    supporters = cohort_size // 2 + 1 - num_attackers
+    low, high = PROBABILITY_RANGE
+    probability = (honest - supporters) / honest if honest else high
+    return NormalDist().inv_cdf(min(max(probability, low), high))
+
+
+def _shifted_mean(factor: float, ddof: int, columns: np.ndarray) -> np.ndarray:
+    mean = mean_row(columns)
+    return (mean + factor * std_row(columns, mean, ddof)).astype(np.float32)

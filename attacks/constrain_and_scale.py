@@ -1,0 +1,79 @@
+"""Constrain-and-scale: a backdoor whose loss also rewards looking normal, scaled to replace the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from attacks.trigger import Trigger
+from raysim.attack import ClientContext, ClientData
+from raysim.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from raysim.client import LocalTrainer
+
+
+@dataclass(frozen=True)
+class ConstrainAndScale(Trigger):
+    """Trigger backdoor trained on alpha * task loss + (1 - alpha) * anomaly, then scaled up.
+
+    Bagdasaryan et al., "How to backdoor federated learning" (AISTATS 2020).
+    alpha: weight of the task loss, in [0, 1]. anomaly: `l2`: ||w - w_G||; `cosine`: 1 - cos(w, w_G). Its gradient
+    is added as a formula; at w = w_G it is zero.
+    scale: the constant factor kappa (FedGrad: 100 on MNIST, 20 on CIFAR-10; about K / server rate); None = the
+    cohort's examples over the attacker's own. norm_bound: the paper's train-and-scale instead: the update is
+    scaled to this Euclidean norm S, kappa = S / ||w - w_G||; a zero update stays.
+    Published code: that of the paper and of DBA (hence FedGrad) sets alpha to 1, so that the constraint has no
+    effect, and FLPoison's anomaly term carries no gradient: alpha=1 here. Both divide the learning rate by ten
+    after .2 and .8 of the epochs, in effect only where those are whole numbers: for 10, decay_epochs [2, 8].
+    The paper names no alpha; the default .5 is this project's.
+    """
+
+    scale: float | None = None
+    alpha: float = 0.5
+    anomaly: Literal["l2", "cosine"] = "l2"
+    norm_bound: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError("alpha", "must lie in [0, 1]", self.alpha, min(max(self.alpha, 0.0), 1.0))
+        if self.anomaly not in ("l2", "cosine"):
+            raise unknown_name("anomaly", self.anomaly, ("l2", "cosine"))
+        if self.norm_bound is not None and not self.norm_bound > 0:
+            raise ConfigError("norm_bound", "must be positive, or null", self.norm_bound)
+        if self.norm_bound is not None and self.scale is not None:
+            raise ConfigError("norm_bound", "excludes scale: one of the two must be null", self.norm_bound)
+
+    def training_options(self, ctx: ClientContext) -> dict[str, Any]:
+        """With the anomaly's gradient mixed in after each backward pass."""
+        mix: Callable[[LocalTrainer], None] = partial(mix_anomaly, self.alpha, self.anomaly)
+        return {**super().training_options(ctx), "after_backward": mix}
+
+    def scale_factor(self, update: np.ndarray, data: ClientData, ctx: ClientContext) -> float:
+        """kappa, or what takes the update to the norm bound."""
+        if self.norm_bound is None:
+            return super().scale_factor(update, data, ctx)
+        norm = float(np.linalg.norm(update[: ctx.layout.dim].astype(np.float64)))
+        return self.norm_bound / norm if norm else 1.0
+
+
+def mix_anomaly(alpha: float, anomaly: str, trainer: LocalTrainer) -> None:
+    """gradient <- alpha * gradient + (1 - alpha) * anomaly's gradient with respect to w, in place."""
+    w, start, gradient = trainer.parameters, trainer.global_vector[: trainer.layout.dim], trainer.gradient
+    gradient.mul_(alpha)
+    if anomaly == "l2":
+        displacement = w - start
+        norm = math.sqrt(float(displacement.double().square().sum()) + 1e-12)
+        gradient.add_(displacement, alpha=(1 - alpha) / norm)
+        return
+    norms = float(w.double().norm()), float(start.double().norm())
+    if min(norms) > 0:
+        cosine = float(w.double() @ start.double()) / (norms[0] * norms[1])
+        gradient.add_(start, alpha=-(1 - alpha) / (norms[0] * norms[1]))
+        gradient.add_(w, alpha=(1 - alpha) * cosine / norms[0] ** 2)

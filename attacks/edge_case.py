@@ -1,0 +1,104 @@
+"""The edge-case backdoor: rare inputs, a wrong label, ordinary training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from attacks.edge_inputs import EdgeInputs, Source, edge_generator
+from attacks.poison_training import PoisonTraining
+from raysim.attack import ClientContext, ClientData, DataPool, Visibility
+from raysim.context import Setting
+from raysim.data.dataset import Dataset
+from raysim.data.edge_cases import ARDIS_TARGET, SOUTHWEST_TARGET
+from raysim.errors import ConfigError
+
+USUAL_TARGETS = {"southwest": SOUTHWEST_TARGET, "ardis": ARDIS_TARGET}
+
+
+@dataclass(frozen=True)
+class PoisonedData(ClientData):
+    """Local data whose first `clean` samples are as they were and whose rest is poison."""
+
+    clean: int = 0
+
+
+@dataclass(frozen=True)
+class EdgeCase(PoisonTraining):
+    """Black-box edge-case backdoor: train on a clean sample and rare inputs with a wrong label.
+
+    H. Wang et al., "Attack of the tails" (NeurIPS 2020); FedGrad's main attack.
+    source, root, source_class: where the rare inputs come from (see attacks.edge_inputs); inverted images by
+    default, which needs no file. target: their label; None = 9 for southwest, 1 for ardis, else 0.
+    clean_samples, edge_samples: sizes of the two parts, at most what there is. Wang et al. on CIFAR-10: 400 + 100;
+    FedGrad: 400 + 200, and 100 + 100 on EMNIST, from the first 20 % of the sevens (here from all of them).
+    distinct_poison: every attacker draws its data from its own samples. Off, as in the published code: all
+    share one identical set D', drawn from what they hold together.
+    D' is the same in every round, and its size is what the attacker claims to hold.
+    Where no image is eligible, D' is the clean sample, and the client trains honestly on it and notes it.
+    """
+
+    source: Source = "inverted"
+    root: str | None = None
+    source_class: int | None = None
+    target: int | None = None
+    clean_samples: int = 400
+    edge_samples: int = 100
+    distinct_poison: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("clean_samples", "edge_samples"):
+            if getattr(self, key) < 1:
+                raise ConfigError(key, "must be at least 1", getattr(self, key), 1)
+        _ = self.inputs  # refuses what it cannot work with
+
+    @property
+    def inputs(self) -> EdgeInputs:
+        """The source of the rare inputs, with the label they get."""
+        target = USUAL_TARGETS.get(self.source, 0) if self.target is None else self.target
+        return EdgeInputs(self.source, self.root, self.source_class, target)
+
+    @property
+    def visibility(self) -> Visibility:
+        """Colluding, for D' is put together from the data of all of them, unless each draws its own."""
+        return Visibility.OWN if self.distinct_poison else Visibility.COLLUDING
+
+    def check(self, setting: Setting) -> None:
+        """Classes must exist."""
+        self.inputs.check(setting)
+
+    def poison_data(self, data: ClientData, ctx: ClientContext) -> ClientData:
+        """D': the clean sample, then the edge inputs."""
+        pool = DataPool.of(data) if self.distinct_poison else ctx.colluders_data()
+        generator = edge_generator(ctx, self.distinct_poison)
+        edges, used = self.inputs.training(pool, self.edge_samples, ctx, generator)
+        unused = np.setdiff1d(np.arange(len(pool)), used)
+        count = min(self.clean_samples, len(unused))
+        clean = pool.take(generator.choice(unused, count, replace=False))
+        if not len(edges):
+            ctx.note("no image to make an edge case of")
+        labels = np.full(len(edges), self.inputs.target, np.int64)
+        return PoisonedData(
+            np.concatenate([clean.images, edges]), np.concatenate([clean.labels, labels]), clean=count
+        )
+
+    def train(
+        self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
+    ) -> np.ndarray:
+        """Ordinary training on D'."""
+        if isinstance(data, PoisonedData) and data.clean == len(data):
+            return honest_train(data)
+        return self.train_on_poison(honest_train, data, ctx)
+
+    def train_on_poison(
+        self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
+    ) -> np.ndarray:
+        """The update of an attacker that has edge inputs."""
+        return honest_train(data, **self.training_options(ctx))
+
+    def triggered_test(self, test: Dataset) -> Dataset | None:
+        """Edge inputs that no attacker trains on, labelled with the target."""
+        return self.inputs.testing(test, self.edge_samples)

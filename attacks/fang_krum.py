@@ -1,0 +1,292 @@
+"""The local-model-poisoning attack that makes Krum choose a crafted model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from attacks.noise_columns import BLOCK, ColumnNoise
+from attacks.rows import everyone, gram_with, mean_row, square_distances
+from raysim.attack import Attack, View, Visibility
+from raysim.context import Context, Setting, State
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+NORM_COLUMNS = 2**20
+"""Columns whose noise one task adds up."""
+
+
+@dataclass(frozen=True)
+class FangKrum(Attack):
+    """Push the model Krum selects against its direction: w' = w_G - lambda s, the largest lambda Krum accepts.
+
+    s is the sign of the change without an attack; a coordinate with s_j = 0 stays at w_G (Lu et al.). The
+    search starts at lambda_0 and halves until a trial Krum picks a crafted model or lambda < lambda_min;
+    then the attack has failed for the round, the honest models are submitted and the diagnostics say so.
+    The first attacker submits w', the others w' + epsilon rho xi / ||xi||, xi ~ U(-.5, .5)^d,
+    rho ~ U(0, 1). Buffers are the attackers' own.
+
+    knowledge: `full`: s from the model Krum would select among all K honest models; the trial is Krum on
+    c copies of w' and the benign models, with neighbours K - f - 2. lambda_0 is the paper's bound,
+    sqrt(min_i sum_{l in nearest K-f-2} D^2(w_l, w_i) / ((K-f-c-1) d)) + max_i D(w_i, w_G) / sqrt(d) over
+    benign i. Needs K >= f + c + 2. `partial`: s from the mean of the attackers' own c honest models; the
+    trial is Krum on those and r copies of w' with f = r, for r = 1, then 2, ... up to c. lambda_0 is the same
+    bound over the c models with one copy, for every r: with r >= c - 1 every lambda is accepted, and no bound
+    would follow. Needs c >= 3.
+    num_byzantine: the f that the attackers expect the server's Krum to assume (`full`); None: the number of
+    attackers in the round.
+    lambda_min, epsilon: 1e-5 and 0.01 (Fang et al.); 1e-9 and 1e-7 (Lu et al., PDRR, with `partial`).
+    refinements: bisections between the accepted lambda and the failed one above it; 0: none.
+
+    Inner products are computed once, so that a trial costs O(K) after sorting the distances once.
+    Source: Fang et al., USENIX Security 2020; PDRR section 3.1. Published code differs: FLDetector works on
+    gradients, starts at lambda = 1 and (partial) adds no randomness; FLPoison tests r < c only, with
+    unsquared distances and K - f - 1 neighbours, and submits lambda = 1e-5 when its search failed.
+    """
+
+    knowledge: Literal["full", "partial"] = "full"
+    num_byzantine: int | None = None
+    lambda_min: float = 1e-5
+    epsilon: float = 0.01
+    refinements: int = 0
+
+    def __post_init__(self) -> None:
+        if self.knowledge not in ("full", "partial"):
+            raise unknown_name("knowledge", self.knowledge, ("full", "partial"))
+        if self.num_byzantine is not None and self.num_byzantine < 0:
+            raise ConfigError("num_byzantine", "must be at least 0", self.num_byzantine, 0)
+        if not self.lambda_min > 0:
+            raise ConfigError("lambda_min", "must be positive", self.lambda_min, 1e-5)
+        if not self.epsilon >= 0:
+            raise ConfigError("epsilon", "must be at least 0", self.epsilon, 0.01)
+        if self.refinements < 0:
+            raise ConfigError("refinements", "must be at least 0", self.refinements, 0)
+
+    @property
+    def visibility(self) -> Visibility:
+        """Every model with full knowledge, the colluders' with partial."""
+        return Visibility.OMNISCIENT if self.knowledge == "full" else Visibility.COLLUDING
+
+    def check(self, setting: Setting) -> None:
+        """Refuse a setting in which no round can succeed."""
+        if not setting.num_malicious:
+            return
+        most = min(setting.num_malicious, setting.cohort)
+        if self.knowledge == "partial" and most < 3:
+            raise ConfigError(
+                "knowledge", "`partial` needs at least 3 attackers in a cohort", "partial", "full"
+            )
+        fewest = max(setting.cohort - (setting.population - setting.num_malicious), 1)
+        needed = (fewest if self.num_byzantine is None else self.num_byzantine) + fewest + 2
+        if self.knowledge == "full" and setting.cohort < needed:
+            rule = f"`full` needs a cohort of num_byzantine + attackers + 2, at least {needed} clients"
+            raise ConfigError("num_byzantine", f"{rule}; the cohort is {setting.cohort}", self.num_byzantine)
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """The crafted rows; None where the search failed."""
+        rows, sign, search = self._full(view) if self.knowledge == "full" else self._partial(view)
+        if search["failed"]:
+            return None, search
+        ids = view.own.client_ids
+        noises = [
+            ColumnNoise(ctx.seed, (ctx.role, ctx.round, int(client), "fang_krum")) for client in ids[1:]
+        ]
+        lengths = self.epsilon * ctx.generator("fang_krum", "lengths").random(len(noises))
+        scales = lengths / np.maximum(_noise_norms(noises, ctx), np.finfo(np.float32).tiny)
+        own = np.searchsorted(rows.client_ids, ids)
+        make = partial(_crafted_rows, sign, search["lambda"], noises, scales, own, ctx.layout.dim)
+        crafted = rows.transform("fang_krum", make, client_ids=ids, num_examples=view.own.num_examples)
+        return crafted, search
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """lambda, lambda_0, trials, copies (r of a partial search), failed, and the reason where it did."""
+        return dict(state)
+
+    def _full(self, view: View) -> tuple[Updates, Sign, dict[str, Any]]:
+        """(rows to craft from, s as a function of their columns, what the search found)."""
+        rows = everyone(view)
+        copies = view.own.num_clients
+        assumed = copies if self.num_byzantine is None else self.num_byzantine
+        neighbours = rows.num_clients - assumed - 2
+        if neighbours < copies:
+            rule = f"a cohort of {rows.num_clients} is smaller than num_byzantine + attackers + 2"
+            return rows, _sign_of_mean, failure(rule)
+        is_own = np.isin(rows.client_ids, view.own.client_ids)
+        gram = rows.gram("fang_krum")
+        distances = square_distances(gram)
+        winner = int(np.argmin(krum_scores(distances, neighbours)))
+        dots = rows.reduce_columns("fang_krum", partial(_dot_sign, winner))
+        benign = np.flatnonzero(~is_own)
+        trial = KrumTrial.of(distances[np.ix_(benign, benign)], np.diag(gram)[benign], dots[benign], dots[-1])
+        before = rows.client_ids[benign] < view.own.client_ids[0]
+        found = self._search(trial, neighbours, [copies], rows.dim, before)
+        members = is_own.copy()
+        members[winner] = True
+        sign = partial(_sign_of_row, int(members[:winner].sum()))
+        return rows.select(members), sign, found
+
+    def _partial(self, view: View) -> tuple[Updates, Sign, dict[str, Any]]:
+        """The same from the attackers' own models only."""
+        count = view.own.num_clients
+        if count < 3:
+            return view.own, _sign_of_mean, failure("fewer than 3 attackers in the cohort")
+        gram = view.own.reduce_columns("fang_krum", _gram_and_sign_of_mean)
+        own = gram[:-1, :-1]
+        trial = KrumTrial.of(square_distances(own), np.diag(own), gram[:-1, -1], gram[-1, -1])
+        before = np.zeros(count, bool)
+        found = self._search(trial, count - 2, list(range(1, count + 1)), view.own.dim, before)
+        return view.own, _sign_of_mean, found
+
+    def _search(
+        self, trial: KrumTrial, neighbours: int, copies: list[int], dim: int, before: np.ndarray
+    ) -> dict[str, Any]:
+        """Halve lambda from lambda_0 for each number of copies until a trial Krum picks a crafted model."""
+        bound = trial.bound(neighbours, copies[0], dim)
+        trials = 0
+        for count in copies:
+            step = bound
+            while step >= self.lambda_min:
+                trials += 1
+                if trial.picks_crafted(step, count, neighbours, before):
+                    failed_above = 2 * step
+                    for _ in range(self.refinements if step < bound else 0):
+                        trials += 1
+                        middle = (step + failed_above) / 2
+                        if trial.picks_crafted(middle, count, neighbours, before):
+                            step = middle
+                        else:
+                            failed_above = middle
+                    found = {"lambda": step, "lambda_0": bound, "trials": trials, "copies": count}
+                    return {**found, "failed": False}
+                step /= 2
+        return {"lambda_0": bound, "trials": trials, **failure("no lambda was accepted")}
+
+
+def failure(reason: str) -> dict[str, Any]:
+    """What the state says of a search that found nothing."""
+    return {"failed": True, "reason": reason}
+
+
+@dataclass(frozen=True)
+class KrumTrial:
+    """Krum's verdict on n honest updates and some copies of -lambda s, for any lambda, without the updates.
+
+    ordered [n, n - 1]: each honest update's squared distances to the others, ascending; sums [n, n]: their
+    prefix sums; squares [n]: squared norms; dots [n]: inner products with s; sign_square: s^T s.
+    """
+
+    ordered: np.ndarray
+    sums: np.ndarray
+    squares: np.ndarray
+    dots: np.ndarray
+    sign_square: float
+
+    @classmethod
+    def of(
+        cls, distances: np.ndarray, squares: np.ndarray, dots: np.ndarray, sign_square: float
+    ) -> KrumTrial:
+        """From squared distances [n, n] among the honest updates."""
+        count = len(distances)
+        others = distances[~np.eye(count, dtype=bool)].reshape(count, max(count - 1, 0))
+        ordered = np.sort(others, axis=1)
+        sums = np.concatenate([np.zeros((count, 1)), np.cumsum(ordered, axis=1)], axis=1)
+        return cls(ordered, sums, squares, dots, float(sign_square))
+
+    def bound(self, neighbours: int, copies: int, dim: int) -> float:
+        """lambda_0: no larger lambda can be accepted with this many copies (as the paper bounds it)."""
+        nearest = self.sums[:, min(neighbours, self.sums.shape[1] - 1)].min()
+        spread = np.sqrt(nearest / ((neighbours - copies + 1) * dim))
+        return float(spread + np.sqrt(self.squares.max() / dim))
+
+    def picks_crafted(self, step: float, copies: int, neighbours: int, before: np.ndarray) -> bool:
+        """Whether Krum on the honest updates and `copies` of -step s picks a copy.
+
+        before [n]: honest updates that win a tie against the copies, being of a lower client index.
+        """
+        to_crafted = np.maximum(step**2 * self.sign_square + 2 * step * self.dots + self.squares, 0.0)
+        crafted = np.sort(to_crafted)[: max(neighbours - (copies - 1), 0)].sum()
+        # An honest update's nearest: its honest neighbours nearer than the copies, the copies, then the rest.
+        nearer = np.minimum((self.ordered < to_crafted[:, None]).sum(1), neighbours)
+        taken = np.minimum(neighbours - nearer, copies)
+        honest = self.sums[np.arange(len(nearer)), neighbours - taken] + taken * to_crafted
+        return bool((crafted < honest[before]).all() and (crafted <= honest[~before]).all())
+
+
+def krum_scores(distances: np.ndarray, neighbours: int) -> np.ndarray:
+    """Sum of the squared distances to the nearest `neighbours` others [K], from squared distances [K, K]."""
+    return np.sort(distances, axis=1)[:, 1 : neighbours + 1].sum(1)
+
+
+Sign = Callable[[np.ndarray], np.ndarray]
+"""Columns [K, c] -> signs [c]."""
+
+
+def _sign_of_row(row: int, columns: np.ndarray) -> np.ndarray:
+    return np.sign(columns[row])
+
+
+def _sign_of_mean(columns: np.ndarray) -> np.ndarray:
+    return np.sign(mean_row(columns))
+
+
+def _dot_sign(row: int, columns: np.ndarray) -> np.ndarray:
+    """Inner products of the K rows with s, and s^T s: [K + 1]."""
+    total = np.zeros(len(columns) + 1)
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
+        sign = np.sign(block[row])
+        total[:-1] += block @ sign
+        total[-1] += sign @ sign
+    return total
+
+
+def _gram_and_sign_of_mean(columns: np.ndarray) -> np.ndarray:
+    return gram_with(columns, lambda block: (block, _sign_of_mean(block)[None, :]))
+
+
+def _noise_norms(noises: list[ColumnNoise], ctx: Context) -> np.ndarray:
+    """||xi|| of each noise over all d columns."""
+    ranges = [
+        (first, min(NORM_COLUMNS, ctx.layout.dim - first)) for first in range(0, ctx.layout.dim, NORM_COLUMNS)
+    ]
+    squares = np.zeros(len(noises))
+    for part in ctx.map("fang_krum", _noise_squares, ranges, noises) if noises else []:
+        squares += part
+    return np.sqrt(squares)
+
+
+def _noise_squares(columns: tuple[int, int], noises: list[ColumnNoise]) -> np.ndarray:
+    """Sums of squares [noises] of the noise in columns (first, count)."""
+    first, count = columns
+    total = np.zeros(len(noises))
+    for start in range(first, first + count, BLOCK):
+        for number, noise in enumerate(noises):
+            drawn = noise.uniform(start, min(BLOCK, first + count - start), -0.5, 0.5)
+            total[number] += drawn @ drawn
+    return total
+
+
+def _crafted_rows(
+    sign: Sign,
+    step: float,
+    noises: list[ColumnNoise],
+    scales: np.ndarray,
+    own: np.ndarray,
+    dim: int,
+    columns: np.ndarray,
+    first: int,
+) -> np.ndarray:
+    """[K, c] -> [attackers, c]: -step s, the first exactly, the others with their noise; own rows' buffers."""
+    if first >= dim:
+        return columns[own]
+    out = np.empty((len(own), columns.shape[1]), np.float32)
+    for start in range(0, out.shape[1], BLOCK):
+        part = out[:, start : start + BLOCK]
+        part[:] = -step * sign(columns[:, start : start + BLOCK])
+        for row, noise, scale in zip(part[1:], noises, scales, strict=True):
+            row += noise.uniform(first + start, len(row), -0.5 * scale, 0.5 * scale)
+    return out

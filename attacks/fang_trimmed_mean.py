@@ -1,0 +1,141 @@
+"""The local-model-poisoning attack on trimmed mean: every coordinate just beyond the benign extremes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from attacks.noise_columns import ColumnNoise
+from attacks.rows import everyone, mean_row, std_row
+from raysim.attack import Attack, View, Visibility
+from raysim.context import Context, State
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+STAGE = "fang_coordinates"
+
+
+@dataclass(frozen=True)
+class FangTrimmedMean(Attack):
+    """Put each coordinate beyond the benign models' extreme, on the side away from where the trimmed mean moves.
+
+    s is the sign of the change without an attack. A coordinate with s_j = 0 stays at w_G (Lu et al.); the
+    others are drawn for each attacker separately. Buffers are the attackers' own.
+
+    knowledge: `full`: s from the trimmed mean of all K honest models; extremes over the benign models only,
+    as weights (not updates), and b > 1: s_j = -1 draws from [max, b max] if max > 0 else [max, max / b];
+    s_j = +1 from [min / b, min] if min > 0 else [b min, min]. An extreme of exactly 0 is submitted as it is.
+    A round without a benign client fails: honest models are submitted and the diagnostics say so.
+    `partial`: mu, sigma (population) and s = sign(mu - w_G) over the attackers' own honest models;
+    s_j = -1 draws from [mu + 3 sigma, mu + 4 sigma], +1 from [mu - 4 sigma, mu - 3 sigma]. One attacker
+    alone has sigma = 0 and submits its honest model, but for coordinates that did not change.
+    stretch: b; 2 (Fang et al.), 1.05 (Lu et al., PDRR).
+    num_byzantine: how many values per side the attackers expect the server to trim (`full`); None: the
+    number of attackers in the round. At most (K - 1) // 2 are trimmed.
+
+    Source: Fang et al., USENIX Security 2020; PDRR section 3.2. Published code (FLDetector) works on
+    gradients with b = 2, a fixed mu +- 3.5 sigma, and extremes over all clients.
+    """
+
+    knowledge: Literal["full", "partial"] = "full"
+    stretch: float = 2.0
+    num_byzantine: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.knowledge not in ("full", "partial"):
+            raise unknown_name("knowledge", self.knowledge, ("full", "partial"))
+        if not self.stretch > 1:
+            raise ConfigError("stretch", "must be greater than 1", self.stretch, 2.0)
+        if self.num_byzantine is not None and self.num_byzantine < 0:
+            raise ConfigError("num_byzantine", "must be at least 0", self.num_byzantine, 0)
+
+    @property
+    def visibility(self) -> Visibility:
+        """Every model with full knowledge, the colluders' with partial."""
+        return Visibility.OMNISCIENT if self.knowledge == "full" else Visibility.COLLUDING
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """One row per attacker; None where full knowledge finds no benign model."""
+        ids = view.own.client_ids
+        noises = [ColumnNoise(ctx.seed, (ctx.role, ctx.round, int(client), STAGE)) for client in ids]
+        if self.knowledge == "partial":
+            make = partial(_beyond_own, noises, ctx.layout.dim)
+            return view.own.transform(STAGE, make), {"failed": False}
+        if view.benign is None or not view.benign.num_clients:
+            return None, {"failed": True}
+        rows = everyone(view)
+        own = np.searchsorted(rows.client_ids, ids)
+        trimmed = self.trimmed(rows.num_clients, len(ids))
+        make = partial(_beyond_benign, noises, ctx.layout.dim, own, trimmed, self.stretch)
+        crafted = rows.transform(
+            STAGE, make, ctx.published, client_ids=ids, num_examples=view.own.num_examples
+        )
+        return crafted, {"failed": False}
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """failed: whether there was nothing to craft from."""
+        return dict(state)
+
+    def trimmed(self, num_clients: int, num_attackers: int) -> int:
+        """Values per side that the server is expected to leave out of K."""
+        assumed = num_attackers if self.num_byzantine is None else self.num_byzantine
+        return min(assumed, (num_clients - 1) // 2)
+
+
+def trimmed_mean(columns: np.ndarray, trimmed: int) -> np.ndarray:
+    """Mean over rows of [K, c] without the `trimmed` lowest and highest values per column: [c] float64."""
+    ordered = np.sort(np.ascontiguousarray(columns.T), axis=1)[:, trimmed : len(columns) - trimmed]
+    return ordered.astype(np.float64).sum(axis=1) / ordered.shape[1]
+
+
+def _beyond_benign(
+    noises: list[ColumnNoise],
+    dim: int,
+    own: np.ndarray,
+    trimmed: int,
+    stretch: float,
+    columns: np.ndarray,
+    first: int,
+    global_columns: np.ndarray,
+) -> np.ndarray:
+    """[K, c] -> [attackers, c]: beyond the rows that are not `own`; own rows' buffers."""
+    if first >= dim:
+        return columns[own]
+    width = columns.shape[1]
+    edge, reach = np.empty(width, np.float32), np.empty(width, np.float32)
+    is_benign = np.ones(len(columns), bool)
+    is_benign[own] = False
+    for start in range(0, width, BLOCK_COLUMNS):
+        part = slice(start, start + BLOCK_COLUMNS)
+        block = columns[:, part]
+        sign = np.sign(trimmed_mean(block, trimmed))
+        benign = block[is_benign]
+        extreme = np.where(sign < 0, benign.max(0), benign.min(0))
+        weight = extreme.astype(np.float64) + global_columns[part]
+        # b |weight| away from zero, 1/b of it towards zero: always on the side away from the benign.
+        outward = np.where(-sign * weight > 0, stretch - 1, 1 - 1 / stretch)
+        edge[part] = np.where(sign == 0, 0, extreme)
+        reach[part] = -sign * outward * np.abs(weight)
+    return _draw_between(noises, first, edge, reach)
+
+
+def _beyond_own(noises: list[ColumnNoise], dim: int, columns: np.ndarray, first: int) -> np.ndarray:
+    """[c attackers, c] -> the same shape: 3 to 4 standard deviations from their mean; buffers as they are."""
+    if first >= dim:
+        return columns
+    mean = mean_row(columns)
+    sign, std = np.sign(mean), std_row(columns, mean)
+    edge, reach = mean - 3 * sign * std, -sign * std  # 0 and 0 where the mean has not moved
+    return _draw_between(noises, first, edge.astype(np.float32), reach.astype(np.float32))
+
+
+def _draw_between(noises: list[ColumnNoise], first: int, edge: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """edge + t reach, t ~ U(0, 1) for each attacker and column: [attackers, c]."""
+    out = np.empty((len(noises), len(edge)), np.float32)
+    for row, noise in zip(out, noises, strict=True):
+        np.multiply(noise.uniform(first, len(edge)), reach, out=row)
+        row += edge
+    return out

@@ -1,0 +1,242 @@
+"""Graph-autoencoder model poisoning: rewrite the correlations among overheard benign models, within their spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from attacks.graph_autoencoder import (
+    AutoencoderRecipe,
+    cosine_graph,
+    fit_autoencoder,
+    initial_weights,
+    laplacian_basis,
+    repeated,
+)
+from attacks.rows import buffer_row, mean_row
+from raysim.attack import Attack, View, Visibility
+from raysim.context import Context, State
+from raysim.errors import ConfigError, unknown_name
+from raysim.layout import Layout
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+
+@dataclass(frozen=True)
+class GAE(Attack):
+    """Submit overheard models whose graph of correlations a graph autoencoder has redrawn, near their mean.
+
+    Of J overheard benign models, M coordinates (the same in every round) form F [J, M]. Their graph A (an
+    edge where two coordinates' cosine over the models exceeds a threshold) is reconstructed as A^ by a graph
+    autoencoder; with B, B^ the eigenvectors of the two Laplacians, F^ = F B B^^T. An attacker takes row
+    (its id mod J) of F^ on the M coordinates and the mean of the overheard models elsewhere; then, by dual
+    ascent on the multiplier of D(w', w_ref) <= r, moves along -mean update / its norm (the surrogate for
+    the global loss, which needs no data), w_ref the overheard mean, r the largest D(w_j, w_ref); and is
+    projected onto that ball. Buffers are the overheard mean. Fewer than two overheard models leave w_G.
+
+    num_overheard: J; None: every benign model of the round; else drawn anew each round.
+    num_coordinates: M, at most d. features: cosines and F of `models` or of `updates`.
+    graph: nodes are `coordinates`, or `clients` (J nodes with M features, F^ = B^ B^T F).
+    threshold: of the cosine. hidden, latent, epochs, learning_rate: the autoencoder (32, 16, 10 to 20
+    epochs of Adam). variational: draws codes and adds kl_weight times the KL divergence (the authors' VGAE).
+    warm_start: begin with last round's autoencoder where the number of its inputs is the same.
+    ascent_steps, step, dual_step, initial_multiplier: of the dual ascent. project: the final projection.
+
+    The vectors of the ascent stay in the span of F^ - w_ref and the direction, so that it is done on two
+    numbers per attacker. Every attacker's distance to w_ref, r, and whether it holds are in the diagnostics.
+    The paper's text leaves these open: r, w_ref without w' (with it the constraint is circular), the
+    data-agnostic loss, and row by attacker id. Source: Li et al., TIFS 2024. What was published as code is
+    another method: `gae_code`.
+    """
+
+    num_overheard: int | None = None
+    num_coordinates: int = 1000
+    features: Literal["models", "updates"] = "models"
+    graph: Literal["coordinates", "clients"] = "coordinates"
+    threshold: float = 0.5
+    hidden: int = 32
+    latent: int = 16
+    epochs: int = 20
+    learning_rate: float = 0.01
+    variational: bool = False
+    kl_weight: float = 0.1
+    warm_start: bool = False
+    ascent_steps: int = 200
+    step: float = 1e-3
+    dual_step: float = 1e-3
+    initial_multiplier: float = 0.1
+    project: bool = True
+
+    def __post_init__(self) -> None:
+        if self.features not in ("models", "updates"):
+            raise unknown_name("features", self.features, ("models", "updates"))
+        if self.graph not in ("coordinates", "clients"):
+            raise unknown_name("graph", self.graph, ("coordinates", "clients"))
+        if self.num_overheard is not None and self.num_overheard < 2:
+            raise ConfigError("num_overheard", "must be at least 2", self.num_overheard, 2)
+        for name in ("num_coordinates", "hidden", "latent"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, "must be at least 1", getattr(self, name), 1)
+        for name in ("epochs", "ascent_steps", "step", "dual_step", "initial_multiplier", "kl_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(name, "must be at least 0", getattr(self, name), 0)
+        if not self.learning_rate > 0:
+            raise ConfigError("learning_rate", "must be positive", self.learning_rate, 0.01)
+        if not -1 <= self.threshold <= 1:
+            raise ConfigError("threshold", "must lie in [-1, 1]", self.threshold, 0.5)
+
+    @property
+    def visibility(self) -> Visibility:
+        """Overhears benign models."""
+        return Visibility.OMNISCIENT
+
+    @property
+    def trains(self) -> bool:
+        """No: the attackers need no data."""
+        return False
+
+    @property
+    def recipe(self) -> AutoencoderRecipe:
+        """The autoencoder's part of the options."""
+        kl_weight = self.kl_weight if self.variational else None
+        return AutoencoderRecipe(self.hidden, self.latent, self.epochs, self.learning_rate, kl_weight)
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """One row per attacker."""
+        heard = overheard(view, self.num_overheard, ctx)
+        if heard is None or heard.num_clients < 2:
+            return None, {**state, "said": {}}
+        count = min(self.num_coordinates, heard.dim)
+        chosen = ctx.lasting_generator("gae", "coordinates").choice(heard.dim, count, replace=False)
+        coordinates = np.sort(chosen)
+        place = np.full(heard.dim, -1, np.int32)
+        place[coordinates] = np.arange(count, dtype=np.int32)
+        measured = heard.reduce_columns("gae_measure", partial(_measure, count), place)
+        updates, distances, mean_norm = (
+            measured[:, :count],
+            np.sqrt(measured[:, count]),
+            measured[0, -1] ** 0.5,
+        )
+
+        features = updates
+        if self.features == "models":
+            features = updates + ctx.global_parameters[coordinates].astype(np.float64)
+        theta = state.get("theta", []) if self.warm_start else []
+        rewritten, theta, said = ctx.run(
+            "gae_autoencoder", _rewrite, features, theta, self, ctx.generator("gae", "autoencoder")
+        )
+
+        bound = float(distances.max())
+        rows = rewritten[view.own.client_ids % heard.num_clients] - features.mean(0)
+        direction = updates.mean(0) / mean_norm if mean_norm > 0 else np.zeros(count)
+        made = [self._ascend(row, direction, mean_norm > 0, bound) for row in rows]
+        alphas, betas, lengths = (np.array(values) for values in zip(*made, strict=True))
+        crafted = heard.transform(
+            "gae",
+            partial(
+                _crafted_rows,
+                1 + (betas / mean_norm if mean_norm > 0 else betas),
+                alphas[:, None] * rows,
+                coordinates,
+                ctx.layout,
+            ),
+            client_ids=view.own.client_ids,
+            num_examples=view.own.num_examples,
+        )
+        said |= distance_report(float(lengths.max()), bound)
+        return crafted, {"theta": theta, "said": said}
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """distance (the attackers' largest, to the overheard mean), bound, within_bound; edges, autoencoder_loss, repeated_eigenvalues."""
+        return dict(state.get("said", {}))
+
+    def _ascend(
+        self, row: np.ndarray, direction: np.ndarray, moves: bool, bound: float
+    ) -> tuple[float, float, float]:
+        """(alpha, beta, length) of w' - w_ref = alpha row + beta n after the dual ascent and the projection.
+
+        row [M]: where w' starts, minus w_ref (zero elsewhere); direction [M]: n on the same coordinates;
+        moves: whether there is a direction at all.
+        """
+        square, inner = float(row @ row), float(row @ direction)
+
+        def length() -> float:
+            return max(alpha**2 * square + 2 * alpha * beta * inner + beta**2 * moves, 0.0) ** 0.5
+
+        alpha, beta, multiplier = 1.0, 0.0, self.initial_multiplier
+        for _ in range(self.ascent_steps):
+            now = length()
+            shrink = 1 - self.step * multiplier / now if now > 0 else 1.0
+            alpha, beta = shrink * alpha, shrink * beta - self.step * moves
+            multiplier = max(0.0, multiplier + self.dual_step * (length() - bound))
+        if self.project and length() > bound:
+            scale = bound / length()
+            alpha, beta = scale * alpha, scale * beta
+        return alpha, beta, length()
+
+
+def overheard(view: View, wanted: int | None, ctx: Context) -> Updates | None:
+    """The benign rows that are overheard this round: all, or `wanted` of them drawn."""
+    if view.benign is None or wanted is None or wanted >= view.benign.num_clients:
+        return view.benign
+    drawn = ctx.generator("gae", "overheard").permutation(view.benign.num_clients)[:wanted]
+    return view.benign.select(drawn)
+
+
+def distance_report(distance: float, bound: float) -> dict[str, Any]:
+    """The diagnostics of a crafted model's distance; rounding of float32 rows is forgiven."""
+    return {"distance": distance, "bound": bound, "within_bound": distance <= bound * (1 + 1e-6)}
+
+
+def _measure(count: int, columns: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """[J, M + 2]: the chosen coordinates, each row's squared distance to the mean, the mean's squared norm."""
+    out = np.zeros((len(columns), count + 2))
+    chosen = np.flatnonzero(place >= 0)
+    out[:, place[chosen]] = columns[:, chosen]
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
+        mean = mean_row(block)
+        block -= mean
+        out[:, count] += np.einsum("ij,ij->i", block, block)
+        out[:, count + 1] += mean @ mean
+    return out
+
+
+def _rewrite(
+    features: np.ndarray, theta: list[np.ndarray], attack: GAE, generator: np.random.Generator
+) -> tuple[np.ndarray, list[np.ndarray], dict[str, Any]]:
+    """F [J, M] -> (F^ [J, M], the fitted weights, what to say of it)."""
+    nodes = features.T if attack.graph == "coordinates" else features
+    adjacency = cosine_graph(nodes, attack.threshold)
+    weights = initial_weights(nodes.shape[1], attack.recipe, generator)
+    if [np.shape(values) for values in theta] == [values.shape for values in weights]:
+        weights = theta
+    redrawn, weights, loss = fit_autoencoder(adjacency, nodes, weights, attack.recipe, generator)
+    basis, eigenvalues = laplacian_basis(adjacency)
+    new_basis, _ = laplacian_basis(redrawn)
+    rewritten = new_basis @ (basis.T @ nodes)
+    said = {
+        "edges": int(adjacency.sum()) // 2,
+        "autoencoder_loss": loss,
+        "repeated_eigenvalues": repeated(eigenvalues),
+    }
+    return (rewritten.T if attack.graph == "coordinates" else rewritten), weights, said
+
+
+def _crafted_rows(
+    scales: np.ndarray,
+    added: np.ndarray,
+    coordinates: np.ndarray,
+    layout: Layout,
+    columns: np.ndarray,
+    first: int,
+) -> np.ndarray:
+    """[J, c] -> [attackers, c]: scale times the mean, plus `added` [attackers, M] on the coordinates."""
+    if first >= layout.dim:
+        return np.tile(buffer_row(columns, layout), (len(scales), 1))
+    out = (scales[:, None] * mean_row(columns)).astype(np.float32)
+    inside = slice(*np.searchsorted(coordinates, (first, first + columns.shape[1])))
+    out[:, coordinates[inside] - first] += added[:, inside]
+    return out

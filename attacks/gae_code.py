@@ -1,0 +1,119 @@
+"""Graph-autoencoder model poisoning as its published code has it: the overheard mean times random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from attacks.gae import distance_report, overheard
+from attacks.noise_columns import ColumnNoise
+from attacks.rows import buffer_row, mean_row
+from raysim.attack import Attack, View, Visibility
+from raysim.context import Context, State
+from raysim.errors import ConfigError, unknown_name
+from raysim.layout import Layout
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+
+@dataclass(frozen=True)
+class GAECode(Attack):
+    """Submit the mean of overheard models with every coordinate multiplied by a random number.
+
+    w' = xi mean(W), W the J overheard models, xi drawn per coordinate and attacker. The published code
+    computes xi (1/J) 1^T U^ U^T W, U and U^ the eigenvectors of the Laplacians of a graph on the J models
+    and of a redrawn one. Neither graph has an effect, nor what is trained on the way: the edges of both
+    are positive, so the constant vector is the last column of U and of U^, and 1^T U^ U^T = 1^T (-1^T where
+    the decomposition happens to give the two columns opposite signs). There is no ascent and no bound; the
+    distance to the overheard mean, and how it compares with `gae`'s bound, are in the diagnostics. Buffers
+    are the overheard mean. A round without a benign client leaves w_G.
+
+    num_overheard: J, drawn each round; None, or more than there are: every benign model of the round.
+    distribution: U[low, high) (-1 and 1 for MNIST in the code; -3 and 0.1 in the VGAE successor's), or
+    `normal`, N(0, 1) (CIFAR-10 in the code).
+
+    Source: code published with Li et al., TIFS 2024, there for a linear classifier. `gae` is the paper's method.
+    """
+
+    num_overheard: int | None = 5
+    distribution: Literal["uniform", "normal"] = "uniform"
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.distribution not in ("uniform", "normal"):
+            raise unknown_name("distribution", self.distribution, ("uniform", "normal"))
+        if self.num_overheard is not None and self.num_overheard < 1:
+            raise ConfigError("num_overheard", "must be at least 1", self.num_overheard, 1)
+        if not self.low <= self.high:
+            raise ConfigError("high", f"must be at least low = {self.low}", self.high, self.low)
+
+    @property
+    def visibility(self) -> Visibility:
+        """Overhears benign models."""
+        return Visibility.OMNISCIENT
+
+    @property
+    def trains(self) -> bool:
+        """No: the attackers need no data."""
+        return False
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """One row per attacker."""
+        heard = overheard(view, self.num_overheard, ctx)
+        if heard is None or not heard.num_clients:
+            return None, {}
+        ids = view.own.client_ids
+        noises = [ColumnNoise(ctx.seed, (ctx.role, ctx.round, int(client), "gae_code")) for client in ids]
+        crafted = heard.transform(
+            "gae_code",
+            partial(_crafted_rows, self, noises, ctx.layout),
+            ctx.published,
+            client_ids=ids,
+            num_examples=view.own.num_examples,
+        )
+        both = heard.replace_rows(crafted)
+        is_heard = ~np.isin(both.client_ids, ids)
+        distances = np.sqrt(both.reduce_columns("gae_measure", partial(_to_mean, is_heard)))
+        return crafted, distance_report(float(distances[~is_heard].max()), float(distances[is_heard].max()))
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """distance (the attackers' largest, to the overheard mean), bound (the overheard's own largest), within_bound."""
+        return dict(state)
+
+    def factors(self, noise: ColumnNoise, first: int, count: int) -> np.ndarray:
+        """xi for columns first .. first + count - 1: [count] float32."""
+        if self.distribution == "normal":
+            return noise.normal(first, count)
+        return noise.uniform(first, count, self.low, self.high)
+
+
+def _crafted_rows(
+    attack: GAECode,
+    noises: list[ColumnNoise],
+    layout: Layout,
+    columns: np.ndarray,
+    first: int,
+    global_columns: np.ndarray,
+) -> np.ndarray:
+    """[J, c] -> [attackers, c]: xi (w_G + mean update) - w_G."""
+    if first >= layout.dim:
+        return np.tile(buffer_row(columns, layout), (len(noises), 1))
+    model = (mean_row(columns) + global_columns).astype(np.float32)
+    out = np.empty((len(noises), len(model)), np.float32)
+    for row, noise in zip(out, noises, strict=True):
+        np.multiply(attack.factors(noise, first, len(row)), model, out=row)
+        row -= global_columns
+    return out
+
+
+def _to_mean(is_heard: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Squared distance of each row to the mean of the overheard ones."""
+    total = np.zeros(len(columns))
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
+        block -= mean_row(block[is_heard])
+        total += np.einsum("ij,ij->i", block, block)
+    return total

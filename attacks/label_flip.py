@@ -1,0 +1,91 @@
+"""Label flipping: train honestly on wrong labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from attacks.poison_training import check_class
+from raysim.attack import Attack, ClientContext, ClientData
+from raysim.context import Setting
+from raysim.data.dataset import Dataset
+from raysim.errors import ConfigError, unknown_name
+
+MODES = ("inverse", "pair", "all_to_one", "random")
+
+
+@dataclass(frozen=True)
+class LabelFlip(Attack):
+    """Train honestly on flipped labels: inverse, one class to another, all to one, or random.
+
+    mode: `inverse`: y' = C - 1 - y (the middle class of an odd number stays). `pair`: the class `source` becomes
+    `target` (FLPoison: 2 to 7). `all_to_one`: every class becomes `target`. `random`: another class, drawn
+    uniformly once for the whole run.
+    ratio: share in (0, 1] of the samples that the mode touches, rounded; which ones is drawn once for the whole
+    run. FLPoison flips all source samples whatever its ratio (the default here).
+    A client without a sample to flip behaves honestly and notes it. Attack success is measured for `pair`, on
+    test images of the source, and for `all_to_one`, on those of other classes than the target.
+    """
+
+    mode: Literal["inverse", "pair", "all_to_one", "random"] = "inverse"
+    source: int | None = None
+    target: int | None = None
+    ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise unknown_name("mode", self.mode, MODES)
+        for key, used in (("source", self.mode == "pair"), ("target", self.mode in ("pair", "all_to_one"))):
+            value = getattr(self, key)
+            if used and value is None:
+                raise ConfigError(key, f"must be given with mode={self.mode}", value)
+            if not used and value is not None:
+                raise ConfigError(key, f"has no meaning with mode={self.mode}", value)
+        if self.mode == "pair" and self.source == self.target:
+            raise ConfigError("target", "must differ from source", self.target)
+        if not 0 < self.ratio <= 1:
+            raise ConfigError("ratio", "must lie in (0, 1]", self.ratio, 1.0)
+
+    def check(self, setting: Setting) -> None:
+        """Classes must exist, and be two at least."""
+        check_class("source", self.source, setting)
+        check_class("target", self.target, setting)
+        if setting.num_classes < 2:
+            raise ConfigError("mode", "needs at least 2 classes to flip between", setting.num_classes)
+
+    def poison_data(self, data: ClientData, ctx: ClientContext) -> ClientData:
+        """The same images with some labels changed; the same in every round."""
+        generator = ctx.shared_generator("label flip", ctx.client)
+        if self.mode == "pair":
+            eligible = np.flatnonzero(data.labels == self.source)
+        elif self.mode == "all_to_one":
+            eligible = np.flatnonzero(data.labels != self.target)
+        else:
+            eligible = np.arange(len(data))
+        count = int(self.ratio * len(eligible) + 0.5)
+        if not count:
+            ctx.note("no label to flip")
+            return data
+        chosen = generator.choice(eligible, count, replace=False)
+        labels = data.labels.copy()
+        if self.mode == "inverse":
+            labels[chosen] = ctx.num_classes - 1 - labels[chosen]
+        elif self.mode == "random":
+            labels[chosen] = (
+                labels[chosen] + generator.integers(1, ctx.num_classes, count)
+            ) % ctx.num_classes
+        else:
+            labels[chosen] = self.target
+        return ClientData(data.images, labels)
+
+    def triggered_test(self, test: Dataset) -> Dataset | None:
+        """The inputs that should become the target: of the source class, or of every other class."""
+        if self.target is None:
+            return None
+        wrong = test.labels == self.source if self.mode == "pair" else test.labels != self.target
+        if not wrong.any():
+            key = "source" if self.mode == "pair" else "target"
+            raise ConfigError(key, "must leave test images that could be taken for it", getattr(self, key))
+        return Dataset(test.images[wrong], np.full(int(wrong.sum()), self.target, np.int64))

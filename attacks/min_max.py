@@ -1,0 +1,150 @@
+"""Min-max and min-sum: as far along a fixed direction as the benign updates' own spread allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from attacks.rows import gram_with, mean_row, one_row_for_all, square_distances, std_row
+from raysim.attack import Attack, View, Visibility
+from raysim.context import Context, State
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import Updates
+
+DIRECTIONS = ("std", "unit", "sign")
+
+
+@dataclass(frozen=True)
+class MinMax(Attack):
+    """Submit mu + gamma p, gamma the largest that keeps every distance within the benign updates' largest.
+
+    max_i D(u', u_i) <= max_ij D(u_i, u_j). All attackers submit the same row; its buffers are the mean of
+    the models seen. On updates, not models.
+
+    direction: p = -sigma (`std`), -mu / ||mu|| (`unit`) or -sign(mu) (`sign`), mu and sigma per coordinate.
+    Where p is zero, `std` is used instead; where that is zero too, u' = mu.
+    statistics: u_i are the `benign` updates (needs to see every model; a round without a benign client
+    leaves w_G) or the attackers' `own` honest ones (the paper's update-agnostic adversary).
+    initial_gamma, tolerance: the paper's bisection. It is started at initial_gamma, doubled while that is
+    still feasible (the paper's search ends at 2 initial_gamma), and returns the last *feasible* gamma, as
+    the paper does; Blades returns the last one tested.
+
+    After one pass over the matrix for inner products a trial of gamma costs O(K).
+    Source: Shejwalkar and Houmansadr, NDSS 2021.
+    """
+
+    direction: Literal["std", "unit", "sign"] = "std"
+    statistics: Literal["benign", "own"] = "benign"
+    initial_gamma: float = 10.0
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise unknown_name("direction", self.direction, DIRECTIONS)
+        if self.statistics not in ("benign", "own"):
+            raise unknown_name("statistics", self.statistics, ("benign", "own"))
+        if not self.initial_gamma > 0:
+            raise ConfigError("initial_gamma", "must be positive", self.initial_gamma, 10.0)
+        if not self.tolerance > 0:
+            raise ConfigError("tolerance", "must be positive", self.tolerance, 1e-5)
+
+    @property
+    def visibility(self) -> Visibility:
+        """Every model, or the colluders' only."""
+        return Visibility.OMNISCIENT if self.statistics == "benign" else Visibility.COLLUDING
+
+    @property
+    def trains(self) -> bool:
+        """Only where the attackers' own updates are what is measured."""
+        return self.statistics == "own"
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """The same row mu + gamma p for every attacker."""
+        source = view.own if self.statistics == "own" else view.benign
+        if source is None or not source.num_clients:
+            return None, {}
+        direction = self.direction
+        gram = source.reduce_columns("min_max", partial(_products, direction))
+        if direction != "std" and gram[-1, -1] == 0:
+            direction = "std"
+            gram = source.reduce_columns("min_max", partial(_products, direction))
+        # p is made up to its length: for `unit` that is ||mu||, the length of the row in the Gram matrix.
+        length = float(np.sqrt(gram[-1, -1])) if direction == "unit" else 1.0
+        scale = np.append(np.ones(source.num_clients), 1 / length)
+        gram = gram * np.outer(scale, scale)
+        gamma = 0.0
+        if gram[-1, -1] > 0:
+            gamma = largest_feasible(self._feasible(gram), self.initial_gamma, self.tolerance)
+        row = partial(_perturbed_mean, direction, gamma / length)
+        crafted = one_row_for_all(source, view.own, "min_max", row)
+        return crafted, {"gamma": gamma, "direction": direction}
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """gamma: the length of the step; direction: the direction it was taken in."""
+        return dict(state)
+
+    def _feasible(self, gram: np.ndarray) -> Callable[[float], bool]:
+        """Whether mu + gamma p is within bounds, from the Gram matrix of the centred rows and p."""
+        bound = square_distances(gram[:-1, :-1]).max()
+        return lambda gamma: bool(_to_rows(gram, gamma).max() <= bound)
+
+
+@dataclass(frozen=True)
+class MinSum(MinMax):
+    """Submit mu + gamma p, gamma the largest that keeps the sum of squared distances within the benign maximum.
+
+    sum_i D^2(u', u_i) <= max_i sum_j D^2(u_i, u_j). Directions, options and source as for min_max.
+    """
+
+    def _feasible(self, gram: np.ndarray) -> Callable[[float], bool]:
+        bound = square_distances(gram[:-1, :-1]).sum(1).max()
+        return lambda gamma: bool(_to_rows(gram, gamma).sum() <= bound)
+
+
+def largest_feasible(feasible: Callable[[float], bool], start: float, tolerance: float) -> float:
+    """The largest gamma found feasible, to within `tolerance`, where the feasible ones are [0, some bound].
+
+    >>> round(largest_feasible(lambda gamma: gamma <= 3.3, 10.0, 1e-5), 4)
+    3.3
+    """
+    while feasible(start):
+        start *= 2
+    gamma, step, best = start, start, 0.0
+    while abs(best - gamma) > tolerance:
+        step /= 2
+        if feasible(gamma):
+            best, gamma = gamma, gamma + step
+        else:
+            gamma -= step
+    return best
+
+
+def _perturbation(direction: str, columns: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """p up to its length, [c] float64."""
+    if direction == "std":
+        return -std_row(columns, mean)
+    return -np.sign(mean) if direction == "sign" else -mean
+
+
+def _products(direction: str, columns: np.ndarray) -> np.ndarray:
+    """Inner products [K + 1, K + 1] of the rows minus their mean, and of p, over these columns."""
+
+    def centred_and_p(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean = mean_row(block)
+        return block - mean, _perturbation(direction, block, mean)[None, :]
+
+    return gram_with(columns, centred_and_p)
+
+
+def _to_rows(gram: np.ndarray, gamma: float) -> np.ndarray:
+    """D^2(mu + gamma p, u_i) [K]."""
+    return np.diag(gram)[:-1] - 2 * gamma * gram[:-1, -1] + gamma**2 * gram[-1, -1]
+
+
+def _perturbed_mean(direction: str, gamma: float, columns: np.ndarray) -> np.ndarray:
+    mean = mean_row(columns)
+    return (mean + gamma * _perturbation(direction, columns, mean)).astype(np.float32)

@@ -1,0 +1,142 @@
+"""Additive noise on the model's weights, as in the published scripts of the class-activation-map defenses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from attacks.noise_columns import ColumnNoise
+from raysim.attack import Attack, ClientContext, ClientData, View, Visibility
+from raysim.context import Context, State
+from raysim.errors import ConfigError, unknown_name
+from raysim.layout import Layout
+from raysim.updates import Updates
+
+NOISED = ("weight", "bias")
+"""A tensor is noised when its name contains one of these."""
+
+
+@dataclass(frozen=True)
+class Noise(Attack):
+    """Add noise to every weight and bias of a benign (or the attacker's own) model.
+
+    w' = w_base + z, z drawn independently per coordinate. Noised are the tensors whose name contains
+    "weight" or "bias", the affine part of BatchNorm included; other tensors and the buffers (running
+    statistics) are those of the base. A matrix without tensor names is noised in full.
+
+    base: `benign`: each attacker takes another benign model of the round, drawn without replacement (with
+    replacement only where the round has fewer benign models than attackers; w_G where it has none); needs
+    to see every model. `own`: the attacker's own honestly trained model.
+    distribution, low, high, mean, std: z ~ U[low, high) or N(mean, std^2).
+    replace: the update itself becomes the noise, u' = z instead of u_base + z.
+
+    Source: scripts of Zheng et al., GradCAM-AE and LayerCAM-AE: base `benign`, U(1, 2) (the defaults);
+    FLPoison's Gaussian attack: `replace` with N(0, 1), on every tensor including the running statistics,
+    which are left alone here.
+    """
+
+    base: Literal["benign", "own"] = "benign"
+    distribution: Literal["uniform", "normal"] = "uniform"
+    low: float = 1.0
+    high: float = 2.0
+    mean: float = 0.0
+    std: float = 1.0
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.base not in ("benign", "own"):
+            raise unknown_name("base", self.base, ("benign", "own"))
+        if self.distribution not in ("uniform", "normal"):
+            raise unknown_name("distribution", self.distribution, ("uniform", "normal"))
+        if not self.low <= self.high:
+            raise ConfigError("high", f"must be at least low = {self.low}", self.high, self.low)
+        if not self.std >= 0:
+            raise ConfigError("std", "must be at least 0", self.std, 0.0)
+
+    @property
+    def visibility(self) -> Visibility:
+        """Every model where the base is a benign one; else the attacker's own."""
+        return Visibility.OMNISCIENT if self.base == "benign" else Visibility.OWN
+
+    @property
+    def trains(self) -> bool:
+        """Only where the base is the attacker's own model."""
+        return self.base == "own"
+
+    def train(
+        self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
+    ) -> np.ndarray:
+        """The honest update with noise on it (base `own`)."""
+        update = np.array(honest_train(data), np.float32)
+        noise = ColumnNoise(ctx.seed, ("attack", ctx.round, ctx.client, "noise"))
+        dim = ctx.layout.dim
+        update[:dim] = self._noised(update[:dim], 0, noise, ctx.layout)
+        return update
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """Each attacker's benign base row with noise on it (base `benign`)."""
+        if view.benign is None or not view.benign.num_clients:
+            return None, {}
+        ids = view.own.client_ids
+        noises = [ColumnNoise(ctx.seed, (ctx.role, ctx.round, int(client), "noise")) for client in ids]
+        bases = draw_bases(ctx.generator("noise", "base"), view.benign.num_clients, len(ids))
+        chosen, place = np.unique(bases, return_inverse=True)
+        crafted = view.benign.select(chosen).transform(
+            "noise",
+            partial(_noised_rows, self, noises, place, ctx.layout),
+            client_ids=ids,
+            num_examples=view.own.num_examples,
+        )
+        return crafted, {"bases": view.benign.client_ids[bases].tolist()}
+
+    def diagnostics(self, state: State) -> dict[str, Any]:
+        """bases: the benign clients whose models were used, in the order of the attackers' ids."""
+        return {"bases": " ".join(map(str, state["bases"]))} if "bases" in state else {}
+
+    def _noised(self, row: np.ndarray, first: int, noise: ColumnNoise, layout: Layout) -> np.ndarray:
+        """The row of columns first .. with noise on the tensors that get it."""
+        if self.distribution == "uniform":
+            drawn = noise.uniform(first, len(row), self.low, self.high)
+        else:
+            drawn = noise.normal(first, len(row), self.mean, self.std)
+        if not self.replace:
+            drawn += row
+        return np.where(noised_columns(layout, first, len(row)), drawn, row)
+
+
+def draw_bases(generator: np.random.Generator, num_benign: int, num_attackers: int) -> np.ndarray:
+    """One benign row per attacker [c]: all different where there are enough of them."""
+    if num_attackers <= num_benign:
+        return generator.permutation(num_benign)[:num_attackers]
+    return generator.integers(num_benign, size=num_attackers)
+
+
+def noised_columns(layout: Layout, first: int, count: int) -> np.ndarray:
+    """Which of the columns first .. first + count - 1 belong to a weight or bias: [count] bool."""
+    mask = np.zeros(count, bool)
+    unnamed = layout == Layout.flat(layout.dim)
+    for entry in layout.parameters:
+        if unnamed or any(part in entry.name for part in NOISED):
+            mask[max(entry.start - first, 0) : max(entry.stop - first, 0)] = True
+    return mask
+
+
+def _noised_rows(
+    attack: Noise,
+    noises: list[ColumnNoise],
+    place: np.ndarray,
+    layout: Layout,
+    columns: np.ndarray,
+    first: int,
+) -> np.ndarray:
+    """Benign rows [m, c] -> [attackers, c]: attacker a's base is row place[a]."""
+    return np.stack(
+        [
+            attack._noised(columns[base], first, noise, layout)
+            for base, noise in zip(place, noises, strict=True)
+        ]
+    )

@@ -1,0 +1,78 @@
+"""What attacks that train on poison share: local training of their own, and scaling of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raysim.attack import Attack, ClientContext, ClientData
+from raysim.context import Setting
+from raysim.errors import ConfigError
+from raysim.layout import Layout
+
+
+@dataclass(frozen=True)
+class PoisonTraining(Attack):
+    """Base of the attacks whose clients may train longer, or at another learning rate, than honest ones.
+
+    epochs, learning_rate: of the attackers; None = as the honest clients. A learning rate given here decays
+    from round to round as theirs does. decay_epochs: numbers of local epochs after which the attackers' rate
+    is divided by ten.
+    """
+
+    epochs: int | None = None
+    learning_rate: float | None = None
+    decay_epochs: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError("epochs", "must be at least 1", self.epochs, 1)
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigError("learning_rate", "must be positive", self.learning_rate)
+        if any(epoch < 1 for epoch in self.decay_epochs):
+            raise ConfigError(
+                "decay_epochs", "must be numbers of epochs, at least 1", tuple(self.decay_epochs)
+            )
+
+    def training_options(self, ctx: ClientContext) -> dict[str, Any]:
+        """What `honest_train` is to do otherwise than for an honest client."""
+        options: dict[str, Any] = {"decay_epochs": tuple(self.decay_epochs)}
+        if self.epochs is not None:
+            options["epochs"] = self.epochs
+        if self.learning_rate is not None:
+            decay = ctx.learning_rate / ctx.trainer.recipe.learning_rate
+            options["learning_rate"] = self.learning_rate * decay
+        return options
+
+
+def replacement_factor(data: ClientData, ctx: ClientContext) -> float:
+    """Sum of the cohort's examples over the examples claimed: undoes a data-weighted mean with rate 1.
+
+    1 without data, for then there is nothing to scale.
+    """
+    return ctx.cohort_examples / len(data) if len(data) else 1.0
+
+
+def scaled(
+    update: np.ndarray, factor: float | np.ndarray, layout: Layout, *, buffers: bool = False
+) -> np.ndarray:
+    """The update [d + b] float32 with its d parameters times `factor` (a number, or [d] without `buffers`).
+
+    buffers: scale those as well, but never counters.
+    """
+    result = np.array(update, np.float32)
+    result[: layout.dim] *= np.asarray(factor, np.float32)
+    if buffers and len(result) > layout.dim:
+        columns = np.setdiff1d(np.arange(len(result) - layout.dim), layout.counter_columns())
+        result[layout.dim + columns] *= np.float32(factor)
+    return result
+
+
+def check_class(key: str, value: int | None, setting: Setting) -> None:
+    """Raise ConfigError unless `value` is a class of the task (or None)."""
+    if value is not None and not 0 <= value < setting.num_classes:
+        highest = setting.num_classes - 1
+        raise ConfigError(key, f"must be a class, 0 to {highest}", value, min(max(value, 0), highest))

@@ -1,0 +1,65 @@
+"""Sign flipping: submit the update turned around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from attacks.rows import mean_row, one_row_for_all
+from raysim.attack import Attack, ClientContext, ClientData, View, Visibility
+from raysim.context import Context, State
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class SignFlip(Attack):
+    """Submit -kappa times the honest update, the attacker's own or the benign mean.
+
+    mean: `own`: u' = -kappa u_own (FLPoison), on the attacker's own honest update, buffers unchanged.
+    `benign`: u' = -kappa mean(benign updates) (ByzFL), the same row from every attacker, buffers the benign
+    mean; needs to see every model. A round without a benign client leaves w_G.
+    kappa: must be positive. A zero update stays zero.
+    """
+
+    kappa: float = 1.0
+    mean: Literal["own", "benign"] = "own"
+
+    def __post_init__(self) -> None:
+        if not self.kappa > 0:
+            raise ConfigError("kappa", "must be positive", self.kappa, 1.0)
+        if self.mean not in ("own", "benign"):
+            raise unknown_name("mean", self.mean, ("own", "benign"))
+
+    @property
+    def visibility(self) -> Visibility:
+        """Every model where the benign mean is turned around; else the attacker's own."""
+        return Visibility.OMNISCIENT if self.mean == "benign" else Visibility.OWN
+
+    @property
+    def trains(self) -> bool:
+        """Only where the attacker's own update is turned around."""
+        return self.mean == "own"
+
+    def train(
+        self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
+    ) -> np.ndarray:
+        """The honest update times -kappa."""
+        update = np.array(honest_train(data), np.float32)
+        update[: ctx.layout.dim] *= np.float32(-self.kappa)
+        return update
+
+    def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
+        """The benign mean times -kappa (mean `benign`)."""
+        if view.benign is None or not view.benign.num_clients:
+            return None, state
+        return one_row_for_all(view.benign, view.own, "sign_flip", partial(scaled_mean, -self.kappa)), state
+
+
+def scaled_mean(factor: float, columns: np.ndarray) -> np.ndarray:
+    """factor times the mean over rows of [K, c]: [c] float32."""
+    return (factor * mean_row(columns)).astype(np.float32)

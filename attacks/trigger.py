@@ -1,0 +1,124 @@
+"""Backdoors by a stamped trigger: the base of all of them, and the unconstrained one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from attacks.poison_training import PoisonTraining, check_class, replacement_factor, scaled
+from attacks.triggers import corner_patch, dba_strips, stamp, triggered, white
+from raysim.attack import ClientContext, ClientData
+from raysim.context import Setting
+from raysim.data.dataset import Dataset
+from raysim.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class StampedBackdoor(PoisonTraining):
+    """Base: stamp a trigger and the target label on a share of each batch, train, and scale the update.
+
+    target: the label the attacker wants. poisoned_data_rate: share in (0, 1] of each batch that is stamped, its
+    first samples; rounded, but at least one. scale: factor on the update; None = the cohort's examples over the
+    attacker's own, which replaces the global model under a data-weighted mean. scale_buffers: scale what
+    BatchNorm measured as well, as DBA's code does; off, since a scaled variance may turn negative.
+    segment, gap: geometry of DBA's strips, None = by the image's width (see triggers.dba_strips).
+    """
+
+    target: int = 2
+    poisoned_data_rate: float = 5 / 64
+    scale: float | None = 1.0
+    scale_buffers: bool = False
+    segment: int | None = None
+    gap: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.poisoned_data_rate <= 1:
+            raise ConfigError("poisoned_data_rate", "must lie in (0, 1]", self.poisoned_data_rate, 5 / 64)
+        if self.scale is not None and not self.scale > 0:
+            raise ConfigError("scale", "must be positive, or null", self.scale, 1.0)
+
+    def check(self, setting: Setting) -> None:
+        """The target must be a class."""
+        check_class("target", self.target, setting)
+
+    def pixels(self, height: int, width: int, ctx: ClientContext | None) -> np.ndarray:
+        """The pattern [m, 2] that a client stamps, or that success is measured with (ctx None)."""
+        return np.concatenate(dba_strips(height, width, self.segment, self.gap))
+
+    def train(
+        self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
+    ) -> np.ndarray:
+        """The scaled update of training on batches that are partly stamped."""
+        channels, height, width = data.images.shape[1:]
+        poison = partial(
+            poison_batch,
+            self.pixels(height, width, ctx),
+            white(channels, ctx),
+            self.target,
+            self.poisoned_data_rate,
+        )
+        update = honest_train(data, on_batch=poison, **self.training_options(ctx))
+        return scaled(update, self.scale_factor(update, data, ctx), ctx.layout, buffers=self.scale_buffers)
+
+    def scale_factor(self, update: np.ndarray, data: ClientData, ctx: ClientContext) -> float:
+        """What the update is multiplied by."""
+        return replacement_factor(data, ctx) if self.scale is None else self.scale
+
+    def triggered_test(self, test: Dataset) -> Dataset | None:
+        """Stamped test images, without those that belong to the target anyway."""
+        height, width = test.images.shape[2:]
+        return triggered(test, self.pixels(height, width, None), self.target)
+
+
+@dataclass(frozen=True)
+class Trigger(StampedBackdoor):
+    """Backdoor by a trigger stamped on a share of each batch, nothing else constrained.
+
+    The unconstrained attack of FedGrad's table 1 (after Sun et al., arXiv 1911.07963): MNIST
+    poisoned_data_rate 5/64, CIFAR 12/64, scale 1; the paper's column calls the rate PDF.
+    pattern: `dba`: all four strips of DBA, as FedGrad's code does; `corner`: a white square of patch_size
+    pixels in the lower right corner.
+    """
+
+    pattern: Literal["dba", "corner"] = "dba"
+    patch_size: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pattern not in ("dba", "corner"):
+            raise unknown_name("pattern", self.pattern, ("dba", "corner"))
+        if self.patch_size < 1:
+            raise ConfigError("patch_size", "must be at least 1", self.patch_size, 3)
+
+    def pixels(self, height: int, width: int, ctx: ClientContext | None) -> np.ndarray:
+        """The whole pattern, for every client and for the test."""
+        if self.pattern == "corner":
+            return corner_patch(height, width, self.patch_size)
+        return super().pixels(height, width, ctx)
+
+
+def poison_batch(
+    pixels: np.ndarray,
+    value: np.ndarray,
+    target: int,
+    rate: float,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    step: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch [B, C, H, W], [B] with its first round(rate * B) samples, at least one, stamped and relabelled."""
+    import torch
+
+    count = max(1, int(rate * len(labels) + 0.5))
+    images, labels = images.clone(), labels.clone()
+    stamp(images[:count], pixels, torch.from_numpy(value).to(images))
+    labels[:count] = target
+    return images, labels
