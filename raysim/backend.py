@@ -168,6 +168,8 @@ def frozen(value: Any) -> Any:
         return view
     if type(value) in (list, tuple):
         return type(value)(frozen(item) for item in value)
+    if type(value) is dict:
+        return {key: frozen(item) for key, item in value.items()}
     return value
 
 

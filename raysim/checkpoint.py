@@ -1,8 +1,9 @@
 """Checkpoints: the whole state of a run as safetensors plus JSON, without pickle.
 
 `checkpoints/round-000010/` holds the state after 10 rounds: `arrays.safetensors` and `state.json`, a tree
-in which `{"array": "<key>"}` stands for an array. It is written beside its place and renamed into it, so a
-checkpoint is there whole or not at all.
+in which `{"array": "<key>"}` stands for an array, `{"scalar": "<key>"}` for a number of numpy's (which is not
+Python's: float32 times float64 is float64), and `{"tree": {...}}` for a dict. It is written beside its place
+and renamed into it, so a checkpoint is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from raysim.errors import RecordError
 
 
 def save(folder: Path, rounds_done: int, state: dict[str, Any], keep: int) -> Path:
-    """Save a state tree; afterwards only the newest `keep` checkpoints are left."""
+    """Save a state tree; afterwards only the newest `keep` checkpoints are left.
+
+    Raises TypeError for what a checkpoint cannot hold.
+    """
     arrays: dict[str, np.ndarray] = {}
     tree = _to_json(state, "", arrays)
     target = folder / f"round-{rounds_done:06d}"
@@ -55,11 +59,14 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _to_json(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
-    if isinstance(value, np.ndarray):
-        arrays[path] = np.ascontiguousarray(value)
-        return {"array": path}
-    if isinstance(value, np.generic):
-        return _to_json(value.item(), path, arrays)
+    if isinstance(value, np.ndarray | np.number | np.bool_):
+        if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8 or not value.dtype.isnative:
+            raise TypeError(
+                f"state at {path or 'the root'} holds an array of {value.dtype}: not a plain number"
+            )
+        key = f"{len(arrays)}{path}"
+        arrays[key] = np.array(value, order="C")
+        return {"array" if isinstance(value, np.ndarray) else "scalar": key}
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"state at {path or 'the root'} has a key that is not a string")
@@ -78,6 +85,8 @@ def _from_json(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         if "array" in value:
             return arrays[value["array"]]
+        if "scalar" in value:
+            return arrays[value["scalar"]][()]
         return {key: _from_json(item, arrays) for key, item in value["tree"].items()}
     if isinstance(value, list):
         return [_from_json(item, arrays) for item in value]

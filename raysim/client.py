@@ -90,7 +90,7 @@ class LocalTrainer:
         instead of cross-entropy of the model's output; after_backward(trainer) may change
         `trainer.gradient` in place; after_step(trainer, step, last) may change `trainer.parameters`.
         `trainer.global_vector` is the starting point. A trailing batch of one sample is left out where the
-        model normalises over the batch.
+        model normalises over the batch, which needs two; a client with a single one then stays where it is.
         """
         self.load(global_vector)
         self.global_vector.copy_(self.vector)
@@ -100,7 +100,8 @@ class LocalTrainer:
             return np.zeros(self.layout.num_columns, np.float32)
         images = torch.from_numpy(data.images).to(self.device)
         labels = torch.from_numpy(data.labels).to(self.device)
-        size = batch_size or self.recipe.batch_size
+        size = self.recipe.batch_size if batch_size is None else batch_size
+        passes = self.recipe.epochs if epochs is None else epochs
         steps = make_optimizer(
             self.parameters,
             self.gradient,
@@ -110,14 +111,13 @@ class LocalTrainer:
             self.recipe.weight_decay if weight_decay is None else weight_decay,
         )
         shuffle = rng.generator(seed, *key, "batches")
+        starts = range(0, count - 1 if self._needs_two else count, size)
         batches = [
             torch.from_numpy(order[start : start + size]).to(self.device)
-            for order in (shuffle.permutation(count) for _ in range(epochs or self.recipe.epochs))
-            for start in range(0, count, size)
-            if not (self._needs_two and start == count - 1 and count > 1)
+            for order in (shuffle.permutation(count) for _ in range(passes))
+            for start in starts
         ]
-        per_epoch = len(batches) // (epochs or self.recipe.epochs)
-        drops = {per_epoch * epoch for epoch in decay_epochs}
+        drops = {len(starts) * epoch for epoch in decay_epochs}
         losses: list[float] = []
         self.model.train()
         with rng.torch_randomness(seed, *key, "dropout", device=self.device):
@@ -344,6 +344,7 @@ class ClientHost:
     ) -> UploadMeta:
         """Train one client into `row`; returns what the server needs to know of it."""
         plan = self.plan
+        self.trainer.train_loss = float("nan")
         data = self.data_of(client)
         learning_rate = plan.recipe.learning_rate * plan.lr_decay**order.round
         fit = partial(
@@ -397,6 +398,8 @@ def reason_to_reject(submitted: Any, layout: Layout) -> str:
         return f"not an array of floats: {type(submitted).__name__}"
     if submitted.shape not in ((layout.dim,), (layout.num_columns,)):
         return f"wrong shape {submitted.shape}, expected ({layout.num_columns},)"
-    if not np.isfinite(submitted).all():
+    with np.errstate(over="ignore"):
+        held = submitted.astype(np.float32, copy=False)
+    if not np.isfinite(held).all():
         return "non-finite"
     return ""

@@ -12,7 +12,6 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,29 +24,20 @@ from raysim import data as datasets
 from raysim import rng
 from raysim.attack import Attack
 from raysim.client import Campaign, HostPlan, Schedule
-from raysim.config import PRESETS, Component, ExperimentConfig, preset_names, read_yaml
+from raysim.config import PRESETS, Component, ExperimentConfig, numbered, preset_names, read_yaml
 from raysim.context import ServerData, Setting, TrainingRecipe
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.partition import PARTITIONS, Partition
-from raysim.defense import Defense, chain
+from raysim.defense import Chain, Defense, chain
 from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
 from raysim.models import MODELS
 from raysim.models.recipe import ModelRecipe
+from raysim.resources import Capacity, resolved
 from raysim.simulation import Experiment
-from raysim.updates import CHUNK_VALUES, shard_bounds
+from raysim.updates import shard_bounds
 
 Method = TypeVar("Method")
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What the backend offers, for the `auto` rules and the refusal of over-subscription."""
-
-    cpus: int = 1
-    gpus: float = 0.0
-    object_store_bytes: int = 0
-    """0: no object store (in-process)."""
 
 
 def catalogue(kind: str) -> Mapping[str, str]:
@@ -78,11 +68,12 @@ def make(
     if cls is None:
         raise unknown_name(f"{group}.name", component.name, table)
     fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    beside = [key for key in type(component).model_fields if key != "name"]
     for option in component.options:
         if option not in fields:
             raise (
-                unknown_name(f"{group}.{option}", option, fields)
-                if fields
+                unknown_name(f"{group}.{option}", option, [*fields, *beside])
+                if fields or beside
                 else ConfigError(f"{group}.{option}", f"{component.name} has no options", option)
             )
     try:
@@ -121,10 +112,9 @@ def _defaults(method: Any) -> dict[str, Any]:
 
 def make_defense(config: ExperimentConfig) -> Defense:
     """The defense, or the chain of them."""
-    several = len(config.defense) > 1
     return chain(
         *(
-            make(f"defense.{number}" if several else "defense", DEFENSES, component, Defense)
+            make(numbered("defense", config.defense, number), DEFENSES, component, Defense)
             for number, component in enumerate(config.defense)
         )
     )
@@ -136,14 +126,7 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
     defense = make_defense(config)
     malicious = place_malicious(config)
     campaigns = make_campaigns(config, malicious)
-    source = datasets.load(
-        config.data.name,
-        config.data.root,
-        limit=config.data.limit,
-        download=config.data.download,
-        seed=config.seed,
-        **config.data.options,
-    )
+    source = load_data(config)
     factory = ModelRecipe(
         config.model.name,
         source.num_classes,
@@ -162,27 +145,29 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         num_classes=source.num_classes,
         server_samples=len(server_data) if server_data else 0,
     )
-    with _keys_under("defense"):
-        defense.check(setting)
-    with _keys_under("attack"):
-        for campaign in campaigns:
+    for number, step in enumerate(defense.steps if isinstance(defense, Chain) else (defense,)):
+        with _keys_under(numbered("defense", config.defense, number)):
+            step.check(setting)
+    for number, campaign in enumerate(campaigns):
+        with _keys_under(numbered("attack", config.attack, number)):
             campaign.attack.check(setting)
     config = resolved(written_out(config), layout, capacity)
-    partition: Partition = make("data.partition", PARTITIONS, config.data.partition).split(
-        source.train.labels[train_pool],
-        config.population.total,
-        rng.generator(config.seed, "partition"),
-        None if source.owners is None else source.owners[train_pool],
-    )
+    split: Any = make("data.partition", PARTITIONS, config.data.partition)
+    with _keys_under("data.partition"):
+        partition: Partition = split.split(
+            source.train.labels[train_pool],
+            config.population.total,
+            rng.generator(config.seed, "partition"),
+            None if source.owners is None else source.owners[train_pool],
+        )
     tests = [test]
-    for campaign in campaigns:
-        with _keys_under("attack"):
+    for number, campaign in enumerate(campaigns):
+        group = numbered("attack", config.attack, number)
+        with _keys_under(group):
             triggered = campaign.attack.triggered_test(test)
         if triggered is not None:
             if not len(triggered):
-                raise ConfigError(
-                    "attack", "its target leaves no test sample to measure attack success on", 0
-                )
+                raise ConfigError(group, "its target leaves no test sample to measure attack success on", 0)
             tests.append(triggered)
     plan = HostPlan(
         seed=config.seed,
@@ -234,41 +219,67 @@ def place_malicious(config: ExperimentConfig) -> np.ndarray:
     return np.sort(rng.generator(config.seed, "placement").choice(population.total, count, replace=False))
 
 
+def load_data(config: ExperimentConfig) -> FederatedData:
+    """The data set; ConfigError names the dotted key of what it refuses."""
+    wanted = config.data
+    if wanted.name not in datasets.DATASETS:
+        raise unknown_name("data.name", wanted.name, datasets.DATASETS)
+    known = [
+        *datasets.loader_options(wanted.name),
+        *(key for key in type(wanted).model_fields if key != "name"),
+    ]
+    for option in wanted.options:
+        if option not in known:
+            raise unknown_name(f"data.{option}", option, known)
+    with _keys_under("data"):
+        return datasets.load(
+            wanted.name,
+            wanted.root,
+            limit=wanted.limit,
+            download=wanted.download,
+            seed=config.seed,
+            **wanted.options,
+        )
+
+
 def make_campaigns(config: ExperimentConfig, malicious: np.ndarray) -> tuple[Campaign, ...]:
     """The attacks, each with the malicious clients it commands.
 
-    Clients not named go, in order, to attacks with a count; an attack without `clients` takes all the rest.
+    Attacks that list ids get them; those with a count take the first that are free, in order; an attack
+    without `clients` takes all the rest.
     """
     if config.attack and not len(malicious):
         raise ConfigError("population.malicious", "must be at least 1 when there is an attack", 0, 1)
-    free = list(malicious)
-    chosen: list[list[int] | None] = []
-    for number, item in enumerate(config.attack):
-        key = "attack.clients" if len(config.attack) == 1 else f"attack.{number}.clients"
-        wanted = item.clients
-        if wanted is None:
-            chosen.append(None)
-            continue
-        ids = list(free[:wanted]) if isinstance(wanted, int) else [i for i in wanted if i in free]
-        if len(ids) != (wanted if isinstance(wanted, int) else len(wanted)) or not ids:
-            raise ConfigError(
-                key, "must name malicious clients that no other attack commands", wanted, len(free)
-            )
-        free = [i for i in free if i not in ids]
-        chosen.append(ids)
-    campaigns = []
-    for number, (item, ids_of) in enumerate(zip(config.attack, chosen, strict=True)):
-        group = "attack" if len(config.attack) == 1 else f"attack.{number}"
-        ids = ids_of if ids_of is not None else free
-        if not ids:
-            raise ConfigError(f"{group}.clients", "no malicious client is left for this attack", item.clients)
-        if ids_of is None:
-            free = []
-        schedule = Schedule(item.schedule.start, item.schedule.stop, item.schedule.every)
-        campaigns.append(
-            Campaign(make(group, ATTACKS, item, Attack), np.sort(np.array(ids, np.int64)), schedule)
+    free = malicious.tolist()
+    chosen: dict[int, list[int]] = {}
+    kinds = (list, int, type(None))
+    for kind in kinds:
+        for number, item in enumerate(config.attack):
+            wanted = item.clients
+            if not isinstance(wanted, kind):
+                continue
+            key = numbered("attack", config.attack, number) + ".clients"
+            if isinstance(wanted, list):
+                ids, count = np.intersect1d(wanted, free).tolist(), len(wanted)
+            else:
+                count = len(free) if wanted is None else max(wanted, 0)
+                ids = free[:count]
+            if wanted is None and not ids:
+                raise ConfigError(key, "no malicious client is left for this attack", wanted)
+            if len(ids) != count or not ids:
+                rule = "must name malicious clients that no other attack commands"
+                raise ConfigError(key, rule, wanted, len(free) if isinstance(wanted, int) else None)
+            taken = set(ids)
+            free = [i for i in free if i not in taken]
+            chosen[number] = ids
+    return tuple(
+        Campaign(
+            make(numbered("attack", config.attack, number), ATTACKS, item, Attack),
+            np.array(chosen[number], np.int64),
+            Schedule(item.schedule.start, item.schedule.stop, item.schedule.every),
         )
-    return tuple(campaigns)
+        for number, item in enumerate(config.attack)
+    )
 
 
 def set_aside(
@@ -305,60 +316,6 @@ def set_aside(
     return held, pool, source.test.select(rest)
 
 
-def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> ExperimentConfig:
-    """The configuration with every `auto` decided by a rule, and impossible reservations refused."""
-    resources = config.resources
-    cohort = config.population.cohort_size
-    tile_bytes = resources.tile_bytes
-    if tile_bytes == "auto":
-        # A shard of K rows is one object set; sixteen of them must fit the store beside the rest of a round.
-        tile_bytes = 4 * CHUNK_VALUES
-        if capacity.object_store_bytes:
-            tile_bytes = max(2**20, min(tile_bytes, capacity.object_store_bytes // 16))
-    for key, share, held in (
-        ("client_gpus", resources.client_gpus, capacity.gpus),
-        ("client_cpus", resources.client_cpus, max(capacity.cpus - 1, 0)),
-    ):
-        if share * cohort > held + 1e-9:
-            what = "GPUs" if key == "client_gpus" else "CPUs (one is kept for the detection tasks)"
-            raise ConfigError(
-                f"resources.{key}",
-                f"{cohort} clients with {share:g} each need {share * cohort:g}, and there are {held:g} {what}",
-                share,
-                int(held / cohort * 1e4) / 1e4,
-            )
-    per_actor = resources.clients_per_actor
-    if per_actor == "auto" and resources.client_gpus:
-        per_actor = max(1, min(int(1 / resources.client_gpus + 1e-9), -(-cohort // max(capacity.cpus, 1))))
-    if (
-        isinstance(per_actor, int)
-        and per_actor > 1
-        and resources.client_gpus * min(per_actor, cohort) > 1 + 1e-9
-    ):
-        raise ConfigError(
-            "resources.clients_per_actor",
-            f"an actor reserves the sum of its clients' client_gpus={resources.client_gpus:g}, at most one GPU",
-            per_actor,
-            int(1 / resources.client_gpus + 1e-9),
-        )
-    device = resources.device
-    if device == "auto":
-        device = "cuda" if capacity.gpus and _cuda() else "cpu"
-    elif device == "cuda" and not _cuda():
-        raise ConfigError("resources.device", "torch finds no CUDA device here", device, "cpu")
-    assert isinstance(tile_bytes, int), "decided above"
-    bounds = shard_bounds(cohort, layout.dim, tile_bytes)
-    return config.with_values(
-        population={"cohort": cohort},
-        resources={
-            "tile_bytes": tile_bytes,
-            "column_shards": len(bounds) - 1,
-            "clients_per_actor": per_actor,
-            "device": device,
-        },
-    )
-
-
 def _bounds(config: ExperimentConfig, layout: Layout) -> tuple[int, ...]:
     tile_bytes = config.resources.tile_bytes
     assert isinstance(tile_bytes, int), "resolved before"
@@ -391,12 +348,6 @@ def _imported(group: str, path: str, base: type | None) -> Any:
             f"{group}.name", f"must name a dataclass that derives from raysim.{base.__name__}", path
         )
     return cls
-
-
-def _cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _preset_description(name: str) -> str:

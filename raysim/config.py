@@ -7,14 +7,24 @@ are checked against the component when the experiment is composed (composition.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from raysim.errors import ConfigError, nearest_name
+from raysim.overrides import apply_overrides
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -24,11 +34,20 @@ class Group(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, which would pass for 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("must not be a boolean")
+        return value
 
-class Component(BaseModel):
+
+class Component(Group):
     """A name and the named thing's own options."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
     name: str
 
     @property
@@ -131,7 +150,7 @@ class Resources(Group):
         0.0, ge=0, description="CPU share one client reserves; an actor reserves the sum"
     )
     client_gpus: float = Field(
-        0.0, ge=0, description="GPU share one client reserves; an actor reserves the sum"
+        0.0, ge=0, le=1, description="GPU share one client reserves; an actor reserves the sum"
     )
     clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     server_gpus: float = Field(0.0, ge=0)
@@ -201,13 +220,16 @@ class ExperimentConfig(Group):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _config_error(error) from None
+            raise _config_error(error, values) from None
         check_population(self)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> ExperimentConfig:
         """From nested dicts, as YAML gives them."""
-        return cls(**dict(values))
+        for key in values:
+            if not isinstance(key, str):
+                raise ConfigError("config", "must have the names of groups as its keys", key)
+        return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:
         """Nested dicts; one attack or defense stands alone, several as a list."""
@@ -227,6 +249,11 @@ class ExperimentConfig(Group):
         for group, changes in groups.items():
             values[group] = {**values[group], **changes}
         return type(self).from_mapping(values)
+
+
+def numbered(group: str, items: Sequence[Any], number: int) -> str:
+    """The dotted key of one of a group's items: with its number only where there are several."""
+    return group if len(items) == 1 else f"{group}.{number}"
 
 
 def check_population(config: ExperimentConfig) -> None:
@@ -266,10 +293,11 @@ def check_population(config: ExperimentConfig) -> None:
             )
     if not config.defense:
         raise ConfigError("defense", "must name at least one defense", None, "fedavg")
-    for attack in config.attack:
+    for number, attack in enumerate(config.attack):
+        group = numbered("attack", config.attack, number)
         if attack.schedule.stop is not None and attack.schedule.stop <= attack.schedule.start:
             raise ConfigError(
-                "attack.schedule.stop", "must be greater than attack.schedule.start",
+                f"{group}.schedule.stop", f"must be greater than {group}.schedule.start",
                 attack.schedule.stop, attack.schedule.start + 1,
             )  # fmt: skip
 
@@ -293,9 +321,11 @@ def read_yaml(source: str | Path) -> dict[str, Any]:
             )
         path = PRESETS / f"{source}.yaml"
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError("config", f"must be a readable file ({error.strerror})", str(source)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError("config", f"must be text in UTF-8 ({error.reason})", str(source)) from None
     except yaml.YAMLError as error:
         raise ConfigError("config", f"must be valid YAML ({error})", str(source)) from None
     if not isinstance(values, dict):
@@ -310,84 +340,51 @@ def preset_names() -> list[str]:
     return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
 
 
-KEPT_WHEN_RENAMED = {"attack": ("schedule", "clients"), "data": ("root", "partition", "limit", "download")}
-"""Keys of a component group that are not the component's own options: they stay when another is named."""
+UNION_MEMBER = re.compile(r"(int|float|literal\[.*|list\[.*|constrained-.*)$")
+"""What pydantic puts behind a key to say which of the types it allows was tried."""
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Nested dicts with `a.b=value` applied in order; values are YAML.
-
-    Naming another component (`defense.name=krum`) starts its options afresh, since they belonged to the
-    one named before.
-    """
-    result = _copy(dict(values))
-    renames = [text for text in overrides if text.partition("=")[0].endswith(".name")]
-    for text in [*renames, *(text for text in overrides if text not in renames)]:
-        key, equals, raw = text.partition("=")
-        if not equals or not key:
-            raise ConfigError("override", "must have the form KEY=VALUE", text)
-        try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise ConfigError(key, "must be a YAML value", raw) from None
-        _assign(result, key, value)
-    return result
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
-
-
-def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    node: Any = values
-    for depth, part in enumerate(path):
-        if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                raise ConfigError(key, f"must use an index below {len(node)} here", part)
-            node = node[int(part)]
-            continue
-        child = node.get(part)
-        if isinstance(child, str) or child is None:
-            child = {} if child is None else {"name": child}
-        elif isinstance(child, list) and last == "name" and depth == len(path) - 1:
-            child = {}
-        elif not isinstance(child, dict | list):
-            raise ConfigError(key, f"{part} is a value, not a group", child)
-        node[part] = child
-        node = child
-    if isinstance(node, list):
-        raise ConfigError(key, "must name an item by its index (defense.0.name)", last)
-    if last == "name" and path and node.get("name") not in (None, value):
-        kept = KEPT_WHEN_RENAMED.get(path[0], ()) if len(path) == 1 else ()
-        for stale in [name for name in node if name not in kept]:
-            del node[stale]
-    node[last] = value
-
-
-def _config_error(error: ValidationError) -> ConfigError:
-    """The first of pydantic's errors as ours, with the dotted key and the nearest valid name."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    key = ".".join(
-        part for part in location if not part.startswith(("literal", "list[", "int", "constrained"))
-    )
+def _config_error(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
+    """The first key that pydantic refused as our error, with every rule it breaks and the nearest valid choice."""
+    first, *others = error.errors()
+    key = _dotted(first["loc"], values)
     if first["type"] == "extra_forbidden":
         group: Any = ExperimentConfig
-        for part in location[:-1]:
-            field = getattr(group, "model_fields", {}).get(part)
-            group = field.annotation if field else group
-        names = sorted(getattr(group, "model_fields", {}))
-        return ConfigError(
-            key,
-            f"unknown key; known here: {', '.join(names)}",
-            first["input"],
-            nearest_name(location[-1], names),
-        )
-    rule = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return ConfigError(key, rule[0].lower() + rule[1:], first["input"])
+        for part in first["loc"][:-1]:
+            group = group if isinstance(part, int) else _group_in(group.model_fields[part].annotation)
+        names = sorted(group.model_fields)
+        nearest = nearest_name(str(first["loc"][-1]), names)
+        return ConfigError(key, f"unknown key; known here: {', '.join(names)}", first["input"], nearest)
+    refusals = [first, *(other for other in others if _dotted(other["loc"], values) == key)]
+    rules = [item["msg"].removeprefix("Input ").removeprefix("Value error, ") for item in refusals]
+    choices = [choice for item in refusals if (choice := _nearest(item)) is not None]
+    return ConfigError(
+        key,
+        ", or ".join(rule[0].lower() + rule[1:] for rule in dict.fromkeys(rules)),
+        first["input"],
+        choices[0] if choices else None,
+    )
+
+
+def _dotted(location: Sequence[int | str], values: Mapping[str, Any]) -> str:
+    """The key as it was written: one attack or defense alone has no number."""
+    parts = []
+    for depth, part in enumerate(location):
+        if isinstance(part, str) and UNION_MEMBER.match(part):
+            break
+        if not (
+            depth == 1 and isinstance(part, int) and not isinstance(values[str(location[0])], list | tuple)
+        ):
+            parts.append(str(part))
+    return ".".join(parts)
+
+
+def _nearest(refusal: Any) -> Any:
+    """The bound that a value is beyond, or the name it resembles."""
+    rule = refusal.get("ctx", {})
+    if isinstance(refusal["input"], str):
+        return nearest_name(refusal["input"], re.findall("'([^']*)'", str(rule.get("expected", ""))))
+    return rule.get("ge", rule.get("le"))
 
 
 def _group_in(annotation: Any) -> Any:

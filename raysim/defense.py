@@ -105,15 +105,17 @@ class Chain(Defense):
             return (verdict if members is None else carry_back(verdict, members)), state
         first, own = step.apply(own, updates, ctx)
         state = {**state, str(number): own}
-        if first.flagged is None or first.flagged.all() or not first.flagged.any():
-            if first.flagged is not None and first.flagged.all():
-                return first, state
-            accepted = np.ones(updates.num_clients, bool)
-        else:
-            accepted = ~first.flagged
-        verdict, state = self._apply_from(number + 1, state, updates.select(accepted), ctx)
-        expanded = expand(verdict, accepted, score=None if first.scores is None else first.scores)
-        return replace(expanded, artifacts={**first.artifacts, **verdict.artifacts}), state
+        flagged = np.zeros(updates.num_clients, bool) if first.flagged is None else first.flagged
+        if flagged.all():
+            return first, state
+        verdict, state = self._apply_from(number + 1, state, updates.select(~flagged), ctx)
+        expanded = expand(verdict, ~flagged, score=first.scores)
+        return replace(
+            expanded,
+            flagged=first.flagged if expanded.flagged is None else expanded.flagged,
+            scores=first.scores if expanded.scores is None else expanded.scores,
+            artifacts={**first.artifacts, **verdict.artifacts},
+        ), state
 
 
 def chain(*steps: Defense) -> Defense:

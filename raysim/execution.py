@@ -9,7 +9,7 @@ from typing import Any
 
 from raysim import checkpoint, recording
 from raysim.backend import Backend
-from raysim.errors import RecordError
+from raysim.errors import RecordError, RunError
 from raysim.records import RunDirectory, digest, write_atomically
 from raysim.simulation import Experiment, RoundRecord, RunState, initial_state, rounds, start
 
@@ -62,8 +62,12 @@ def keep_round(
         directory.write_artifacts(record.number, record.artifacts)
         directory.write_round(record.number, record.row, record.clients, record.spans)
     if state.round % config.checkpoint.every == 0 or state.round == config.rounds:
-        with backend.telemetry.stage("checkpoint"):
-            checkpoint.save(directory.path / "checkpoints", state.round, state.tree(), config.checkpoint.keep)
+        try:
+            with backend.telemetry.stage("checkpoint"):
+                folder = directory.path / "checkpoints"
+                checkpoint.save(folder, state.round, state.tree(), config.checkpoint.keep)
+        except TypeError as error:
+            raise RunError(str(error), stage="checkpoint", round=record.number) from error
 
 
 def resume_state(experiment: Experiment, backend: Backend, directory: RunDirectory) -> RunState:

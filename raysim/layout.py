@@ -104,7 +104,7 @@ class Layout:
             return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def bind(self, model: nn.Module, vector: torch.Tensor) -> None:
-        """Make the model's parameters and float32 buffers views of `vector` [d + b]; counters are copied in.
+        """Make the model's parameters and float32 buffers views of `vector` [d + b]; other buffers are copied in.
 
         Loading the next client is then one copy into `vector`, and a training step moves all parameters
         at once.
@@ -123,15 +123,17 @@ class Layout:
                 assert name == entry.name
 
     def write_counters(self, model: nn.Module, vector: torch.Tensor) -> None:
-        """Copy the model's buffers that are not views (counters) back into `vector` [d + b]."""
-        for name, buffer in model.named_buffers():
-            if name in self.counters:
-                entry = self.entry(name)
-                vector[entry.start : entry.stop] = buffer.reshape(-1).to(vector.dtype)
+        """Copy the model's buffers that cannot be views (counters, other floats) back into `vector` [d + b]."""
+        for entry, buffer in self._copied(model):
+            vector[entry.start : entry.stop] = buffer.reshape(-1).to(vector.dtype)
 
     def read_counters(self, model: nn.Module, vector: torch.Tensor) -> None:
-        """Copy the counters in `vector` [d + b] into the bound model's buffers."""
-        for name, buffer in model.named_buffers():
-            if name in self.counters:
-                entry = self.entry(name)
-                buffer.copy_(vector[entry.start : entry.stop].view(entry.shape))
+        """Copy those buffers from `vector` [d + b] into the bound model."""
+        for entry, buffer in self._copied(model):
+            buffer.copy_(vector[entry.start : entry.stop].view(entry.shape))
+
+    def _copied(self, model: nn.Module) -> list[tuple[Entry, torch.Tensor]]:
+        import torch
+
+        buffers = model.named_buffers()
+        return [(self.entry(name), buffer) for name, buffer in buffers if buffer.dtype != torch.float32]

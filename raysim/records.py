@@ -144,8 +144,15 @@ class RunDirectory:
 
     def forget_rounds_from(self, number: int) -> None:
         """Drop what was written of round `number` and later, so that a resumed run writes it again."""
-        self._to_parts()
+        import pyarrow.compute as pc
+
         for table in COLUMNS:
+            final = self.path / f"{table}.parquet"
+            if final.exists():
+                whole = _read_parquet(final)
+                kept = whole.filter(pc.less(whole["round"], number))
+                if len(kept) < len(whole):
+                    _write_parquet(final, kept)
             for part in self._parts(table):
                 if _number(part) >= number:
                     part.unlink()
@@ -171,47 +178,22 @@ class RunDirectory:
 
     def finish(self) -> None:
         """Write the three tables from the parts, then drop the parts. Safe to call again."""
-        import pyarrow.parquet as pq
-
         if not (self.path / "parts").exists():
             return
         for table in COLUMNS:
-            merged = self.read(table)
-            temporary = self.path / f".{table}.parquet.tmp"
-            pq.write_table(merged, temporary)
-            os.replace(temporary, self.path / f"{table}.parquet")
+            _write_parquet(self.path / f"{table}.parquet", self.read(table))
         shutil.rmtree(self.path / "parts")
 
     def _write_part(self, table: str, number: int, rows: Rows) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         folder = self.path / "parts" / table
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{number:06d}.tmp"
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema(table)), temporary)
-        os.replace(temporary, folder / f"{number:06d}.parquet")
+        rows_of = pa.Table.from_pylist(list(rows), schema=schema(table))
+        _write_parquet(folder / f"{number:06d}.parquet", rows_of)
 
     def _parts(self, table: str) -> list[Path]:
         return sorted((self.path / "parts" / table).glob("[0-9]*.parquet"))
-
-    def _to_parts(self) -> None:
-        """Turn finished tables back into parts, so that more rounds can follow."""
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-
-        for table in ("spans", "clients", "rounds"):
-            final = self.path / f"{table}.parquet"
-            if not final.exists():
-                continue
-            whole = _read_parquet(final)
-            folder = self.path / "parts" / table
-            folder.mkdir(parents=True, exist_ok=True)
-            for number in pc.unique(whole["round"]).to_pylist():
-                pq.write_table(
-                    whole.filter(pc.equal(whole["round"], number)), folder / f"{number:06d}.parquet"
-                )
-            final.unlink()
 
 
 def _read_parquet(path: Path) -> pa.Table:
@@ -222,6 +204,15 @@ def _read_parquet(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"{path} is damaged: {error}") from error
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    """The whole file or nothing; its bytes follow from the rows alone, however the table was put together."""
+    import pyarrow.parquet as pq
+
+    temporary = path.with_name(f".{path.stem}.tmp")
+    pq.write_table(table.combine_chunks(), temporary)
+    os.replace(temporary, path)
 
 
 def environment(**extra: Any) -> dict[str, Any]:

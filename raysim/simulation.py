@@ -324,7 +324,8 @@ def judge(
 def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector: np.ndarray) -> np.ndarray:
     """The next global vector: parameters move by the aggregate, buffers by the verdict's weights.
 
-    A coordinate-wise rule has no weights: buffers then follow the data-weighted mean of the usable rows.
+    A coordinate-wise rule has no weights: buffers then follow the data-weighted mean of the rows that were
+    not flagged.
     """
     d = updates.dim
     new = global_vector.copy()
@@ -332,7 +333,8 @@ def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector:
     if len(new) > d:
         weights = verdict.weights
         if weights is None:
-            weights = np.where(usable, np.maximum(updates.num_examples, 0), 0).astype(np.float64)
+            accepted = usable if verdict.flagged is None else usable & ~verdict.flagged
+            weights = np.where(accepted, np.maximum(updates.num_examples, 0), 0).astype(np.float64)
         total = weights.sum()
         if total > 0:
             new[d:] += updates.combine_buffers(weights / total)

@@ -5,13 +5,14 @@ shard* is a fixed range of parameters, the same for all blocks. A tile is one ro
 buffers (layout.py) are one more tile behind the last shard. No method gathers K x d: rows are worked on
 block by block, columns chunk by chunk, each in a task that reads the tiles it needs.
 
-Sums over columns are formed per *chunk*, a width that depends on K alone, and added in column order; so
-no result depends on how the matrix was cut into tiles, or on which node a tile lies.
+Sums over columns are formed per *chunk*, a width that depends on the K rows that came in, and added in column
+order; rows selected or transformed from them keep that width. So no result depends on how the matrix was cut
+into tiles (`shard_bounds` cuts at whole chunks), or on which node a tile lies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -59,7 +60,8 @@ class RowBlock:
 class Updates:
     """K client updates (local minus global, float32), rows in client-id order. Says nothing of who is malicious.
 
-    client_ids [K] int64, num_examples [K] int64, layout (d = layout.dim), bounds: column shards.
+    client_ids [K] int64, num_examples [K] int64, layout (d = layout.dim), bounds: column shards, chunk: columns
+    summed at a time (0: by the rule, from K).
     """
 
     backend: Backend
@@ -68,6 +70,11 @@ class Updates:
     num_examples: np.ndarray
     bounds: tuple[int, ...]
     blocks: tuple[RowBlock, ...]
+    chunk: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.chunk:
+            object.__setattr__(self, "chunk", chunk_columns(self.num_clients))
 
     @classmethod
     def from_array(
@@ -273,7 +280,12 @@ class Updates:
         )
 
     def replace_rows(self, crafted: Updates) -> Updates:
-        """These rows, with those of crafted.client_ids taken from `crafted`; no tile is read."""
+        """These rows, with those of crafted.client_ids taken from `crafted`; no tile is read.
+
+        Raises ValueError when the two are cut at different columns.
+        """
+        if crafted.bounds != self.bounds:
+            raise ValueError(f"rows cut at columns {crafted.bounds} cannot join rows cut at {self.bounds}")
         stays = ~np.isin(self.client_ids, crafted.client_ids)
         honest = self.select(stays)
         ids = np.concatenate([honest.client_ids, crafted.client_ids])
@@ -296,13 +308,13 @@ class Updates:
         """Arguments of one task per column shard: where rows go, columns, the tiles, then `along`."""
         positions = [block.positions for block in self.blocks]
         rows = [block.rows for block in self.blocks]
-        chunk = chunk_columns(self.num_clients)
+        whole = [not isinstance(vector, np.ndarray) for vector in along]
         bounds = list(pairwise(self.bounds))
         if with_buffers:
             bounds.append((self.dim, self.layout.num_columns))
         items = []
         for shard, (first, last) in enumerate(bounds):
-            grid = Grid(positions, rows, self.num_clients, first, last, chunk)
+            grid = Grid(positions, rows, self.num_clients, first, last, self.chunk, whole)
             sliced = (vector[first:last] if isinstance(vector, np.ndarray) else vector for vector in along)
             items.append((grid, *(block.tiles[shard] for block in self.blocks), *sliced))
         return items
@@ -310,7 +322,10 @@ class Updates:
 
 @dataclass(frozen=True)
 class Grid:
-    """How a column task finds its rows: the shard's columns [first, last), walked in chunks."""
+    """How a column task finds its rows: the shard's columns [first, last), walked in chunks.
+
+    whole: which of the vectors along came as references, uncut; the others hold the shard's columns only.
+    """
 
     positions: list[np.ndarray]
     rows: list[np.ndarray]
@@ -318,25 +333,22 @@ class Grid:
     first: int
     last: int
     chunk: int
+    whole: list[bool]
 
     def chunks(self, arguments: tuple[np.ndarray, ...]) -> list[tuple[int, Callable[[], tuple[Any, ...]]]]:
         """(first column, a function that assembles (columns [K, c], *along [c])) for every chunk in order."""
-        tiles, along = arguments[: len(self.rows)], arguments[len(self.rows) :]
-        width = self.last - self.first
-        starts = range(0, width, self.chunk) if width else range(0)
-        return [(self.first + start, partial(self._assemble, tiles, along, start)) for start in starts]
+        return [
+            (self.first + start, partial(self._assemble, arguments, start, stop))
+            for start, stop in steps(0, self.last - self.first, self.chunk)
+        ]
 
-    def _assemble(
-        self, tiles: tuple[np.ndarray, ...], along: tuple[np.ndarray, ...], start: int
-    ) -> tuple[Any, ...]:
-        stop = min(start + self.chunk, self.last - self.first)
+    def _assemble(self, arguments: tuple[np.ndarray, ...], start: int, stop: int) -> tuple[Any, ...]:
+        tiles, along = arguments[: len(self.rows)], arguments[len(self.rows) :]
         out = self._rows(tiles, start, stop)
-        width = self.last - self.first
-        vectors = []
-        for vector in along:
-            # A reference was resolved to the whole vector; an array came cut to the shard.
-            offset = 0 if len(vector) == width else self.first
-            vectors.append(vector[offset + start : offset + stop])
+        offsets = [self.first if whole else 0 for whole in self.whole]
+        vectors = [
+            vector[offset + start : offset + stop] for vector, offset in zip(along, offsets, strict=True)
+        ]
         return (out, *vectors)
 
     def _rows(self, tiles: tuple[np.ndarray, ...], start: int, stop: int) -> np.ndarray:
@@ -349,6 +361,12 @@ class Grid:
             for position, row in zip(positions, rows, strict=True):
                 out[position] = tile[row, start:stop]
         return out
+
+
+def steps(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive ranges of at most `width` that cover [first, last)."""
+    for start in range(first, last, width):
+        yield start, min(start + width, last)
 
 
 def cut(rows: np.ndarray, bounds: Sequence[int]) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,88 @@
+"""Detectors around an aggregation rule: judge by what the rule does, then apply it again to who is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from defenses.distances import squared_distances
+from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine, krum_scores
+from defenses.order_statistics import median, trimmed_mean
+from raysim.context import Setting
+from raysim.defense import Defense, accepted_mean
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class RuleDefense(Defense):
+    """Base: a rule, and what it assumes.
+
+    num_byzantine: assumed number f of malicious clients (krum: K >= 2 f + 3; None: the most that K tolerates).
+    trim: values that trimmed_mean drops on each side, 2 trim < K; None: num_byzantine, or a fifth of K.
+    A round left with fewer clients than planned assumes as much as they tolerate.
+    """
+
+    rules: ClassVar[tuple[str, ...]] = ("krum", "trimmed_mean", "median")
+
+    rule: str = "krum"
+    num_byzantine: int | None = None
+    trim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule not in self.rules:
+            raise unknown_name("rule", self.rule, self.rules)
+        check_num_byzantine(self.num_byzantine)
+        if self.trim is not None and self.trim < 0:
+            raise ConfigError("trim", "must be at least 0", self.trim, 0)
+
+    def check(self, setting: Setting) -> None:
+        """What the rule needs of a round's K clients."""
+        if self.rule == "krum":
+            check_cohort(self.num_byzantine, setting.cohort)
+        elif self.rule == "trimmed_mean":
+            key = "num_byzantine" if self.trim is None else "trim"
+            trim = getattr(self, key)
+            if trim is not None and 2 * trim >= setting.cohort:
+                rule = f"must be less than half of {setting.cohort}, the clients in a round"
+                raise ConfigError(key, rule, trim, (setting.cohort - 1) // 2)
+
+    def assumed_trim(self, count: int) -> int:
+        """Values that trimmed_mean drops on each side of K."""
+        wanted = self.num_byzantine if self.trim is None else self.trim
+        return min(count // 5 if wanted is None else wanted, (count - 1) // 2)
+
+    def distances(self, updates: Updates) -> np.ndarray | None:
+        """The squared distances [K, K] that krum decides by; None for the other rules."""
+        return squared_distances(updates) if self.rule == "krum" else None
+
+    def reaggregate(
+        self, updates: Updates, flagged: np.ndarray, distances: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(aggregate [d], weights [K] or None) of the rule on unflagged rows, f and trim less the removed.
+
+        All flagged: a zero aggregate, so that the global model stays, and zero weights.
+        """
+        count, removed = updates.num_clients, int(flagged.sum())
+        if removed == count or self.rule == "fedavg":
+            return accepted_mean(updates, flagged)
+        if self.rule == "krum":
+            assert distances is not None
+            num_byzantine = max(0, assumed_byzantine(self.num_byzantine, count) - removed)
+            weights = np.zeros(count)
+            weights[krum_winner(distances, np.flatnonzero(~flagged), num_byzantine)] = 1.0
+            return updates.combine(weights), weights
+        rest = updates.select(~flagged) if removed else updates
+        if self.rule == "median":
+            return rest.map_columns("order_statistics", median), None
+        trim = min(max(0, self.assumed_trim(count) - removed), (rest.num_clients - 1) // 2)
+        return rest.map_columns("order_statistics", partial(trimmed_mean, trim=trim)), None
+
+
+def krum_winner(distances: np.ndarray, members: np.ndarray, num_byzantine: int) -> int:
+    """The row that Krum chooses among `members` (row indices), by all rows' squared distances [K, K]."""
+    f = assumed_byzantine(num_byzantine, len(members))
+    return int(members[np.argmin(krum_scores(distances[np.ix_(members, members)], f))])

@@ -1,0 +1,83 @@
+"""Bulyan: select updates by repeated Krum, then average per parameter around their median.
+
+El Mhamdi et al., "The hidden vulnerability of distributed learning in Byzantium", ICML 2018. Krum selects
+theta = K - 2 f updates one by one, each scored among those not yet selected; then each parameter is the mean of
+the beta = theta - 2 f values nearest to the median of the selected ones.
+
+Published code that differs: FLPoison trims nothing (beta = theta) and confuses indices of the shrunken set with
+those of the whole one; FedML keeps one value too few; FLARE speaks of a trimmed mean instead of the values
+nearest to the median.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from defenses.distances import squared_distances
+from defenses.krum import assumed_byzantine, check_num_byzantine, krum_scores
+from defenses.order_statistics import mean_around_median
+from raysim.context import Context, Setting, State
+from raysim.defense import Defense, Verdict
+from raysim.errors import ConfigError
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class Bulyan(Defense):
+    """Per parameter, the mean of the values nearest the median of the updates that repeated Krum selects.
+
+    num_byzantine: the assumed number f of malicious clients, K >= 4 f + 3; None: floor((K - 3) / 4), the most
+    that K tolerates, which is also the limit in a round that is left with fewer rows than planned.
+
+    `flagged` marks the 2 f updates that were not selected; `scores` are the Krum scores among all K.
+    """
+
+    num_byzantine: int | None = None
+
+    def __post_init__(self) -> None:
+        check_num_byzantine(self.num_byzantine)
+
+    def check(self, setting: Setting) -> None:
+        """K >= 4 f + 3."""
+        most = _tolerated(setting.cohort)
+        if self.num_byzantine is not None and self.num_byzantine > most:
+            raise ConfigError(
+                "num_byzantine",
+                f"must leave 4 * num_byzantine + 3 <= {setting.cohort}, the clients in a round",
+                self.num_byzantine,
+                most,
+            )
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Selection on the distances, then every parameter on its own."""
+        count = updates.num_clients
+        most = _tolerated(count)
+        num_byzantine = most if self.num_byzantine is None else min(self.num_byzantine, most)
+        distances = squared_distances(updates)
+        with ctx.stage("bulyan"):
+            scores = krum_scores(distances, num_byzantine)
+            selected = select(distances, num_byzantine)
+        flagged = np.ones(count, bool)
+        flagged[selected] = False
+        nearest = partial(mean_around_median, count=count - 4 * num_byzantine)
+        aggregate = updates.select(selected).map_columns("order_statistics", nearest)
+        return Verdict(aggregate, None, scores, flagged), state
+
+
+def select(distances: np.ndarray, num_byzantine: int) -> np.ndarray:
+    """The K - 2 f rows that repeated Krum selects from squared distances [K, K], in order of selection."""
+    left = np.arange(len(distances))
+    selected = []
+    for _ in range(len(distances) - 2 * num_byzantine):
+        winner = int(np.argmin(krum_scores(distances, assumed_byzantine(num_byzantine, len(left)))))
+        selected.append(left[winner])
+        left = np.delete(left, winner)
+        distances = np.delete(np.delete(distances, winner, axis=0), winner, axis=1)
+    return np.array(selected)
+
+
+def _tolerated(count: int) -> int:
+    return max((count - 3) // 4, 0)

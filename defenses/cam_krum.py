@@ -1,0 +1,53 @@
+"""What GradCAM-Krum and LayerCAM-Krum share: Krum's choice of one client, by distances between heat maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from defenses.distances import squared_distances
+from defenses.heat_maps import HeatMapDefense
+from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine, krum_scores
+from raysim.backend import InProcessBackend
+from raysim.context import Context, Setting, State
+from raysim.defense import Verdict
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class CAMKrum(HeatMapDefense):
+    """Takes over the model of the client whose heat map lies closest to its neighbours' maps.
+
+    Fields, besides HeatMapDefense's: see LayerCAMKrum.
+    """
+
+    num_byzantine: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_num_byzantine(self.num_byzantine)
+
+    def check(self, setting: Setting) -> None:
+        """Besides an image, K >= 2 f + 3."""
+        super().check(setting)
+        check_cohort(self.num_byzantine, setting.cohort)
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """The update of the lowest score; the first one when K <= 2."""
+        count = updates.num_clients
+        num_byzantine = assumed_byzantine(self.num_byzantine, count)
+        maps = self.heat_maps(updates, ctx)
+        scores = ctx.run("krum", map_scores, maps, num_byzantine)
+        ranking = np.argsort(scores, kind="stable")
+        weights, flagged = np.zeros(count), np.zeros(count, bool)
+        weights[ranking[0]] = 1.0
+        flagged[ranking[count - num_byzantine :]] = True
+        artifacts = {"heat_maps": maps, "client_ids": updates.client_ids}
+        return Verdict(updates.combine(weights), weights, scores, flagged, artifacts), state
+
+
+def map_scores(maps: np.ndarray, num_byzantine: int) -> np.ndarray:
+    """Krum scores [K] float64 of maps [K, h, w]; equal maps have a distance of exactly 0."""
+    flat = Updates.from_array(maps.reshape(len(maps), -1), InProcessBackend())
+    return krum_scores(squared_distances(flat), num_byzantine)

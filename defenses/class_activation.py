@@ -1,0 +1,124 @@
+"""Class activation maps: where in an image a network found its answer.
+
+GradCAM (Selvaraju et al., ICCV 2017) and LayerCAM (Jiang et al., TIP 2021), in the form that GradCAM-AE and
+LayerCAM-AE use them, with the scaling of the `pytorch-grad-cam` package that their published scripts call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from raysim.errors import ConfigError, unknown_name
+
+Method = Literal["gradcam", "layercam"]
+
+
+def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """ReLU(sum_m mean_ij(g^m) A^m): one weight a channel. [B, m, h, w] twice -> [B, h, w]."""
+    weights = gradients.mean(dim=(2, 3))
+    return torch.einsum("bm,bmhw->bhw", weights, activations).relu()
+
+
+def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """ReLU(sum_m ReLU(g^m) * A^m): one weight a channel and pixel. [B, m, h, w] twice -> [B, h, w].
+
+    The LayerCAM-AE paper drops the channel index of its weights; this is the published code and Jiang et al.
+    """
+    return (gradients.relu() * activations).sum(dim=1).relu()
+
+
+_METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gradcam": gradcam, "layercam": layercam}
+
+
+@torch.enable_grad()
+def model_maps(
+    model: nn.Module, cam_layer: str, images: Tensor, *, method: Method, target: int | None
+) -> Tensor:
+    """One model's maps [B, h, w] in [0, 1] of images [B, C, H, W], at the size of the activation map they weigh.
+
+    The class whose score is explained is `target`, or with None each image's own most likely class. The score is
+    the network's output, which must be the pre-softmax score: after a log-softmax its gradient would carry every
+    other class too. Each map is shifted and scaled to [0, 1] on its own; a map that is not finite, which exploded
+    weights give, becomes zero. One forward pass in eval mode: without gradient up to `cam_layer`, whose output in
+    its last call is the activation map; then the gradient of the rest alone. The model is left as it was.
+
+    Raises ConfigError for an unknown method or layer, a layer whose output is no activation map, and a target
+    outside the network's classes.
+    """
+    if method not in _METHODS:
+        raise unknown_name("method", method, _METHODS)
+    activations, scores = _forward(model, cam_layer, images)
+    if target is None:
+        classes = scores.detach().argmax(dim=1)
+    elif 0 <= target < scores.shape[1]:
+        classes = torch.full((len(scores),), target, device=scores.device)
+    else:
+        raise ConfigError("target", f"must be a class from 0 to {scores.shape[1] - 1}", target)
+    explained = scores.gather(1, classes[:, None]).sum()  # images are independent: one gradient serves all
+    (gradients,) = torch.autograd.grad(explained, activations)
+    return rescale(_METHODS[method](activations.detach(), gradients))
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps [B, h, w] resized to (height, width) by bilinear interpolation and scaled to [0, 1] again."""
+    resized = nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)
+    return rescale(resized[:, 0])
+
+
+def rescale(maps: Tensor) -> Tensor:
+    """Each map [h, w] of [B, h, w] shifted to minimum 0 and scaled to maximum 1; a constant map gives zeros.
+
+    >>> rescale(torch.tensor([[[1.0, 2.0], [3.0, 5.0]], [[2.0, 2.0], [2.0, float("nan")]]])).tolist()
+    [[[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    """
+    shifted = maps - maps.amin(dim=(1, 2), keepdim=True)
+    scaled = shifted / (1e-7 + shifted.amax(dim=(1, 2), keepdim=True))
+    return scaled.nan_to_num(nan=0.0)
+
+
+def _forward(model: nn.Module, cam_layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The layer's activations [B, m, h, w], a leaf of the graph, and the class scores [B, C] that depend on it."""
+    layers = dict(model.named_modules())
+    if cam_layer not in layers:
+        raise unknown_name("cam_layer", cam_layer, layers)
+    captured: list[Tensor] = []
+
+    def start_graph(module: nn.Module, inputs: object, output: object) -> Tensor:
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            raise ConfigError("cam_layer", "must name a layer whose output is [B, m, h, w]", cam_layer)
+        captured.append(output.detach().clone().requires_grad_())
+        return captured[
+            -1
+        ].clone()  # what follows may overwrite its input in place; the leaf keeps the values
+
+    with _frozen(model):
+        hook = layers[cam_layer].register_forward_hook(start_graph)
+        try:
+            scores = model(images)
+        finally:
+            hook.remove()
+    if not captured:
+        raise ConfigError("cam_layer", "must name a layer that the network's forward pass calls", cam_layer)
+    return captured[-1], scores
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient to any parameter inside the block; each module and parameter as before after."""
+    training = [module for module in model.modules() if module.training]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval()
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in learning:
+            parameter.requires_grad_(True)

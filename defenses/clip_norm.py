@@ -1,0 +1,66 @@
+"""Static clipping, a pre-aggregation: scale every update down to at most a given norm.
+
+Sun et al., "Can you really backdoor federated learning?", arXiv 1911.07963, 2019; ByzFL calls it `Clipping`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from defenses.distances import squared_norms
+from raysim.context import Context, State
+from raysim.defense import PreAggregation
+from raysim.errors import ConfigError
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+
+@dataclass(frozen=True)
+class ClipNorm(PreAggregation):
+    """Scales every update down to at most a given Euclidean norm, in front of another defense.
+
+    bound: the largest Euclidean norm M of an update; None: the mean norm of the round. Buffers are left as they
+    are.
+    """
+
+    bound: float | None = 2.0
+
+    def __post_init__(self) -> None:
+        check_bound(self.bound)
+
+    def transform(
+        self, state: State, updates: Updates, ctx: Context
+    ) -> tuple[Updates, np.ndarray | None, State]:
+        """u_i min(1, M / |u_i|), row by row."""
+        factors = clip_factors(np.sqrt(squared_norms(updates)), self.bound)
+        if (factors == 1).all():
+            return updates, None, state
+        return updates.transform("clip", partial(_scale_rows, factors, updates.dim)), None, state
+
+
+def clip_factors(norms: np.ndarray, bound: float | None) -> np.ndarray:
+    """min(1, M / norm) for every norm [K], with M = bound or the mean of the norms.
+
+    >>> clip_factors(np.array([0.0, 1.0, 4.0]), 2.0)
+    array([1. , 1. , 0.5])
+    """
+    limit = norms.mean() if bound is None else bound
+    return np.divide(limit, norms, out=np.ones_like(norms), where=norms > limit)
+
+
+def check_bound(bound: float | None) -> None:
+    """ConfigError unless it is None or a positive number."""
+    if bound is not None and not 0 < bound < np.inf:
+        raise ConfigError("bound", "must be a number greater than 0", bound, 2.0)
+
+
+def _scale_rows(factors: np.ndarray, dim: int, columns: np.ndarray, first: int) -> np.ndarray:
+    if first >= dim:
+        return columns
+    out = np.empty(columns.shape, np.float32)
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = slice(start, start + BLOCK_COLUMNS)
+        out[:, block] = columns[:, block] * factors[:, None]
+    return out

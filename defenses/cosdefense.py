@@ -1,0 +1,56 @@
+"""CosDefense (Yaldiz et al., arXiv 2304.00160): cosines of the last layer with the global model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from defenses.features import global_head, head_updates
+from raysim.context import Context, State
+from raysim.defense import Defense, Verdict, accepted_mean
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import Updates
+
+_VECTORS = ("update", "model")
+
+
+@dataclass(frozen=True)
+class CosDefense(Defense):
+    """Drops clients whose last layer is far above average in cosine similarity to the global model's.
+
+    Score: |cos| between the client's and the global last weight matrix W_G (no bias), scaled to [0, 1] over the
+    round. Clients at or above mean + `deviations` standard deviations are dropped. `vector`: `update` compares
+    W_i - W_G with W_G (the published code), `model` compares W_i with W_G (as LayerCAM-AE describes it).
+
+    The paper only says "far above average"; its code compares with the mean, its half standard deviation
+    commented out, so deviations = 0 by default: about half of any round is dropped. Equal scores: everybody is
+    accepted. A zero vector has cosine 0.
+    """
+
+    vector: Literal["update", "model"] = "update"
+    deviations: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.vector not in _VECTORS:
+            raise unknown_name("vector", self.vector, _VECTORS)
+        if not self.deviations >= 0:
+            raise ConfigError("deviations", "must be at least 0", self.deviations, 0.0)
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Score by cosine, drop what is above the threshold."""
+        rows = head_updates(updates, ctx, bias=False)
+        with ctx.stage("cosine"):
+            reference = global_head(ctx, bias=False).astype(np.float64)
+            rows = rows.astype(np.float64) + (reference if self.vector == "model" else 0.0)
+            lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(reference)
+            cosines = np.abs(rows @ reference) / np.where(lengths > 0, lengths, 1.0)
+            spread = np.ptp(cosines)
+            if spread > 0:
+                scores = (cosines - cosines.min()) / spread
+                flagged = scores >= scores.mean() + self.deviations * scores.std()
+            else:
+                scores, flagged = np.zeros(len(cosines)), np.zeros(len(cosines), bool)
+        aggregate, weights = accepted_mean(updates, flagged)
+        return Verdict(aggregate, weights, scores, flagged), state

@@ -1,0 +1,109 @@
+"""Cosine similarities: of many vectors, and of two vectors known only through a third.
+
+The transitive estimate is FedGrad's (section 6.2), after Schubert, "A triangle inequality for cosine
+similarity", SISAP 2021.
+"""
+
+from __future__ import annotations
+
+from math import comb
+from typing import Literal
+
+import numpy as np
+
+from raysim.errors import ConfigError
+
+Method = Literal["pair", "batch", "matrix"]
+
+LEAST_WIDTH = 1e-7
+"""1 - s^2 below this counts as this: what float32 histories can tell from a similarity of exactly 1."""
+
+
+def cosine_similarities(vectors: np.ndarray, method: Method = "matrix") -> np.ndarray:
+    """Cosines between the rows of vectors [K, c]: [K, K] float64, symmetric; a zero vector's are 0.
+
+    method: one `pair` at a time, one client against a `batch` of all, or one `matrix` product: the same
+    numbers up to rounding, in K^2, K or 1 steps.
+    """
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    units = vectors / np.where(lengths > 0, lengths, 1.0)
+    if method == "pair":
+        return np.array([[float(a @ b) for b in units] for a in units])
+    if method == "batch":
+        return np.stack([units @ unit for unit in units])
+    return units @ units.T
+
+
+def cosines_from_gram(gram: np.ndarray) -> np.ndarray:
+    """Cosines [K, K] from inner products [K, K]; a zero vector's are 0."""
+    lengths = np.sqrt(np.diagonal(gram))
+    inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    return gram * inverse[:, None] * inverse
+
+
+def transitive_interval(s_iz: float, s_zj: float) -> tuple[float, float]:
+    """The least and the largest cosine that i and j can have, given both their cosines with z.
+
+    >>> transitive_interval(1.0, 0.25)
+    (0.25, 0.25)
+    """
+    middle = s_iz * s_zj
+    half = float(np.sqrt((1 - s_iz**2) * (1 - s_zj**2)))
+    return middle - half, middle + half
+
+
+def transitive_similarities(similarities: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Estimated cosines between K clients through third ones, and which pairs share one: [K, K] and bool.
+
+    similarities [K, n]: cosines of the K with n others; known [K, n] bool: which of them are known. Each
+    shared z gives the middle of its interval; several are averaged with weights 1 / width, a width being
+    2 sqrt((1 - s_iz^2) (1 - s_zj^2)). That weight is a product of a factor for i and one for j, so all
+    pairs come from two matrix products. Pairs that share nobody get 0.
+    """
+    factors = known / np.sqrt(np.maximum(1.0 - similarities.astype(np.float64) ** 2, LEAST_WIDTH))
+    weighted = factors * similarities
+    totals = factors @ factors.T
+    shared = totals > 0
+    return np.divide(weighted @ weighted.T, totals, out=np.zeros_like(totals), where=shared), shared
+
+
+def coverage_rounds(population: int, cohort: int) -> float:
+    """Expected rounds until all n clients are linked, when K are drawn each round; a new client counts as linked.
+
+    delta = 1 + E_K, where E_i is what i linked clients still need:
+    E_i = (1 + sum_{x >= 1} h(x | i) E_{i + x}) / (1 - p_i), with h(x | i) = C(n - i, x) C(i, K - x) / C(n, K)
+    the chance of x new ones and p_i = h(0 | i). FedGrad's theorem 1 prints a bound that counts the
+    unproductive rounds only (`theorem_1_rounds`); this is exact.
+
+    >>> round(coverage_rounds(100, 20), 1), round(coverage_rounds(100, 10), 1)
+    (23.9, 49.9)
+    """
+    _check_cohort(population, cohort)
+    draws = comb(population, cohort)
+    needed = [0.0] * (population + 1)
+    for linked in range(population - 1, cohort - 1, -1):
+        fresh = population - linked
+        onwards = sum(
+            comb(fresh, x) * comb(linked, cohort - x) / draws * needed[linked + x]
+            for x in range(1, min(cohort, fresh) + 1)
+        )
+        needed[linked] = (1.0 + onwards) / (1.0 - comb(linked, cohort) / draws)
+    return 1.0 + needed[cohort]
+
+
+def theorem_1_rounds(population: int, cohort: int) -> float:
+    """What FedGrad's theorem 1 prints: 1 + sum_{i = K}^{n - 1} C(i, K) / (C(n, K) - C(i, K)).
+
+    >>> round(theorem_1_rounds(100, 20), 1)
+    10.3
+    """
+    _check_cohort(population, cohort)
+    draws = comb(population, cohort)
+    idle = [comb(linked, cohort) for linked in range(cohort, population)]
+    return 1.0 + sum(count / (draws - count) for count in idle)
+
+
+def _check_cohort(population: int, cohort: int) -> None:
+    if not 1 <= cohort <= population:
+        rule = f"must be from 1 to the population of {population}"
+        raise ConfigError("cohort", rule, cohort, min(max(cohort, 1), population))

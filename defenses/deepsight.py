@@ -1,0 +1,236 @@
+"""DeepSight: look into the models, cluster them by what they were trained on, and drop suspicious clusters.
+
+Rieger et al., "DeepSight: mitigating backdoor attacks in federated learning through deep model inspection",
+NDSS 2022.
+
+Published code that differs: FedGrad's and FLPoison's take ratios of raw outputs, which change sign, where this takes
+softmax outputs; FedGrad's reads one weight per class, uses 2,000 noise inputs and scales the model instead of the
+update; FLPoison's rejects every client outside all clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from defenses.client_models import bound_model, bound_models
+from defenses.cosine import cosine_similarities
+from defenses.distances import squared_norms
+from raysim import rng
+from raysim.context import Context, ModelFactory, State
+from raysim.defense import Defense, Verdict
+from raysim.errors import ConfigError
+from raysim.layout import Layout
+from raysim.updates import Updates
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+NOISE_BATCH = 500
+"""Noise images in one forward pass."""
+
+SMALLEST_PROBABILITY = 1e-6
+"""Added to softmax outputs before their ratio is taken."""
+
+ROUNDING = 1e-12
+"""A cosine distance below this is what rounding leaves of equal directions."""
+
+MOST_SUSPICIOUS = 1 / 3
+"""A cluster with this share of suspicious clients, or more, is dropped."""
+
+
+@dataclass(frozen=True)
+class DeepSight(Defense):
+    """Clusters clients by last-layer updates and reactions to noise; drops clusters with many one-sided updates.
+
+    1. Update energies e_k = |db_k| + sum_h |dW_kh| per class; NEUP_k = e_k^2 / sum e^2. A client with few classes of
+    NEUP above max(0.01, 1 / C) of its largest (at most half the median client's number) is suspicious.
+    2. Division differences: the mean over `samples` uniform noise images of the ratio of the client's to the
+    global model's softmax outputs, for `seeds` sets of noise, the same in every round. 3. HDBSCAN separately
+    on the cosines of db, the NEUPs and each set's division differences; the share of clusterings that part two clients
+    (the sets of noise count as one) is their distance for the final HDBSCAN. 4. Clusters less than a third
+    suspicious are accepted; clients outside all clusters each by their own label. 5. Accepted updates clipped to
+    the median norm over all K, and averaged uniformly. Scores: the share of suspicious clients in the own cluster.
+
+    min_cluster_size, min_samples: HDBSCAN's, which the paper does not state (scikit-learn's min_samples counts
+    the client itself). A client outside all clusters of one clustering is parted from everybody in it. Noise has the
+    size of images that the model's recipe states; without one, the server's images tell.
+    """
+
+    samples: int = 20_000
+    seeds: int = 3
+    min_cluster_size: int = 3
+    min_samples: int = 3
+
+    def __post_init__(self) -> None:
+        for key, least in (("samples", 1), ("seeds", 1), ("min_cluster_size", 2), ("min_samples", 1)):
+            if getattr(self, key) < least:
+                raise ConfigError(key, f"must be at least {least}", getattr(self, key), least)
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Inspect, cluster, accept, clip, average."""
+        weight = updates.columns(f"{ctx.model.head}.weight", "head")
+        bias = updates.columns(f"{ctx.model.head}.bias", "head").astype(np.float64)
+        differences = self.division_differences(updates, ctx)
+        norms = np.sqrt(squared_norms(updates))
+        with ctx.stage("energies"):
+            energies = normalised_energies(weight, bias)
+            suspicious = one_sided(energies)
+            apart = 1.0 - cosine_similarities(bias)
+            apart[apart < ROUNDING] = 0.0
+        views = [apart, energies, *differences.transpose(1, 0, 2)]
+        labels = ctx.run("cluster", ensemble_clusters, views, self.min_cluster_size, self.min_samples)
+        with ctx.stage("clip"):
+            scores = suspicious_share(labels, suspicious)
+            accepted = scores < MOST_SUSPICIOUS
+            bound = float(np.median(norms))
+            scale = np.minimum(1.0, bound / np.where(norms > 0, norms, 1.0))
+            weights = accepted / max(accepted.sum(), 1)
+        return Verdict(updates.combine(weights * scale), weights, scores, ~accepted), state
+
+    def division_differences(self, updates: Updates, ctx: Context) -> np.ndarray:
+        """[K, seeds, C] float64: mean ratio of a client's softmax outputs on noise to the global model's."""
+        noise = Noise(ctx.seed, self.seeds, self.samples, image_shape(ctx))
+        model = (ctx.model, ctx.layout, ctx.published)
+        reference = ctx.put(ctx.run("inference", noise_outputs, *model, noise))
+        task = partial(division_rows, noise)
+        rows = updates.map_rows("inference", task, *model, reference, buffers=True)
+        return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """`seeds` sets of `samples` uniform images, the same for every client and round."""
+
+    seed: int
+    seeds: int
+    samples: int
+    shape: tuple[int, ...]
+
+    def batches(self, number: int) -> Iterator[torch.Tensor]:
+        """The images of set `number`, in order: tensors [<= NOISE_BATCH, *shape]."""
+        import torch
+
+        for start in range(0, self.samples, NOISE_BATCH):
+            draw = rng.generator(self.seed, "defense", "noise", number, start)
+            size = min(NOISE_BATCH, self.samples - start)
+            yield torch.from_numpy(draw.random((size, *self.shape), np.float32))
+
+
+def image_shape(ctx: Context) -> tuple[int, ...]:
+    """(C, H, W) of an image: as the model's recipe says, else that of the server's images."""
+    shape: tuple[int, ...] | None = getattr(ctx.model, "input_shape", None)
+    return tuple(ctx.require_server_data().images.shape[1:]) if shape is None else tuple(shape)
+
+
+def noise_outputs(
+    factory: ModelFactory, layout: Layout, global_vector: np.ndarray, noise: Noise
+) -> np.ndarray:
+    """Softmax outputs [seeds, samples, C] float32 of the global model on noise."""
+    model = bound_model(factory, layout, global_vector)
+    sets = (noise.batches(number) for number in range(noise.seeds))
+    return np.stack([np.concatenate([_probabilities(model, batch) for batch in batches]) for batches in sets])
+
+
+def division_rows(
+    noise: Noise,
+    block: np.ndarray,
+    factory: ModelFactory,
+    layout: Layout,
+    global_vector: np.ndarray,
+    reference: np.ndarray,
+) -> list[np.ndarray]:
+    """Division differences [seeds, C] for the model of every row of a block [k, d + b]."""
+    rows = []
+    for model in bound_models(factory, layout, global_vector, block):
+        sums = np.zeros((noise.seeds, reference.shape[2]))
+        for number in range(noise.seeds):
+            start = 0
+            for batch in noise.batches(number):
+                against = reference[number, start : start + len(batch)]
+                sums[number] += (_probabilities(model, batch) / against).sum(axis=0, dtype=np.float64)
+                start += len(batch)
+        rows.append(sums / noise.samples)
+    return rows
+
+
+def normalised_energies(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """NEUPs [K, C] of last-layer updates [K, C, h] and [K, C]; 0 for a zero update."""
+    squares = (np.abs(bias) + np.abs(weight).sum(axis=2, dtype=np.float64)) ** 2
+    totals = squares.sum(axis=1, keepdims=True)
+    return np.divide(squares, totals, out=np.zeros_like(squares), where=totals > 0)
+
+
+def one_sided(energies: np.ndarray) -> np.ndarray:
+    """Whose updates concentrate on few classes [K] bool: threshold exceedings at most half the median."""
+    share = max(0.01, 1.0 / energies.shape[1])
+    exceedings = (energies > share * energies.max(axis=1, keepdims=True)).sum(axis=1)
+    return exceedings <= np.median(exceedings) / 2
+
+
+def ensemble_clusters(views: list[np.ndarray], min_cluster_size: int, min_samples: int) -> np.ndarray:
+    """Labels [K], -1 outside all clusters. views: cosine distances [K, K], NEUPs [K, C], then division differences."""
+    cosine, energies, *differences = views
+    parted = [
+        _parted(_clusters(cosine, min_cluster_size, min_samples, metric="precomputed")),
+        _parted(_clusters(energies, min_cluster_size, min_samples)),
+        np.mean([_parted(_clusters(view, min_cluster_size, min_samples)) for view in differences], axis=0),
+    ]
+    return _clusters(
+        np.mean(parted, axis=0), min_cluster_size, min_samples, metric="precomputed", single=True
+    )
+
+
+def suspicious_share(labels: np.ndarray, suspicious: np.ndarray) -> np.ndarray:
+    """[K]: the share of suspicious clients in the own cluster; outside all clusters, the own label."""
+    shares = suspicious.astype(np.float64)
+    for label in range(labels.max() + 1):
+        shares[labels == label] = suspicious[labels == label].mean()
+    return shares
+
+
+def _clusters(
+    points: np.ndarray,
+    min_cluster_size: int,
+    min_samples: int,
+    metric: str = "euclidean",
+    single: bool = False,
+) -> np.ndarray:
+    """HDBSCAN labels [K]; -1 for rows that are not finite, and for all where K is below the smallest cluster."""
+    from sklearn.cluster import HDBSCAN
+
+    labels = np.full(len(points), -1)
+    usable = np.isfinite(points).all(axis=1)
+    if usable.sum() >= max(min_cluster_size, min_samples):
+        chosen = points[usable]
+        if metric == "precomputed":
+            chosen = chosen[:, usable]
+        clustering = HDBSCAN(
+            min_cluster_size=min_cluster_size,
+            min_samples=min_samples,
+            metric=metric,
+            allow_single_cluster=single,
+            copy=True,
+        )
+        labels[usable] = clustering.fit(chosen).labels_
+    return labels
+
+
+def _parted(labels: np.ndarray) -> np.ndarray:
+    """[K, K]: 0 where two clients share a cluster, else 1; 0 on the diagonal."""
+    parted = (labels[:, None] != labels) | (labels < 0)[:, None]
+    np.fill_diagonal(parted, False)
+    return parted.astype(np.float64)
+
+
+def _probabilities(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        outputs: np.ndarray = model(batch).softmax(dim=1).numpy()
+    return outputs + np.float32(SMALLEST_PROBABILITY)

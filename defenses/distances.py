@@ -1,0 +1,82 @@
+"""Squared Euclidean distances and norms of the rows of a distributed matrix.
+
+All distances come from one Gram matrix in float64: |a - b|^2 = |a|^2 + |b|^2 - 2 ab. Where two rows lie so
+close together that this difference loses its digits (colluders that submit almost the same vector, models
+instead of updates), the rows are shifted onto one of their own first: float32 numbers subtract exactly in
+float64, and the Gram matrix of the differences has digits to spare.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+CLOSE = 1e-5
+"""A squared distance below this share of |a|^2 + |b|^2 is computed again from differences. The Gram matrix is
+good to about 1e-14 of the norms, so that every distance keeps at least nine digits."""
+
+
+def squared_distances(updates: Updates, stage: str = "gram") -> np.ndarray:
+    """All squared Euclidean distances between rows [K, K] float64: symmetric, exactly 0 between equal rows."""
+    distances, close = _from_gram(updates.gram(stage))
+    while close.any():
+        groups = _groups(close)
+        rows = np.concatenate(groups)
+        order = np.sort(rows)
+        inside = [np.searchsorted(order, group) for group in groups]
+        gram = updates.select(order).reduce_columns(stage, partial(_shifted_grams, inside))
+        close = np.zeros_like(close)
+        for group, local in zip(groups, inside, strict=True):
+            exact, still_close = _from_gram(gram[np.ix_(local, local)])
+            distances[np.ix_(group, group)] = exact
+            close[np.ix_(group, group)] = still_close
+    return distances
+
+
+def squared_norms(updates: Updates, stage: str = "norms") -> np.ndarray:
+    """Squared Euclidean norms of the rows [K] float64."""
+    return updates.reduce_columns(stage, _squared_norms)
+
+
+def _from_gram(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances, and which of them are too small against the norms to be trusted."""
+    squares = np.diagonal(gram)
+    sums = squares[:, None] + squares
+    distances = np.maximum(sums - (gram + gram.T), 0.0)
+    np.fill_diagonal(distances, 0.0)
+    close = distances < CLOSE * sums
+    np.fill_diagonal(close, False)
+    return distances, close
+
+
+def _groups(close: np.ndarray) -> list[np.ndarray]:
+    """The connected groups of two or more rows, each with its indices in ascending order."""
+    _, labels = connected_components(close, directed=False)
+    return [np.flatnonzero(labels == label) for label in np.flatnonzero(np.bincount(labels) > 1)]
+
+
+def _shifted_grams(groups: list[np.ndarray], columns: np.ndarray) -> np.ndarray:
+    """Gram matrices of each group's rows minus its first row, in their places in [n, n].
+
+    The first row becomes zero and is close to nothing any more, so that repeating this on what is still close
+    comes to an end.
+    """
+    total = np.zeros((len(columns), len(columns)))
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
+        for group in groups:
+            shifted = block[group] - block[group[0]]
+            total[np.ix_(group, group)] += shifted @ shifted.T
+    return total
+
+
+def _squared_norms(columns: np.ndarray) -> np.ndarray:
+    total = np.zeros(len(columns))
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
+        total += np.einsum("kc,kc->k", block, block)
+    return total

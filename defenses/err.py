@@ -1,0 +1,23 @@
+"""ERR: error rate based rejection (Fang, Cao, Jia and Gong, USENIX Security 2020, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from defenses.leave_one_out import ImpactDefense
+from raysim.context import Context, State
+from raysim.defense import Verdict
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class ERR(ImpactDefense):
+    """Drops the clients without which the rule's aggregate makes the fewest errors on the server's data.
+
+    Error rates of a few hundred samples tie often; the impact on the loss then decides. Fang et al. and PDRR drop
+    exactly num_byzantine clients. See leave_one_out.py for the rules and the impact.
+    """
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Evaluate K + 1 aggregates, drop by error impact, aggregate the rest."""
+        return self.judge(updates, ctx, by_error=True), state

@@ -1,0 +1,122 @@
+"""FLAME: keep the majority cluster of models, clip, average, and add noise.
+
+Nguyen et al., "FLAME: taming backdoors in federated learning", USENIX Security 2022.
+
+Published code that differs: FedGrad's version scales the distance matrix and clusters its rows by Euclidean
+distance, allows no single cluster and picks the cluster by the wrong element; FLPoison's noise follows
+each tensor's own deviation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysim.context import Context, State
+from raysim.defense import Defense, Verdict
+from raysim.errors import ConfigError
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+FEWEST = 4
+"""Below this many clients there is no majority to cluster; all are accepted."""
+
+ROUNDING = 1e-12
+"""A squared distance below this share of |u_i|^2 + |u_j|^2 is what rounding leaves of two equal updates."""
+
+
+@dataclass(frozen=True)
+class Flame(Defense):
+    """Keeps the majority cluster of models by cosine distance, clips to the median norm, averages, adds noise.
+
+    1. HDBSCAN on the cosine distances of the *models* w_G + u_i, with clusters of at least floor(K / 2) + 1; no such
+    cluster, or K < 4: all are accepted. 2. Accepted updates are clipped to S, the median norm over all K.
+    3. Their uniform mean. 4. Gaussian noise of deviation noise_factor * S on every parameter.
+
+    noise_factor: the paper's empirical 0.001; its theory has sqrt(2 ln(1.25 / delta)) / epsilon. Scores: mean
+    cosine distance to the accepted models.
+    """
+
+    noise_factor: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not self.noise_factor >= 0:
+            raise ConfigError("noise_factor", "must be at least 0", self.noise_factor, 0.0)
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Cluster, clip, average, add noise."""
+        count = updates.num_clients
+        products = updates.reduce_columns("gram", products_with_global, ctx.published)
+        distances = model_cosine_distances(products)
+        accepted = np.ones(count, bool)
+        if count >= FEWEST:
+            accepted = ctx.run("cluster", majority_cluster, distances)
+        with ctx.stage("clip"):
+            norms = np.sqrt(np.diagonal(products)[:count])
+            bound = float(np.median(norms))
+            weights = accepted / accepted.sum()
+            scale = np.minimum(1.0, bound / np.where(norms > 0, norms, 1.0))
+            others = np.maximum(accepted.sum() - accepted, 1)
+            scores = distances[:, accepted].sum(axis=1) / others
+        aggregate = updates.combine(weights * scale)
+        if self.noise_factor * bound > 0:
+            with ctx.stage("noise"):
+                noise = ctx.generator("noise").standard_normal(updates.dim, np.float32)
+                aggregate += np.float32(self.noise_factor * bound) * noise
+        return Verdict(aggregate, weights, scores, ~accepted, {"cosine_distance": distances}), state
+
+
+def majority_cluster(distances: np.ndarray) -> np.ndarray:
+    """Mask [K] of the one cluster of more than half the rows of distances [K, K]; everybody when there is none.
+
+    scikit-learn's HDBSCAN. A cluster of more than half is the only one there can be, so the tree's root must be
+    allowed as a cluster; its members are then the rows that stay together the longest, and the rest is noise.
+    min_samples = 1 makes the core distance 0 (scikit-learn counts the row itself), which leaves the distances as
+    they are, as the original package's min_samples = 1 does, where a core distance is the nearest other's.
+    """
+    from sklearn.cluster import HDBSCAN
+
+    clustering = HDBSCAN(
+        min_cluster_size=len(distances) // 2 + 1,
+        min_samples=1,
+        metric="precomputed",
+        allow_single_cluster=True,
+        copy=True,
+    )
+    members: np.ndarray = clustering.fit(distances).labels_ >= 0
+    return members if members.any() else np.ones(len(distances), bool)
+
+
+def model_cosine_distances(products: np.ndarray) -> np.ndarray:
+    """1 - cos(w_i, w_j) [K, K] of the models w_i = w_G + u_i, from the inner products of u_1 .. u_K and w_G.
+
+    Models differ far less than they weigh, so 1 - cos would lose its digits. It equals
+    (|w_i - w_j|^2 - (|w_i| - |w_j|)^2) / (2 |w_i| |w_j|), and both differences come from the updates alone.
+    """
+    gram, along = products[:-1, :-1], products[:-1, -1]
+    squares = np.diagonal(gram)
+    lengths = np.sqrt(np.maximum(squares + 2.0 * along + products[-1, -1], 0.0))
+    sums = squares[:, None] + squares
+    apart = sums - (gram + gram.T)
+    apart[apart < ROUNDING * sums] = 0.0
+    twice = squares + 2.0 * along
+    total = lengths[:, None] + lengths
+    longer = np.divide(twice[:, None] - twice, total, out=np.zeros_like(total), where=total > 0)
+    product = 2.0 * lengths[:, None] * lengths
+    distances = np.divide(apart - longer**2, product, out=np.ones_like(product), where=product > 0)
+    np.fill_diagonal(distances, 0.0)
+    return np.clip(distances, 0.0, 2.0)
+
+
+def products_with_global(columns: np.ndarray, global_vector: np.ndarray) -> np.ndarray:
+    """Inner products [K + 1, K + 1] float64 of the rows and, last, the global vector."""
+    count = len(columns)
+    total = np.zeros((count + 1, count + 1))
+    block = np.empty((count + 1, BLOCK_COLUMNS))
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        part = columns[:, start : start + BLOCK_COLUMNS]
+        filled = block[:, : part.shape[1]]
+        filled[:count] = part
+        filled[count] = global_vector[start : start + BLOCK_COLUMNS]
+        total += filled @ filled.T
+    return total

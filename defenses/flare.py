@@ -1,0 +1,209 @@
+"""FLARE: trust scores from how alike the clients' models see a few clean images.
+
+Wang et al., "FLARE: defending federated learning against model poisoning attacks via latent space
+representations", AsiaCCS 2022. A model's penultimate-layer representation (PLR) is what enters its last layer.
+
+The paper also starts training from a global model fitted to the server's samples; that is a choice of the
+starting point, not of the rule, and is not made here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from defenses.client_models import bound_models, head_inputs
+from defenses.mmd import centred, median_squared_distance, pairwise_mmd
+from raysim.context import Context, ModelFactory, Setting, State
+from raysim.defense import Defense, Verdict
+from raysim.errors import ConfigError, unknown_name
+from raysim.layout import Layout
+from raysim.updates import Updates
+
+_ESTIMATORS = ("paper", "unbiased")
+
+LARGEST = 1e36
+"""A squared norm above this has no float32 distances: such a representation counts as not finite."""
+
+
+@dataclass(frozen=True)
+class Flare(Defense):
+    """Weights updates by how often a model is among another's nearest, in MMD of penultimate representations.
+
+    Each client's model is run on `samples` images of one class of the server's data, in eval mode. Every client
+    votes for its `neighbours` nearest others in MMD; ct_i counts the votes for i; aggregate = sum S_i u_i with S =
+    softmax(ct / temperature). Detected (flagged) when S_i < 1 / K; it keeps its small weight. Scores: the share of
+    the others that do not vote for i.
+
+    neighbours: None = round(K / 2), Python's round. bandwidth: sigma of the Gaussian kernel, which the paper does not
+    state; None = the median heuristic, sigma^2 = median squared distance of all representations. mmd: `paper`'s
+    estimator or the `unbiased` one (defenses/mmd.py). label: the class; None = the one the server has most of, the
+    lowest if several. samples: at most this many, as the server holds them; at least 2.
+
+    The paper's text leaves a client out of its own neighbours and its algorithm 1 does not; the text is followed.
+    Equal discrepancies: the lowest index is nearest. K < 3, or representations that do not differ at all: uniform
+    weights. A representation that is not finite is infinitely far from all: it gets no vote and has none.
+    """
+
+    temperature: float = 1.0
+    neighbours: int | None = None
+    bandwidth: float | None = None
+    mmd: Literal["paper", "unbiased"] = "paper"
+    samples: int = 10
+    label: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError("temperature", "must be above 0", self.temperature)
+        if self.neighbours is not None and self.neighbours < 1:
+            raise ConfigError("neighbours", "must be at least 1, or None", self.neighbours, 1)
+        if self.bandwidth is not None and not self.bandwidth > 0:
+            raise ConfigError("bandwidth", "must be above 0, or None", self.bandwidth)
+        if self.mmd not in _ESTIMATORS:
+            raise unknown_name("mmd", self.mmd, _ESTIMATORS)
+        if self.samples < 2:
+            raise ConfigError("samples", "must be at least 2", self.samples, 2)
+        if self.label is not None and self.label < 0:
+            raise ConfigError("label", "must be a class, or None", self.label, 0)
+
+    def check(self, setting: Setting) -> None:
+        """The server needs samples; a client has K - 1 others at most; the label is a class."""
+        fewest = self.fewest_samples
+        if setting.server_samples < fewest:
+            rule = f"must be at least {fewest} for this method"
+            raise ConfigError("server_data.samples", rule, setting.server_samples, fewest)
+        if self.neighbours is not None and self.neighbours >= setting.cohort:
+            rule = f"must be below the cohort of {setting.cohort}"
+            raise ConfigError("neighbours", rule, self.neighbours, setting.cohort - 1)
+        if self.label is not None and self.label >= setting.num_classes:
+            rule = f"must be a class from 0 to {setting.num_classes - 1}"
+            raise ConfigError("label", rule, self.label, setting.num_classes - 1)
+
+    @property
+    def fewest_samples(self) -> int:
+        """What the server must hold for this method to start: one class may still have fewer than `samples`."""
+        return self.samples
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Represent, compare, vote, weigh."""
+        task = partial(penultimate_representations, self.images(ctx))
+        rows = updates.map_rows("plr", task, ctx.model, ctx.layout, ctx.published, buffers=True)
+        representations = np.stack(rows)
+        count = updates.num_clients
+        if count < 3 or (representations == representations[0]).all():
+            weights = np.full(count, 1.0 / count)
+            verdict = Verdict(updates.combine(weights), weights, np.zeros(count), np.zeros(count, bool))
+            return verdict, state
+        discrepancy = self.discrepancies(representations, ctx)
+        with ctx.stage("trust"):
+            counts = neighbour_counts(discrepancy, self.number_of_neighbours(count))
+            weights = softmax(self.evidence(counts))
+            flagged = weights < 1.0 / count
+        scores = 1.0 - counts / (count - 1)
+        return Verdict(updates.combine(weights), weights, scores, flagged, {"mmd": discrepancy}), state
+
+    def images(self, ctx: Context) -> np.ndarray:
+        """The server's images of one class that every model is run on: [m, C, H, W]."""
+        data = ctx.require_server_data(2)
+        held = np.bincount(data.labels)
+        label = int(held.argmax()) if self.label is None else self.label
+        found = np.flatnonzero(data.labels == label)[: self.samples]
+        if len(found) < 2:
+            rule = f"must hold at least 2 samples of class {label} for this method"
+            raise ConfigError("server_data.samples", rule, len(found), 2)
+        return data.images[found]
+
+    def discrepancies(self, representations: np.ndarray, ctx: Context) -> np.ndarray:
+        """MMD^2 [K, K] between the clients' representations [K, m, o]; infinite where one is not finite."""
+        usable = np.einsum("kmo,kmo->k", representations, representations, dtype=np.float64) < LARGEST
+        discrepancy = np.full((len(usable), len(usable)), np.inf)
+        if usable.any():
+            samples = centred(representations[usable])
+            with ctx.stage("bandwidth"):
+                squared = self.squared_bandwidth(samples.reshape(-1, samples.shape[2]))
+            discrepancy[np.ix_(usable, usable)] = pairwise_mmd(
+                samples, ctx, squared_bandwidth=squared, estimator=self.mmd
+            )
+        return discrepancy
+
+    def squared_bandwidth(self, points: np.ndarray) -> float:
+        """sigma^2 for the representations [n, o] of all clients."""
+        if self.bandwidth is not None:
+            return self.bandwidth**2
+        return median_squared_distance(points) or 1.0
+
+    def number_of_neighbours(self, count: int) -> int:
+        """How many others each of K clients votes for."""
+        wanted = round(count / 2) if self.neighbours is None else self.neighbours
+        return min(wanted, count - 1)
+
+    def evidence(self, counts: np.ndarray) -> np.ndarray:
+        """What the softmax is taken of."""
+        return counts / self.temperature
+
+
+@dataclass(frozen=True)
+class FlareCode(Flare):
+    """FLARE as ports of its published code have it: fewer neighbours, counts relative to their mean, more samples.
+
+    Differs from `flare` in: K // 2 - 1 neighbours; weights softmax(ct / (temperature mean ct)), far flatter; up to 200
+    samples; the unbiased estimator, cut off at 0; bandwidth None = sigma^2 = o / 2 for o features (gamma = 1 / o).
+    No votes at all (K < 4): uniform weights.
+    """
+
+    samples: int = 200
+    mmd: Literal["paper", "unbiased"] = "unbiased"
+
+    @property
+    def fewest_samples(self) -> int:
+        """The ports take what there is."""
+        return 2
+
+    def discrepancies(self, representations: np.ndarray, ctx: Context) -> np.ndarray:
+        """As FLARE's, never below 0."""
+        return np.maximum(super().discrepancies(representations, ctx), 0.0)
+
+    def squared_bandwidth(self, points: np.ndarray) -> float:
+        """sigma^2 = o / 2 unless a bandwidth is given."""
+        return self.bandwidth**2 if self.bandwidth is not None else points.shape[1] / 2.0
+
+    def number_of_neighbours(self, count: int) -> int:
+        """K // 2 - 1 unless given."""
+        wanted = count // 2 - 1 if self.neighbours is None else self.neighbours
+        return min(wanted, count - 1)
+
+    def evidence(self, counts: np.ndarray) -> np.ndarray:
+        """Counts relative to their mean."""
+        return counts / (self.temperature * counts.mean()) if counts.any() else np.zeros(len(counts))
+
+
+def penultimate_representations(
+    images: np.ndarray, block: np.ndarray, factory: ModelFactory, layout: Layout, global_vector: np.ndarray
+) -> list[np.ndarray]:
+    """[m, o] float32 for the model of every row of a block [k, d + b]."""
+    import torch
+
+    batch = torch.from_numpy(np.array(images))
+    models = bound_models(factory, layout, global_vector, block)
+    return [head_inputs(model, factory.head, batch).flatten(1).numpy() for model in models]
+
+
+def neighbour_counts(discrepancy: np.ndarray, neighbours: int) -> np.ndarray:
+    """How many others have each client among their nearest, for discrepancies [K, K]: [K] int.
+
+    The diagonal is not looked at, an infinite discrepancy is no neighbour; ties go to the lowest index.
+    """
+    others = discrepancy.copy()
+    np.fill_diagonal(others, np.inf)
+    nearest = np.argsort(others, axis=1, kind="stable")[:, :neighbours]
+    finite = np.isfinite(np.take_along_axis(others, nearest, axis=1))
+    return np.bincount(nearest[finite], minlength=len(others))
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """exp(v_i) / sum exp(v_j)."""
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()

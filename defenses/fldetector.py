@@ -1,0 +1,178 @@
+"""FLDetector (Zhang, Cao, Jia and Gong, KDD 2022): clients whose updates are not what their past predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from defenses.clustering import gap_clusters, two_means
+from defenses.sketch import sketch, sketch_codes
+from raysim.context import Context, State
+from raysim.defense import Defense, Verdict, accepted_mean
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+_GAPS = ("mean_log", "log_mean")
+
+
+@dataclass(frozen=True)
+class FLDetector(Defense):
+    """Removes clients whose updates stray from a prediction by their last one and the global Hessian.
+
+    Prediction: u_i(t - 1) + H (w_t - w_(t - 1)), H the compact L-BFGS matrix of the last `window` changes of the
+    global model and of the aggregate. A client's score is the mean over its last `window` rounds of its prediction
+    error, as a share of the cohort's errors. From round `burn_in` on (counted from the start or the last removal):
+    where the gap statistic finds more than one cluster of scores, the higher of two clusters is malicious.
+    It starts when the window is full; the published code waits for 50 rounds.
+
+    `permanent` (the paper's): who is caught stays out for good, and the detector starts over; the global model
+    is not rolled back, where the paper restarts the training. Otherwise clients are left out for this round only.
+    `gap`: `mean_log` is the statistic as defined, `log_mean` the published code's. Clients are known by their id:
+    one that was not sampled keeps its last update; a new one is accepted until it has a score.
+
+    Memory: 2 window d numbers for the windows, and each client's last update. Where d is above `sketch_size`,
+    that is kept, and the error measured, in a random sign projection to that many numbers (relative error of a
+    distance about 1 / sqrt(2 sketch_size)); None keeps whole updates in this process: N d numbers. O(window d + K d).
+    """
+
+    window: int = 10
+    burn_in: int = 10
+    permanent: bool = True
+    max_clusters: int = 7
+    references: int = 10
+    gap: Literal["mean_log", "log_mean"] = "mean_log"
+    sketch_size: int | None = 2**16
+
+    def __post_init__(self) -> None:
+        for key, least in (("window", 1), ("burn_in", 0), ("max_clusters", 2), ("references", 1)):
+            if getattr(self, key) < least:
+                raise ConfigError(key, f"must be at least {least}", getattr(self, key), least)
+        if self.gap not in _GAPS:
+            raise unknown_name("gap", self.gap, _GAPS)
+        if self.sketch_size is not None and self.sketch_size < 1:
+            raise ConfigError("sketch_size", "must be at least 1, or none", self.sketch_size, 1)
+
+    def init(self, ctx: Context) -> State:
+        """No past: windows of no rounds, no clients."""
+        dim = ctx.layout.dim
+        return {
+            "removed": np.zeros(0, np.int64),
+            "clients": np.zeros(0, np.int64),
+            "last": np.zeros((0, min(dim, self.sketch_size or dim)), np.float32),
+            **self._fresh(0, dim),
+        }
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Predict, compare, cluster the scores; then remember this round."""
+        size = state["last"].shape[1]
+        with ctx.stage("sketch_codes"):
+            codes = sketch_codes(updates.dim, size, ctx.lasting_generator("sketch"))
+        current = updates.reduce_columns("sketch", partial(sketch, size=size), codes)
+        state = self._enrol(state, updates.client_ids)
+        place = np.searchsorted(state["clients"], updates.client_ids)
+        removed = np.isin(updates.client_ids, state["removed"])
+
+        step = None if state["vector"] is None else ctx.global_parameters - state["vector"]
+        errors = state["errors"].copy()
+        if step is not None:
+            with ctx.stage("lbfgs"):
+                change = lbfgs_product(state["steps"], state["changes"], step)
+                predicted = state["last"][place] + sketch(change[None], codes, size)
+            distance = np.linalg.norm(predicted - current, axis=1)
+            known = np.isfinite(distance) & ~removed
+            total = distance[known].sum()
+            share = distance[known] / (total if total > 0 else 1.0)
+            errors[place[known]] = np.column_stack([errors[place[known], 1:], share])
+        scored = ~np.isnan(errors[place]).all(axis=1) & ~removed
+        scores = np.zeros(updates.num_clients)
+        scores[scored] = np.nanmean(errors[place[scored]], axis=1)
+        scores[removed] = np.inf
+
+        caught = np.zeros(updates.num_clients, bool)
+        if state["rounds"] >= self.burn_in and scored.any():
+            with ctx.stage("gap_statistic"):
+                caught[scored] = self._cluster(scores[scored], ctx)
+        flagged = caught | removed
+        aggregate, weights = accepted_mean(updates, flagged)
+
+        last = state["last"].copy()
+        last[place] = current
+        state = {**state, "last": last, "errors": errors, "rounds": state["rounds"] + 1}
+        state = self._remember(state, ctx.global_parameters, step, aggregate)
+        if self.permanent and caught.any():
+            out = np.union1d(state["removed"], updates.client_ids[caught])
+            state = {**state, "removed": out, **self._fresh(len(state["clients"]), updates.dim)}
+        return Verdict(aggregate, weights, scores, flagged), state
+
+    def _fresh(self, num_known: int, dim: int) -> State:
+        """The part of the state that starts over after a removal; errors are NaN where there is none."""
+        return {
+            "rounds": 0,
+            "vector": None,
+            "aggregate": None,
+            "steps": np.zeros((0, dim), np.float32),
+            "changes": np.zeros((0, dim), np.float32),
+            "errors": np.full((num_known, self.window), np.nan),
+        }
+
+    def _enrol(self, state: State, client_ids: np.ndarray) -> State:
+        """The state with rows for these clients too, in id order; a new client's last update is NaN."""
+        clients = np.union1d(state["clients"], client_ids)
+        if len(clients) == len(state["clients"]):
+            return state
+        place = np.searchsorted(clients, state["clients"])
+        last = np.full((len(clients), state["last"].shape[1]), np.nan, np.float32)
+        errors = np.full((len(clients), self.window), np.nan)
+        last[place], errors[place] = state["last"], state["errors"]
+        return {**state, "clients": clients, "last": last, "errors": errors}
+
+    def _remember(
+        self, state: State, vector: np.ndarray, step: np.ndarray | None, aggregate: np.ndarray
+    ) -> State:
+        """Push the last change of the global model and of the aggregate into the windows."""
+        new: dict[str, Any] = {"vector": np.array(vector), "aggregate": aggregate}
+        if step is not None and step.any():
+            change = aggregate - state["aggregate"]
+            new["steps"] = np.concatenate([state["steps"], step[None]])[-self.window :]
+            new["changes"] = np.concatenate([state["changes"], change[None]])[-self.window :]
+        return {**state, **new}
+
+    def _cluster(self, scores: np.ndarray, ctx: Context) -> np.ndarray:
+        clusters = gap_clusters(
+            scores,
+            ctx.generator("gap_statistic"),
+            max_clusters=self.max_clusters,
+            references=self.references,
+            log_of_mean=self.gap == "log_mean",
+        )
+        return two_means(scores[:, None])[0][:, 0] if clusters > 1 else np.zeros(len(scores), bool)
+
+
+def lbfgs_product(steps: np.ndarray, changes: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """B v [d] float32 for the compact L-BFGS matrix B (Byrd, Nocedal and Schnabel, 1994, theorem 2.3).
+
+    steps S [n, d] and changes Y [n, d], oldest first: what the parameters moved and what the gradients changed.
+    A singular system is solved by least squares; no steps, or a result that is not finite, give zeros.
+    With updates (minus gradients) for gradients, B only changes its sign.
+    """
+    count = len(steps)
+    if not count:
+        return np.zeros_like(vector)
+    gram = np.zeros((2 * count, 2 * count + 1))
+    for start in range(0, len(vector), BLOCK_COLUMNS):
+        part = slice(start, start + BLOCK_COLUMNS)
+        rows = np.concatenate([steps[:, part], changes[:, part], vector[None, part]]).astype(np.float64)
+        gram += rows[:-1] @ rows.T
+    along, cross, products = gram[:count, :count], gram[:count, count : 2 * count], gram[:, -1]
+    scale = cross[-1, -1] / along[-1, -1]
+    middle = np.block([[scale * along, np.tril(cross, -1)], [np.tril(cross, -1).T, -np.diag(np.diag(cross))]])
+    factor = np.concatenate([np.full(count, scale), np.ones(count)])
+    weights = factor * np.linalg.lstsq(middle, factor * products, rcond=None)[0]
+    result = scale * vector.astype(np.float64)
+    for weight, row in zip(weights, (*steps, *changes), strict=True):
+        result -= weight * row
+    answer = result.astype(np.float32)
+    return answer if np.isfinite(answer).all() else np.zeros_like(vector)

@@ -1,0 +1,89 @@
+"""FLTrust: trust a client as far as its update points where the server's own does.
+
+Cao et al., "FLTrust: Byzantine-robust federated learning via trust bootstrapping", NDSS 2021.
+
+As in the paper, nobody trusted leaves the global model as it is; FLPoison then averages uniformly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysim.attack import ClientData
+from raysim.context import Context, ModelFactory, ServerData, Setting, State, TrainingRecipe
+from raysim.defense import Defense, Verdict
+from raysim.errors import ConfigError
+from raysim.layout import Layout
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+
+@dataclass(frozen=True)
+class FLTrust(Defense):
+    """Weights updates by their clipped cosine with an update trained on the server's data, at its length.
+
+    TS_i = max(0, cos(u_i, u_0)); aggregate = sum TS_i |u_0| u_i / |u_i| / sum TS_i, where u_0 is trained on all
+    server data by the clients' recipe. Scores: 1 - cosine. A client of trust 0 is flagged; when that is everybody
+    the global model stays. A single client passes through as it is.
+    """
+
+    def check(self, setting: Setting) -> None:
+        """The server needs data of its own."""
+        if setting.server_samples < 1:
+            raise ConfigError(
+                "server_data.samples", "must be at least 1 for this method", setting.server_samples, 1
+            )
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Train on the server, compare directions, combine at one length."""
+        reference = ctx.run(
+            "server_update",
+            train_on_server,
+            ctx.model,
+            ctx.layout,
+            ctx.recipe,
+            ctx.published,
+            ctx.require_server_data(),
+            ctx.seed,
+            ctx.round,
+        )[: updates.dim]
+        products = updates.reduce_columns("similarity", _against_reference, reference)
+        with ctx.stage("trust"):
+            own_length = np.sqrt(reference.astype(np.float64) @ reference)
+            lengths = np.sqrt(products[:, 1])
+            both = lengths * own_length
+            cosines = np.divide(products[:, 0], both, out=np.zeros_like(both), where=both > 0)
+            trust = np.maximum(cosines, 0.0)
+            weights = trust / trust.sum() if trust.any() else trust
+            scale = np.divide(own_length, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        if updates.num_clients == 1:
+            weights, scale = np.ones(1), np.ones(1)
+        return Verdict(updates.combine(weights * scale), weights, 1.0 - cosines, weights == 0), state
+
+
+def train_on_server(
+    factory: ModelFactory,
+    layout: Layout,
+    recipe: TrainingRecipe,
+    global_vector: np.ndarray,
+    data: ServerData,
+    seed: int,
+    round: int,
+) -> np.ndarray:
+    """The update [d + b] that local training by `recipe` makes of the server's data."""
+    from raysim.client import LocalTrainer
+
+    trainer = LocalTrainer(factory, layout, recipe)
+    client = ClientData(np.array(data.images), np.array(data.labels))  # torch wants them writable
+    return trainer.fit(global_vector, client, ("server_update", round), seed=seed)
+
+
+def _against_reference(columns: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """[K, 2]: inner products with the reference, and squared norms."""
+    total = np.zeros((len(columns), 2))
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
+        total[:, 0] += block @ reference[start : start + BLOCK_COLUMNS].astype(np.float64)
+        total[:, 1] += np.einsum("kc,kc->k", block, block)
+    return total

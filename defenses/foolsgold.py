@@ -1,0 +1,121 @@
+"""FoolsGold: clients that keep pushing the same way are taken for one attacker with many names.
+
+Fung et al., "The limitations of federated learning in sybil settings", RAID 2020.
+
+Published code that differs: FedGrad's and DBA's clip each round's addition to a client's history to norm 1
+(`clip`), and DBA's divides by K instead of by the sum of the weights; FLPoison does not divide at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from defenses.cosine import cosines_from_gram
+from defenses.distances import squared_norms
+from defenses.features import head_updates
+from raysim.context import Context, State
+from raysim.defense import Defense, Verdict
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+_FEATURES = ("head", "all")
+
+ALIKE = 1e-12
+"""A cosine this close to 1 is 1: what rounding leaves of two equal histories must not be read as diversity."""
+
+
+@dataclass(frozen=True)
+class FoolsGold(Defense):
+    """Lowers the weight of clients whose summed updates point the same way.
+
+    features: what is summed over a client's rounds and compared: `head`, the last layer's weights (the paper), or
+    `all` parameters. clip: the largest norm of one round's addition to that history; None as in the paper, 1 in
+    the published codes.
+
+    State: {"history": {client id: float32 [p]}}: p is C h for `head`; for `all` the server keeps a vector of d for
+    every client it has seen, which is what the method asks for. Scores: 1 - weight before normalisation. A
+    client of weight 0 is flagged; when that is everybody the global model stays.
+    """
+
+    features: Literal["head", "all"] = "head"
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.features not in _FEATURES:
+            raise unknown_name("features", self.features, _FEATURES)
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError("clip", "must be above 0, or None", self.clip)
+
+    def init(self, ctx: Context) -> State:
+        """Nobody has been seen."""
+        return {"history": {}}
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Add this round to the histories, compare them, weigh."""
+        rows = updates if self.features == "all" else _head_rows(updates, ctx)
+        scale = np.ones(updates.num_clients)
+        if self.clip is not None:
+            norms = np.sqrt(squared_norms(rows))
+            scale = np.minimum(1.0, self.clip / np.maximum(norms, self.clip))
+        names = [str(client) for client in updates.client_ids]
+        past = state["history"]
+        gram = history_gram(rows, [past.get(name) for name in names], scale)
+        with ctx.stage("foolsgold"):
+            similarity = cosines_from_gram(gram)
+            trust = foolsgold_weights(similarity)
+            weights = trust / trust.sum() if trust.any() else trust
+        history = dict(past)
+        for name, factor, row in zip(names, scale, rows.map_rows("history", list), strict=True):
+            history[name] = np.float32(factor) * row + past.get(name, np.float32(0))
+        artifacts = {"similarity": similarity}
+        verdict = Verdict(updates.combine(weights), weights, 1.0 - trust, weights == 0, artifacts)
+        return verdict, {"history": history}
+
+
+def history_gram(rows: Updates, past: list[np.ndarray | None], scale: np.ndarray) -> np.ndarray:
+    """Inner products [K, K] float64 of `past` [p] (None = nothing yet) plus scale times this round's rows."""
+    known = [place for place, vector in enumerate(past) if vector is not None]
+    vectors = [vector for vector in past if vector is not None]
+    return rows.reduce_columns("gram", partial(_summed_gram, known, scale.astype(np.float32)), *vectors)
+
+
+def foolsgold_weights(similarity: np.ndarray) -> np.ndarray:
+    """Weights [K] in [0, 1] from the cosines [K, K] of the clients' histories (algorithm 1, confidence 1)."""
+    similarity = np.where(similarity > 1.0 - ALIKE, 1.0, similarity)
+    np.fill_diagonal(similarity, 0.0)
+    closest = similarity.max(axis=1)
+    # Pardoning: client i is excused for its likeness to a client j that is more like others than i is.
+    excused = closest[:, None] < closest
+    ratio = np.divide(closest[:, None], closest, out=np.ones_like(similarity), where=excused)
+    weights = np.clip(1.0 - (similarity * ratio).max(axis=1), 0.0, 1.0)
+    if not weights.any():
+        return weights
+    weights = np.minimum(weights / weights.max(), 0.99)
+    logit = np.full(len(weights), -np.inf)
+    positive = weights > 0
+    logit[positive] = np.log(weights[positive] / (1.0 - weights[positive])) + 0.5
+    return np.clip(logit, 0.0, 1.0)
+
+
+def _head_rows(updates: Updates, ctx: Context) -> Updates:
+    """The last layer's weights as a matrix [K, C h] of their own."""
+    return Updates.from_array(
+        head_updates(updates, ctx, bias=False), updates.backend, client_ids=updates.client_ids
+    )
+
+
+def _summed_gram(known: list[int], scale: np.ndarray, columns: np.ndarray, *past: np.ndarray) -> np.ndarray:
+    """Gram matrix of the rows times scale, the vectors `past` added to the rows `known`, as it will be stored."""
+    total = np.zeros((len(columns), len(columns)))
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        part = slice(start, start + BLOCK_COLUMNS)
+        summed = columns[:, part] * scale[:, None]
+        for place, vector in zip(known, past, strict=True):
+            summed[place] += vector[part]
+        block = summed.astype(np.float64)
+        total += block @ block.T
+    return total

@@ -1,0 +1,187 @@
+"""Heat maps of a round's models: what the class-activation-map defenses look at, one map [h, w] a client.
+
+The server shows one image to every client's network, with the client's own buffers (running statistics of
+BatchNorm), and keeps where it looked. GradCAM-AE and LayerCAM-AE (Zheng et al.), section "LayerCAM-based process".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from defenses.class_activation import Method, model_maps, resize_maps
+from defenses.client_models import bound_models
+from defenses.evaluate import ModuleFactory, find_layers
+from raysim.backend import InProcessBackend
+from raysim.context import Context, ModelFactory, ServerData, Setting, State
+from raysim.defense import Defense
+from raysim.errors import ConfigError, unknown_name
+from raysim.layout import Layout
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An image [C, H, W] float32 and what every network is asked about it.
+
+    side: the image is enlarged to side x side by bilinear interpolation (None: left as it is). target: the class
+    to explain (None: each network's own most likely one). size: of the maps: `native` (that of the activation
+    map, nothing resized), `input` (that of the enlarged image) or a side in pixels.
+    """
+
+    image: np.ndarray
+    method: Method
+    target: int | None = None
+    side: int | None = None
+    size: int | str = "native"
+
+    def images(self) -> torch.Tensor:
+        """The enlarged image as a batch [1, C, H, W]."""
+        batch = torch.from_numpy(np.array(self.image, np.float32))[None]
+        if self.side is None:
+            return batch
+        return nn.functional.interpolate(
+            batch, size=(self.side, self.side), mode="bilinear", align_corners=False
+        )
+
+    def maps(self, model: nn.Module, cam_layer: str, images: torch.Tensor) -> np.ndarray:
+        """One model's map [h, w] float32 in [0, 1]; `images` as from `images()`."""
+        maps = model_maps(model, cam_layer, images, method=self.method, target=self.target)
+        if self.size == "input":
+            maps = resize_maps(maps, (images.shape[2], images.shape[3]))
+        elif self.size != "native":
+            maps = resize_maps(maps, (int(self.size), int(self.size)))
+        return maps[0].numpy()
+
+
+def check_size(key: str, size: int | str) -> None:
+    """Refuse a map size that is neither `native`, `input` nor a positive side."""
+    if isinstance(size, str):
+        if size not in ("native", "input"):
+            raise unknown_name(key, size, ("native", "input"))
+    elif isinstance(size, bool) or size < 1:
+        raise ConfigError(key, "must be native, input, or a side of at least 1 pixel", size)
+
+
+def client_maps(
+    block: np.ndarray, factory: ModelFactory, layout: Layout, global_vector: np.ndarray, probe: Probe
+) -> list[np.ndarray]:
+    """The map [h, w] of each row of a block [k, d + b] of updates; for Updates.map_rows with buffers=True."""
+    images = probe.images()
+    models = bound_models(factory, layout, global_vector, block)
+    return [probe.maps(model, factory.cam_layer, images) for model in models]
+
+
+def class_activation_maps(
+    model: ModelFactory | nn.Module,
+    deltas: np.ndarray,
+    global_parameters: np.ndarray,
+    image: np.ndarray,
+    method: Method = "layercam",
+    target: int | None = None,
+    size: int | str = "native",
+    *,
+    cam_layer: str | None = None,
+) -> np.ndarray:
+    """Maps [K, h, w] float32 in [0, 1] of one image [C, H, W] for K clients' updates, computed in this process.
+
+    The same arithmetic as the defenses', bit for bit. model: a recipe for the network, or a module (copied, never
+    changed), whose layer `cam_layer` (a module path; default: see find_layers) is then weighed. deltas [K, d] or,
+    with the changes of the buffers, [K, d + b]; global_parameters [d] or [d + b]. Buffers that are not given are
+    the model's own. method: `layercam` or `gradcam`. target: the class explained; None is each client's own most
+    likely one. size: `native`, `input` (H x W), or a side in pixels.
+
+    Raises ConfigError for a wrong option or shape, RunError where the network cannot take the image.
+    """
+    check_size("size", size)
+    factory = model
+    if isinstance(factory, nn.Module):
+        factory = ModuleFactory(factory, cam_layer or find_layers(factory)[0], "")
+    built = factory.build()
+    layout = Layout.of(built)
+    vector = layout.vector(built)
+    widths = (layout.dim, layout.num_columns)
+    given = np.shape(deltas)
+    if len(given) != 2 or given[0] < 1 or given[1] not in widths:
+        raise ConfigError("deltas", f"must be [K, d] or [K, d + b], with d, d + b = {widths}", given)
+    if np.shape(global_parameters) not in [(width,) for width in widths]:
+        rule = f"must be [d] or [d + b], with d, d + b = {widths}"
+        raise ConfigError("global_parameters", rule, np.shape(global_parameters))
+    if np.ndim(image) != 3:
+        raise ConfigError("image", "must be [C, H, W]", np.shape(image))
+    vector[: len(global_parameters)] = global_parameters
+    rows = np.zeros((len(deltas), layout.num_columns), np.float32)
+    rows[:, : given[1]] = deltas
+    updates = Updates.from_array(rows, InProcessBackend(), layout=layout)
+    probe = Probe(image, method, target, size=size)
+    maps = updates.map_rows("cam", client_maps, factory, layout, vector, probe, buffers=True)
+    return np.stack(maps)
+
+
+@dataclass(frozen=True)
+class HeatMapDefense(Defense):
+    """Base of the defenses on heat maps: which image, which class, which size.
+
+    probe: `per_round` shows a random server image each round (the papers: "randomly picks an image"), `fixed`
+    always the first (their code: one fixed file). probe_size: side in pixels to which the image is enlarged; None
+    leaves it. The code enlarges to 224, as networks made for ImageNet need: from 32 x 32 their last activation map
+    is one pixel, which says nothing and is refused. Server images are normalised like the model's training
+    data, where the code normalises its file by that file's own mean and deviation.
+    target: the class explained: `label`, the image's own, one for all clients (the papers' given class c), or
+    `argmax`, each client's most likely one (the code). map_size: `native`, the activation map's own (fast: 7 x 7
+    pixels for a ResNet at 224, not 50,176; scores are not those of enlarged maps), `input`, the enlarged image's
+    (the code), or a side in pixels.
+    """
+
+    method: ClassVar[Method]
+
+    probe: Literal["per_round", "fixed"] = "per_round"
+    probe_size: int | None = None
+    target: Literal["label", "argmax"] = "label"
+    map_size: int | str = "native"
+
+    def __post_init__(self) -> None:
+        if self.probe not in ("per_round", "fixed"):
+            raise unknown_name("probe", self.probe, ("per_round", "fixed"))
+        if self.target not in ("label", "argmax"):
+            raise unknown_name("target", self.target, ("label", "argmax"))
+        if self.probe_size is not None and self.probe_size < 1:
+            raise ConfigError("probe_size", "must be at least 1, or None", self.probe_size)
+        check_size("map_size", self.map_size)
+
+    def check(self, setting: Setting) -> None:
+        """The server must hold an image to show."""
+        if setting.server_samples < 1:
+            raise ConfigError(
+                "server_data.samples", "must be at least 1 for this method", setting.server_samples, 1
+            )
+
+    def init(self, ctx: Context) -> State:
+        """Nothing remembered. Refuses a probe that the network cannot take, and maps of a single pixel."""
+        image = ctx.require_server_data(1).images[0]
+        shape = ctx.run("probe", _native_shape, ctx.model, Probe(image, self.method, side=self.probe_size))
+        if max(shape) == 1:
+            rule = f"must give activation maps of more than one pixel; images are {image.shape[1:]} now"
+            raise ConfigError("probe_size", rule, self.probe_size, 224)
+        return {}
+
+    def heat_maps(self, updates: Updates, ctx: Context) -> np.ndarray:
+        """The clients' maps [K, h, w] float32 in [0, 1], stage "cam": one task per row block. O(K passes)."""
+        held: ServerData = ctx.require_server_data(1)
+        index = int(ctx.generator("probe").integers(len(held))) if self.probe == "per_round" else 0
+        target = int(held.labels[index]) if self.target == "label" else None
+        probe = Probe(held.images[index], self.method, target, self.probe_size, self.map_size)
+        shared = (ctx.model, ctx.layout, ctx.published, probe)
+        return np.stack(updates.map_rows("cam", client_maps, *shared, buffers=True))
+
+
+def _native_shape(factory: ModelFactory, probe: Probe) -> tuple[int, ...]:
+    try:
+        return probe.maps(factory.build(), factory.cam_layer, probe.images()).shape
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError("probe_size", f"must be a size the network takes ({reason})", probe.side) from error

@@ -1,0 +1,79 @@
+"""Isolation forest (Liu, Ting and Zhou, ICDM 2008) on the round's updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from defenses.features import head_updates, principal_components
+from defenses.flags import check_some_remain, highest
+from defenses.krum import check_num_byzantine
+from raysim.context import Context, Setting, State
+from raysim.defense import Defense, Verdict, accepted_mean
+from raysim.errors import ConfigError, unknown_name
+from raysim.updates import Updates
+
+_FEATURES = ("head", "components")
+_MAX_SAMPLES = 256
+
+
+@dataclass(frozen=True)
+class IsolationForestFilter(Defense):
+    """Drops clients that random trees isolate in few splits.
+
+    A fresh forest of `num_trees` trees each round, every tree on min(256, K) clients (scikit-learn's). Score
+    2^(-E[h] / H) in (0, 1], E[h] the mean depth of a client and H the mean depth of an unsuccessful search.
+    Dropped: scores above `threshold`, or with num_byzantine the highest that many. `features`: `head` = updates
+    of the last layer, `components` = principal components of the whole updates (K - 1 numbers each, from one Gram
+    matrix). The reinforcement-learned threshold of the work that CAM papers cite is left out. K < 3: accept all.
+    """
+
+    features: Literal["head", "components"] = "head"
+    num_trees: int = 100
+    threshold: float = 0.5
+    num_byzantine: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.features not in _FEATURES:
+            raise unknown_name("features", self.features, _FEATURES)
+        if self.num_trees < 1:
+            raise ConfigError("num_trees", "must be at least 1", self.num_trees, 1)
+        if not 0 < self.threshold < 1:
+            raise ConfigError("threshold", "must be between 0 and 1", self.threshold, 0.5)
+        check_num_byzantine(self.num_byzantine)
+
+    def check(self, setting: Setting) -> None:
+        """Somebody must remain."""
+        check_some_remain(self.num_byzantine, setting)
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Grow a forest on this round's clients and score them by it."""
+        count = updates.num_clients
+        flagged, scores = np.zeros(count, bool), np.zeros(count)
+        if count >= 3:
+            if self.features == "head":
+                points = head_updates(updates, ctx)
+            else:
+                points = principal_components(updates.gram())
+            seed = int(ctx.generator("forest").integers(2**31))
+            scores = ctx.run("forest", isolation_scores, points, self.num_trees, seed)
+            if self.num_byzantine is None:
+                flagged = scores > self.threshold
+            else:
+                flagged = highest(min(self.num_byzantine, count - 1), scores)
+        aggregate, weights = accepted_mean(updates, flagged)
+        return Verdict(aggregate, weights, scores, flagged), state
+
+
+def isolation_scores(points: np.ndarray, num_trees: int, seed: int) -> np.ndarray:
+    """Anomaly scores [K] of points [K, m]; all of them 0.5 where the points are the same."""
+    from sklearn.ensemble import IsolationForest
+
+    if not points.shape[1] or (points == points[0]).all():
+        return np.full(len(points), 0.5)
+    forest = IsolationForest(
+        n_estimators=num_trees, max_samples=min(_MAX_SAMPLES, len(points)), random_state=seed
+    )
+    return -forest.fit(points).score_samples(points)

@@ -1,0 +1,93 @@
+"""Krum: the one update that lies closest to its neighbours.
+
+Blanchard et al., "Machine learning with adversaries: Byzantine tolerant gradient descent", NIPS 2017.
+
+The distances are squared and each row is scored by its K - f - 2 nearest others, as in the paper; the code of
+FedML and of Wang et al. does the same. Published code that differs: FLPoison and Bhagoji et al. do not square,
+FLPoison takes K - f - 1 neighbours, CosDefense K - f - 3, ByzFL the mean over K - f - 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from defenses.distances import squared_distances
+from raysim.context import Context, Setting, State
+from raysim.defense import Defense, Verdict
+from raysim.errors import ConfigError
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class Krum(Defense):
+    """The single update with the smallest summed squared distance to its nearest neighbours.
+
+    num_byzantine: the assumed number f of malicious clients, K >= 2 f + 3; None: the most that K tolerates,
+    floor((K - 3) / 2). A round that is left with fewer rows than planned assumes at most K - 3.
+
+    The winner has weight 1 and all others 0. `flagged` marks the f highest scores only: the others lose
+    without being accused, so that detection rates mean the same as for rules that keep K - f clients.
+    """
+
+    num_byzantine: int | None = None
+
+    def __post_init__(self) -> None:
+        check_num_byzantine(self.num_byzantine)
+
+    def check(self, setting: Setting) -> None:
+        """K >= 2 f + 3."""
+        check_cohort(self.num_byzantine, setting.cohort)
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """The update of the lowest score; the first one when K <= 2."""
+        num_byzantine = assumed_byzantine(self.num_byzantine, updates.num_clients)
+        distances = squared_distances(updates)
+        with ctx.stage("krum"):
+            scores = krum_scores(distances, num_byzantine)
+            ranking = np.argsort(scores, kind="stable")
+        weights = np.zeros(updates.num_clients)
+        weights[ranking[0]] = 1.0
+        flagged = np.zeros(updates.num_clients, bool)
+        flagged[ranking[updates.num_clients - num_byzantine :]] = True
+        return Verdict(updates.combine(weights), weights, scores, flagged), state
+
+
+def krum_scores(distances: np.ndarray, num_byzantine: int) -> np.ndarray:
+    """Sum over the max(1, K - f - 2) nearest other rows of the squared distances [K, K]: scores [K] float64.
+
+    >>> krum_scores(np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 4.0], [9.0, 4.0, 0.0]]), 0)
+    array([1., 1., 4.])
+    """
+    count = len(distances)
+    neighbours = min(max(count - num_byzantine - 2, 1), count - 1)
+    others = distances[~np.eye(count, dtype=bool)].reshape(count, count - 1)
+    if neighbours < count - 1:
+        others = np.partition(others, neighbours - 1, axis=1)[:, :neighbours]
+    return np.sort(others, axis=1).sum(axis=1)
+
+
+def assumed_byzantine(num_byzantine: int | None, count: int) -> int:
+    """The f that a round of K rows assumes: None is the most tolerated, and K - 3 the limit."""
+    if num_byzantine is None:
+        return max((count - 3) // 2, 0)
+    return min(num_byzantine, max(count - 3, 0))
+
+
+def check_num_byzantine(num_byzantine: int | None) -> None:
+    """ConfigError unless it is None or a count."""
+    if num_byzantine is not None and num_byzantine < 0:
+        raise ConfigError("num_byzantine", "must be at least 0", num_byzantine, 0)
+
+
+def check_cohort(num_byzantine: int | None, cohort: int) -> None:
+    """ConfigError unless K >= 2 f + 3."""
+    most = max((cohort - 3) // 2, 0)
+    if num_byzantine is not None and num_byzantine > most:
+        raise ConfigError(
+            "num_byzantine",
+            f"must leave 2 * num_byzantine + 3 <= {cohort}, the clients in a round",
+            num_byzantine,
+            most,
+        )

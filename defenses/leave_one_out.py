@@ -1,0 +1,175 @@
+"""What a rule aggregates without each client in turn, and how each of these models does on the server's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from defenses.base_rule import RuleDefense, krum_winner
+from defenses.client_models import bound_models
+from defenses.flags import assumed_malicious, check_some_remain, highest
+from defenses.krum import assumed_byzantine
+from defenses.order_statistics import ascending_blocks
+from raysim.context import Context, ModelFactory, Setting
+from raysim.defense import Verdict
+from raysim.errors import ConfigError
+from raysim.layout import Layout
+from raysim.updates import RowBlock, Updates
+
+_WORST = 1e30
+"""The loss of a model whose loss is not a number, or infinite."""
+
+
+@dataclass(frozen=True)
+class ImpactDefense(RuleDefense):
+    """Base: drops the clients without which the rule's model does best on the server's validation data.
+
+    Client i's impact is the metric (error rate or cross-entropy) of the rule's aggregate of all K updates minus that
+    of all but i. The c = num_byzantine largest impacts are dropped (None: (K - 1) // 2), ties in favour of the
+    larger impact on the loss, then the lowest id, and the rest is aggregated by the rule, its num_byzantine and
+    trim less c. union: drop whom either metric would (Fang et al.'s third variant). Cost: K + 1 aggregates,
+    O(K^2 d) for krum and O(d K log K) for the others, and as many evaluations, a task each.
+    """
+
+    rules: ClassVar[tuple[str, ...]] = ("krum", "trimmed_mean", "median", "fedavg")
+
+    rule: str = "trimmed_mean"
+    union: bool = False
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ConfigError("batch_size", "must be at least 1", self.batch_size, 1)
+
+    def check(self, setting: Setting) -> None:
+        """What the rule needs, validation data, and somebody must remain."""
+        super().check(setting)
+        check_some_remain(self.num_byzantine, setting)
+        if setting.server_samples < 1:
+            rule = "must be at least 1: this defense validates on the server's data"
+            raise ConfigError("server_data.samples", rule, setting.server_samples, 1)
+
+    def judge(self, updates: Updates, ctx: Context, *, by_error: bool) -> Verdict:
+        """Drop by impact on the error rate (by_error) or on the loss."""
+        count = updates.num_clients
+        distances = self.distances(updates)
+        errors, losses = self.impacts(updates, ctx, distances)
+        number = assumed_malicious(self.num_byzantine, count)
+        by_loss = highest(number, losses)
+        by_errors = highest(number, errors, losses)
+        flagged = by_errors | by_loss if self.union else by_errors if by_error else by_loss
+        aggregate, weights = self.reaggregate(updates, flagged, distances)
+        return Verdict(aggregate, weights, errors if by_error else losses, flagged)
+
+    def impacts(
+        self, updates: Updates, ctx: Context, distances: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Every client's impact on the error rate and on the mean cross-entropy, [K] each; zeros for K = 1."""
+        count = updates.num_clients
+        data = ctx.require_server_data()
+        if count == 1:
+            return np.zeros(1), np.zeros(1)
+        rows, chosen = self.aggregates(updates, distances)
+        model = (ctx.model, ctx.layout, ctx.put(data.images), ctx.put(data.labels), self.batch_size)
+        found = np.array(
+            row_by_row(rows).map_rows("validate", _validate, ctx.published, *model, buffers=True)
+        )
+        metrics = found[chosen]
+        impact = metrics[count] - metrics[:count]
+        return impact[:, 0], impact[:, 1]
+
+    def aggregates(self, updates: Updates, distances: np.ndarray | None) -> tuple[Updates, np.ndarray]:
+        """(rows, chosen [K + 1]): row chosen[i] is the rule's aggregate of all but client i, chosen[K] of all."""
+        count = updates.num_clients
+        if distances is not None:
+            every = np.arange(count)
+            groups = [*(every[every != left_out] for left_out in every), every]
+            f = assumed_byzantine(self.num_byzantine, count)
+            winners = [krum_winner(distances, group, f) for group in groups]
+            different, chosen = np.unique(winners, return_inverse=True)
+            return updates.select(different), chosen
+        if self.rule == "fedavg":
+            fn = partial(means_without, _shares(updates))
+        else:
+            trim = (count - 1) // 2 if self.rule == "median" else self.assumed_trim(count)
+            fn = partial(trimmed_means_without, trim, updates.dim)
+        ids = np.arange(count + 1)
+        return updates.transform("leave_one_out", fn, client_ids=ids), ids
+
+
+def means_without(shares: np.ndarray, columns: np.ndarray, first_column: int) -> np.ndarray:
+    """Weighted means of columns [K, c] without each row in turn, and of all rows: [K + 1, c]."""
+    out = np.empty((len(columns) + 1, columns.shape[1]), np.float32)
+    total = shares @ columns.astype(np.float64)
+    for row, (share, values) in enumerate(zip(shares, columns, strict=True)):
+        out[row] = (total - share * values.astype(np.float64)) / (1 - share)
+    out[-1] = total
+    return out
+
+
+def trimmed_means_without(trim: int, dim: int, columns: np.ndarray, first_column: int) -> np.ndarray:
+    """Trimmed means of columns [K, c] without each row in turn, and of all rows: [K + 1, c].
+
+    K - 1 rows are trimmed by at most (K - 2) // 2 on each side; trim = (K - 1) // 2 is the median throughout.
+    Without row i, the sum of the middle values loses row i's own value, cut to the range of that middle, whether
+    it lies inside or outside: one sort gives all K means. Buffer columns (from `dim` on) get plain means.
+    """
+    count = len(columns)
+    if first_column >= dim:
+        return means_without(np.full(count, 1 / count), columns, first_column)
+    fewer = min(trim, (count - 2) // 2)
+    kept, middle = count - 1 - 2 * fewer, slice(fewer, count - fewer)
+    out = np.empty((count + 1, columns.shape[1]), np.float32)
+    for part, ascending in ascending_blocks(columns):
+        low, high = np.ascontiguousarray(ascending[:, [fewer, count - 1 - fewer]].T)
+        total = ascending[:, middle].sum(axis=1, dtype=np.float64)
+        out[:-1, part] = (total - np.clip(columns[:, part], low, high)) / kept
+        out[-1, part] = ascending[:, trim : count - trim].mean(axis=1, dtype=np.float64)
+    return out
+
+
+def row_by_row(updates: Updates) -> Updates:
+    """The same rows, each a block of its own: `map_rows` then runs a task per row."""
+    blocks = [
+        RowBlock(np.array([position]), np.array([row]), block.tiles)
+        for block in updates.blocks
+        for position, row in zip(block.positions, block.rows, strict=True)
+    ]
+    return replace(updates, blocks=tuple(blocks))
+
+
+def _shares(updates: Updates) -> np.ndarray:
+    """Data shares; uniform where one client holds everything, so that the others have a mean without it."""
+    shares = updates.shares
+    return shares if shares.max() < 1 else np.full(len(shares), 1 / len(shares))
+
+
+def _validate(
+    block: np.ndarray,
+    vector: np.ndarray,
+    factory: ModelFactory,
+    layout: Layout,
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+) -> list[tuple[float, float]]:
+    """(error rate, mean cross-entropy) of each row's model on the validation data."""
+    import torch
+    from torch.nn import functional
+
+    answers = []
+    for model in bound_models(factory, layout, vector, block):
+        wrong, loss = 0, 0.0
+        for start in range(0, len(labels), batch_size):
+            x = torch.from_numpy(np.array(images[start : start + batch_size]))
+            y = torch.from_numpy(np.array(labels[start : start + batch_size]))
+            logits = model(x)
+            wrong += int((logits.argmax(1) != y).sum())
+            loss += functional.cross_entropy(logits.double(), y, reduction="sum").item()
+        mean = loss / len(labels)
+        answers.append((wrong / len(labels), min(mean, _WORST) if np.isfinite(mean) else _WORST))
+    return answers

@@ -1,0 +1,62 @@
+"""Multi-Krum: the mean of the updates that Krum scores best.
+
+Blanchard et al., "Machine learning with adversaries: Byzantine tolerant gradient descent", NIPS 2017. See krum.py
+for the scores. Published code that differs: Wang et al. weigh the selected updates by their data (option
+`data_weighted`), FLPoison averages int(0.2 K) of them (option `num_selected`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from defenses.distances import squared_distances
+from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine, krum_scores
+from raysim.context import Context, Setting, State
+from raysim.defense import Defense, Verdict, accepted_mean
+from raysim.errors import ConfigError
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class MultiKrum(Defense):
+    """Mean of the updates with the smallest Krum scores; the others are flagged.
+
+    num_byzantine: the assumed number f of malicious clients, K >= 2 f + 3; None: floor((K - 3) / 2), the most
+    that K tolerates. num_selected: how many updates are averaged; None: K - f. data_weighted: the mean is
+    weighted by the number of training examples.
+    """
+
+    num_byzantine: int | None = None
+    num_selected: int | None = None
+    data_weighted: bool = False
+
+    def __post_init__(self) -> None:
+        check_num_byzantine(self.num_byzantine)
+        if self.num_selected is not None and self.num_selected < 1:
+            raise ConfigError("num_selected", "must be at least 1", self.num_selected, 1)
+
+    def check(self, setting: Setting) -> None:
+        """K >= 2 f + 3 and num_selected <= K."""
+        check_cohort(self.num_byzantine, setting.cohort)
+        if self.num_selected is not None and self.num_selected > setting.cohort:
+            raise ConfigError(
+                "num_selected",
+                f"must not exceed {setting.cohort}, the clients in a round",
+                self.num_selected,
+                setting.cohort,
+            )
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Keep the `num_selected` lowest scores, of equal ones the first."""
+        count = updates.num_clients
+        num_byzantine = assumed_byzantine(self.num_byzantine, count)
+        distances = squared_distances(updates)
+        with ctx.stage("krum"):
+            scores = krum_scores(distances, num_byzantine)
+            selected = np.argsort(scores, kind="stable")[: self.num_selected or count - num_byzantine]
+        flagged = np.ones(count, bool)
+        flagged[selected] = False
+        aggregate, weights = accepted_mean(updates, flagged, uniform=not self.data_weighted)
+        return Verdict(aggregate, weights, scores, flagged), state

@@ -1,0 +1,58 @@
+"""Nearest-neighbour mixing, a pre-aggregation: replace every update by the mean of its neighbourhood.
+
+Allouah et al., "Fixing by mixing: a recipe for optimal Byzantine ML under heterogeneity", AISTATS 2023; ByzFL calls it
+`NNM`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from defenses.distances import squared_distances
+from defenses.krum import check_num_byzantine
+from defenses.mixing import mix_rows
+from raysim.context import Context, Setting, State
+from raysim.defense import PreAggregation
+from raysim.errors import ConfigError
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class NearestNeighbourMixing(PreAggregation):
+    """Replaces every update by the mean of its K - f nearest, itself included, in front of another defense.
+
+    num_byzantine: the assumed number f of malicious clients, 2 f < K; None: floor((K - 1) / 2), the most that
+    K tolerates, which is also the limit in a round that is left with fewer rows than planned. Buffers are left
+    as they are.
+    """
+
+    num_byzantine: int | None = None
+
+    def __post_init__(self) -> None:
+        check_num_byzantine(self.num_byzantine)
+
+    def check(self, setting: Setting) -> None:
+        """2 f < K."""
+        if self.num_byzantine is not None and 2 * self.num_byzantine >= setting.cohort:
+            raise ConfigError(
+                "num_byzantine",
+                f"must be less than half of {setting.cohort}, the clients in a round",
+                self.num_byzantine,
+                (setting.cohort - 1) // 2,
+            )
+
+    def transform(
+        self, state: State, updates: Updates, ctx: Context
+    ) -> tuple[Updates, np.ndarray | None, State]:
+        """One unweighted mean per row; of neighbours equally far the first are taken."""
+        count = updates.num_clients
+        most = (count - 1) // 2
+        neighbours = count - (most if self.num_byzantine is None else min(self.num_byzantine, most))
+        distances = squared_distances(updates)
+        with ctx.stage("neighbours"):
+            nearest = np.argsort(distances, axis=1, kind="stable")[:, :neighbours]
+            mixing = np.zeros((count, count))
+            np.put_along_axis(mixing, nearest, 1.0 / neighbours, axis=1)
+        return mix_rows(updates, mixing), None, state

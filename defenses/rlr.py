@@ -1,0 +1,64 @@
+"""RLR: the robust learning rate, which reverses parameters that too few clients agree on.
+
+Ozdayi et al., "Defending against backdoors in federated learning with robust learning rate", AAAI 2021. FedGrad sets
+the threshold to floor(K e) + 1 for an assumed share e of malicious clients; in its code the learning rate is the
+clients' own, which shrinks every step. FedML takes the signs of whatever tensor it is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from raysim.context import Context, Setting, State
+from raysim.defense import Defense, Verdict
+from raysim.errors import ConfigError
+from raysim.updates import BLOCK_COLUMNS, Updates
+
+
+@dataclass(frozen=True)
+class RLR(Defense):
+    """Data-weighted mean, sign reversed where the signs of the updates do not add up to a threshold.
+
+    threshold: the step is +learning_rate where |sum_i sign(u_i)| >= threshold, -learning_rate elsewhere, with
+    sign(0) = 0; None: floor(K / 2) + 1. A round that is left with fewer rows than the threshold asks for
+    unanimity. learning_rate: the server's, without a unit.
+    """
+
+    threshold: int | None = None
+    learning_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.threshold < 0:
+            raise ConfigError("threshold", "must be at least 0", self.threshold, 0)
+        if not self.learning_rate > 0:
+            raise ConfigError("learning_rate", "must be greater than 0", self.learning_rate, 1.0)
+
+    def check(self, setting: Setting) -> None:
+        """threshold <= K: above it every step is reversed."""
+        if self.threshold is not None and self.threshold > setting.cohort:
+            raise ConfigError(
+                "threshold",
+                f"must not exceed {setting.cohort}, the clients in a round",
+                self.threshold,
+                setting.cohort,
+            )
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Every parameter on its own."""
+        count = updates.num_clients
+        threshold = count // 2 + 1 if self.threshold is None else min(self.threshold, count)
+        vote = partial(_signed_mean, updates.shares, threshold, self.learning_rate)
+        return Verdict(updates.map_columns("sign_vote", vote)), state
+
+
+def _signed_mean(shares: np.ndarray, threshold: int, learning_rate: float, columns: np.ndarray) -> np.ndarray:
+    out = np.empty(columns.shape[1], np.float32)
+    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
+        block = columns[:, start : start + BLOCK_COLUMNS]
+        agreement = np.abs(np.sign(block).sum(axis=0))
+        rate = np.where(agreement >= threshold, learning_rate, -learning_rate)
+        out[start : start + BLOCK_COLUMNS] = rate * (shares @ block.astype(np.float64))
+    return out

@@ -1,0 +1,121 @@
+"""Weight snapshots of a model that the server trains on its own data: what normal models look like.
+
+The base of detectors that learn from them before the first round. They do not see whole models but *surrogates*:
+the parameters of the last layer, or of the whole model, brought down to at most `surrogate_size` numbers by a
+random sign projection where they are more, and standardised with the snapshots' statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from defenses.flags import check_some_remain
+from defenses.krum import check_num_byzantine
+from defenses.sketch import sketch, sketch_codes, sketch_size
+from raysim.context import Context, ModelFactory, Setting, State, TrainingRecipe
+from raysim.defense import Defense
+from raysim.errors import ConfigError, unknown_name
+from raysim.layout import Layout
+from raysim.updates import Updates
+
+_SURROGATES = ("head", "all")
+_LIMIT = 1e6
+"""Standardised numbers are cut off here, so that squares of single-precision numbers stay finite."""
+
+
+@dataclass(frozen=True)
+class SnapshotDetector(Defense):
+    """Base: trains the global model on the server's data and keeps its surrogate after every step."""
+
+    num_byzantine: int | None = None
+    surrogate: Literal["head", "all"] = "head"
+    surrogate_size: int = 4096
+    num_snapshots: int = 50
+
+    def __post_init__(self) -> None:
+        if self.surrogate not in _SURROGATES:
+            raise unknown_name("surrogate", self.surrogate, _SURROGATES)
+        self._at_least(1, "surrogate_size")
+        self._at_least(2, "num_snapshots")
+        check_num_byzantine(self.num_byzantine)
+
+    def check(self, setting: Setting) -> None:
+        """Server data to train on, and somebody must remain."""
+        check_some_remain(self.num_byzantine, setting)
+        if setting.server_samples < 1:
+            rule = "must be at least 1: this detector learns from the server's data"
+            raise ConfigError("server_data.samples", rule, setting.server_samples, 1)
+
+    def learn(self, ctx: Context) -> tuple[State, np.ndarray]:
+        """Train for `num_snapshots` steps of the clients' recipe, in one task.
+
+        Returns ({"mean", "deviation"} of the surrogates [size], the standardised snapshots [n, size] float32).
+        """
+        data = ctx.require_server_data()
+        codes = self._codes(ctx)
+        seed = int(ctx.generator("snapshots").integers(2**31))
+        settings = (ctx.model, ctx.layout, ctx.recipe, codes, self.num_snapshots, seed)
+        taken = ctx.run("pretrain", _train, ctx.published, data.images, data.labels, *settings)
+        deviation = taken.std(axis=0)
+        state = {"mean": taken.mean(axis=0), "deviation": np.where(deviation > 0, deviation, 1.0)}
+        return state, _standardise(taken, state)
+
+    def points(self, state: State, updates: Updates, ctx: Context) -> np.ndarray:
+        """The standardised surrogates of the clients' models w_G + u_i, [K, size] float32."""
+        codes = self._codes(ctx)
+        size = sketch_size(codes)
+        moved = updates.reduce_columns("surrogates", partial(sketch, size=size), codes)
+        return _standardise(moved + sketch(ctx.global_parameters[None], codes, size), state)
+
+    def _codes(self, ctx: Context) -> np.ndarray:
+        """The projection [d] (see sketch.py), the same in every round."""
+        entries = None
+        if self.surrogate == "head":
+            entries = [ctx.layout.entry(f"{ctx.model.head}.{name}") for name in ("weight", "bias")]
+        with ctx.stage("sketch_codes"):
+            generator = ctx.lasting_generator("surrogate")
+            return sketch_codes(ctx.layout.dim, self.surrogate_size, generator, entries)
+
+    def _at_least(self, least: int, *keys: str) -> None:
+        for key in keys:
+            if getattr(self, key) < least:
+                raise ConfigError(key, f"must be at least {least}", getattr(self, key), least)
+
+
+def _standardise(points: np.ndarray, state: State) -> np.ndarray:
+    scaled = (points - state["mean"]) / state["deviation"]
+    return np.clip(scaled, -_LIMIT, _LIMIT).astype(np.float32)
+
+
+def _train(
+    vector: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray,
+    factory: ModelFactory,
+    layout: Layout,
+    recipe: TrainingRecipe,
+    codes: np.ndarray,
+    count: int,
+    seed: int,
+) -> np.ndarray:
+    from raysim.attack import ClientData
+    from raysim.client import LocalTrainer
+
+    size = sketch_size(codes)
+    taken: list[np.ndarray] = []
+
+    def record(trainer: LocalTrainer, step: int, last: bool) -> None:
+        if len(taken) < count:
+            taken.append(sketch(trainer.parameters.detach().cpu().numpy()[None], codes, size)[0])
+
+    trainer = LocalTrainer(factory, layout, recipe)
+    batches = max(len(labels) // recipe.batch_size, 1)  # at least: a short last batch may be left out
+    epochs = -(-count // batches)
+    trainer.fit(
+        vector, ClientData(images, labels), ("snapshots",), seed=seed, epochs=epochs, after_step=record
+    )
+    return np.array(taken)

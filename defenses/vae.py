@@ -1,0 +1,132 @@
+"""Spectral anomaly detection with a variational autoencoder (Li et al., arXiv 2002.00211)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from defenses.flags import assumed_malicious, highest
+from defenses.snapshots import SnapshotDetector
+from raysim.context import Context, State
+from raysim.defense import Verdict, accepted_mean
+from raysim.errors import ConfigError, unknown_name
+from raysim.rng import torch_randomness
+from raysim.updates import Updates
+
+_SCORES = ("error", "probability")
+
+
+@dataclass(frozen=True)
+class VAEDetector(SnapshotDetector):
+    """Drops models that a variational autoencoder, trained on the server's own model snapshots, reconstructs badly.
+
+    Before the first round the server trains the global model on its data for `num_snapshots` steps and fits the
+    VAE to the surrogates after each (snapshots.py): two layers of `hidden` units, `latent` dimensions, a mirrored
+    decoder with a learned variance per number. It is not trained again.
+
+    `score`: `error` = squared reconstruction error (Li et al.); `probability` = minus the log-probability of the
+    model, the mean over `draws` Monte Carlo draws of the latent vector (An and Cho, 2015), which PDRR compares
+    with. PDRR writes that a *high* probability means malicious; anomalies have a low one, so the sign is ours.
+    num_byzantine: drop that many highest scores, as PDRR does; None: all scores above the round's mean, as Li et al.
+    """
+
+    score: Literal["error", "probability"] = "error"
+    hidden: int = 500
+    latent: int = 100
+    draws: int = 10
+    epochs: int = 50
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score not in _SCORES:
+            raise unknown_name("score", self.score, _SCORES)
+        self._at_least(1, "hidden", "latent", "draws", "epochs")
+        if not self.learning_rate > 0:
+            raise ConfigError("learning_rate", "must be above 0", self.learning_rate)
+
+    def init(self, ctx: Context) -> State:
+        """The statistics of the snapshots [size] and the trained VAE's weights, flat."""
+        state, points = self.learn(ctx)
+        seed = int(ctx.generator("vae").integers(2**31))
+        return {**state, "weights": ctx.run("fit_vae", _fit, self, points, seed)}
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        """Reconstruct every model; drop by score."""
+        noise = ctx.generator("draws").standard_normal((self.draws, self.latent), dtype=np.float32)
+        points = self.points(state, updates, ctx)
+        scores = ctx.run("reconstruct", _score, self, state["weights"], points, noise)
+        if self.num_byzantine is None:
+            flagged = (scores > scores.mean()) & (np.ptp(scores) > 0)
+        else:
+            flagged = highest(assumed_malicious(self.num_byzantine, len(scores)), scores)
+        aggregate, weights = accepted_mean(updates, flagged)
+        return Verdict(aggregate, weights, scores, flagged), state
+
+
+class _VAE(nn.Module):
+    def __init__(self, size: int, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(size, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 2 * latent),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, size),
+        )
+        self.log_variance = nn.Parameter(torch.zeros(size))
+
+    def encode(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latent vector, [n, latent] each."""
+        mean, log_variance = self.encoder(points).chunk(2, dim=1)
+        return mean, log_variance.clamp(-10, 10)
+
+    def log_probability(self, points: Tensor, latent: Tensor) -> Tensor:
+        """log p(x | z) [n], up to a constant."""
+        log_variance = self.log_variance.clamp(-6, 6)
+        squares = (points - self.decoder(latent)) ** 2 / log_variance.exp()
+        return -0.5 * (squares + log_variance).sum(dim=1)
+
+
+def _fit(defense: VAEDetector, points: np.ndarray, seed: int) -> np.ndarray:
+    """Full-batch Adam on the evidence lower bound; the weights as one vector."""
+    x = torch.from_numpy(np.array(points))
+    with torch_randomness(seed, "vae"):
+        model = _VAE(x.shape[1], defense.hidden, defense.latent)
+        adam = torch.optim.Adam(model.parameters(), defense.learning_rate)
+        for _ in range(defense.epochs):
+            mean, log_variance = model.encode(x)
+            latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+            divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
+            loss = (divergence - model.log_probability(x, latent)).mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+    return parameters_to_vector(model.parameters()).detach().numpy()
+
+
+@torch.no_grad()
+def _score(defense: VAEDetector, weights: np.ndarray, points: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Scores [K] float64 of standardised surrogates [K, size]; noise [draws, latent] is shared by all clients."""
+    x = torch.from_numpy(np.array(points))
+    with torch_randomness(0, "replaced by the trained weights"):
+        model = _VAE(x.shape[1], defense.hidden, defense.latent)
+    vector_to_parameters(torch.from_numpy(np.array(weights)), model.parameters())
+    mean, log_variance = model.encode(x)
+    if defense.score == "error":
+        return ((x - model.decoder(mean)).double() ** 2).mean(dim=1).numpy()
+    deviation = (0.5 * log_variance).exp()
+    draws = [model.log_probability(x, mean + deviation * z).double() for z in torch.from_numpy(noise)]
+    return -torch.stack(draws).mean(dim=0).numpy()

@@ -1,0 +1,139 @@
+"""Models of clients from rows of the update matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from defenses.client_models import bound_model, bound_models, head_inputs
+from raysim.backend import InProcessBackend
+from raysim.errors import ConfigError
+from raysim.layout import Layout
+from raysim.updates import Updates
+
+
+@dataclass(frozen=True)
+class NormFactory:
+    """Linear, BatchNorm, linear: parameters, float buffers and a counter."""
+
+    cam_layer: str = "0"
+    head: str = "2"
+    num_classes: int = 2
+    input_shape: tuple[int, int, int] = (3, 1, 1)
+    built: list[int] = field(default_factory=list)
+
+    def build(self) -> nn.Module:
+        self.built.append(1)
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def cohort(count: int = 3) -> tuple[NormFactory, Layout, np.ndarray, np.ndarray]:
+    factory = NormFactory()
+    model = factory.build()
+    factory.built.clear()
+    layout = Layout.of(model)
+    draw = np.random.default_rng(0)
+    vector = draw.uniform(0.5, 1.5, layout.num_columns).astype(np.float32)
+    block = draw.uniform(-0.2, 0.2, (count, layout.num_columns)).astype(np.float32)
+    counters = layout.dim + layout.counter_columns()
+    vector[counters], block[:, counters] = 5.0, np.arange(count)[:, None]
+    return factory, layout, vector, block
+
+
+def loaded(factory: NormFactory, layout: Layout, vector: np.ndarray) -> nn.Module:
+    """The same state put in tensor by tensor."""
+    model = factory.build()
+    state = {
+        name: torch.from_numpy(layout.view(vector, name).copy()).to(tensor.dtype)
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32))
+
+
+def test_every_row_gives_that_client_s_model(images: torch.Tensor) -> None:
+    factory, layout, vector, block = cohort()
+    outputs, counters = [], []
+    for model in bound_models(factory, layout, vector, block):
+        assert not model.training
+        outputs.append(model(images))
+        counters.append(int(model[1].num_batches_tracked))  # type: ignore[index]
+    assert len(factory.built) == 1
+    assert counters == [5, 6, 7]
+    assert not outputs[0].requires_grad
+    for row, output in zip(block, outputs, strict=True):
+        assert torch.equal(output, loaded(factory, layout, vector + row)(images))
+    assert not torch.equal(outputs[0], outputs[1])
+
+
+def test_rows_without_buffers_keep_the_global_buffers(images: torch.Tensor) -> None:
+    factory, layout, vector, block = cohort()
+    without = block.copy()
+    without[:, layout.dim :] = 0
+    for model, row in zip(
+        bound_models(factory, layout, vector, block[:, : layout.dim]), without, strict=True
+    ):
+        assert torch.equal(model(images), loaded(factory, layout, vector + row)(images))
+
+
+def test_arguments_are_left_alone_and_may_be_read_only(images: torch.Tensor) -> None:
+    factory, layout, vector, block = cohort()
+    before = vector.copy(), block.copy()
+    vector.flags.writeable = block.flags.writeable = False
+    for model in bound_models(factory, layout, vector, block):
+        model(images)
+    assert np.array_equal(vector, before[0])
+    assert np.array_equal(block, before[1])
+
+
+def test_one_model_from_one_vector(images: torch.Tensor) -> None:
+    factory, layout, vector, _ = cohort()
+    assert torch.equal(bound_model(factory, layout, vector)(images), loaded(factory, layout, vector)(images))
+
+
+def outputs_of_rows(
+    images: np.ndarray, block: np.ndarray, factory: NormFactory, layout: Layout, vector: np.ndarray
+):
+    models = bound_models(factory, layout, vector, block)
+    return [model(torch.from_numpy(images)).numpy() for model in models]
+
+
+def test_inside_map_rows_however_the_rows_are_cut(images: torch.Tensor) -> None:
+    factory, layout, vector, block = cohort(5)
+    results = []
+    for rows_per_block in (5, 2):
+        backend = InProcessBackend()
+        updates = Updates.from_array(
+            block, backend, layout=layout, rows_per_block=rows_per_block, bounds=(0, 7, layout.dim)
+        )
+        task = partial(outputs_of_rows, images.numpy())
+        results.append(updates.map_rows("run", task, factory, layout, backend.put(vector), buffers=True))
+    assert np.array_equal(results[0], results[1])
+    expected = loaded(factory, layout, vector + block[3])(images).detach().numpy()
+    assert np.array_equal(results[0][3], expected)
+
+
+def test_head_inputs_are_what_enters_the_last_layer(images: torch.Tensor) -> None:
+    factory, layout, vector, _ = cohort()
+    model = bound_model(factory, layout, vector)
+    representation = head_inputs(model, "2", images)
+    assert representation.shape == (5, 4)
+    assert torch.equal(representation, model[1](model[0](images)))  # type: ignore[index]
+    assert torch.equal(model[2](representation), model(images))  # type: ignore[index]
+    assert not model[2]._forward_pre_hooks  # type: ignore[index]
+
+
+def test_an_unknown_head_is_refused(images: torch.Tensor) -> None:
+    factory, layout, vector, _ = cohort()
+    with pytest.raises(ConfigError, match=r"model\.head"):
+        head_inputs(bound_model(factory, layout, vector), "3", images)
