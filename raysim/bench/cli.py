@@ -41,3 +41,19 @@ def rounds(
             config = bench_config(name, repeats + 2, root)
             times = measure(config, repeats, workers, on_ray=backend == "ray")
             print_rounds(name, config, times, backend)
+
+
+@app.command("population")
+def population(
+    clients: Annotated[int, typer.Option(help="Clients in all.")] = 1_000_000,
+    cohort: Annotated[int, typer.Option(help="Clients in a round.")] = 100,
+    count: Annotated[int, typer.Option("--rounds", help="Rounds.")] = 3,
+    backend: Annotated[Literal["ray", "inprocess"], typer.Option()] = "ray",
+) -> None:
+    """Run a large population of which a cohort takes part, and report the memory of all processes together."""
+    with exit_status():
+        from raysim.bench.population import measure, population_config
+        from raysim.bench.report import print_population
+
+        config = population_config(clients, cohort, count)
+        print_population(config, measure(config, backend), backend)

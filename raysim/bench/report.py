@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from raysim.bench.population import PopulationCost
 from raysim.bench.rounds import RoundTimes
 from raysim.config import ExperimentConfig
 from raysim.records import environment
@@ -53,3 +54,16 @@ def print_rounds(case: str, config: ExperimentConfig, times: RoundTimes, backend
     console.print(table)
     parts = ", ".join(f"{stage} {seconds * 1e3:.1f}" for stage, seconds in times.stages.items())
     console.print(f"stages (ms a round, mean): {parts}\n", soft_wrap=True)
+
+
+def print_population(config: ExperimentConfig, cost: PopulationCost, backend: str) -> None:
+    """Memory and seconds of a large population."""
+    console = Console(width=110)
+    population = config.population
+    console.print(
+        f"{population.clients:,} clients, cohort {population.cohort}, backend {backend}", style="bold"
+    )
+    print_machine(console, seed=config.seed, rounds=config.rounds)
+    console.print(f"peak memory of all processes: {cost.peak_bytes / 2**30:.2f} GiB (proportional set size)")
+    later = ", ".join(f"{seconds:.2f}" for seconds in cost.later_rounds_s)
+    console.print(f"first round after {cost.first_round_s:.1f} s, start-up included; later rounds: {later} s")
