@@ -1,4 +1,4 @@
-"""The command line: run, resume, report, list, show, bench.
+"""The command line: run, resume, report, replay, list, show, bench.
 
 Exit status: 0 done; 1 the run failed or was interrupted; 2 the request is wrong, and nothing was started. What
 went wrong goes to stderr, in one line. Commands import what they need themselves: `--help` loads neither torch
@@ -23,6 +23,7 @@ from raysim.bench.cli import app as bench_app
 from raysim.config import ExperimentConfig, load_config
 from raysim.errors import RunError
 from raysim.exit_status import complain, exit_status
+from raysim.records import RunDirectory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -178,7 +179,6 @@ def report(path: RunPath, debug: Debug = False) -> None:
 
     Also for a run that was killed: what it left in pieces is first put together into the Parquet tables.
     """
-    from raysim.records import RunDirectory
     from raysim.report import render
 
     directory = RunDirectory(path)
@@ -188,6 +188,40 @@ def report(path: RunPath, debug: Debug = False) -> None:
         page = render(path)
         rounds = load_config(path / "config.yaml").rounds
         _console().print(f"{page}: {directory.finished_rounds()} of {rounds} rounds", soft_wrap=True)
+
+
+@app.command()
+def replay(
+    path: RunPath,
+    defense: Annotated[
+        list[str],
+        typer.Option(metavar="NAMES", help="Names with commas, or YAML: '{name: krum, num_byzantine: 3}'."),
+    ],
+    rounds: Annotated[
+        str | None, typer.Option(metavar="FIRST-LAST", help="Default: all recorded rounds.")
+    ] = None,
+    backend: Backend = "inprocess",
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
+    """Run defenses on the updates that a run recorded: the same rows for each.
+
+    \b
+    raysim run record.updates=true --name first
+    raysim replay runs/first --defense krum,median --defense '{name: flare, temperature: 2}'
+
+    Verdicts and spans go to PATH/replays/NAME, in tables like those of a run.
+    """
+    from raysim.replay import parse_defenses, parse_rounds
+    from raysim.replay import replay as carry_out
+
+    with exit_status(debug):
+        RunDirectory(path).require()
+        chosen = parse_defenses(defense)
+        directories = carry_out(path, chosen, rounds=parse_rounds(rounds), backend=backend, address=address)
+        console = _console()
+        console.print(_replays(directories))
+        console.print(f"tables  {path}/replays/*/{{rounds,clients,spans}}.parquet", soft_wrap=True)
 
 
 @app.command(name="list")
@@ -318,6 +352,23 @@ def _utilities(rounds: Columns) -> Table:
         summary = summarise(rounds[column])
         if column == "main_accuracy" or summary.final == summary.final:
             table.add_row(label, *map(percent, summary))
+    return table
+
+
+def _replays(directories: list[Path]) -> Table:
+    """One row a defense: what it caught, and the seconds a round its stages took."""
+    from raysim.metrics import mean_detection
+    from raysim.progress import rate
+    from raysim.report.finished_run import read_columns
+    from raysim.report.tables import detections
+
+    shown = {name: RATES[name] for name in ("recall", "precision", "fpr", "f1", "auc_score")}
+    table = _grid("defense", *shown.values(), "s a round")
+    for directory in directories:
+        rounds, spans = read_columns(directory, "rounds"), read_columns(directory, "spans")
+        mean, _ = mean_detection(detections(rounds))
+        seconds = spans["wall_s"][spans["task"] < 0].sum() / rounds["round"].size
+        table.add_row(directory.name, *(rate(getattr(mean, name)) for name in shown), f"{seconds:.3f}")
     return table
 
 

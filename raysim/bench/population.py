@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
-from raysim.bench.memory import MemoryWatch
+from raysim.bench.total_memory import TotalMemory
 from raysim.config import ExperimentConfig
 from raysim.execution import Progress
 from raysim.runner import BackendName, run
@@ -45,7 +45,7 @@ def measure(config: ExperimentConfig, backend: BackendName) -> PopulationCost:
             ends.append(event.at_s)
 
     began = time.time()
-    with tempfile.TemporaryDirectory() as folder, MemoryWatch() as watch:
+    with tempfile.TemporaryDirectory() as folder, TotalMemory() as watch:
         run(config, name="population", out=folder, backend=backend, observe=observe)
     later = [after - before for before, after in pairwise(ends)]
     return PopulationCost(watch.peak_bytes, ends[0] - began, later)

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from raysim.backend import InProcessBackend
 from raysim.bench.bare_loop import BareLoop
-from raysim.bench.memory import MemoryWatch, total_pss
 from raysim.bench.population import measure, population_config
 from raysim.bench.rounds import RoundTimes, bench_config
+from raysim.bench.total_memory import TotalMemory, total_pss
 from raysim.cli import app
 from raysim.client import ClientHost, RoundOrder
 from raysim.composition import compose
@@ -51,7 +51,7 @@ def test_bench_configurations_are_what_they_are_called():
 
 def test_memory_watch_sees_an_allocation():
     before = total_pss()
-    with MemoryWatch(interval_s=0.01) as watch:
+    with TotalMemory(interval_s=0.01) as watch:
         block = np.ones(2**23)
         import time
 

@@ -1,0 +1,150 @@
+"""Replay defenses on recorded updates: the same rows, the same server data, the same random draws.
+
+A replayed defense starts from its state before round 0 and sees the recorded rounds in order. Where every
+round was recorded, its verdicts are those it would have given live, byte for byte, as long as the recorded run
+is its own; another defense sees the rounds that the recorded run's defense led to.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raysim import recording
+from raysim.backend import Backend, InProcessBackend
+from raysim.composition import compose
+from raysim.config import Component, ExperimentConfig, load_config
+from raysim.errors import ConfigError, RecordError
+from raysim.records import RunDirectory, environment
+from raysim.resources import Capacity
+from raysim.runner import BackendName
+from raysim.simulation import Experiment, RoundRecord, Uploads, initial_state, judge, record_round
+
+REASON = "rejected by the engine when recorded"
+
+
+def replay(
+    run: Path,
+    defenses: Sequence[Component],
+    *,
+    rounds: tuple[int, int] | None = None,
+    backend: BackendName = "inprocess",
+    address: str | None = None,
+    observe: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> list[Path]:
+    """Run every defense on the recorded rounds of `run` (all, or first..last), one directory each.
+
+    Writes rounds, clients and spans in `run/replays/<label>/` with the columns of a run (accuracies are NaN:
+    nothing is trained or evaluated), replacing an earlier replay of that label. Returns the directories.
+    """
+    config = load_config(run / "config.yaml")
+    found = recording.recorded_rounds(run / "updates")
+    if rounds is not None:
+        found = [path for path in found if rounds[0] <= int(path.name.removeprefix("round-")) <= rounds[1]]
+    if not found:
+        raise RecordError(f"{run} has no recorded updates in that range; run it with record.updates=true")
+    planned = [with_defense(config, component) for component in defenses]
+    directories = [run / "replays" / label for label in labels(defenses)]
+    if backend == "inprocess":
+        if address is not None:
+            raise ConfigError("address", "belongs to backend ray", address)
+        for wanted, directory in zip(planned, directories, strict=True):
+            local = InProcessBackend(threads=config.resources.threads)
+            _replay_one(compose(wanted, Capacity()), local, found, directory, observe)
+        return directories
+    from raysim import ray_cluster
+
+    with ray_cluster.connected(address):
+        from raysim.ray_backend import ClientActors, RayBackend
+
+        available = ray_cluster.capacity()
+        for wanted, directory in zip(planned, directories, strict=True):
+            threads = config.resources.threads
+            workers = max(1, available.cpus // threads)
+            on_ray = RayBackend(ClientActors(0), workers=workers, threads=threads)
+            _replay_one(compose(wanted, available), on_ray, found, directory, observe)
+    return directories
+
+
+def parse_defenses(texts: Sequence[str]) -> list[Component]:
+    """Components from `krum,median` and from YAML such as `{name: krum, num_byzantine: 3}`."""
+    components = []
+    for text in texts:
+        if text.strip().startswith("{"):
+            try:
+                values = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise ConfigError("--defense", "must be names, or a YAML mapping with a name", text) from None
+            if not isinstance(values, dict) or "name" not in values:
+                raise ConfigError("--defense", "must have a name", text)
+            components.append(Component(**values))
+        else:
+            components += [Component(name=name.strip()) for name in text.split(",") if name.strip()]
+    if not components:
+        raise ConfigError("--defense", "must name at least one defense", list(texts))
+    return components
+
+
+def parse_rounds(text: str | None) -> tuple[int, int] | None:
+    """`3-7` or `5` as (first, last); None for all.
+
+    >>> parse_rounds("3-7"), parse_rounds("5")
+    ((3, 7), (5, 5))
+    """
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not first.isdigit() or (last and not last.isdigit()):
+        raise ConfigError("--rounds", "must have the form FIRST-LAST", text, "0-9")
+    return int(first), int(last or first)
+
+
+def labels(defenses: Sequence[Component]) -> list[str]:
+    """A directory name for each: its name, numbered where it comes twice."""
+    names = [component.name.replace(":", ".").replace("/", ".") for component in defenses]
+    return [
+        name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    ]
+
+
+def with_defense(config: ExperimentConfig, component: Component) -> ExperimentConfig:
+    """The configuration of the recorded run with another defense."""
+    values: dict[str, Any] = config.to_mapping()
+    return ExperimentConfig.from_mapping({**values, "defense": component.model_dump()})
+
+
+def replayed(experiment: Experiment, backend: Backend, found: Sequence[Path]) -> Iterator[RoundRecord]:
+    """The defense's verdict on every recorded round, in order."""
+    state = initial_state(experiment, backend)
+    for path in found:
+        judged = recording.read(path, experiment.plan.layout, backend)
+        state = replace(state, round=judged.round, global_vector=judged.global_vector)
+        published = backend.put(judged.global_vector)
+        verdict, defense_state = judge(experiment, backend, state, published, judged.updates, judged.usable)
+        state = replace(state, defense=defense_state)
+        unusable = judged.updates.client_ids[~judged.usable]
+        uploads = Uploads(judged.updates, dict.fromkeys(unusable.tolist(), REASON), float("nan"), {})
+        yield record_round(experiment, backend, uploads, judged, verdict, [], {})
+
+
+def _replay_one(
+    experiment: Experiment,
+    backend: Backend,
+    found: Sequence[Path],
+    path: Path,
+    observe: Callable[[str, int, int], None],
+) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    directory = RunDirectory(path)
+    directory.start(experiment.config.to_yaml(), environment(replay=True))
+    for number, record in enumerate(replayed(experiment, backend, found)):
+        directory.write_artifacts(record.number, record.artifacts)
+        directory.write_round(record.number, record.row, record.clients, record.spans)
+        observe(path.name, number + 1, len(found))
+    directory.finish()

@@ -1,0 +1,86 @@
+"""Replaying defenses on recorded updates gives the live verdicts, byte for byte."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+import raysim
+from raysim import ConfigError, RecordError
+from raysim.cli import app
+from raysim.config import Component
+from raysim.replay import labels, parse_defenses, replay
+from raysim.runner import RunResult
+
+VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_examples"]
+
+
+def verdicts(path):
+    return RunResult(path).table("clients").select(VERDICT)
+
+
+@pytest.fixture
+def recorded(tiny, tmp_path):
+    config = {
+        **tiny,
+        "record": {"updates": True},
+        "defense": {"name": "layercam_ae", "interval": 2, "votes": 2},
+    }
+    return raysim.run(config, name="live", out=tmp_path, backend="inprocess").path
+
+
+@pytest.mark.parametrize("backend", ["inprocess", pytest.param("ray", marks=pytest.mark.ray)])
+def test_replaying_the_live_defense_gives_its_verdicts(recorded, request, backend):
+    if backend == "ray":
+        request.getfixturevalue("ray_cluster")
+    [again] = replay(recorded, [Component(name="layercam_ae", interval=2, votes=2)], backend=backend)
+    assert verdicts(again).equals(verdicts(recorded))
+    live, replayed = (
+        {path.name: path.read_bytes() for path in sorted((run / "artifacts").rglob("*.npy"))}
+        for run in (recorded, again)
+    )
+    assert live == replayed
+    stages = {span["stage"] for span in RunResult(again).table("spans").to_pylist()}
+    assert {"cam", "autoencoder", "combine"} <= stages
+    assert "train" not in stages
+
+
+def test_rows_the_engine_rejected_stay_rejected(tiny, tmp_path):
+    attack = {"name": "tests.faulty_methods:BadUpload"}
+    config = {**tiny, "attack": attack, "defense": "median", "record": {"updates": True}}
+    live = raysim.run(config, name="live", out=tmp_path, backend="inprocess")
+    [again] = replay(live.path, [Component(name="median")])
+    assert verdicts(again).equals(verdicts(live.path))
+    reasons = {row["client"]: row["reason"] for row in RunResult(again).table("clients").to_pylist()}
+    assert {client for client, reason in reasons.items() if reason} == {8, 9}
+
+
+def test_a_range_of_rounds(recorded):
+    [again] = replay(recorded, [Component(name="krum")], rounds=(1, 1))
+    assert [row["round"] for row in RunResult(again).rounds] == [1]
+
+
+def test_defenses_are_named_on_the_command_line(recorded):
+    words = [
+        "replay",
+        str(recorded),
+        "--defense",
+        "median,krum",
+        "--defense",
+        "{name: krum, num_byzantine: 2}",
+    ]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (recorded / "replays").iterdir()) == ["krum-1", "krum-2", "median"]
+    assert "krum-2" in result.output
+
+
+def test_what_cannot_be_replayed_is_refused(recorded, tiny, tmp_path):
+    assert labels([Component(name="a"), Component(name="b:C"), Component(name="a")]) == ["a-1", "b.C", "a-2"]
+    with pytest.raises(ConfigError, match="must have a name"):
+        parse_defenses(["{beta: 1}"])
+    with pytest.raises(RecordError, match=r"record\.updates=true"):
+        replay(recorded, [Component(name="krum")], rounds=(7, 9))
+    with pytest.raises(ConfigError, match="did you mean 'krum'"):
+        replay(recorded, [Component(name="krun")])
+    assert CliRunner().invoke(app, ["replay", str(tmp_path / "nowhere"), "--defense", "krum"]).exit_code == 2
