@@ -140,10 +140,11 @@ class InProcessBackend(Backend):
         return self.map(stage, getattr(self._host, method), items, keep=keep)
 
     def _keep(self, result: Any, keep: int) -> Any:
+        """The answer, its arrays read-only as those that come out of Ray's object store."""
         if not keep:
-            return result
+            return frozen(result)
         *kept, answer = result
-        return tuple(self.put(value) for value in kept), answer
+        return tuple(self.put(value) for value in kept), frozen(answer)
 
 
 @contextmanager

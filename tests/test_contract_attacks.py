@@ -14,7 +14,7 @@ import pytest
 
 from attacks import ATTACKS
 from raysim.attack import Attack, View, Visibility
-from raysim.backend import InProcessBackend, ThreadLimit, frozen
+from raysim.backend import Backend, InProcessBackend, ThreadLimit
 from raysim.client import ClientHost, RoundOrder
 from raysim.composition import compose
 from raysim.config import ExperimentConfig
@@ -33,13 +33,6 @@ every_attack = pytest.mark.parametrize("name", sorted(ATTACKS))
 def one_thread():
     with ThreadLimit(1)():
         yield
-
-
-class ReadOnlyBackend(InProcessBackend):
-    """Answers cannot be written to, as those that come out of an object store."""
-
-    def map(self, *args: Any, **options: Any) -> list[Any]:
-        return frozen(super().map(*args, **options))
 
 
 @cache
@@ -89,10 +82,11 @@ def submitted(
     attackers: tuple[int, ...] = ATTACKERS,
     rounds: int = 1,
     benign: bool = True,
+    backend: Backend | None = None,
     **tiling: Any,
 ) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]:
     """(rows [K, d + b] after `craft`, diagnostics, state) of the last of some rounds on the same rows."""
-    experiment, backend = experiment_of(None), ReadOnlyBackend()
+    experiment, backend = experiment_of(None), backend or InProcessBackend()
     layout = experiment.plan.layout
     state: dict[str, Any] = {}
     after = updates = Updates.from_array(
@@ -231,6 +225,21 @@ def test_success_is_measured_on_labels_the_model_has(name):
     for images, labels in zip(tests[::2], tests[1::2], strict=True):
         assert len(images) == len(labels) > 0
         assert 0 <= labels.min() <= labels.max() < experiment.plan.factory.num_classes
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", sorted(name for name in ATTACKS if ATTACKS[name].craft is not Attack.craft))
+def test_ray_and_in_process_craft_the_same_bytes(name, ray_cluster):
+    """What is trained is a pure function of the host's arguments on either; crafting is tasks on tiles."""
+    from raysim.ray_backend import ClientActors, RayBackend
+
+    attack, rows = attack_of(name), trained_rows(name)
+    dim = experiment_of(name).plan.layout.dim
+    tiling = {"rows_per_block": 5, "bounds": (0, 4096, dim)}
+    here = submitted(attack, rows, rounds=2, **tiling)
+    there = submitted(attack, rows, rounds=2, backend=RayBackend(ClientActors(0), workers=2), **tiling)
+    assert here[0].tobytes() == there[0].tobytes()
+    assert here[1] == there[1]
 
 
 def assert_tree(value: Any) -> None:

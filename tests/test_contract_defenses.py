@@ -14,7 +14,7 @@ import pytest
 
 from defenses import DEFENSES, evaluate
 from raysim import checkpoint
-from raysim.backend import InProcessBackend, ThreadLimit
+from raysim.backend import Backend, InProcessBackend, ThreadLimit
 from raysim.context import Context, ServerData, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
@@ -89,11 +89,12 @@ def judge(
     round: int = 0,
     state: State | None = None,
     defense: Defense | None = None,
+    backend: Backend | None = None,
     **tiling: Any,
 ) -> tuple[Verdict, State]:
     """One round of a defense, with a model and server data; the largest id is the attacker's, for oracles."""
     layout, vector = layout_and_vector()
-    backend = InProcessBackend()
+    backend = backend or InProcessBackend()
     examples = None if ids is None else 10 + ids
     updates = Updates.from_array(
         rows, backend, layout=layout, client_ids=ids, num_examples=examples, **tiling
@@ -286,3 +287,30 @@ def test_non_finite_clients_are_left_out(name):
     assert_valid(nobody, CLIENTS)
     assert nobody.flagged is not None
     assert nobody.flagged.all()
+
+
+@pytest.mark.ray
+@every_defense
+def test_ray_and_in_process_give_the_same_bytes(name, ray_cluster):
+    """Two rounds with different cohorts, as Ray tasks on row blocks and column shards, and in this process."""
+    from raysim.ray_backend import ClientActors, RayBackend
+
+    dim = layout_and_vector()[0].dim
+    tiling = {"rows_per_block": 3, "bounds": (0, 4096, dim)}
+    verdicts = []
+    for backend in (InProcessBackend(), RayBackend(ClientActors(0), workers=2)):
+        first, state = judge(name, random_rows(), backend=backend, **tiling)
+        ids = np.array([1, 2, 3, 4, 5, 6, 9])
+        second, _ = judge(
+            name, random_rows(7, seed=1), ids=ids, round=1, state=state, backend=backend, **tiling
+        )
+        verdicts.append([bytes_of(first), bytes_of(second)])
+    assert verdicts[0] == verdicts[1]
+
+
+def bytes_of(verdict: Verdict) -> dict[str, bytes | None]:
+    arrays = {
+        **verdict.artifacts,
+        **{f.name: getattr(verdict, f.name) for f in dataclasses.fields(verdict)[:4]},
+    }
+    return {name: None if array is None else array.tobytes() for name, array in arrays.items()}
