@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -20,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from raysim.backend import Backend, Needs, Reference, fix_threads, located
 from raysim.errors import LostWork, RunError
+from raysim.resources import ClientActors
 from raysim.telemetry import Telemetry, measured
 
 RETRIES = 3
@@ -36,15 +36,6 @@ WORKER_LOST = (
     gone.OutOfMemoryError,
 )
 OBJECT_LOST = (gone.ObjectLostError, gone.OwnerDiedError, gone.ObjectFetchTimedOutError)
-
-
-@dataclass(frozen=True)
-class ClientActors:
-    """How many client actors there are, and what each reserves."""
-
-    count: int
-    cpus: float = 0.0
-    gpus: float = 0.0
 
 
 class RayBackend(Backend):

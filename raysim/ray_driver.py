@@ -11,8 +11,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysim.errors import RunError
 from raysim.execution import Observer
-from raysim.ray_backend import ClientActors, as_own_error
+from raysim.ray_backend import as_own_error
 from raysim.ray_cluster import capacity
+from raysim.resources import client_actors
 from raysim.server import Server
 from raysim.simulation import Experiment
 
@@ -39,7 +40,7 @@ def drive(experiment: Experiment, path: Path, observe: Observer) -> None:
     }
     actor_class: Any = ray.remote(Server).options(**options)
     for attempt in range(SERVER_RESTARTS + 1):
-        server = actor_class.remote(held, path, client_actors(experiment, workers), workers)
+        server = actor_class.remote(held, path, client_actors(config, workers), workers)
         try:
             _watch(server, observe)
             return
@@ -48,19 +49,6 @@ def drive(experiment: Experiment, path: Path, observe: Observer) -> None:
                 raise RunError(f"the Server actor died {attempt + 1} times: {error}") from error
         finally:
             ray.kill(server)
-
-
-def client_actors(experiment: Experiment, workers: int) -> ClientActors:
-    """How many client actors, and what each reserves: the sum over the clients it hosts."""
-    resources, cohort = experiment.config.resources, experiment.config.population.cohort_size
-    per_actor = resources.clients_per_actor
-    if not isinstance(per_actor, int):
-        return ClientActors(min(workers, cohort))
-    count = -(-cohort // per_actor)
-    hosted = min(per_actor, cohort)
-    return ClientActors(
-        count, cpus=hosted * resources.client_cpus, gpus=min(1.0, hosted * resources.client_gpus)
-    )
 
 
 def _watch(server: Any, observe: Observer) -> None:

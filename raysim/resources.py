@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raysim.config import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.layout import Layout
 from raysim.updates import CHUNK_VALUES, shard_bounds
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,28 @@ class Capacity:
     gpus: float = 0.0
     object_store_bytes: int = 0
     """0: no object store (in-process)."""
+
+
+@dataclass(frozen=True)
+class ClientActors:
+    """How many client actors there are, and what each reserves."""
+
+    count: int
+    cpus: float = 0.0
+    gpus: float = 0.0
+
+
+def client_actors(config: ExperimentConfig, workers: int) -> ClientActors:
+    """How many client actors, and what each reserves: the sum over the clients it hosts."""
+    resources, cohort = config.resources, config.population.cohort_size
+    per_actor = resources.clients_per_actor
+    if not isinstance(per_actor, int):
+        return ClientActors(min(workers, cohort))
+    count = -(-cohort // per_actor)
+    hosted = min(per_actor, cohort)
+    return ClientActors(
+        count, cpus=hosted * resources.client_cpus, gpus=min(1.0, hosted * resources.client_gpus)
+    )
 
 
 def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> ExperimentConfig:
@@ -58,6 +85,26 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
             "device": device,
         },
     )
+
+
+def cohort_size(config: ExperimentConfig, model: nn.Module, input_shape: Sequence[int]) -> int:
+    """How many honest clients train together: what was asked for, or a rule on the model and the batches.
+
+    `auto` is 1 on a GPU, where nothing was measured. ConfigError where the model cannot be stacked; the device
+    must be decided.
+    """
+    from raysim.cohort_training import group_size, obstacle
+
+    wanted = config.training.cohort_size
+    if wanted == "auto":
+        if config.resources.device != "cpu":
+            return 1
+        cohort = config.population.cohort_size
+        return group_size(cohort, model, input_shape, config.training.batch_size)
+    reason = obstacle(model) if wanted > 1 else ""
+    if reason:
+        raise ConfigError("training.cohort_size", f"must be 1 with {config.model.name}: {reason}", wanted, 1)
+    return wanted
 
 
 def clients_per_actor(config: ExperimentConfig, capacity: Capacity) -> int | str:

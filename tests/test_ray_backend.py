@@ -66,7 +66,7 @@ def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
     from raysim.config import ExperimentConfig
     from raysim.ray_backend import RayBackend
     from raysim.ray_cluster import capacity
-    from raysim.ray_driver import client_actors
+    from raysim.resources import client_actors
     from raysim.simulation import start
 
     config = ExperimentConfig.from_mapping(
@@ -74,7 +74,7 @@ def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
          "resources": {"client_gpus": 0.25, "clients_per_actor": 1, "device": "cpu"}}
     )  # fmt: skip
     experiment = compose(config, capacity())
-    backend = RayBackend(client_actors(experiment, 2), workers=2)
+    backend = RayBackend(client_actors(experiment.config, 2), workers=2)
     try:
         start(experiment.published(backend), backend)
         places = backend.client_places()

@@ -73,11 +73,11 @@ def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: boo
 
     with ray_cluster.connected(num_cpus=workers):
         from raysim.ray_backend import RayBackend
-        from raysim.ray_driver import client_actors
+        from raysim.resources import client_actors
 
         experiment = compose(config, ray_cluster.capacity())
         ray_backend = RayBackend(
-            client_actors(experiment, workers), workers=workers, threads=config.resources.threads
+            client_actors(experiment.config, workers), workers=workers, threads=config.resources.threads
         )
         try:
             return _measure(experiment, ray_backend, repeats, workers)
