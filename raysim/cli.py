@@ -1,4 +1,4 @@
-"""The command line: run, resume, report, replay, list, show, bench.
+"""The command line: run, resume, report, replay, list, show, bench, cluster.
 
 Exit status: 0 done; 1 the run failed or was interrupted; 2 the request is wrong, and nothing was started. What
 went wrong goes to stderr, in one line. Commands import what they need themselves: `--help` loads neither torch
@@ -19,16 +19,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import raysim
+from cluster.cli import app as cluster_app
 from raysim.bench.cli import app as bench_app
 from raysim.config import ExperimentConfig, load_config
 from raysim.errors import RunError
 from raysim.exit_status import complain, exit_status
 from raysim.records import RunDirectory
+from raysim.reproduction.cli import reproduce
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from raysim.presets import Scale
     from raysim.progress import Display
     from raysim.report.finished_run import Columns
     from raysim.runner import RunResult
@@ -63,6 +66,8 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.add_typer(cluster_app, name="cluster")
+app.command()(reproduce)
 
 Request = Annotated[
     list[str] | None,
@@ -79,7 +84,12 @@ Backend = Annotated[
     Literal["ray", "inprocess"], typer.Option(help="On Ray, or in this one process: same results.")
 ]
 Address = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that is up. Default: a new one here.")
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A Ray cluster that is up. Default: RAY_ADDRESS, or a new one."),
+]
+ScaleOption = Annotated[
+    Literal["paper", "small"],
+    typer.Option("--scale", help="Of a paper's preset: the full setting, or its structure in seconds."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, too.")]
 
@@ -121,6 +131,7 @@ def run(
     ] = Path("runs"),
     backend: Backend = "ray",
     address: Address = None,
+    scale: ScaleOption = "paper",
     debug: Debug = False,
 ) -> None:
     """Run one experiment.
@@ -131,13 +142,14 @@ def run(
     raysim run mine.yaml seed=7 --name seed-7
     raysim run mine.yaml --backend inprocess       one process, no Ray
     raysim run mine.yaml --address 10.0.0.1:6379   on a cluster that is up
+    raysim run pdrr/table1-krum-pdrr --scale small a paper's experiment, made small
 
     The folder of the run gets the resolved configuration, Parquet tables of rounds, clients and stages,
     checkpoints, and report.html. Ctrl-C keeps the finished rounds; `raysim resume` goes on from there.
     """
     path = out / (name or datetime.now().strftime("%Y%m%d-%H%M%S"))
     with exit_status(debug):
-        config = _requested(request)
+        config = _requested(request, scale)
         with _followed(path, backend, address, debug) as display:
             _introduce(display, path, config)
             result = raysim.run(
@@ -188,6 +200,32 @@ def report(path: RunPath, debug: Debug = False) -> None:
         page = render(path)
         rounds = load_config(path / "config.yaml").rounds
         _console().print(f"{page}: {directory.finished_rounds()} of {rounds} rounds", soft_wrap=True)
+
+
+@app.command()
+def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = False) -> None:
+    """Estimate what a run needs on this machine, and say what will not fit. Starts nothing.
+
+    \b
+    raysim plan
+    raysim plan mine.yaml population.clients=1000 population.cohort=200
+    """
+    with exit_status(debug):
+        import psutil
+
+        from raysim.composition import compose
+        from raysim.plan import lines, local_capacity, make_plan
+
+        capacity = local_capacity()
+        experiment = compose(_requested(request, scale), capacity)
+        estimate = make_plan(experiment, capacity, psutil.virtual_memory().total)
+        table = _grid(_subject(experiment.config), "estimate")
+        for what, much in lines(experiment.config, estimate):
+            table.add_row(what, much)
+        console = _console()
+        console.print(table)
+        for warning in estimate.warnings:
+            console.print(f"will not fit: {warning}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -250,25 +288,26 @@ def list_names(
 
 
 @app.command()
-def show(request: Request = None) -> None:
+def show(request: Request = None, scale: ScaleOption = "paper") -> None:
     """Print a configuration with every key written out.
 
     \b
     raysim show
     raysim show quickstart rounds=50 > mine.yaml
+    raysim show flare/table2-fmnist-flare --scale small
     """
     with exit_status():
         from raysim.composition import written_out
 
-        typer.echo(written_out(_requested(request)).to_yaml(), nl=False)
+        typer.echo(written_out(_requested(request, scale)).to_yaml(), nl=False)
 
 
-def _requested(request: list[str] | None) -> ExperimentConfig:
+def _requested(request: list[str] | None, scale: Scale) -> ExperimentConfig:
     """The configuration that positional arguments ask for: the first is a file or preset iff it has no "="."""
     words = request or []
     if words and "=" not in words[0]:
-        return load_config(words[0], words[1:])
-    return load_config(None, words)
+        return load_config(words[0], words[1:], scale)
+    return load_config(None, words, scale)
 
 
 @contextmanager

@@ -1,194 +1,41 @@
-"""Local training, and the host that trains many clients with one resident model.
+"""The host that trains many clients, and what it is told and answers.
 
-A client is its data indices and nothing else. A host (one per worker process) keeps one model bound to
-one flat vector, so that loading a client is one copy and an optimizer step moves all parameters at once.
-Everything a host returns is a pure function of (round, client, global vector): any host may do it, twice.
+A client is its data indices and nothing else. A host (one per worker process) keeps one model and trains
+clients with it, one after another or, where the model is small, several at once. Everything a host returns
+is a pure function of (round, clients trained together, global vector): any host may do it, twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
 
-from raysim import rng
 from raysim.attack import Attack, ClientContext, ClientData, DataPool
+from raysim.cohort_training import CohortTrainer
 from raysim.context import ModelFactory, TrainingRecipe
 from raysim.data.dataset import Dataset, normalise
-from raysim.errors import ConfigError, RaysimError, RunError
+from raysim.errors import RaysimError, RunError
 from raysim.layout import Layout
+from raysim.training import OPTIMIZERS, LocalTrainer, make_optimizer
 from raysim.updates import cut
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-
-
-class LocalTrainer:
-    """A resident model bound to one flat vector [d + b], and the local training loop.
-
-    vector [d + b] holds the model; gradient [d] holds its parameters' gradient after each backward pass.
-    """
-
-    def __init__(
-        self, factory: ModelFactory, layout: Layout, recipe: TrainingRecipe, device: str = "cpu"
-    ) -> None:
-        self.factory, self.layout, self.recipe, self.device = factory, layout, recipe, device
-        self.model: nn.Module = factory.build().to(device)
-        self.vector = torch.zeros(layout.num_columns, device=device)
-        self.gradient = torch.zeros(layout.dim, device=device)
-        self.global_vector = torch.zeros_like(self.vector)
-        layout.bind(self.model, self.vector)
-        for entry, parameter in zip(layout.parameters, self.model.parameters(), strict=True):
-            parameter.grad = self.gradient[entry.start : entry.stop].view(entry.shape)
-        self.train_loss = float("nan")
-        """Mean loss over the steps of the last `fit`."""
-        self._needs_two = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules())
-
-    @property
-    def parameters(self) -> torch.Tensor:
-        """The parameters [d], a view of the vector."""
-        return self.vector[: self.layout.dim]
-
-    def load(self, vector: np.ndarray | torch.Tensor) -> None:
-        """Copy a global vector [d + b] into the model."""
-        source = (
-            vector if isinstance(vector, torch.Tensor) else torch.from_numpy(np.array(vector, np.float32))
-        )
-        self.vector.copy_(source)
-        self.layout.read_counters(self.model, self.vector)
-
-    def fit(
-        self,
-        global_vector: np.ndarray,
-        data: ClientData,
-        key: tuple[rng.Key, ...],
-        *,
-        seed: int,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        momentum: float | None = None,
-        weight_decay: float | None = None,
-        optimizer: str | None = None,
-        decay_epochs: Sequence[int] = (),
-        on_batch: Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
-        | None = None,
-        loss_fn: Callable[[LocalTrainer, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        after_backward: Callable[[LocalTrainer], None] | None = None,
-        after_step: Callable[[LocalTrainer, int, bool], None] | None = None,
-    ) -> np.ndarray:
-        """Train from global_vector on data and return the update, local minus global, [d + b] float32.
-
-        seed, key: what shuffling and dropout are keyed by. decay_epochs: the learning rate is divided by ten
-        after each of these numbers of epochs. The rest overrides the recipe, or hooks in:
-        on_batch(images, labels, step) -> (images, labels) before each step; loss_fn(trainer, images, labels)
-        instead of cross-entropy of the model's output; after_backward(trainer) may change
-        `trainer.gradient` in place; after_step(trainer, step, last) may change `trainer.parameters`.
-        `trainer.global_vector` is the starting point. A trailing batch of one sample is left out where the
-        model normalises over the batch, which needs two; a client with a single one then stays where it is.
-        """
-        self.load(global_vector)
-        self.global_vector.copy_(self.vector)
-        self.train_loss = float("nan")
-        count = len(data)
-        if not count:
-            return np.zeros(self.layout.num_columns, np.float32)
-        images = torch.from_numpy(data.images).to(self.device)
-        labels = torch.from_numpy(data.labels).to(self.device)
-        size = self.recipe.batch_size if batch_size is None else batch_size
-        passes = self.recipe.epochs if epochs is None else epochs
-        steps = make_optimizer(
-            self.parameters,
-            self.gradient,
-            optimizer or self.recipe.optimizer,
-            self.recipe.learning_rate if learning_rate is None else learning_rate,
-            self.recipe.momentum if momentum is None else momentum,
-            self.recipe.weight_decay if weight_decay is None else weight_decay,
-        )
-        shuffle = rng.generator(seed, *key, "batches")
-        starts = range(0, count - 1 if self._needs_two else count, size)
-        batches = [
-            torch.from_numpy(order[start : start + size]).to(self.device)
-            for order in (shuffle.permutation(count) for _ in range(passes))
-            for start in starts
-        ]
-        drops = {len(starts) * epoch for epoch in decay_epochs}
-        losses: list[float] = []
-        self.model.train()
-        with rng.torch_randomness(seed, *key, "dropout", device=self.device):
-            for number, batch in enumerate(batches):
-                if number in drops:
-                    for group in steps.param_groups:
-                        group["lr"] /= 10
-                x, y = images[batch], labels[batch]
-                if on_batch is not None:
-                    x, y = on_batch(x, y, number)
-                loss = functional.cross_entropy(self.model(x), y) if loss_fn is None else loss_fn(self, x, y)
-                losses.append(loss.item())
-                self.gradient.zero_()
-                loss.backward()
-                if after_backward is not None:
-                    after_backward(self)
-                steps.step()
-                if after_step is not None:
-                    after_step(self, number, number == len(batches) - 1)
-        self.train_loss = float(np.mean(losses)) if losses else float("nan")
-        return self.update()
-
-    def update(self) -> np.ndarray:
-        """What the model has moved since `global_vector`: [d + b] float32."""
-        self.layout.write_counters(self.model, self.vector)
-        return (self.vector - self.global_vector).cpu().numpy()
-
-    @torch.no_grad()
-    def evaluate(
-        self, dataset: Dataset, mean: Sequence[float], std: Sequence[float], batch_size: int
-    ) -> np.ndarray:
-        """[batches, 4] float64 of the loaded model: samples, correct, summed loss, summed label confidence."""
-        self.model.eval()
-        rows = []
-        for start in range(0, len(dataset), batch_size):
-            part = slice(start, start + batch_size)
-            logits = self.model(normalise(dataset.images[part], mean, std).to(self.device))
-            labels = torch.from_numpy(np.array(dataset.labels[part])).to(self.device)
-            log_probability = functional.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0].double()
-            correct = (logits.argmax(1) == labels).sum()
-            rows.append(
-                (
-                    len(labels),
-                    correct.item(),
-                    -log_probability.sum().item(),
-                    log_probability.exp().sum().item(),
-                )
-            )
-        return np.array(rows, np.float64).reshape(-1, 4)
-
-
-def make_optimizer(
-    parameters: torch.Tensor,
-    gradient: torch.Tensor,
-    name: str,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    """torch's own optimizer on one flat parameter: the same arithmetic as on many, one call a step."""
-    flat = nn.Parameter(parameters)
-    flat.grad = gradient
-    if name == "sgd":
-        return torch.optim.SGD(
-            [flat], learning_rate, momentum=momentum, weight_decay=weight_decay, foreach=False
-        )
-    if name == "adam":
-        return torch.optim.Adam([flat], learning_rate, weight_decay=weight_decay, foreach=False)
-    if name == "adamw":
-        return torch.optim.AdamW([flat], learning_rate, weight_decay=weight_decay, foreach=False)
-    raise ConfigError("training.optimizer.name", f"must be one of {', '.join(OPTIMIZERS)}", name)
+__all__ = [
+    "OPTIMIZERS",
+    "Campaign",
+    "ClientHost",
+    "HostPlan",
+    "LocalTrainer",
+    "RoundOrder",
+    "Schedule",
+    "UploadMeta",
+    "make_optimizer",
+    "reason_to_reject",
+]
 
 
 @dataclass(frozen=True)
@@ -216,6 +63,11 @@ class Campaign:
     client_ids: np.ndarray
     schedule: Schedule = Schedule()
 
+    @property
+    def trains_alone(self) -> bool:
+        """Whether its clients cannot train as the honest do: the attack trains in its own way, or not at all."""
+        return type(self.attack).train is not Attack.train or not self.attack.trains
+
     def place(self, client: int) -> int | None:
         """The client's place among the compromised ones, None when it is honest."""
         position = int(np.searchsorted(self.client_ids, client))
@@ -238,6 +90,35 @@ class HostPlan:
     campaigns: tuple[Campaign, ...]
     bounds: tuple[int, ...]
     evaluation_batch: int
+    cohort_size: int = 1
+    """Clients that train together; 1 = one after another."""
+
+    def attackers(self, round: int) -> np.ndarray:
+        """Sorted ids of the clients that attack in this round."""
+        return _client_ids(c for c in self.campaigns if c.schedule.active(round))
+
+    def groups(self, round: int, clients: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Positions in `clients` of those that train together: by `cohort_size` in order, but for loners.
+
+        The same for a whole cohort and for parts of it that no group straddles.
+        """
+        loners = _client_ids(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
+        alone = np.isin(clients, loners)
+        rest, size = np.flatnonzero(~alone), self.cohort_size
+        together = [rest[first : first + size] for first in range(0, len(rest), size)]
+        return [*together, *np.flatnonzero(alone)[:, None]]
+
+    def campaign_of(self, round: int, client: int) -> tuple[Campaign, int]:
+        """The campaign that a client attacks for in this round and its place there; (HONEST, -1) for none."""
+        for campaign in self.campaigns:
+            place = campaign.place(client)
+            if place is not None:
+                return (campaign, place) if campaign.schedule.active(round) else (HONEST, -1)
+        return HONEST, -1
+
+    def learning_rate(self, round: int) -> float:
+        """The honest clients' learning rate in this round."""
+        return self.recipe.learning_rate * self.lr_decay**round
 
 
 @dataclass(frozen=True)
@@ -283,6 +164,7 @@ class ClientHost:
         self.indices, self.offsets = indices, offsets
         self.tests = [Dataset(*pair) for pair in zip(tests[::2], tests[1::2], strict=True)]
         self.trainer = LocalTrainer(plan.factory, plan.layout, plan.recipe, plan.device)
+        self.cohort_trainer = CohortTrainer(self.trainer) if plan.cohort_size > 1 else None
 
     def train(
         self,
@@ -293,20 +175,16 @@ class ClientHost:
     ) -> tuple[Any, ...]:
         """Train these clients; one tile per column shard, the buffers' tile, and the list of UploadMeta."""
         rows = np.zeros((len(clients), self.plan.layout.num_columns), np.float32)
-        metas = []
-        for row, client in zip(rows, clients, strict=True):
-            try:
-                metas.append(self._upload(row, order, int(client), global_vector, previous))
-            except RunError as error:
-                raise RunError(
-                    error.problem, stage=error.stage, round=order.round, client=int(client)
-                ) from error
-            except RaysimError:
-                raise
-            except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-                raise RunError(problem, stage="train", round=order.round, client=int(client)) from error
-        return (*cut(rows, self.plan.bounds), metas)
+        metas: dict[int, UploadMeta] = {}
+        for group in self.plan.groups(order.round, clients):
+            members = [int(clients[position]) for position in group]
+            if len(group) > 1:
+                trained = self._upload_together(rows, group, order, members, global_vector, previous)
+            else:
+                with _naming(order.round, members):
+                    trained = [self._upload(rows[group[0]], order, members[0], global_vector, previous)]
+            metas.update(zip(group.tolist(), trained, strict=True))
+        return (*cut(rows, self.plan.bounds), [metas[position] for position in range(len(clients))])
 
     def evaluate(self, vector: np.ndarray, which: int, first: int, last: int) -> np.ndarray:
         """Evaluate samples [first, last) of test set `which`: see LocalTrainer.evaluate."""
@@ -343,51 +221,109 @@ class ClientHost:
         previous: np.ndarray | None,
     ) -> UploadMeta:
         """Train one client into `row`; returns what the server needs to know of it."""
-        plan = self.plan
         self.trainer.train_loss = float("nan")
-        data = self.data_of(client)
-        learning_rate = plan.recipe.learning_rate * plan.lr_decay**order.round
+        data, attack, context = self._prepare(order, client, global_vector, previous)
+        if not attack.trains:
+            return UploadMeta(client, len(data), float("nan"), note="; ".join(context.notes))
         fit = partial(
-            self._fit, global_vector, key=("train", order.round, client), learning_rate=learning_rate
+            self._fit,
+            global_vector,
+            key=("train", order.round, client),
+            learning_rate=self.plan.learning_rate(order.round),
         )
-        for campaign in plan.campaigns:
-            colluder = campaign.place(client)
-            if colluder is None:
-                continue
-            context = ClientContext(
-                seed=plan.seed,
-                round=order.round,
-                client=client,
-                colluder=colluder,
-                num_colluders=len(campaign.client_ids),
-                num_classes=plan.factory.num_classes,
-                layout=plan.layout,
-                global_vector=global_vector,
-                previous_global_vector=previous,
-                trainer=self.trainer,
-                learning_rate=learning_rate,
-                cohort_examples=order.cohort_examples,
-                mean=plan.mean,
-                std=plan.std,
-                pool=partial(self.pool, campaign.client_ids),
+        submitted = attack.train(fit, data, context)
+        return self._accept(row, submitted, context, len(data), self.trainer.train_loss)
+
+    def _upload_together(
+        self,
+        rows: np.ndarray,
+        places: np.ndarray,
+        order: RoundOrder,
+        clients: Sequence[int],
+        global_vector: np.ndarray,
+        previous: np.ndarray | None,
+    ) -> list[UploadMeta]:
+        """Train clients that train honestly, each on its own data, into their places in `rows`."""
+        assert self.cohort_trainer is not None, "groups of several are formed only where there is one"
+        data, contexts = [], []
+        for client in clients:
+            with _naming(order.round, [client]):
+                own, _, context = self._prepare(order, client, global_vector, previous)
+            data.append(own)
+            contexts.append(context)
+        with _naming(order.round, clients):
+            updates, losses = self.cohort_trainer.fit(
+                global_vector,
+                data,
+                [("train", order.round, client) for client in clients],
+                seed=self.plan.seed,
+                learning_rate=self.plan.learning_rate(order.round),
             )
-            if not campaign.schedule.active(order.round):
-                break
-            data = campaign.attack.poison_data(data, context)
-            if not campaign.attack.trains:
-                return UploadMeta(client, len(data), float("nan"), note="; ".join(context.notes))
-            submitted = campaign.attack.train(fit, data, context)
-            return replace(self._accept(row, submitted, client, len(data)), note="; ".join(context.notes))
-        return self._accept(row, fit(data), client, len(data))
+        return [
+            self._accept(rows[place], update, context, len(own), float(loss))
+            for place, update, context, own, loss in zip(places, updates, contexts, data, losses, strict=True)
+        ]
+
+    def _prepare(
+        self, order: RoundOrder, client: int, global_vector: np.ndarray, previous: np.ndarray | None
+    ) -> tuple[ClientData, Attack, ClientContext]:
+        """What the client trains on, its attack (an honest one where it attacks not), and the attack's context."""
+        plan = self.plan
+        campaign, colluder = plan.campaign_of(order.round, client)
+        context = ClientContext(
+            seed=plan.seed,
+            round=order.round,
+            client=client,
+            colluder=colluder,
+            num_colluders=len(campaign.client_ids),
+            num_classes=plan.factory.num_classes,
+            layout=plan.layout,
+            global_vector=global_vector,
+            previous_global_vector=previous,
+            trainer=self.trainer,
+            learning_rate=plan.learning_rate(order.round),
+            cohort_examples=order.cohort_examples,
+            mean=plan.mean,
+            std=plan.std,
+            pool=partial(self.pool, campaign.client_ids),
+        )
+        return campaign.attack.poison_data(self.data_of(client), context), campaign.attack, context
 
     def _fit(self, global_vector: np.ndarray, data: ClientData, **options: Any) -> np.ndarray:
         return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.plan.seed, **options)
 
-    def _accept(self, row: np.ndarray, submitted: Any, client: int, examples: int) -> UploadMeta:
+    def _accept(
+        self, row: np.ndarray, submitted: Any, context: ClientContext, examples: int, loss: float
+    ) -> UploadMeta:
         reason = reason_to_reject(submitted, self.plan.layout)
         if not reason:
             row[: len(submitted)] = submitted
-        return UploadMeta(client, examples, self.trainer.train_loss, reason)
+        return UploadMeta(context.client, examples, loss, reason, "; ".join(context.notes))
+
+
+HONEST = Campaign(Attack(), np.zeros(0, np.int64))
+"""What clients that do not attack take part in: every hook of the base is honest."""
+
+
+def _client_ids(campaigns: Iterable[Campaign]) -> np.ndarray:
+    ids = [campaign.client_ids for campaign in campaigns]
+    return np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
+
+
+@contextmanager
+def _naming(round: int, clients: Sequence[int]) -> Iterator[None]:
+    """Say in errors which client, or which clients trained together, met them, and in which round."""
+    client = clients[0] if len(clients) == 1 else None
+    together = "" if client is not None else f" (training clients {clients} together)"
+    try:
+        yield
+    except RunError as error:
+        raise RunError(error.problem + together, stage=error.stage, round=round, client=client) from error
+    except RaysimError:
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}{together}"
+        raise RunError(problem, stage="train", round=round, client=client) from error
 
 
 def reason_to_reject(submitted: Any, layout: Layout) -> str:

@@ -33,7 +33,9 @@ from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
 from raysim.models import MODELS
 from raysim.models.recipe import ModelRecipe
-from raysim.resources import Capacity, resolved
+from raysim.presets import generated
+from raysim.refusals import refusal
+from raysim.resources import Capacity, cohort_size, resolved
 from raysim.simulation import Experiment
 from raysim.updates import shard_bounds
 
@@ -79,12 +81,10 @@ def make(
     try:
         return TypeAdapter(cls).validate_python(component.options)
     except ValidationError as error:
-        first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
+        cause = error.errors()[0].get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
             raise cause.under(group) from None
-        key = ".".join([group, *map(str, first["loc"])])
-        raise ConfigError(key, first["msg"].removeprefix("Input ").lower(), first["input"]) from None
+        raise refusal(error, lambda location: ".".join([group, *map(str, location)])) from None
 
 
 def written_out(config: ExperimentConfig) -> ExperimentConfig:
@@ -152,8 +152,10 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         with _keys_under(numbered("attack", config.attack, number)):
             campaign.attack.check(setting)
     config = resolved(written_out(config), layout, capacity)
+    together = cohort_size(config, model, source.input_shape)
+    config = config.with_values(training={"cohort_size": together})
     split: Any = make("data.partition", PARTITIONS, config.data.partition)
-    with _keys_under("data.partition"):
+    with _keys_under("data.partition", num_clients="population.clients", partition="data.partition.name"):
         partition: Partition = split.split(
             source.train.labels[train_pool],
             config.population.total,
@@ -188,6 +190,7 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         campaigns=campaigns,
         bounds=_bounds(config, layout),
         evaluation_batch=config.evaluation.batch_size,
+        cohort_size=together,
     )
     return Experiment(
         config=config,
@@ -323,12 +326,13 @@ def _bounds(config: ExperimentConfig, layout: Layout) -> tuple[int, ...]:
 
 
 @contextmanager
-def _keys_under(group: str) -> Iterator[None]:
-    """Put the keys of ConfigErrors raised inside into their configuration group."""
+def _keys_under(group: str, **elsewhere: str) -> Iterator[None]:
+    """Put the keys of ConfigErrors raised inside into their configuration group, or where `elsewhere` says."""
     try:
         yield
     except ConfigError as error:
-        raise (error if "." in error.key else error.under(group)) from None
+        key = error.key if "." in error.key else elsewhere.get(error.key, f"{group}.{error.key}")
+        raise ConfigError(key, error.rule, error.value, error.nearest) from None
 
 
 def _imported(group: str, path: str, base: type | None) -> Any:
@@ -341,16 +345,15 @@ def _imported(group: str, path: str, base: type | None) -> Any:
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{group}.name", f"must be importable ({problem})", path) from error
-    if base is not None and not (
-        isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)
-    ):
-        raise ConfigError(
-            f"{group}.name", f"must name a dataclass that derives from raysim.{base.__name__}", path
-        )
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base or object)):
+        kind = f" that derives from raysim.{base.__name__}" if base else ""
+        raise ConfigError(f"{group}.name", f"must name a dataclass{kind}", path)
     return cls
 
 
 def _preset_description(name: str) -> str:
+    if preset := generated().get(name):
+        return preset.description
     for line in (PRESETS / f"{name}.yaml").read_text().splitlines():
         if line.startswith("#"):
             return line.lstrip("# ").strip()

@@ -7,10 +7,10 @@ are checked against the component when the experiment is composed (composition.p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
 
 from raysim.errors import ConfigError, nearest_name
 from raysim.overrides import apply_overrides
+from raysim.refusals import Location, refusal
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -133,6 +134,10 @@ class Training(Group):
     batch_size: int = Field(32, ge=1)
     optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
     lr_decay: float = Field(1.0, gt=0, le=1, description="the learning rate of round t is lr * lr_decay**t")
+    cohort_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="clients trained together, as one stack of small models; 1: one after another; auto: a rule",
+    )
 
 
 class ServerData(Group):
@@ -220,7 +225,7 @@ class ExperimentConfig(Group):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _config_error(error, values) from None
+            raise refusal(error, partial(_dotted, values), type(self)) from None
         check_population(self)
 
     @classmethod
@@ -302,16 +307,34 @@ def check_population(config: ExperimentConfig) -> None:
             )  # fmt: skip
 
 
-def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_config(
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    scale: Literal["paper", "small"] = "paper",
+) -> ExperimentConfig:
     """A configuration from a YAML file or the name of a preset, with `KEY=VALUE` overrides.
 
-    Nothing named: the preset `quickstart`.
+    Nothing named: the preset `quickstart`. scale: of a paper's preset; files and other presets have one only.
     """
-    return ExperimentConfig.from_mapping(apply_overrides(read_yaml(source or "quickstart"), overrides))
+    values = read_yaml(source or "quickstart", scale)
+    return ExperimentConfig.from_mapping(apply_overrides(values, overrides))
 
 
-def read_yaml(source: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, or in a preset of that name (its `reported:` numbers left out)."""
+def read_yaml(source: str | Path, scale: Literal["paper", "small"] = "paper") -> dict[str, Any]:
+    """The mapping in a YAML file, or in a preset of that name, without `reported` and `description`."""
+    from raysim.presets import generated
+
+    preset = generated().get(str(source))
+    if scale not in ("paper", "small"):
+        raise ConfigError("scale", "must be paper or small", scale, "paper")
+    if preset is None and scale == "small":
+        raise ConfigError("scale", f"must be left out: {source} is not one of a paper's presets", scale)
+    values = _mapping_in(source) if preset is None else preset.mapping(scale)
+    return {key: value for key, value in values.items() if key not in ("reported", "description")}
+
+
+def _mapping_in(source: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or in a preset that is one."""
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         names = preset_names()
@@ -330,65 +353,21 @@ def read_yaml(source: str | Path) -> dict[str, Any]:
         raise ConfigError("config", f"must be valid YAML ({error})", str(source)) from None
     if not isinstance(values, dict):
         raise ConfigError("config", "must hold a mapping of groups", type(values).__name__)
-    values.pop("reported", None)
-    values.pop("description", None)
     return values
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with raysim."""
-    return sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
+    """Names of the presets that come with raysim: those written as YAML, then the papers'."""
+    from raysim.presets import generated
+
+    written = sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
+    return [*written, *generated()]
 
 
-UNION_MEMBER = re.compile(r"(int|float|literal\[.*|list\[.*|constrained-.*)$")
-"""What pydantic puts behind a key to say which of the types it allows was tried."""
-
-
-def _config_error(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
-    """The first key that pydantic refused as our error, with every rule it breaks and the nearest valid choice."""
-    first, *others = error.errors()
-    key = _dotted(first["loc"], values)
-    if first["type"] == "extra_forbidden":
-        group: Any = ExperimentConfig
-        for part in first["loc"][:-1]:
-            group = group if isinstance(part, int) else _group_in(group.model_fields[part].annotation)
-        names = sorted(group.model_fields)
-        nearest = nearest_name(str(first["loc"][-1]), names)
-        return ConfigError(key, f"unknown key; known here: {', '.join(names)}", first["input"], nearest)
-    refusals = [first, *(other for other in others if _dotted(other["loc"], values) == key)]
-    rules = [item["msg"].removeprefix("Input ").removeprefix("Value error, ") for item in refusals]
-    choices = [choice for item in refusals if (choice := _nearest(item)) is not None]
-    return ConfigError(
-        key,
-        ", or ".join(rule[0].lower() + rule[1:] for rule in dict.fromkeys(rules)),
-        first["input"],
-        choices[0] if choices else None,
-    )
-
-
-def _dotted(location: Sequence[int | str], values: Mapping[str, Any]) -> str:
+def _dotted(values: Mapping[str, Any], location: Location) -> str:
     """The key as it was written: one attack or defense alone has no number."""
-    parts = []
-    for depth, part in enumerate(location):
-        if isinstance(part, str) and UNION_MEMBER.match(part):
-            break
-        if not (
-            depth == 1 and isinstance(part, int) and not isinstance(values[str(location[0])], list | tuple)
-        ):
-            parts.append(str(part))
-    return ".".join(parts)
-
-
-def _nearest(refusal: Any) -> Any:
-    """The bound that a value is beyond, or the name it resembles."""
-    rule = refusal.get("ctx", {})
-    if isinstance(refusal["input"], str):
-        return nearest_name(refusal["input"], re.findall("'([^']*)'", str(rule.get("expected", ""))))
-    return rule.get("ge", rule.get("le"))
-
-
-def _group_in(annotation: Any) -> Any:
-    """The group inside an annotation such as tuple[Attack, ...]."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _group_in(part)) is not None), None)
+    if len(location) > 1 and isinstance(location[1], int):
+        items = values[str(location[0])]
+        if not isinstance(items, list | tuple):
+            location = [location[0], *location[2:]]
+    return ".".join(map(str, location))

@@ -157,12 +157,10 @@ def carry_back(verdict: Verdict, members: np.ndarray) -> Verdict:
     weights = follow(verdict.weights, 0.0)
     if weights is not None:
         weights = np.where(inside, weights / np.maximum(sizes[members], 1), 0.0)
-    return replace(
-        verdict,
-        weights=weights,
-        scores=follow(verdict.scores, np.inf),
-        flagged=follow(verdict.flagged, True),
-    )
+    flagged = follow(verdict.flagged, True)
+    if flagged is None and not inside.all():
+        flagged = ~inside
+    return replace(verdict, weights=weights, scores=follow(verdict.scores, np.inf), flagged=flagged)
 
 
 def accepted_mean(

@@ -1,7 +1,7 @@
 """What a run will need, estimated before anything starts: processes, memory, object store, time.
 
 Numbers are sums over what the engine is known to hold, not measurements of a run; the seconds come from
-training one client and evaluating one batch here, so they hold for machines like this one.
+training one group of clients and evaluating one batch here, so they hold for machines like this one.
 """
 
 from __future__ import annotations
@@ -133,19 +133,21 @@ def objections(
 
 
 def calibration(experiment: Experiment) -> tuple[float, float]:
-    """(seconds to train the client of median size, seconds to evaluate all test sets), one worker, after a warm-up."""
+    """(seconds a client, training a group of middling size; seconds for all test sets), one worker, warmed up."""
     host = ClientHost(experiment.plan, *experiment.arrays)
-    client = int(np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2])
+    middle = np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2 :]
+    group = np.sort(middle[: experiment.plan.cohort_size])
     batch = min(experiment.config.evaluation.batch_size, experiment.test_sizes[0])
-    order = RoundOrder(0, int(experiment.sizes[client]))
+    order = RoundOrder(0, int(experiment.sizes[group].sum()))
     with ThreadLimit(experiment.config.resources.threads)():
-        host.train(order, [client], experiment.initial, None)
+        host.train(order, group, experiment.initial, None)
         began = time.perf_counter()
-        host.train(order, [client], experiment.initial, None)
+        host.train(order, group, experiment.initial, None)
         trained = time.perf_counter()
         host.evaluate(experiment.initial, 0, 0, batch)
         ended = time.perf_counter()
-    return trained - began, (ended - trained) * sum(experiment.test_sizes) / batch
+    seconds = (trained - began) / len(group)
+    return seconds, (ended - trained) * sum(experiment.test_sizes) / batch
 
 
 def gibibytes(count: float) -> str:

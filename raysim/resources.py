@@ -88,7 +88,7 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
 
 
 def cohort_size(config: ExperimentConfig, model: nn.Module, input_shape: Sequence[int]) -> int:
-    """How many honest clients train together: what was asked for, or a rule on the model and the batches.
+    """How many clients train together: what was asked for, or a rule on the model and the batches.
 
     `auto` is 1 on a GPU, where nothing was measured. ConfigError where the model cannot be stacked; the device
     must be decided.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,8 +71,8 @@ def run(
 ) -> RunResult:
     """Run one experiment and leave its results in `out/name`.
 
-    backend: `ray` (a cluster on this machine, or the one at `address`) or `inprocess` (no Ray). observe is
-    called with every Progress. Raises ConfigError or DataError before anything starts, RunError when the run fails.
+    backend: `ray` (the cluster at `address` or RAY_ADDRESS, else a new one on this machine) or `inprocess` (no
+    Ray). observe is called with every Progress. Raises ConfigError or DataError before anything starts, RunError when the run fails.
     """
     if not isinstance(config, ExperimentConfig):
         config = ExperimentConfig.from_mapping(config)
@@ -139,7 +140,7 @@ def _on_ray(
     from raysim import ray_cluster
 
     _dry_check(config)
-    with ray_cluster.connected(address):
+    with ray_cluster.connected(address or os.environ.get("RAY_ADDRESS")):
         from raysim.ray_driver import drive
 
         experiment = compose(config, ray_cluster.capacity())

@@ -185,8 +185,7 @@ def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
 
 def active_attackers(experiment: Experiment, round: int) -> np.ndarray:
     """Ids of the clients that attack in this round."""
-    ids = [c.client_ids for c in experiment.plan.campaigns if c.schedule.active(round)]
-    return np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
+    return experiment.plan.attackers(round)
 
 
 def train(
@@ -199,7 +198,7 @@ def train(
 ) -> Uploads:
     """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client."""
     order = RoundOrder(round, int(experiment.sizes[cohort].sum()))
-    calls = split_cohort(cohort, experiment, backend.workers)
+    calls = split_cohort(cohort, experiment, backend.workers, round)
     items = [(order, members, published, previous) for members in calls]
     answers = backend.call_clients("train", "train", items, keep=len(experiment.plan.bounds))
     blocks: list[RowBlock] = []
@@ -230,13 +229,24 @@ def train(
     return Uploads(updates, reasons, float(np.mean(losses)) if losses else float("nan"), remarks)
 
 
-def split_cohort(cohort: np.ndarray, experiment: Experiment, workers: int) -> list[np.ndarray]:
-    """The cohort in blocks, one per host call: `clients_per_actor` ids, or two equal blocks per worker."""
-    per_actor = experiment.config.resources.clients_per_actor
-    most = max(1, UPLOAD_BYTES // max(4 * experiment.plan.layout.num_columns, 1))
+def split_cohort(
+    cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0
+) -> list[np.ndarray]:
+    """The cohort in blocks, one per host call: `clients_per_actor` ids, or two equal blocks per worker.
+
+    Clients that train together are not parted: a block ends at the nearest place where none are (of two, the
+    later: long calls first keep workers even).
+    """
+    plan, per_actor = experiment.plan, experiment.config.resources.clients_per_actor
+    most = max(1, UPLOAD_BYTES // max(4 * plan.layout.num_columns, 1))
     size = per_actor if isinstance(per_actor, int) else -(-len(cohort) // (2 * workers))
     size = max(1, min(size, most))
-    return [cohort[first : first + size] for first in range(0, len(cohort), size)]
+    whole = np.ones(len(cohort) + 1, bool)
+    for group in plan.groups(round, cohort):
+        whole[group[0] + 1 : group[-1] + 1] = False
+    places = np.flatnonzero(whole)[::-1]
+    ends = {int(places[np.abs(places - end).argmin()]) for end in range(size, len(cohort), size)}
+    return np.split(cohort, sorted(ends - {0, len(cohort)}))
 
 
 def let_attackers_craft(

@@ -22,15 +22,15 @@ class SmallNet:
     head: str = "head"
 
     def build(self) -> nn.Module:
-        layers: dict[str, nn.Module] = {"flat": nn.Flatten(), "body": nn.Linear(16, 5)}
-        if self.kind == "batchnorm":
-            layers["norm"] = nn.BatchNorm1d(5)
-        layers["relu"] = nn.ReLU()
-        if self.kind == "dropout":
-            layers["drop"] = nn.Dropout(0.5)
-        layers["head"] = nn.Linear(5, 3)
-        model = nn.Sequential()
         with rng.torch_randomness(0, "small net"):
+            layers: dict[str, nn.Module] = {"flat": nn.Flatten(), "body": nn.Linear(16, 5)}
+            if self.kind == "batchnorm":
+                layers["norm"] = nn.BatchNorm1d(5)
+            layers["relu"] = nn.ReLU()
+            if self.kind == "dropout":
+                layers["drop"] = nn.Dropout(0.5)
+            layers["head"] = nn.Linear(5, 3)
+            model = nn.Sequential()
             for name, layer in layers.items():
                 model.add_module(name, layer)
             for parameter in model.parameters():

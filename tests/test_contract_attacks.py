@@ -41,7 +41,7 @@ def experiment_of(name: str | None, attackers: tuple[int, ...] = ATTACKERS) -> E
         "rounds": 2,
         "population": {"clients": CLIENTS},
         "data": {"name": "digits", "limit": 240},
-        "training": {"batch_size": 8},
+        "training": {"batch_size": 8, "cohort_size": 1},  # a part of the cohort trains to the same bytes
         "defense": "fedavg",
     }
     if name is not None:

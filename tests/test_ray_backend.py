@@ -20,18 +20,20 @@ def digests(result):
 
 
 @pytest.mark.parametrize(
-    "model",
-    [{"name": "lenet_wang", "width": 0.1}, {"name": "dba_resnet18", "width": 0.1}],
-    ids=["dropout", "batchnorm"],
+    ("model", "defense"),
+    [
+        ({"name": "lenet_wang", "width": 0.1}, "layercam_ae"),
+        ({"name": "dba_resnet18", "width": 0.1}, "krum"),
+        ({"name": "digits_cnn"}, "layercam_ae"),
+    ],
+    ids=["dropout", "batchnorm", "trained in groups"],
 )
-def test_ray_and_in_process_agree_for_any_number_of_actors(ray_cluster, tiny, tmp_path, model):
-    config = {**tiny, "model": model, "defense": "layercam_ae"}
+def test_ray_and_in_process_agree_for_any_number_of_actors(ray_cluster, tiny, tmp_path, model, defense):
+    config = {**tiny, "model": model, "defense": defense}
     expected = digests(raysim.run(config, name="inprocess", out=tmp_path, backend="inprocess"))
     for actors, per_actor in ((1, 10), (2, 5), (5, 2)):
-        placed = {
-            **config,
-            "resources": {"clients_per_actor": per_actor, "tile_bytes": 4096 if actors == 5 else "auto"},
-        }
+        tile_bytes = 4096 if actors == 5 else "auto"
+        placed = {**config, "resources": {"clients_per_actor": per_actor, "tile_bytes": tile_bytes}}
         assert digests(raysim.run(placed, name=f"{actors}", out=tmp_path)) == expected
 
 

@@ -75,7 +75,12 @@ def test_torch_randomness_seeds_the_block_alone():
 
 def test_torch_randomness_puts_the_generator_back_after_an_error():
     before = torch.get_rng_state()
-    with pytest.raises(ZeroDivisionError), rng.torch_randomness(0, "dropout"):
-        torch.rand(1)
-        raise ZeroDivisionError
+
+    def fail():
+        with rng.torch_randomness(0, "dropout"):
+            torch.rand(1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert torch.equal(torch.get_rng_state(), before)

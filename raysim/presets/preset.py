@@ -1,0 +1,68 @@
+"""A preset: one cell of a paper's table, or one curve of a figure, as an experiment at two scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scale = Literal["paper", "small"]
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One experiment of a paper.
+
+    name: `paper/table-what-it-varies-defense`. paper, small: the configuration at full scale, and one of the same
+    structure that takes seconds. reported: measure -> the paper's number, None where it prints a dash; shares,
+    not percent. metrics: the measures to show, reported ones included (see raysim.reproduction.measures).
+    interval: detection rates count in rounds t = 1, 2, ... that it divides. doubts: measure -> why the paper's
+    number disagrees with its others. stand_ins: what the small scale puts in place of what.
+    """
+
+    name: str
+    description: str
+    paper: Config
+    small: Config
+    metrics: tuple[str, ...]
+    reported: Mapping[str, float | None] = field(default_factory=dict)
+    interval: int = 1
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    stand_ins: str = ""
+
+    @property
+    def source(self) -> str:
+        """The paper: the first part of the name."""
+        return self.name.partition("/")[0]
+
+    @property
+    def table(self) -> str:
+        """The table or figure: `table3`, `fig7`."""
+        return self.name.partition("/")[2].partition("-")[0]
+
+    @property
+    def cell(self) -> str:
+        """What is left of the name: which cell of the table."""
+        return self.name.partition("-")[2]
+
+    def mapping(self, scale: Scale) -> dict[str, Any]:
+        """The configuration, as a YAML preset holds it: with `description` and `reported`."""
+        config = self.paper if scale == "paper" else self.small
+        return {"description": self.description, **config, "reported": dict(self.reported)}
+
+
+def numbers(text: str, percent: bool = False) -> list[float | None]:
+    """The numbers of a table's row, separated by blanks or slashes; a dash is None.
+
+    >>> numbers("84.3/5 -", percent=True)
+    [0.843, 0.05, None]
+    """
+    words = text.replace("/", " ").split()
+    scale = 100 if percent else 1
+    return [None if word == "-" else round(float(word) / scale, 6) for word in words]
+
+
+def row(measures: Sequence[str], text: str, percent: bool = False) -> dict[str, float | None]:
+    """Measure -> number, for one cell of several numbers."""
+    return dict(zip(measures, numbers(text, percent), strict=True))

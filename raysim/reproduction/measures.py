@@ -1,0 +1,93 @@
+"""What a preset's run is measured by: from the tables of a finished run to the numbers a paper prints.
+
+A measure is named by a key:
+
+    recall, precision, fpr, acc, f1, auc_hard     mean over the rounds that are judged and define it
+    far@R, mar@R                                  PDRR's alarm rates in round R, counted from 1
+    main_accuracy, attack_success_rate            in the last round that measured it
+    target_confidence
+      with _best, _last_20                        the highest, and the mean of the last 20 rounds
+    score_malicious, score_benign                 mean score of attackers, and of the others
+    round_s, server_s                             wall-clock seconds a round, and those of the server's stages
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from raysim.metrics import summarise
+from raysim.presets import Preset
+from raysim.report.finished_run import Columns, read_columns
+from raysim.report.tables import stage_times
+
+RATES = ("recall", "precision", "fpr", "acc", "f1", "auc_hard")
+UTILITIES = ("main_accuracy", "attack_success_rate", "target_confidence")
+SUMMARIES = {"": "final", "_best": "best", "_last_20": "last_20_mean"}
+KEEPING = ("record", "checkpoint")
+"""Stages of the server that no defense has a part in."""
+
+LABELS: Mapping[str, str] = {
+    "recall": "recall", "precision": "precision", "fpr": "FPR", "acc": "ACC", "f1": "F1", "auc_hard": "AUC",
+    "main_accuracy": "accuracy %", "main_accuracy_best": "best MA %", "main_accuracy_last_20": "last-20 MA %",
+    "attack_success_rate": "ASR %", "attack_success_rate_best": "best BA %",
+    "attack_success_rate_last_20": "last-20 BA %", "target_confidence": "confidence %",
+    "score_malicious": "score, attackers", "score_benign": "score, benign",
+    "round_s": "s a round", "server_s": "server s a round",
+}  # fmt: skip
+
+
+def label(key: str) -> str:
+    """The heading of a measure.
+
+    >>> label("far@20")
+    'FAR, round 20'
+    """
+    rate, _, number = key.partition("@")
+    return f"{rate.upper()}, round {number}" if number else LABELS[key]
+
+
+def is_share(key: str) -> bool:
+    """Whether a measure is printed in percent."""
+    return key.startswith(UTILITIES)
+
+
+def measure(path: Path, preset: Preset, keys: tuple[str, ...]) -> dict[str, float]:
+    """The measures of one finished run; NaN where it does not define one.
+
+    Round R of far@R and mar@R is one of the paper's run; in a shorter one it is the round as far into it.
+    """
+    rounds = read_columns(path, "rounds")
+    order = np.argsort(rounds["round"])
+    rounds = {name: column[order] for name, column in rounds.items()}
+    clients, spans = read_columns(path, "clients"), read_columns(path, "spans")
+    return {key: _one(key, preset, rounds, clients, spans) for key in keys}
+
+
+def _one(key: str, preset: Preset, rounds: Columns, clients: Columns, spans: Columns) -> float:
+    count = len(rounds["round"])
+    if key in RATES:
+        judged = (rounds["round"] + 1) % preset.interval == 0
+        return _mean(rounds[key][judged])
+    rate, _, number = key.partition("@")
+    if number:
+        place = max(1, round(int(number) * count / int(preset.paper["rounds"]))) - 1
+        return float(rounds["fpr"][place] if rate == "far" else 1 - rounds["recall"][place])
+    for utility in UTILITIES:
+        if key.startswith(utility):
+            return float(getattr(summarise(rounds[utility]), SUMMARIES[key.removeprefix(utility)]))
+    if key in ("score_malicious", "score_benign"):
+        return _mean(clients["score"][clients["malicious"] == (key == "score_malicious")])
+    times = [time for time in stage_times(spans) if time.stage not in KEEPING]
+    if key == "server_s":
+        times = [time for time in times if time.group == "server" and time.stage != "craft"]
+    elif key != "round_s":
+        raise KeyError(key)
+    return sum(time.wall_s for time in times) / max(count, 1)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

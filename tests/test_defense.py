@@ -1,0 +1,258 @@
+"""The contract of a defense: chains, verdicts on fewer or merged rows, the mean over accepted rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from raysim import chain
+from raysim.backend import InProcessBackend
+from raysim.context import Context, Setting
+from raysim.defense import Chain, Defense, PreAggregation, Verdict, accepted_mean, carry_back, expand
+from raysim.errors import ConfigError
+from raysim.layout import Layout
+from raysim.updates import Updates
+
+ROWS = np.array([[1, 0], [2, 0], [4, 2], [8, 4]], np.float32)
+
+
+@pytest.fixture
+def updates():
+    return Updates.from_array(
+        ROWS, InProcessBackend(), client_ids=np.array([2, 3, 5, 7]), num_examples=np.array([10, 30, 20, 40])
+    )
+
+
+@pytest.fixture
+def context(updates):
+    vector = np.zeros(2, np.float32)
+    return Context(updates.backend, 0, "defense", 0, 1, Layout.flat(2), updates.backend.put(vector), vector)
+
+
+@dataclass(frozen=True)
+class Mean(Defense):
+    """The plain mean; remembers the clients it saw; judges nobody."""
+
+    def apply(self, state, updates, ctx):
+        seen = [*state.get("seen", []), updates.client_ids.tolist()]
+        return Verdict(updates.to_array().mean(axis=0)), {"seen": seen}
+
+
+@dataclass(frozen=True)
+class Threshold(Defense):
+    """Flags rows whose first value lies above `limit`; scores are the first values."""
+
+    limit: float = 3.0
+
+    def check(self, setting):
+        if self.limit > setting.cohort:
+            raise ConfigError("limit", "must be at most the cohort", self.limit, setting.cohort)
+
+    def init(self, ctx):
+        return {"rounds": 0}
+
+    def apply(self, state, updates, ctx):
+        scores = updates.to_array()[:, 0].astype(np.float64)
+        flagged = scores > self.limit
+        aggregate, weights = accepted_mean(updates, flagged)
+        artifacts = {"limit": np.array([self.limit]), f"seen {self.limit:g}": scores}
+        return Verdict(aggregate, weights, scores, flagged, artifacts), {"rounds": state["rounds"] + 1}
+
+
+@dataclass(frozen=True)
+class Scale(PreAggregation):
+    """Every row times `factor`."""
+
+    factor: float = 10.0
+
+    def transform(self, state, updates, ctx):
+        changed = updates.transform("scale", lambda columns, _: columns * np.float32(self.factor))
+        return changed, None, {"count": state.get("count", 0) + 1}
+
+
+@dataclass(frozen=True)
+class Pairs(PreAggregation):
+    """Rows 0 and 1 together, row 2 alone, row 3 left out."""
+
+    def transform(self, state, updates, ctx):
+        merged = updates.transform(
+            "pairs", lambda c, _: np.stack([c[:2].mean(axis=0), c[2]]), client_ids=np.array([0, 1])
+        )
+        return merged, np.array([0, 0, 1, -1]), state
+
+
+def judge(defense, updates, ctx):
+    return defense.apply(defense.init(ctx), updates, ctx)
+
+
+def test_a_defense_remembers_and_requires_nothing_by_default(context):
+    assert Defense().init(context) == {}
+    assert Defense().check(Setting(1, 1, 0, 1, 2)) is None
+    assert Defense.calibration is False
+    with pytest.raises(TypeError, match="Defense must define apply"):
+        Defense().apply({}, None, context)
+    with pytest.raises(TypeError, match="PreAggregation must define transform"):
+        PreAggregation().transform({}, None, context)
+
+
+# -- chains -------------------------------------------------------------------------------------------
+
+
+def test_chain_of_one_is_that_one():
+    assert chain(Mean()) == Mean()
+    assert chain(Scale(), Mean()) == Chain((Scale(), Mean()))
+
+
+def test_a_pre_aggregation_changes_the_rows_the_next_step_sees(updates, context):
+    verdict, state = judge(chain(Scale(), Threshold(35)), updates, context)
+    np.testing.assert_array_equal(verdict.scores, [10, 20, 40, 80])
+    np.testing.assert_array_equal(verdict.flagged, [False, False, True, True])
+    np.testing.assert_allclose(verdict.weights, [0.25, 0.75, 0, 0])
+    np.testing.assert_allclose(verdict.aggregate, [0.25 * 10 + 0.75 * 20, 0])
+    assert state == {"0": {"count": 1}, "1": {"rounds": 1}}
+
+
+def test_a_detector_passes_on_what_it_accepts(updates, context):
+    verdict, state = judge(chain(Threshold(5), Threshold(3)), updates, context)
+    assert state == {"0": {"rounds": 1}, "1": {"rounds": 1}}
+    np.testing.assert_array_equal(verdict.flagged, [False, False, True, True])
+    np.testing.assert_array_equal(verdict.scores, [1, 2, 4, 8])
+    np.testing.assert_allclose(verdict.weights, [0.25, 0.75, 0, 0])
+    np.testing.assert_allclose(verdict.aggregate, [1.75, 0])
+    assert verdict.artifacts["limit"] == [3]
+    assert sorted(verdict.artifacts) == ["limit", "seen 3", "seen 5"]
+
+
+def test_the_verdict_of_a_detector_before_a_rule_that_judges_nobody(updates, context):
+    verdict, state = judge(chain(Threshold(5), Mean()), updates, context)
+    assert state["1"] == {"seen": [[2, 3, 5]]}
+    np.testing.assert_array_equal(verdict.flagged, [False, False, False, True])
+    np.testing.assert_array_equal(verdict.scores, [1, 2, 4, 8])
+    assert verdict.weights is None
+    np.testing.assert_allclose(verdict.aggregate, [7 / 3, 2 / 3])
+
+
+def test_a_detector_that_flags_nobody_still_gave_a_verdict(updates, context):
+    verdict, _ = judge(chain(Threshold(100), Mean()), updates, context)
+    np.testing.assert_array_equal(verdict.flagged, [False] * 4)
+    np.testing.assert_array_equal(verdict.scores, [1, 2, 4, 8])
+
+
+def test_when_a_detector_flags_everybody_nothing_is_passed_on(updates, context):
+    verdict, state = judge(chain(Threshold(0), Mean()), updates, context)
+    np.testing.assert_array_equal(verdict.aggregate, [0, 0])
+    assert verdict.flagged.all()
+    assert state["1"] == {}
+
+
+def test_a_step_that_judges_nobody_passes_on_everything(updates, context):
+    verdict, state = judge(chain(Mean(), Threshold(3)), updates, context)
+    np.testing.assert_array_equal(verdict.flagged, [False, False, True, True])
+    assert state["0"] == {"seen": [[2, 3, 5, 7]]}
+
+
+def test_the_states_of_a_chain_go_on(updates, context):
+    defense = chain(Scale(), Threshold(), Mean())
+    state = defense.init(context)
+    assert state == {"0": {}, "1": {"rounds": 0}, "2": {}}
+    frozen = {key: dict(value) for key, value in state.items()}
+    _, after = defense.apply(state, updates, context)
+    assert state == frozen
+    _, after = defense.apply(after, updates, context)
+    assert (after["0"], after["1"]) == ({"count": 2}, {"rounds": 2})
+
+
+def test_every_step_is_checked():
+    with pytest.raises(ConfigError, match=r"limit: must be at most the cohort; received 9; nearest valid: 4"):
+        chain(Scale(), Threshold(9), Mean()).check(Setting(4, 4, 0, 1, 2))
+
+
+def test_merged_rows_share_the_verdict(updates, context):
+    verdict, _ = judge(chain(Pairs(), Threshold(3)), updates, context)
+    np.testing.assert_array_equal(verdict.flagged, [False, False, True, True])
+    np.testing.assert_array_equal(verdict.scores, [1.5, 1.5, 4, np.inf])
+    np.testing.assert_allclose(verdict.weights, [0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(verdict.aggregate, [1.5, 0])
+
+
+def test_a_pre_aggregation_alone_ends_in_the_mean(updates, context):
+    verdict, _ = judge(Scale(), updates, context)
+    np.testing.assert_allclose(verdict.weights, [0.1, 0.3, 0.2, 0.4])
+    np.testing.assert_allclose(verdict.aggregate, 10 * np.array([0.1, 0.3, 0.2, 0.4]) @ ROWS)
+    verdict, _ = judge(Pairs(), updates, context)
+    np.testing.assert_allclose(verdict.weights, [0.25, 0.25, 0.5, 0])
+    np.testing.assert_allclose(verdict.aggregate, [(1.5 + 4) / 2, 1])
+    assert judge(chain(Threshold(5), Scale()), updates, context)[0].weights[3] == 0
+
+
+# -- verdicts on other rows -----------------------------------------------------------------------------
+
+
+def test_expand_flags_the_rows_left_out():
+    verdict = Verdict(np.ones(2), np.array([0.4, 0.6]), np.array([5.0, 6.0]), np.array([False, True]))
+    accepted = np.array([False, True, False, True])
+    wide = expand(verdict, accepted)
+    np.testing.assert_array_equal(wide.weights, [0, 0.4, 0, 0.6])
+    np.testing.assert_array_equal(wide.scores, [np.inf, 5, np.inf, 6])
+    np.testing.assert_array_equal(wide.flagged, [True, False, True, True])
+    np.testing.assert_array_equal(wide.aggregate, verdict.aggregate)
+    scored = expand(verdict, accepted, score=np.array([7.0, 0, 8, 0]))
+    np.testing.assert_array_equal(scored.scores, [7, 5, 8, 6])
+
+
+def test_expand_of_a_verdict_that_judges_nobody():
+    verdict = Verdict(np.ones(2))
+    left_out = expand(verdict, np.array([True, False]))
+    assert left_out.weights is None
+    assert left_out.scores is None
+    np.testing.assert_array_equal(left_out.flagged, [False, True])
+    assert expand(verdict, np.array([True, True])).flagged is None
+
+
+def test_carry_back_splits_weights_among_the_members():
+    verdict = Verdict(np.ones(2), np.array([0.6, 0.0, 0.4]), np.array([1.0, 2.0, 3.0]), np.array([False, True, False]))  # fmt: skip
+    wide = carry_back(verdict, np.array([2, 0, -1, 0, 1, 0]))
+    np.testing.assert_allclose(wide.weights, [0.4, 0.2, 0, 0.2, 0, 0.2])
+    np.testing.assert_array_equal(wide.scores, [3, 1, np.inf, 1, 2, 1])
+    np.testing.assert_array_equal(wide.flagged, [False, False, True, False, True, False])
+    bare = carry_back(Verdict(np.ones(2)), np.array([0, 0]))
+    assert (bare.weights, bare.scores, bare.flagged) == (None, None, None)
+
+
+def test_rows_left_out_are_flagged_even_where_nobody_was_judged():
+    wide = carry_back(Verdict(np.ones(2)), np.array([0, -1, 0]))
+    np.testing.assert_array_equal(wide.flagged, [False, True, False])
+
+
+# -- the mean over accepted rows --------------------------------------------------------------------------
+
+
+def test_accepted_mean_weighs_by_data(updates):
+    aggregate, weights = accepted_mean(updates, np.array([False, True, False, False]))
+    np.testing.assert_allclose(weights, [1 / 7, 0, 2 / 7, 4 / 7])
+    np.testing.assert_allclose(aggregate, [(1 + 8 + 32) / 7, (4 + 16) / 7], rtol=1e-6)
+    assert aggregate.dtype == np.float32
+
+
+def test_accepted_mean_without_weights(updates):
+    aggregate, weights = accepted_mean(updates, np.array([False, True, False, False]), uniform=True)
+    np.testing.assert_allclose(weights, [1 / 3, 0, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(aggregate, [13 / 3, 2], rtol=1e-6)
+    assert updates.backend.telemetry.drain()[-1].stage == "combine"
+    accepted_mean(updates, np.zeros(4, bool), stage="final mean")
+    assert updates.backend.telemetry.drain()[-1].stage == "final mean"
+
+
+def test_accepted_mean_of_nobody_moves_nothing(updates):
+    aggregate, weights = accepted_mean(updates, np.ones(4, bool))
+    assert not aggregate.any()
+    assert not weights.any()
+
+
+def test_accepted_mean_where_the_accepted_claim_no_examples(updates):
+    claims = replace(updates, num_examples=np.array([0, 0, 5, 5]))
+    aggregate, weights = accepted_mean(claims, np.array([False, False, True, True]))
+    np.testing.assert_allclose(weights, [0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(aggregate, [1.5, 0])

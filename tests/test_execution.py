@@ -1,0 +1,116 @@
+"""Carrying an experiment through: news, checkpoints, and where a run goes on."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from raysim import Defense, Verdict, checkpoint
+from raysim.backend import InProcessBackend
+from raysim.composition import compose
+from raysim.config import ExperimentConfig
+from raysim.errors import RecordError, RunError
+from raysim.execution import execute, resume_state
+from raysim.records import RunDirectory, digest
+from raysim.simulation import RunState
+
+
+@dataclass(frozen=True)
+class Unsaveable(Defense):
+    """Remembers a set, which no checkpoint holds."""
+
+    def apply(self, state, updates, ctx):
+        return Verdict(updates.combine(updates.shares), updates.shares), {"seen": {1, 2}}
+
+
+def carry_out(config, path, observe=lambda event: None):
+    experiment = compose(ExperimentConfig.from_mapping(config))
+    backend = InProcessBackend()
+    directory = RunDirectory(path)
+    return execute(experiment.published(backend), backend, directory, observe)
+
+
+def test_news_of_every_stage_and_every_round_in_order(tiny, tmp_path):
+    events = []
+    carry_out(tiny, tmp_path, events.append)
+    assert [event.round for event in events] == sorted(event.round for event in events)
+    assert {event.rounds for event in events} == {3}
+    ends = [event for event in events if event.row]
+    assert [event.row["round"] for event in ends] == [event.round for event in ends] == [0, 1, 2]
+    assert events[-1] is ends[-1]
+    first = [(event.stage, event.done, event.total) for event in events if event.round == 0 and not event.row]
+    assert first[:3] == [("train", 0, 2), ("train", 1, 2), ("train", 2, 2)]
+    assert first[-1][0] == "evaluate"
+    accuracies = RunDirectory(tmp_path).read("rounds")["main_accuracy"].to_pylist()
+    assert [event.row["main_accuracy"] for event in ends] == accuracies
+    times = [event.at_s for event in events]
+    assert times == sorted(times)
+
+
+def test_the_digest_is_that_of_the_last_checkpoint_and_is_written_down(tiny, tmp_path):
+    final = carry_out(tiny, tmp_path)
+    newest = checkpoint.checkpoints(tmp_path / "checkpoints")[-1]
+    state = RunState.from_tree(checkpoint.load(newest))
+    assert state.round == 3
+    assert digest(state.global_vector) == final
+    assert (tmp_path / "digest.txt").read_text() == f"{final}  global parameters\n"
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "expected"),
+    [
+        (2, 3, ["round-000002", "round-000004", "round-000005"]),
+        (1, 2, ["round-000004", "round-000005"]),
+        (9, 2, ["round-000005"]),
+    ],
+)
+def test_checkpoints_come_as_often_as_asked_and_always_at_the_end(tiny, tmp_path, every, keep, expected):
+    carry_out({**tiny, "rounds": 5, "checkpoint": {"every": every, "keep": keep}}, tmp_path)
+    assert [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")] == expected
+
+
+def test_writing_and_saving_have_spans_of_their_own(tiny, tmp_path):
+    carry_out(tiny, tmp_path)
+    stages = {span["stage"] for span in RunDirectory(tmp_path).read("spans").to_pylist()}
+    assert {"record", "checkpoint"} <= stages
+
+
+def test_a_state_no_checkpoint_holds_is_an_error_that_names_it(tiny, tmp_path):
+    with pytest.raises(RunError, match=r"^round 0, stage checkpoint: state at /defense/seen holds a set"):
+        carry_out({**tiny, "defense": f"{__name__}:Unsaveable"}, tmp_path)
+    assert RunDirectory(tmp_path).finished_rounds() == 1
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint(tiny, tmp_path):
+    carry_out(tiny, tmp_path)
+    experiment = compose(ExperimentConfig.from_mapping({**tiny, "rounds": 5}))
+    directory = RunDirectory(tmp_path)
+    newest = checkpoint.checkpoints(tmp_path / "checkpoints")[-1]
+    checkpoint.save(tmp_path / "checkpoints", 2, {**checkpoint.load(newest), "round": 2}, keep=9)
+    assert resume_state(experiment, InProcessBackend(), directory).round == 3
+    assert directory.finished_rounds() == 3
+
+
+def test_rounds_after_the_checkpoint_are_dropped(tiny, tmp_path):
+    carry_out({**tiny, "checkpoint": {"every": 1, "keep": 3}}, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "round-000003")
+    experiment = compose(ExperimentConfig.from_mapping(tiny))
+    directory = RunDirectory(tmp_path)
+    assert resume_state(experiment, InProcessBackend(), directory).round == 2
+    assert directory.finished_rounds() == 2
+    shutil.rmtree(tmp_path / "checkpoints")
+    state = resume_state(experiment, InProcessBackend(), directory)
+    assert (state.round, state.previous_vector) == (0, None)
+    np.testing.assert_array_equal(state.global_vector, experiment.initial)
+    assert directory.finished_rounds() == 0
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny, tmp_path):
+    carry_out({**tiny, "rounds": 1}, tmp_path)
+    other = compose(ExperimentConfig.from_mapping({**tiny, "model": {"name": "lenet_wang", "width": 0.1}}))
+    with pytest.raises(RecordError, match=rf"holds 13706 values, this model {other.initial.size}"):
+        resume_state(other, InProcessBackend(), RunDirectory(tmp_path))
+    assert RunDirectory(tmp_path).finished_rounds() == 1

@@ -1,0 +1,100 @@
+"""Spans: what a task and a stage measure."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from raysim.telemetry import (
+    WHOLE_STAGE,
+    Span,
+    Telemetry,
+    measured,
+    num_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+
+
+def span(**changes):
+    values = {
+        "stage": "cam", "task": 0, "node": "n", "start_s": 1.0, "wall_s": 2.0, "cpu_s": 3.0,
+        "bytes_in": 10, "bytes_out": 20, "peak_memory_bytes": 5, "retries": 0,
+    }  # fmt: skip
+    return Span(**{**values, **changes})
+
+
+def test_num_bytes_counts_arrays_in_containers():
+    array = np.zeros((3, 4), np.float32)
+    assert num_bytes(array) == 48
+    assert num_bytes(array[:, :2]) == 24
+    assert num_bytes((1, "text", None, [array, {"a": array, "b": (array,)}])) == 3 * 48
+    assert num_bytes(object()) == 0
+
+
+def test_a_task_measures_its_arguments_results_and_time():
+    before = time.time()
+    result, found = measured(
+        "cam", 4, "node a", lambda x: (time.sleep(0.01), np.append(x, x)), (np.zeros(8),), 2
+    )
+    assert result[1].shape == (16,)
+    assert (found.stage, found.task, found.node, found.retries) == ("cam", 4, "node a", 2)
+    assert (found.bytes_in, found.bytes_out) == (64, 128)
+    assert found.wall_s >= 0.01
+    assert before <= found.start_s <= time.time()
+    assert found.cpu_s >= 0
+
+
+def test_processor_time_is_that_of_the_work():
+    def work():
+        end = time.process_time() + 0.02
+        while time.process_time() < end:
+            pass
+
+    assert measured("cam", 0, "n", work, ())[1].cpu_s >= 0.02
+
+
+def test_peak_memory_is_of_the_task_alone():
+    size = 64 * 2**20
+    np.ones(2 * size, np.uint8)
+    before = peak_memory_bytes()
+    reset_peak_memory()
+    if peak_memory_bytes() >= before:
+        pytest.skip("this kernel does not let a process start a new peak")
+    idle = measured("idle", 0, "n", lambda: None, ())[1]
+    busy = measured("busy", 0, "n", lambda: np.ones(size, np.uint8).sum(), ())[1]
+    assert busy.peak_memory_bytes - idle.peak_memory_bytes > size // 2
+    assert peak_memory_bytes() > 2**20
+
+
+def test_a_stage_adds_up_its_tasks():
+    telemetry = Telemetry(node="server")
+    with telemetry.stage("cam") as meter:
+        meter.tasks += [
+            span(),
+            span(task=1, cpu_s=4.0, bytes_in=1, bytes_out=2, retries=3, peak_memory_bytes=2**60),
+        ]
+    whole, *tasks = telemetry.drain()
+    assert (whole.stage, whole.task, whole.node) == ("cam", WHOLE_STAGE, "server")
+    assert (whole.bytes_in, whole.bytes_out, whole.retries) == (11, 22, 3)
+    assert whole.peak_memory_bytes == 2**60
+    assert 7 <= whole.cpu_s < 8
+    assert [task.task for task in tasks] == [0, 1]
+    assert telemetry.drain() == []
+
+
+def test_the_time_of_tasks_inside_the_process_is_not_counted_twice():
+    telemetry = Telemetry()
+    with telemetry.stage("cam") as meter:
+        meter.inside = True
+        meter.tasks.append(span(cpu_s=100.0))
+    assert telemetry.drain()[0].cpu_s < 1
+
+
+def test_a_failed_stage_is_measured_too():
+    telemetry = Telemetry()
+    with pytest.raises(KeyError), telemetry.stage("cam"):
+        raise KeyError
+    assert [found.stage for found in telemetry.drain()] == ["cam"]
