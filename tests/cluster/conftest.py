@@ -1,0 +1,62 @@
+"""What the tests of clusters with several nodes share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import raysim
+from cluster import Cluster, processes
+from raysim.runner import RunResult
+
+CONFIG = {
+    "rounds": 2,
+    "population": {"clients": 6, "malicious": 1},
+    "data": {"name": "digits", "limit": 300},
+    "training": {"epochs": 1},
+    "attack": {"name": "noise"},
+    "defense": {"name": "krum", "num_byzantine": 1},
+}
+
+
+@pytest.fixture
+def agrees_with_one_process(tmp_path: Path) -> Callable[[Cluster], None]:
+    """Run the same experiment on a cluster of two nodes and in this process: the same bytes, on both nodes."""
+
+    def compare(cluster: Cluster) -> None:
+        here = raysim.run(CONFIG, name="here", out=tmp_path, backend="inprocess")
+        driver = f"import raysim; raysim.run({CONFIG!r}, name='there', out={str(tmp_path)!r})"
+        assert cluster.run([sys.executable, "-c", driver]) == 0
+        there = RunResult(tmp_path / "there")
+        assert there.digest == here.digest
+        tables = [(run.path / "clients.parquet").read_bytes() for run in (here, there)]
+        assert tables[0] == tables[1]
+        spans = [span for span in there.table("spans").to_pylist() if span["task"] >= 0]
+        assert len({span["node"] for span in spans if span["stage"] == "train"}) == 2
+
+    return compare
+
+
+@pytest.fixture
+def keepers() -> Callable[[], list[int]]:
+    """The ids of the keepers that this process has: each the leader of its nodes' session."""
+
+    def find() -> list[int]:
+        return [child.pid for child in psutil.Process().children() if "cluster.keeper" in child.cmdline()]
+
+    return find
+
+
+@pytest.fixture
+def nothing_left() -> Callable[[Cluster, int], None]:
+    """Neither processes nor the token of a cluster that was."""
+
+    def check(cluster: Cluster, keeper: int) -> None:
+        assert processes.members(keeper) == []
+        assert not Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).parent.exists()
+
+    return check

@@ -1,0 +1,87 @@
+"""Two hosts on this machine."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from cluster import bring_up, namespaces
+from raysim.errors import RunError
+
+LACK = namespaces.missing()
+
+pytestmark = [
+    pytest.mark.namespaces,
+    pytest.mark.skipif(LACK is not None, reason=f"network namespaces need {LACK}"),
+]
+
+
+def made() -> set[str]:
+    """The namespaces of raysim's that there are."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines() if line.startswith("raysim-")}
+
+
+def said(words) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.ray
+def test_two_hosts(agrees_with_one_process, keepers, nothing_left):
+    before, outside = made(), said(["ip", "-brief", "address"])
+    with bring_up(
+        "namespaces", nodes=2, cpus_per_node=1, object_store_bytes=2**27, bandwidth="2gbit"
+    ) as cluster:
+        (keeper,) = keepers()
+        assert len(made() - before) == 3
+        assert said(["ip", "-brief", "address"]) == outside
+        assert "rate 2Gbit" in said(cluster.command(["tc", "qdisc", "show", "dev", "eth0"]))
+
+        agrees_with_one_process(cluster)
+
+        join = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}"]
+        stranger = {
+            **cluster.environment,
+            "RAY_AUTH_TOKEN": "another cluster's",
+            "RAY_NUM_REDIS_GET_RETRIES": "1",
+        }
+        refused = subprocess.run(
+            cluster.command(join), env=stranger, capture_output=True, text=True, check=False
+        )
+        assert refused.returncode != 0
+        assert "InvalidAuthToken" in refused.stderr
+    nothing_left(cluster, keeper)
+    assert made() == before
+
+
+def test_the_limit_is_on_both_ends_of_every_link():
+    before = made()
+    with namespaces.network(2, "100mbit") as hosts:
+        (bridge,) = made() - before - set(hosts)
+        for namespace, device in (
+            (hosts[0], "eth0"),
+            (hosts[1], "eth0"),
+            (bridge, "port0"),
+            (bridge, "port1"),
+        ):
+            shown = said(["tc", "-n", namespace, "qdisc", "show", "dev", device])
+            assert "qdisc tbf" in shown
+            assert "rate 100Mbit" in shown
+        knock = "import socket; print(socket.socket().connect_ex(('10.89.0.1', 9)))"
+        answer = said([*namespaces.inside(hosts[1]), sys.executable, "-c", knock])
+        assert int(answer) == errno.ECONNREFUSED, "the other host is there, and nothing listens"
+    assert made() == before
+
+
+def test_what_was_made_goes_when_it_cannot_be_finished(keepers):
+    before = made()
+    with (
+        pytest.raises(RunError, match=r"2 nodes of kind namespaces did not come up: RuntimeError: tc "),
+        bring_up("namespaces", nodes=2, bandwidth="0bit"),
+    ):
+        pytest.fail("came up")
+    assert made() == before
+    assert keepers() == []
