@@ -136,7 +136,7 @@ def calibration(experiment: Experiment) -> tuple[float, float]:
     """(seconds a client, training a group of middling size; seconds for all test sets), one worker, warmed up."""
     host = ClientHost(experiment.plan, *experiment.arrays)
     middle = np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2 :]
-    group = np.sort(middle[: experiment.plan.cohort_size])
+    group = np.sort(middle[: experiment.plan.cohort_size]).tolist()
     batch = min(experiment.config.evaluation.batch_size, experiment.test_sizes[0])
     order = RoundOrder(0, int(experiment.sizes[group].sum()))
     with ThreadLimit(experiment.config.resources.threads)():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -15,7 +18,7 @@ from raysim.errors import ConfigError
 
 
 def authenticate(environment: MutableMapping[str, str], *, new_cluster: bool) -> None:
-    """Decide Ray's authentication explicitly, before Ray is imported: it reads the mode only once.
+    """Decide Ray's authentication explicitly, before Ray is used.
 
     A new cluster gets a token of its own in a file only its owner can read. For a cluster that exists the
     mode is `token` where a token is configured, else `disabled`. A mode that is set already is kept.
@@ -28,8 +31,15 @@ def authenticate(environment: MutableMapping[str, str], *, new_cluster: bool) ->
         or (Path.home() / ".ray" / "auth_token").exists()
     )
     if new_cluster and not configured:
-        environment["RAY_AUTH_TOKEN_PATH"] = str(write_token(Path(tempfile.mkdtemp(prefix="raysim-"))))
+        folder = tempfile.mkdtemp(prefix="raysim-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        environment["RAY_AUTH_TOKEN_PATH"] = str(write_token(Path(folder)))
     environment["RAY_AUTH_MODE"] = "token" if new_cluster or configured else "disabled"
+    if "ray" in sys.modules:
+        # Ray reads the mode when it is imported; this is how its own `ray.init` makes it read it again.
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
 
 
 def write_token(folder: Path) -> Path:
@@ -49,6 +59,9 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        # Without support for several machines, which a cluster of one has no use for, Ray stays on 127.0.0.1.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     authenticate(os.environ, new_cluster=address is None)
     import ray
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+# Before anything imports Ray: its processes bind to loopback only.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 
 @pytest.fixture
 def data_root() -> Path:
