@@ -207,13 +207,13 @@ class MaliciousStep:
     ) -> None:
         import torch
 
-        from raysim.client import make_optimizer
+        from raysim.flat_optimizer import FlatOptimizer
 
         self.images = torch.from_numpy(data.images).to(trainer.device)
         self.labels = torch.from_numpy(data.labels).to(trainer.device)
         self.every, self.boost, self.mask = every, boost, mask
         name = trainer.recipe.optimizer
-        self.optimizer = make_optimizer(trainer.parameters, trainer.gradient, name, learning_rate, 0.0, 0.0)
+        self.optimizer = FlatOptimizer(trainer.parameters, trainer.gradient, name, learning_rate)
 
     def __call__(self, trainer: LocalTrainer, step: int, last: bool) -> None:
         from torch.nn import functional

@@ -21,11 +21,10 @@ from raysim.context import ModelFactory, TrainingRecipe
 from raysim.data.dataset import Dataset, normalise
 from raysim.errors import RaysimError, RunError
 from raysim.layout import Layout
-from raysim.training import OPTIMIZERS, LocalTrainer, make_optimizer
+from raysim.training import LocalTrainer
 from raysim.updates import cut
 
 __all__ = [
-    "OPTIMIZERS",
     "Campaign",
     "ClientHost",
     "HostPlan",
@@ -33,7 +32,6 @@ __all__ = [
     "RoundOrder",
     "Schedule",
     "UploadMeta",
-    "make_optimizer",
     "reason_to_reject",
 ]
 

@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from raysim import rng
 from raysim.attack import ClientData
-from raysim.training import LocalTrainer, batch_order, make_optimizer
+from raysim.flat_optimizer import FlatOptimizer
+from raysim.training import LocalTrainer, batch_order
 
 CHANNELWISE = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
 """Layers without parameters that treat every channel alike, so that clients' channels can lie side by side."""
@@ -70,7 +71,7 @@ class CohortTrainer:
         start = torch.from_numpy(np.array(global_vector[: layout.dim], np.float32)).to(device)
         vectors = start.repeat(len(counts), 1)
         gradients = torch.zeros_like(vectors)
-        steps = make_optimizer(
+        steps = FlatOptimizer(
             vectors, gradients, recipe.optimizer, learning_rate, recipe.momentum, recipe.weight_decay
         )
         losses = torch.full((len(batches[0]), len(counts)), torch.nan, device=device)
@@ -85,8 +86,6 @@ class CohortTrainer:
                     vectors[:active, entry.start : entry.stop].view(-1, *entry.shape).requires_grad_()
                     for entry in layout.parameters
                 ]
-                for finished in steps.param_groups[0]["params"][active:]:
-                    finished.grad = None
             index, weights = (torch.from_numpy(array).to(device) for array in padded(due))
             logits = stacked_forward(self.layers, dict(zip(names, leaves, strict=True)), images[index.T])
             loss = (functional.cross_entropy(logits, labels[index], reduction="none") * weights).sum(1)
@@ -94,7 +93,7 @@ class CohortTrainer:
             slopes = torch.autograd.grad(loss.sum(), leaves, materialize_grads=True)
             for entry, slope in zip(layout.parameters, slopes, strict=True):
                 gradients[:active, entry.start : entry.stop].view(slope.shape).copy_(slope)
-            steps.step()
+            steps.step(active)
         updates = np.empty(vectors.shape, np.float32)
         updates[order] = (vectors - start).cpu().numpy()
         means = np.full(len(counts), np.nan)

@@ -16,10 +16,8 @@ from raysim import rng
 from raysim.attack import ClientData
 from raysim.context import ModelFactory, TrainingRecipe
 from raysim.data.dataset import Dataset, normalise
-from raysim.errors import ConfigError
+from raysim.flat_optimizer import FlatOptimizer
 from raysim.layout import Layout
-
-OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 class LocalTrainer:
@@ -96,7 +94,7 @@ class LocalTrainer:
         labels = torch.from_numpy(data.labels).to(self.device)
         size = self.recipe.batch_size if batch_size is None else batch_size
         passes = self.recipe.epochs if epochs is None else epochs
-        steps = make_optimizer(
+        steps = FlatOptimizer(
             self.parameters,
             self.gradient,
             optimizer or self.recipe.optimizer,
@@ -112,8 +110,7 @@ class LocalTrainer:
         with rng.torch_randomness(seed, *key, "dropout", device=self.device):
             for number, batch in enumerate(batches):
                 if number in drops:
-                    for group in steps.param_groups:
-                        group["lr"] /= 10
+                    steps.learning_rate /= 10
                 x, y = images[batch], labels[batch]
                 if on_batch is not None:
                     x, y = on_batch(x, y, number)
@@ -178,30 +175,3 @@ def batch_order(
         for order in (shuffle.permutation(count) for _ in range(epochs))
         for start in starts
     ]
-
-
-def make_optimizer(
-    parameters: torch.Tensor,
-    gradient: torch.Tensor,
-    name: str,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    """torch's own optimizer on one flat parameter: the same arithmetic as on many, one call a step.
-
-    parameters, gradient: one model's [d], or those of several models [g, d], each row a parameter of its own.
-    """
-    flat = []
-    for row, slope in zip(torch.atleast_2d(parameters), torch.atleast_2d(gradient), strict=True):
-        flat.append(nn.Parameter(row))
-        flat[-1].grad = slope
-    if name == "sgd":
-        return torch.optim.SGD(
-            flat, learning_rate, momentum=momentum, weight_decay=weight_decay, foreach=len(flat) > 1
-        )
-    if name == "adam":
-        return torch.optim.Adam(flat, learning_rate, weight_decay=weight_decay, foreach=len(flat) > 1)
-    if name == "adamw":
-        return torch.optim.AdamW(flat, learning_rate, weight_decay=weight_decay, foreach=len(flat) > 1)
-    raise ConfigError("training.optimizer.name", f"must be one of {', '.join(OPTIMIZERS)}", name)

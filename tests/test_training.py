@@ -15,8 +15,9 @@ from raysim.attack import ClientData
 from raysim.context import TrainingRecipe
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
+from raysim.flat_optimizer import FlatOptimizer
 from raysim.layout import Layout
-from raysim.training import LocalTrainer, make_optimizer
+from raysim.training import LocalTrainer
 from tests.small_models import SmallNet, samples, torch_loop
 
 SEED, KEY = 11, ("train", 2, 7)
@@ -295,4 +296,4 @@ def test_evaluate_counts_correct_loss_and_confidence():
 
 def test_unknown_optimizers_are_refused():
     with pytest.raises(ConfigError, match=r"training.optimizer.name: must be one of sgd, adam, adamw"):
-        make_optimizer(torch.zeros(2), torch.zeros(2), "lbfgs", 0.1, 0, 0)
+        FlatOptimizer(torch.zeros(2), torch.zeros(2), "lbfgs", 0.1)

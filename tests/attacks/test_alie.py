@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from crafting import craft, layout_of, tilings
 
 from attacks.alie import ALIE, deviation
 from raysim.attack import Visibility
 from raysim.errors import ConfigError
+from tests.attacks.crafting import craft, layout_of, tilings
 
 ROWS = np.array([[9, 9], [1, 4], [2, 4], [9, 9], [3, 4], [6, 4]], np.float32)
 """Benign rows 1, 2, 4, 5: mean (3, 4), population deviation (sqrt(3.5), 0)."""

@@ -1,8 +1,8 @@
 import numpy as np
-from crafting import layout_of, round_of
 
 from attacks.rows import everyone, gram_with, mean_row, one_row_for_all, square_distances, std_row
 from raysim.attack import Visibility
+from tests.attacks.crafting import layout_of, round_of
 
 
 def test_mean_and_std_do_not_depend_on_the_number_of_columns():

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 
 from attacks.constrain_and_scale import ConstrainAndScale, mix_anomaly
 from attacks.trigger import Trigger
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 
 
 @pytest.mark.parametrize("anomaly", ["l2", "cosine"])

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from local_attackers import Recorded, client_context, client_data, tiny_trainer
 
 from attacks.dba import DBA
 from attacks.triggers import dba_strips
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import Recorded, client_context, client_data, tiny_trainer
 
 
 def lit(image: torch.Tensor) -> set[tuple[int, int]]:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from local_attackers import Recorded, TinyFactory, client_context, client_data, pooled, tiny_trainer
 
 from attacks.edge_case import EdgeCase
 from raysim.attack import ClientContext, ClientData, Visibility
@@ -12,6 +11,14 @@ from raysim.client import Campaign, ClientHost, HostPlan, RoundOrder
 from raysim.context import Setting, TrainingRecipe
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError, RunError
+from tests.attacks.local_attackers import (
+    Recorded,
+    TinyFactory,
+    client_context,
+    client_data,
+    pooled,
+    tiny_trainer,
+)
 
 ONE, OTHER = client_data(30, seed=1), client_data(30, seed=2)
 

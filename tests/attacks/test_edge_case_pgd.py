@@ -5,11 +5,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from local_attackers import Recorded, client_context, client_data, honest_training, pooled, tiny_trainer
 
 from attacks.edge_case_pgd import EdgeCasePGD, EdgeCasePGDReplacement, project, pull_towards
 from raysim.client import LocalTrainer
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import (
+    Recorded,
+    client_context,
+    client_data,
+    honest_training,
+    pooled,
+    tiny_trainer,
+)
 
 DATA = client_data(30)
 SMALL: dict[str, Any] = {"clean_samples": 20, "edge_samples": 10}

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from local_attackers import client_context, client_data, tiny_trainer
 
 from attacks.edge_inputs import EdgeInputs, edge_generator, striped_first
 from raysim.attack import ClientData, DataPool
 from raysim.context import Setting
 from raysim.data.dataset import Dataset, normalise
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import client_context, client_data, tiny_trainer
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -2,12 +2,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crafting import craft, layout_of, tilings
 
 from attacks.fang_median import FangMedian
 from attacks.fang_trimmed_mean import FangTrimmedMean, trimmed_mean
 from raysim.attack import Visibility
 from raysim.errors import ConfigError
+from tests.attacks.crafting import craft, layout_of, tilings
 
 GLOBAL = np.array([10.0, 10.0, -10.0, -10.0, 1.0, -5.0, 0.0], np.float32)
 # Columns: moves up / down with positive weights, up / down with negative ones, not on average, weights of both

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from crafting import craft, layout_of, round_of, tilings
 
 from attacks.fang_krum import FangKrum, KrumTrial
 from defenses.krum import Krum
@@ -8,6 +7,7 @@ from raysim.attack import Visibility
 from raysim.context import Setting
 from raysim.errors import ConfigError
 from raysim.updates import Updates
+from tests.attacks.crafting import craft, layout_of, round_of, tilings
 
 
 def krum(rows, neighbours):

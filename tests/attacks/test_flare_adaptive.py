@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from local_attackers import client_context, client_data, honest_training, tiny_trainer
 from torch.nn import functional
 
 from attacks.flare_adaptive import FlareAdaptive, class_mean_distance, representation
@@ -11,6 +10,7 @@ from attacks.krum_backdoor import KrumBackdoor
 from raysim.client import LocalTrainer
 from raysim.context import TrainingRecipe
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import client_context, client_data, honest_training, tiny_trainer
 
 DATA = client_data(40)
 IMAGES, LABELS = torch.from_numpy(DATA.images), torch.from_numpy(DATA.labels)

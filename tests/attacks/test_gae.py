@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from crafting import craft, layout_of, round_of, tilings
 
 from attacks.gae import GAE
 from attacks.graph_autoencoder import (
@@ -12,6 +11,7 @@ from attacks.graph_autoencoder import (
 )
 from raysim.backend import ThreadLimit
 from raysim.errors import ConfigError
+from tests.attacks.crafting import craft, layout_of, round_of, tilings
 
 
 @pytest.fixture(autouse=True)

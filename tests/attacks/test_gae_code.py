@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from crafting import craft, layout_of, tilings
 
 from attacks.gae_code import GAECode
 from attacks.graph_autoencoder import decode, laplacian_basis
 from attacks.noise_columns import ColumnNoise
 from raysim.errors import ConfigError
+from tests.attacks.crafting import craft, layout_of, tilings
 
 ROWS = np.random.default_rng(0).normal(0.05, 0.2, size=(9, 30)).astype(np.float32)
 ATTACKERS = [2, 5]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from crafting import craft, layout_of, tilings
 
 from attacks.ipm import InnerProductManipulation
 from raysim.errors import ConfigError
+from tests.attacks.crafting import craft, layout_of, tilings
 
 
 def test_minus_epsilon_times_the_benign_mean():

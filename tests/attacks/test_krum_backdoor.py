@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 from torch.nn import functional
 
 from attacks.edge_inputs import striped_first
@@ -15,6 +14,7 @@ from raysim.client import LocalTrainer
 from raysim.context import Setting, TrainingRecipe
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 
 DATA = client_data(40)
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from local_attackers import client_context, client_data, tiny_trainer
 
 from attacks.label_flip import LabelFlip
 from raysim.attack import ClientData
 from raysim.context import Setting
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import client_context, client_data, tiny_trainer
 
 LABELS = np.array([0, 1, 2, 3, 2, 2, 0], np.int64)
 

@@ -3,11 +3,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from crafting import craft, tilings
 
 from attacks.min_max import MinMax, MinSum, largest_feasible
 from raysim.attack import Visibility
 from raysim.errors import ConfigError
+from tests.attacks.crafting import craft, tilings
 
 ROWS = np.random.default_rng(3).normal(0.3, 1.0, size=(8, 25)).astype(np.float32)
 ATTACKERS = [0, 6]

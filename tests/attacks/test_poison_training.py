@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from local_attackers import client_context, client_data, tiny_trainer
 
 from attacks.poison_training import PoisonTraining, check_class, replacement_factor, scaled
 from raysim.attack import ClientData
 from raysim.context import Setting, TrainingRecipe
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import client_context, client_data, tiny_trainer
 
 
 def test_options_name_only_what_differs_from_honest_training() -> None:

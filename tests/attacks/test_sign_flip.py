@@ -3,11 +3,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crafting import craft, layout_of, tilings
 
 from attacks.sign_flip import SignFlip
 from raysim.attack import ClientData, Visibility
 from raysim.errors import ConfigError
+from tests.attacks.crafting import craft, layout_of, tilings
 
 NO_DATA = ClientData(np.zeros((0, 1, 1, 1), np.float32), np.zeros(0, np.int64))
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 
 from attacks.trigger import Trigger
 from attacks.triggers import corner_patch, dba_strips
 from raysim.context import Setting, TrainingRecipe
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 
 
 def poisoned_batch(attack: Trigger, size: int, **options: object) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from local_attackers import client_context, tiny_trainer
 
 from attacks.triggers import corner_patch, dba_strips, stamp, triggered, white
 from raysim.data.dataset import Dataset, normalise
 from raysim.errors import ConfigError
+from tests.attacks.local_attackers import client_context, tiny_trainer
 
 
 def cells(rows: range, columns: range) -> set[tuple[int, int]]:
