@@ -93,7 +93,7 @@ def defense(
         side = MODELS[model][1]
         maps = {"probe_size": side, "map_size": 28} if side else {"map_size": 28}
     voting = {"interval": VOTE, "votes": 2, "beta": TASKS[task].beta if beta is None else beta}
-    return {
+    known: dict[str, dict[str, Any]] = {
         "auror": {"name": "auror"},
         "multi_krum": {"name": "multi_krum", "num_byzantine": malicious},
         "faa_dl": {"name": "faa_dl"},
@@ -101,7 +101,8 @@ def defense(
         "gradcam_ae": {"name": "gradcam_ae", **maps, **voting},
         "layercam_ae": {"name": "layercam_ae", **maps, **voting},
         "layercam_krum": {"name": "layercam_krum", **maps, "num_byzantine": malicious},
-    }[name]
+    }
+    return known[name]
 
 
 def stand_ins(task: str, model: str) -> str:

@@ -25,7 +25,15 @@ STRATEGIES = {
     "pgd_mr": "edge_case_pgd_replacement",
 }
 BEST = ("main_accuracy_best", "attack_success_rate_best")
-UTILITY = (BEST[0], "main_accuracy_last_20", BEST[1], "attack_success_rate_last_20", "recall", "fpr")
+UTILITY = (
+    *(
+        f"{name}{when}"
+        for name in ("main_accuracy", "attack_success_rate")
+        for when in ("_best", "_last_20", "")
+    ),
+    "recall",
+    "fpr",
+)
 COMPONENTS = (*BEST, "recall", "fpr")
 
 TABLE_2 = {
@@ -61,7 +69,10 @@ TABLE_4 = {
 SIZES = {"cifar10": ((200, 10), (20, 10)), "emnist": ((3383, 30), (30, 12)), "mnist": ((200, 20), (30, 12))}
 """Data set -> clients and cohort, at paper and at small scale."""
 STAND_INS = {
-    ("cifar10", "vgg9"): "cifar10 -> fashion_mnist, vgg9 -> dba_mnist_cnn x 0.5, Southwest -> inverted t-shirts",
+    (
+        "cifar10",
+        "vgg9",
+    ): "cifar10 -> fashion_mnist, vgg9 -> dba_mnist_cnn x 0.5, Southwest -> inverted t-shirts",
     ("cifar10", "dba_resnet18"): "cifar10 -> fashion_mnist, dba_resnet18 -> dba_mnist_cnn x 0.5",
     ("emnist", "lenet_wang"): "emnist -> mnist, lenet_wang x 0.125, ARDIS sevens -> inverted sevens",
     ("mnist", "dba_mnist_cnn"): "dba_mnist_cnn x 0.25",
@@ -82,11 +93,15 @@ def presets() -> Iterator[Preset]:
         yield _edge(f"table4-{part}", "cifar10", "blackbox", part, rounds=(100, 12), reported=text)
     for defense in DEFENSES:
         for ratio in (0.1, 0.25, 0.5, 0.7):
-            yield _edge(f"fig7-ratio{ratio:g}-{defense}", "emnist", "pgd", defense, ratio=ratio, rounds=(500, 12))
+            yield _edge(
+                f"fig7-ratio{ratio:g}-{defense}", "emnist", "pgd", defense, ratio=ratio, rounds=(500, 12)
+            )
         for rate in (0.1, 0.33, 0.5):
             yield _edge(f"fig7-pdr{rate:g}-{defense}", "emnist", "pgd", defense, rate=rate, rounds=(500, 12))
         for cohort in (10, 20, 30):
-            yield _edge(f"fig7-k{cohort}-{defense}", "emnist", "pgd", defense, cohort=cohort, rounds=(500, 12))
+            yield _edge(
+                f"fig7-k{cohort}-{defense}", "emnist", "pgd", defense, cohort=cohort, rounds=(500, 12)
+            )
     for phi in (0, 0.25, 0.5, 0.75, 1):
         for defense in ("fedavg", "fedgrad"):
             yield _edge(f"fig8-phi{phi:g}-{defense}", "cifar10", "pgd", defense, phi=phi)
@@ -234,16 +249,14 @@ def _inputs(task: str, scale: Scale) -> dict[str, Any]:
     return {"source": "inverted", **classes}
 
 
-def _defense(
-    name: str, cohort: int, ratio: float, scale: Scale, rounds: tuple[int, int]
-) -> dict[str, Any]:
+def _defense(name: str, cohort: int, ratio: float, scale: Scale, rounds: tuple[int, int]) -> dict[str, Any]:
     assumed = min(int(ratio * cohort), (cohort - 3) // 2)
     fedgrad: dict[str, Any] = {"name": "fedgrad", "num_byzantine": assumed}
     if scale == "small":
         fedgrad["switch_round"] = rounds[1] // (2 if rounds[0] == 100 else 4)
     if ratio > 0.5:
         fedgrad["threshold_scale"] = 0.35
-    return {
+    known: dict[str, dict[str, Any]] = {
         "fedavg": {"name": "fedavg"},
         "krum": {"name": "krum", "num_byzantine": assumed},
         "multi_krum": {"name": "multi_krum", "num_byzantine": assumed, "data_weighted": True},
@@ -256,4 +269,5 @@ def _defense(
         "soft": {**fedgrad, "hard": False, "trust": False},
         "hard": {**fedgrad, "soft": False, "trust": False},
         "union": {**fedgrad, "trust": False},
-    }[name]
+    }
+    return known[name]

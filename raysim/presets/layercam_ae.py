@@ -97,7 +97,9 @@ def presets() -> Iterator[Preset]:
     for figure, model in (("fig8", "resnet50"), ("fig9", "regnet")):
         for task in ("svhn", "cifar100"):
             for alpha in (0.1, 0.3, 0.5, 0.7, 0.9):
-                yield _preset(f"{figure}-{task}-alpha{alpha:g}-layercam_ae", "layercam_ae", task, model, alpha)
+                yield _preset(
+                    f"{figure}-{task}-alpha{alpha:g}-layercam_ae", "layercam_ae", task, model, alpha
+                )
     yield _preset("fig10-layercam_ae", "layercam_ae", "tiny_imagenet", reported=row(DETECTION, TINY))
     yield _preset("fig11-celeba-layercam_ae", "layercam_ae", "celeba", reported=row(DETECTION, PERFECT))
     for users, sizes, value in ((24, (21, 14), 0.70), (100, (97, 48), 0.575)):

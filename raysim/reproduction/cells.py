@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +88,7 @@ def run_cell(
         path = out / scale / preset.name / f"seed-{seed}"
         config = load_config(preset.name, [*overrides, f"seed={seed}"], scale=scale)
         try:
-            _finish(config, path, backend, address, lambda: started(f"{preset.name}, seed {seed}"))
+            _finish(config, path, backend, address, partial(started, f"{preset.name}, seed {seed}"))
         except (DataError, RunError) as error:
             problems.append(f"seed {seed}: {error}")
             continue
@@ -109,12 +110,24 @@ def _finish(
         raysim.run(config, name=path.name, out=path.parent, backend=backend, address=address)
         return
     stored = load_config(path / "config.yaml")
-    if _essence(stored) != _essence(written_out(config)):
+    if not _same(stored, written_out(config)):
         raise ConfigError("out", "must be a folder for this configuration; it holds another's run", str(path))
     if RunDirectory(path).finished_rounds() < config.rounds:
         started()
         raysim.resume(path, backend=backend, address=address)
 
 
-def _essence(config: ExperimentConfig) -> dict[str, Any]:
-    return {group: keys for group, keys in config.to_mapping().items() if group not in PLACE_ONLY}
+def _same(stored: ExperimentConfig, wanted: ExperimentConfig) -> bool:
+    """Whether a run's configuration is the one wanted, with what that left open filled in."""
+    values = stored.to_mapping()
+    return all(
+        group in PLACE_ONLY or _fills_in(values[group], keys) for group, keys in wanted.to_mapping().items()
+    )
+
+
+def _fills_in(stored: Any, wanted: Any) -> bool:
+    if wanted is None or wanted == "auto":
+        return True
+    if isinstance(wanted, Mapping) and isinstance(stored, Mapping):
+        return wanted.keys() == stored.keys() and all(_fills_in(stored[key], wanted[key]) for key in wanted)
+    return bool(stored == wanted)

@@ -12,7 +12,9 @@ import typer
 
 from raysim.exit_status import exit_status
 
-HOW_TO_READ = "reported | measured ± standard deviation over seeds; – is undefined, (?) contradicts the paper itself"
+HOW_TO_READ = (
+    "reported | measured ± standard deviation over seeds; – is undefined, (?) contradicts the paper itself"
+)
 
 
 def reproduce(

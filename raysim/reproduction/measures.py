@@ -31,9 +31,10 @@ KEEPING = ("record", "checkpoint")
 
 LABELS: Mapping[str, str] = {
     "recall": "recall", "precision": "precision", "fpr": "FPR", "acc": "ACC", "f1": "F1", "auc_hard": "AUC",
-    "main_accuracy": "accuracy %", "main_accuracy_best": "best MA %", "main_accuracy_last_20": "last-20 MA %",
-    "attack_success_rate": "ASR %", "attack_success_rate_best": "best BA %",
-    "attack_success_rate_last_20": "last-20 BA %", "target_confidence": "confidence %",
+    "main_accuracy": "accuracy %", "main_accuracy_best": "best accuracy %",
+    "main_accuracy_last_20": "last-20 accuracy %",
+    "attack_success_rate": "ASR %", "attack_success_rate_best": "best ASR %",
+    "attack_success_rate_last_20": "last-20 ASR %", "target_confidence": "confidence %",
     "score_malicious": "score, attackers", "score_benign": "score, benign",
     "round_s": "s a round", "server_s": "server s a round",
 }  # fmt: skip
