@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from defenses.class_activation import Method, model_maps, resize_maps
-from defenses.client_models import bound_models
+from defenses.client_models import map_models
 from defenses.evaluate import ModuleFactory, find_layers
 from raysim.backend import InProcessBackend
 from raysim.context import Context, ModelFactory, ServerData, Setting, State
@@ -67,13 +67,9 @@ def check_size(key: str, size: int | str) -> None:
         raise ConfigError(key, "must be native, input, or a side of at least 1 pixel", size)
 
 
-def client_maps(
-    block: np.ndarray, factory: ModelFactory, layout: Layout, global_vector: np.ndarray, probe: Probe
-) -> list[np.ndarray]:
-    """The map [h, w] of each row of a block [k, d + b] of updates; for Updates.map_rows with buffers=True."""
-    images = probe.images()
-    models = bound_models(factory, layout, global_vector, block)
-    return [probe.maps(model, factory.cam_layer, images) for model in models]
+def client_map(model: nn.Module, cam_layer: str, probe: Probe) -> np.ndarray:
+    """One client's map [h, w] of the probe; for map_models."""
+    return probe.maps(model, cam_layer, probe.images())
 
 
 def class_activation_maps(
@@ -118,8 +114,7 @@ def class_activation_maps(
     rows[:, : given[1]] = deltas
     updates = Updates.from_array(rows, InProcessBackend(), layout=layout)
     probe = Probe(image, method, target, size=size)
-    maps = updates.map_rows("cam", client_maps, factory, layout, vector, probe, buffers=True)
-    return np.stack(maps)
+    return np.stack(map_models(updates, "cam", client_map, factory, vector, factory.cam_layer, probe))
 
 
 @dataclass(frozen=True)
@@ -175,8 +170,8 @@ class HeatMapDefense(Defense):
         index = int(ctx.generator("probe").integers(len(held))) if self.probe == "per_round" else 0
         target = int(held.labels[index]) if self.target == "label" else None
         probe = Probe(held.images[index], self.method, target, self.probe_size, self.map_size)
-        shared = (ctx.model, ctx.layout, ctx.published, probe)
-        return np.stack(updates.map_rows("cam", client_maps, *shared, buffers=True))
+        shared = (ctx.model.cam_layer, probe)
+        return np.stack(map_models(updates, "cam", client_map, ctx.model, ctx.published, *shared))
 
 
 def _native_shape(factory: ModelFactory, probe: Probe) -> tuple[int, ...]:

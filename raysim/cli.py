@@ -8,7 +8,6 @@ nor ray.
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,6 +19,7 @@ import typer
 
 import raysim
 from cluster.cli import app as cluster_app
+from raysim import results
 from raysim.bench.cli import app as bench_app
 from raysim.config import ExperimentConfig, load_config
 from raysim.errors import RunError
@@ -28,16 +28,9 @@ from raysim.records import RunDirectory
 from raysim.reproduction.cli import reproduce
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from raysim.presets import Scale
     from raysim.progress import Display
-    from raysim.report.finished_run import Columns
     from raysim.runner import RunResult
-
-STAGES_SHOWN = 6
-"""How many stages the results list, longest first."""
 
 KINDS = {
     "attacks": "what malicious clients do: attack.name",
@@ -46,15 +39,6 @@ KINDS = {
     "models": "the network that is trained: model.name",
     "partitions": "how training samples are split among clients: data.partition.name",
     "presets": "whole experiments, to run or to start from",
-}
-
-RATES = {
-    "recall": "recall",
-    "precision": "precision",
-    "fpr": "FPR",
-    "f1": "F1",
-    "auc_hard": "AUC, decisions",
-    "auc_score": "AUC, scores",
 }
 
 app = typer.Typer(
@@ -199,7 +183,7 @@ def report(path: RunPath, debug: Debug = False) -> None:
         directory.finish()
         page = render(path)
         rounds = load_config(path / "config.yaml").rounds
-        _console().print(f"{page}: {directory.finished_rounds()} of {rounds} rounds", soft_wrap=True)
+        results.console().print(f"{page}: {directory.finished_rounds()} of {rounds} rounds", soft_wrap=True)
 
 
 @app.command()
@@ -219,10 +203,10 @@ def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = F
         capacity = local_capacity()
         experiment = compose(_requested(request, scale), capacity)
         estimate = make_plan(experiment, capacity, psutil.virtual_memory().total)
-        table = _grid(_subject(experiment.config), "estimate")
+        table = results.grid(_subject(experiment.config), "estimate")
         for what, much in lines(experiment.config, estimate):
             table.add_row(what, much)
-        console = _console()
+        console = results.console()
         console.print(table)
         for warning in estimate.warnings:
             console.print(f"will not fit: {warning}", soft_wrap=True, markup=False)
@@ -257,8 +241,8 @@ def replay(
         RunDirectory(path).require()
         chosen = parse_defenses(defense)
         directories = carry_out(path, chosen, rounds=parse_rounds(rounds), backend=backend, address=address)
-        console = _console()
-        console.print(_replays(directories))
+        console = results.console()
+        console.print(results.replays(directories))
         console.print(f"tables  {path}/replays/*/{{rounds,clients,spans}}.parquet", soft_wrap=True)
 
 
@@ -281,10 +265,10 @@ def list_names(
             from raysim.composition import catalogue
 
             entries = list(catalogue(kind).items())
-        table = _grid()
+        table = results.grid()
         for entry in entries:
             table.add_row(*entry)
-        _console().print(table)
+        results.console().print(table)
 
 
 @app.command()
@@ -316,7 +300,7 @@ def _followed(path: Path, backend: str, address: str | None, debug: bool) -> Ite
     from raysim.progress import Display
 
     try:
-        with Display(_console()) as display:
+        with Display(results.console()) as display:
             yield display
         return
     except KeyboardInterrupt:
@@ -359,16 +343,16 @@ def _conclude(result: RunResult, path: Path) -> None:
     """Print the results of a finished run and write its report; a report that fails leaves the run as it is."""
     from raysim.report.finished_run import read_columns
 
-    console = _console()
+    console = results.console()
     rounds, spans = read_columns(result.path, "rounds"), read_columns(result.path, "spans")
     count = rounds["round"].size
     console.print(f"{path}: {_subject(result.config)}, {count} rounds", style="bold", soft_wrap=True)
     console.print()
-    console.print(_utilities(rounds))
+    console.print(results.utilities(rounds))
     console.print()
-    console.print(_detection(rounds))
+    console.print(results.detection(rounds))
     console.print()
-    console.print(_stages(spans, count))
+    console.print(results.stages(spans, count))
     console.print()
     console.print(f"tables  {path}/{{rounds,clients,spans}}.parquet", soft_wrap=True)
     try:
@@ -380,72 +364,3 @@ def _conclude(result: RunResult, path: Path) -> None:
         typer.echo(f"no report: {problem}; the run is whole, so try: raysim report {path}", err=True)
     else:
         console.print(f"report  {path / 'report.html'}", soft_wrap=True)
-
-
-def _utilities(rounds: Columns) -> Table:
-    from raysim.metrics import LAST_ROUNDS, summarise
-    from raysim.progress import percent
-
-    table = _grid("", "final", "best", f"mean of last {min(LAST_ROUNDS, rounds['round'].size)}")
-    for column, label in (("main_accuracy", "main accuracy"), ("attack_success_rate", "attack success")):
-        summary = summarise(rounds[column])
-        if column == "main_accuracy" or summary.final == summary.final:
-            table.add_row(label, *map(percent, summary))
-    return table
-
-
-def _replays(directories: list[Path]) -> Table:
-    """One row a defense: what it caught, and the seconds a round its stages took."""
-    from raysim.metrics import mean_detection
-    from raysim.progress import rate
-    from raysim.report.finished_run import read_columns
-    from raysim.report.tables import detections
-
-    shown = {name: RATES[name] for name in ("recall", "precision", "fpr", "f1", "auc_score")}
-    table = _grid("defense", *shown.values(), "s a round")
-    for directory in directories:
-        rounds, spans = read_columns(directory, "rounds"), read_columns(directory, "spans")
-        mean, _ = mean_detection(detections(rounds))
-        seconds = spans["wall_s"][spans["task"] < 0].sum() / rounds["round"].size
-        table.add_row(directory.name, *(rate(getattr(mean, name)) for name in shown), f"{seconds:.3f}")
-    return table
-
-
-def _detection(rounds: Columns) -> Table:
-    from raysim.metrics import mean_detection
-    from raysim.progress import rate
-    from raysim.report.tables import detections
-
-    mean, counts = mean_detection(detections(rounds))
-    table = _grid("detection", "mean", "rounds")
-    for name, label in RATES.items():
-        table.add_row(label, rate(getattr(mean, name)), str(counts[name]))
-    return table
-
-
-def _stages(spans: Columns, rounds: int) -> Table:
-    from raysim.report.tables import seconds, stage_times
-
-    table = _grid("stage", "a round", "")
-    for time in stage_times(spans)[:STAGES_SHOWN]:
-        table.add_row(time.stage, seconds(time.wall_s / max(rounds, 1)))
-    return table
-
-
-def _grid(*headings: str) -> Table:
-    """A table without lines; columns after the first are numbers where there are headings."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))
-    for number, heading in enumerate(headings or ("", "")):
-        table.add_column(heading, justify="right" if headings and number else "left")
-    return table
-
-
-def _console() -> Console:
-    """Where results go. Names and paths are no markup, and nothing is wrapped where nobody watches."""
-    from rich.console import Console
-
-    watched = sys.stdout.isatty()
-    width = None if watched else 10_000
-    return Console(force_terminal=watched, width=width, markup=False, emoji=False, highlight=False)

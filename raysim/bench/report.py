@@ -14,16 +14,22 @@ from raysim.config import ExperimentConfig
 from raysim.records import environment
 
 
-def print_machine(console: Console, **settings: object) -> None:
+def machine_lines(**settings: object) -> list[str]:
     """Machine, versions, commit, date, and the settings of a measurement."""
     about = environment()
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    console.print(
-        f"{about['processor']}, {about['cpus']} CPUs, Python {about['python']}; {versions}", soft_wrap=True
-    )
     values = ", ".join(f"{name} {value}" for name, value in settings.items())
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    console.print(f"{date}, commit {(about['commit'] or 'none')[:12]}, {values}", soft_wrap=True)
+    return [
+        f"{about['processor']}, {about['cpus']} CPUs, Python {about['python']}; {versions}",
+        f"{date}, commit {(about['commit'] or 'none')[:12]}, {values}",
+    ]
+
+
+def print_machine(console: Console, **settings: object) -> None:
+    """The lines of `machine_lines`, each on one line of its own."""
+    for line in machine_lines(**settings):
+        console.print(line, soft_wrap=True)
 
 
 def spread(values: np.ndarray, unit: float = 1.0) -> tuple[str, str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses.class_activation import gradcam, layercam, model_maps, rescale, resize_maps
+from defenses.class_activation import _small_convolutions, gradcam, layercam, model_maps, rescale, resize_maps
 from raysim.errors import ConfigError
 from raysim.models import MODELS, build_model
 from raysim.models.torchvision_compat import import_torchvision
@@ -192,3 +193,35 @@ def test_a_layer_that_the_forward_pass_skips_is_refused() -> None:
     model.forward = lambda batch: model.head(model.relu(model.hidden(model.features(batch))))  # type: ignore
     with pytest.raises(ConfigError, match="calls"):
         model_maps(model, "unused", images(1, 1, 8, 8), method="gradcam", target=None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 1},
+        {"kernel_size": 1, "bias": False},
+        {"kernel_size": 1, "stride": 2},
+        {"kernel_size": 1, "padding": 1},
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": (3, 1), "padding": (1, 0), "stride": (1, 2)},
+        {"kernel_size": 2, "dilation": 2},
+        {"kernel_size": 3, "padding": "same"},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+        {"kernel_size": 3, "padding": 1, "groups": 2},
+    ],
+)
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (9, 9)])
+def test_small_convolutions_are_convolutions(options: dict[str, Any], size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, **options))
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    batch = torch.randn(1, 4, *size, generator=generator, requires_grad=True)
+    expected = model(batch)
+    (slope,) = torch.autograd.grad(expected.square().sum(), batch)
+    with _small_convolutions(model):
+        found = model(batch)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(torch.autograd.grad(found.square().sum(), batch)[0], slope, atol=1e-3)
+    assert "forward" not in vars(model[0])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from defenses.client_models import bound_model, bound_models, head_inputs
+from defenses.client_models import bound_model, bound_models, head_inputs, map_models
 from raysim.backend import InProcessBackend
 from raysim.errors import ConfigError
 from raysim.layout import Layout
@@ -137,3 +137,29 @@ def test_an_unknown_head_is_refused(images: torch.Tensor) -> None:
     factory, layout, vector, _ = cohort()
     with pytest.raises(ConfigError, match=r"model\.head"):
         head_inputs(bound_model(factory, layout, vector), "3", images)
+
+
+def state_of(model: nn.Module, sign: float) -> np.ndarray:
+    return sign * Layout.of(model).vector(model)
+
+
+@pytest.mark.parametrize("tiling", [{}, {"rows_per_block": 2}, {"bounds": (0, 5, 9)}])
+def test_models_from_tiles_are_those_from_rows(tiling):
+    factory, layout, vector, block = cohort(3)
+    if "bounds" in tiling:
+        tiling = {"bounds": (*tiling["bounds"], layout.dim)}
+    ids = np.array([7, 3, 5])
+    updates = Updates.from_array(block, InProcessBackend(), layout=layout, client_ids=ids, **tiling)
+    found = map_models(updates, "states", state_of, factory, vector, -1.0)
+    expected = [state_of(model, -1.0) for model in bound_models(factory, layout, vector, block)]
+    assert np.array_equal(found, [expected[1], expected[2], expected[0]])
+    some = map_models(updates.select(np.array([0, 2])), "states", state_of, factory, vector, -1.0)
+    assert np.array_equal(some, [found[0], found[2]])
+
+
+def test_initial_parameters_are_not_drawn():
+    """Drawing them would move the default generator, which build here does not put back."""
+    factory, layout, vector, block = cohort(1)
+    before = torch.random.get_rng_state()
+    next(bound_models(factory, layout, vector, block))
+    assert torch.equal(torch.random.get_rng_state(), before)

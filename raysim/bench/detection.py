@@ -1,0 +1,216 @@
+"""`raysim bench detection`: what every defense catches, one small run in one process for every cell of a table.
+
+A cell is one data set, attack, defense and seed. Its numbers are kept as a file of their own, beside the configuration
+that they came from, so that a table that was interrupted goes on where it stopped, and one whose settings changed is
+measured again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysim.config import ExperimentConfig
+from raysim.errors import ConfigError, RunError, unknown_name
+from raysim.metrics import Detection, mean_detection
+from raysim.records import write_atomically
+
+CLIENTS, MALICIOUS = 24, 3
+
+NO_ATTACK = "none"
+"""The cell that says what FedAvg reaches when nobody attacks."""
+
+SETTINGS: Mapping[str, dict[str, Any]] = {
+    "digits": {
+        "rounds": 20,
+        "data": {"name": "digits"},
+        "model": "digits_cnn",
+        "training": {"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "momentum": 0.9}},
+    },
+    "cifar10": {
+        "rounds": 6,
+        "data": {"name": "cifar10", "limit": 2400},
+        "model": "flare_cifar",
+        "training": {"epochs": 1, "batch_size": 32, "optimizer": {"lr": 0.05, "momentum": 0.9}},
+    },
+}
+"""Data set -> the run. CIFAR-10 is small on purpose: it shows what is caught, not how well a network can learn."""
+
+TRUE_COUNTS = ("num_byzantine", "trim")
+"""Options that state how many clients are malicious: set to the true number in every defense that has them."""
+
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "gradcam_ae": {"hidden": 4},
+    "layercam_ae": {"hidden": 4},
+    "deepsight": {"samples": 100, "seeds": 1},
+}
+"""Other options that are not defaults: maps of 4 x 4 pixels need a hidden layer narrower than the map to tell
+anything, and DeepSight's 3 x 20,000 noise images a client cost more than all else together."""
+
+ENGINE_STAGES = ("train", "evaluate", "guard", "craft", "buffers", "record", "checkpoint")
+"""Stages that are not the defense's."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table."""
+
+    data: str
+    attack: str
+    defense: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What its file is called."""
+        return f"{self.data}-{self.attack}-{self.defense}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a cell came to; NaN where a rate is undefined. problem: why there are no numbers, else empty."""
+
+    recall: float = float("nan")
+    fpr: float = float("nan")
+    accuracy: float = float("nan")
+    detection_s: float = float("nan")
+    """Seconds a round in the defense's own stages, what it does before the first round included."""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The table that is wanted."""
+
+    data: tuple[str, ...] = tuple(SETTINGS)
+    attacks: tuple[str, ...] = ("noise", "sign_flip")
+    defenses: tuple[str, ...] = ()
+    """Empty: all that are registered."""
+    seeds: tuple[int, ...] = (0,)
+    rounds: int | None = None
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        from attacks import ATTACKS
+        from defenses import DEFENSES
+
+        for key, names, known in (
+            ("data", self.data, SETTINGS),
+            ("attack", self.attacks, ATTACKS),
+            ("defense", self.defenses, DEFENSES),
+        ):
+            for name in names:
+                if name not in known:
+                    raise unknown_name(key, name, known)
+        if self.rounds is not None and self.rounds < 1:
+            raise ConfigError("rounds", "must be at least 1", self.rounds, 1)
+        if not self.defenses:
+            object.__setattr__(self, "defenses", tuple(DEFENSES))
+
+    def cells(self) -> Iterator[Cell]:
+        """Every run, data set by data set; FedAvg without an attack first."""
+        for data in self.data:
+            for seed in self.seeds:
+                yield Cell(data, NO_ATTACK, "fedavg", seed)
+            for attack in self.attacks:
+                for defense in self.defenses:
+                    for seed in self.seeds:
+                        yield Cell(data, attack, defense, seed)
+
+    def config(self, cell: Cell) -> ExperimentConfig:
+        """The cell's experiment."""
+        setting = SETTINGS[cell.data]
+        rounds = self.rounds or setting["rounds"]
+        values = {
+            **setting,
+            "data": {**setting["data"], "root": self.root},
+            "seed": cell.seed,
+            "rounds": rounds,
+            "population": {"clients": CLIENTS, "malicious": MALICIOUS},
+            "attack": cell.attack,
+            "defense": {"name": cell.defense, **defense_options(cell.defense)},
+            "evaluation": {"every": rounds},
+            "checkpoint": {"every": rounds},
+            "record": {"heat_maps": False},
+        }
+        return ExperimentConfig.from_mapping(values)
+
+
+def defense_options(name: str) -> dict[str, Any]:
+    """What the table sets in a defense: the true number of attackers, and OPTIONS."""
+    from defenses import DEFENSES
+
+    fields = {field.name for field in dataclasses.fields(DEFENSES[name])}
+    return {**{key: MALICIOUS for key in TRUE_COUNTS if key in fields}, **OPTIONS.get(name, {})}
+
+
+def measure_all(
+    plan: Plan, folder: Path, workers: int, tell: Callable[[Cell, int, int], None]
+) -> dict[Cell, CellResult]:
+    """Run what is not in `folder` yet, `workers` cells at a time; all results. tell(cell, done, total) after each."""
+    every = list(plan.cells())
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = [cell for cell in every if read_result(plan, cell, folder) is None]
+    done = len(every) - len(waiting)
+    if workers == 1:
+        for cell in waiting:
+            run_cell(plan, cell, folder)
+            done += 1
+            tell(cell, done, len(every))
+    elif waiting:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=spawn) as pool:
+            running = {pool.submit(run_cell, plan, cell, folder): cell for cell in waiting}
+            try:
+                for future in as_completed(running):
+                    future.result()
+                    done += 1
+                    tell(running[future], done, len(every))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    results = {cell: read_result(plan, cell, folder) for cell in every}
+    return {cell: result for cell, result in results.items() if result is not None}
+
+
+def run_cell(plan: Plan, cell: Cell, folder: Path) -> None:
+    """Run one cell and keep its numbers; a setting that the defense refuses, or fails in, is kept as its problem."""
+    import raysim
+
+    config = plan.config(cell)
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            run = raysim.run(config, name=cell.name, out=temporary, backend="inprocess")
+            result = summarised(run.rounds, run.table("spans").to_pylist())
+        except (ConfigError, RunError) as error:
+            result = CellResult(problem=f"{type(error).__name__}: {error}")
+    content = {"config": config.to_mapping(), "result": dataclasses.asdict(result)}
+    write_atomically(folder / f"{cell.name}.json", json.dumps(content, indent=1).encode())
+
+
+def read_result(plan: Plan, cell: Cell, folder: Path) -> CellResult | None:
+    """What an earlier run kept of this cell; None where there is nothing, or it came from other settings."""
+    path = folder / f"{cell.name}.json"
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    if content["config"] != json.loads(json.dumps(plan.config(cell).to_mapping())):
+        return None
+    return CellResult(**content["result"])
+
+
+def summarised(rounds: Sequence[Mapping[str, Any]], spans: Sequence[Mapping[str, Any]]) -> CellResult:
+    """A run's tables as the numbers of a cell: means over rounds, and the accuracy of the last one."""
+    names = [field.name for field in dataclasses.fields(Detection)]
+    rates, _ = mean_detection([Detection(*(row[name] for name in names)) for row in rounds])
+    own = [span["wall_s"] for span in spans if span["task"] < 0 and span["stage"] not in ENGINE_STAGES]
+    return CellResult(rates.recall, rates.fpr, rounds[-1]["main_accuracy"], float(np.sum(own)) / len(rounds))

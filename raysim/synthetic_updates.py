@@ -1,0 +1,142 @@
+"""Updates without training: rows drawn from a seed around a shared direction, with a planted malicious group.
+
+They have the shape of a model's updates, so that every defense works on them: each tensor moves in proportion to its
+usual scale, and all clients keep the global model's buffers, whose running variances must stay positive. Every row
+is drawn by the task that will hold it; a row's values depend on the seed, the row and the layout alone, never on
+tiles, row blocks or backend.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from raysim import rng
+from raysim.backend import Backend
+from raysim.errors import ConfigError
+from raysim.layout import Layout
+from raysim.updates import CHUNK_VALUES, RowBlock, Updates, shard_bounds
+
+BLOCK_BYTES = 2**28
+"""A task makes at most this many bytes of rows by default, but always one row."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """What the rows are drawn from.
+
+    u_i = a (g + spread e_i), for malicious clients a (g + spread e_i + shift h), with a = norm / sqrt(1 + spread^2).
+    g and h are the shared directions of all clients and of the malicious ones, e_i is a client's own; each is Gaussian
+    of expected squared norm 1.
+    """
+
+    layout: Layout
+    seed: int
+    norm: float
+    spread: float
+    shift: float
+
+    def rows(self, clients: np.ndarray, malicious: np.ndarray, bounds: tuple[int, ...]) -> list[np.ndarray]:
+        """The tiles of these clients' rows: one [k, shard] per column shard, and the buffers' zeros last."""
+        own = [rng.generator(self.seed, "synthetic", "client", int(client)) for client in clients]
+        shared = rng.generator(self.seed, "synthetic", "all")
+        planted = rng.generator(self.seed, "synthetic", "malicious")
+        scale = self.norm / math.sqrt(1.0 + self.spread**2)
+        entries = tensor_scales(self.layout)
+        tiles = []
+        for first, last in pairwise(bounds):
+            tile = np.empty((len(clients), last - first), np.float32)
+            factor = scale * _per_column(entries, first, last)
+            centre = factor * shared.standard_normal(last - first, np.float32)
+            away = centre
+            if malicious.any():
+                away = centre + self.shift * factor * planted.standard_normal(last - first, np.float32)
+            factor *= np.float32(self.spread)
+            for row, generator, evil in zip(tile, own, malicious, strict=True):
+                generator.standard_normal(dtype=np.float32, out=row)
+                row *= factor
+                row += away if evil else centre
+            tiles.append(tile)
+        buffers = self.layout.num_columns - self.layout.dim
+        return [*tiles, np.zeros((len(clients), buffers), np.float32)]
+
+
+def synthetic_updates(
+    backend: Backend,
+    layout: Layout,
+    num_clients: int,
+    *,
+    seed: int,
+    malicious: int = 0,
+    norm: float = 1.0,
+    spread: float = 1.0,
+    shift: float = 1.0,
+    bounds: tuple[int, ...] | None = None,
+    rows_per_block: int | None = None,
+) -> tuple[Updates, np.ndarray]:
+    """(K updates drawn from a seed, which of them are malicious: [K] bool). See `Population` for the model.
+
+    norm: the expected norm of an honest update, in units of the parameters; small beside the global model's, so that
+    global parameters plus update still make a usable network. spread: a client's own part beside the shared one.
+    shift: how far, in units of the shared part, the malicious ones lie away; 0 hides them. Who they are is drawn from
+    the seed. bounds: column shards (0, ..., d), by default 64 MiB of K rows each. rows_per_block: rows that one task
+    makes and holds; by default two blocks a worker, of 256 MiB at most. Cost O(K d).
+
+    Raises ConfigError for counts and scales out of range.
+    """
+    for key, value, least in (("num_clients", num_clients, 1), ("norm", norm, 0), ("spread", spread, 0)):
+        if not value >= least:
+            raise ConfigError(key, f"must be at least {least}", value, least)
+    if not 0 <= malicious <= num_clients:
+        raise ConfigError("malicious", f"must be from 0 to {num_clients}, the clients", malicious)
+    if rows_per_block is not None and rows_per_block < 1:
+        raise ConfigError("rows_per_block", "must be at least 1", rows_per_block, 1)
+    bounds = bounds or shard_bounds(num_clients, layout.dim, 4 * CHUNK_VALUES)
+    if rows_per_block is None:
+        most = max(1, BLOCK_BYTES // max(4 * layout.num_columns, 1))
+        rows_per_block = max(1, min(-(-num_clients // (2 * backend.workers)), most))
+    mask = np.zeros(num_clients, bool)
+    mask[rng.generator(seed, "synthetic", "placement").choice(num_clients, malicious, replace=False)] = True
+    clients = np.arange(num_clients)
+    parts = [clients[first : first + rows_per_block] for first in range(0, num_clients, rows_per_block)]
+    population = backend.put(Population(layout, seed, norm, spread, shift))
+    items = [(population, part, mask[part], bounds) for part in parts]
+    kept = backend.map("synthetic", _make_block, items, keep=len(bounds))
+    blocks = tuple(
+        RowBlock(part, np.arange(len(part)), tiles) for part, (tiles, _) in zip(parts, kept, strict=True)
+    )
+    examples = np.ones(num_clients, np.int64)
+    return Updates(backend, layout, clients, examples, bounds, blocks), mask
+
+
+def tensor_scales(layout: Layout) -> list[tuple[int, float]]:
+    """(last column + 1, deviation) of every parameter tensor: 1 / sqrt(inputs), so that sum of squares is 1.
+
+    A weight has as many inputs as values per output; a bias, or a norm layer's vector, moves like the weight before it.
+    """
+    scales, inputs, total = [], 1, 0.0
+    for entry in layout.parameters:
+        if len(entry.shape) > 1:
+            inputs = math.prod(entry.shape[1:])
+        scales.append((entry.stop, inputs**-0.5))
+        total += (entry.stop - entry.start) / inputs
+    return [(stop, scale / math.sqrt(max(total, 1e-300))) for stop, scale in scales]
+
+
+def _per_column(scales: list[tuple[int, float]], first: int, last: int) -> np.ndarray:
+    """The deviation of each of the columns [first, last): float32."""
+    out = np.empty(last - first, np.float32)
+    start = 0
+    for stop, scale in scales:
+        out[max(start - first, 0) : max(stop - first, 0)] = scale
+        start = stop
+    return out
+
+
+def _make_block(
+    population: Population, clients: np.ndarray, malicious: np.ndarray, bounds: tuple[int, ...]
+) -> tuple[object, ...]:
+    return (*population.rows(clients, malicious, bounds), None)
