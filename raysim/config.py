@@ -179,7 +179,7 @@ class Evaluation(Group):
     """Main accuracy and attack success."""
 
     every: int = Field(1, ge=1)
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(64, ge=1)
 
 
 class Checkpoint(Group):

@@ -111,7 +111,7 @@ class LocalTrainer:
             for number, batch in enumerate(batches):
                 if number in drops:
                     steps.learning_rate /= 10
-                x, y = images[batch], labels[batch]
+                x, y = channels_last(images[batch]), labels[batch]
                 if on_batch is not None:
                     x, y = on_batch(x, y, number)
                 loss = functional.cross_entropy(self.model(x), y) if loss_fn is None else loss_fn(self, x, y)
@@ -140,7 +140,7 @@ class LocalTrainer:
         rows = []
         for start in range(0, len(dataset), batch_size):
             part = slice(start, start + batch_size)
-            logits = self.model(normalise(dataset.images[part], mean, std).to(self.device))
+            logits = self.model(channels_last(normalise(dataset.images[part], mean, std).to(self.device)))
             labels = torch.from_numpy(np.array(dataset.labels[part])).to(self.device)
             log_probability = functional.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0].double()
             correct = (logits.argmax(1) == labels).sum()
@@ -153,6 +153,14 @@ class LocalTrainer:
                 )
             )
         return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def channels_last(images: torch.Tensor) -> torch.Tensor:
+    """The same images [n, C, H, W] with a pixel's channels side by side in memory.
+
+    On a CPU the convolutions and pools of colour images then take half the time, or less.
+    """
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def batch_order(
