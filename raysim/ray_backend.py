@@ -17,7 +17,7 @@ from ray import exceptions as gone
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from raysim.backend import Backend, Needs, Reference, fix_threads, located
+from raysim.backend import Backend, Needs, Reference, located, prepare_worker
 from raysim.errors import LostWork, RunError
 from raysim.resources import ClientActors
 from raysim.telemetry import Telemetry, measured
@@ -189,7 +189,7 @@ class ClientActor:
     """A Ray actor around one client host."""
 
     def __init__(self, threads: int, make_host: Callable[..., Any], *args: Any) -> None:
-        fix_threads(threads)
+        prepare_worker(threads)
         self.host = make_host(*args)
         self.node = node_name()
 
@@ -215,7 +215,7 @@ def run_task(
     *args: Any,
 ) -> tuple[Any, ...]:
     """One task: its kept values, its answer, and the span."""
-    fix_threads(threads)
+    prepare_worker(threads)
     result, span = measured(stage, number, node_name(), fn, args, retries)
     return (*result, span) if keep else (result, span)
 

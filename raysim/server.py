@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from raysim.backend import fix_threads
+from raysim.backend import prepare_worker
 from raysim.execution import Progress, execute
 from raysim.ray_backend import ClientActors, RayBackend
 from raysim.records import RunDirectory
@@ -28,7 +28,7 @@ class Server:
         workers: int,
     ) -> None:
         threads = experiment.config.resources.threads
-        fix_threads(threads)
+        prepare_worker(threads)
         self.experiment, self.directory = experiment, RunDirectory(path)
         self.backend = RayBackend(actors, workers=workers, threads=threads)
         self._events: list[Progress] = []

@@ -136,11 +136,11 @@ def test_threads_are_limited_inside_tasks_and_put_back():
     assert (torch.get_num_threads(), blas_threads()) == before
 
 
-def test_fix_threads_holds_for_libraries_loaded_later():
+def test_prepare_worker_holds_for_libraries_loaded_later():
     """In a process of its own, since the setting is for good."""
     script = """
-from raysim.backend import fix_threads
-fix_threads(1)
+from raysim.backend import prepare_worker
+prepare_worker(1)
 import numpy, os, scipy.linalg, torch
 from threadpoolctl import threadpool_info
 print(os.environ["OMP_NUM_THREADS"], torch.get_num_threads(), {pool["num_threads"] for pool in threadpool_info()})
