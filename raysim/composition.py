@@ -30,13 +30,13 @@ from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.partition import PARTITIONS, Partition
 from raysim.defense import Chain, Defense, chain
 from raysim.errors import ConfigError, unknown_name
+from raysim.experiment import Experiment
 from raysim.layout import Layout
 from raysim.models import MODELS
 from raysim.models.recipe import ModelRecipe
 from raysim.presets import generated
 from raysim.refusals import refusal
 from raysim.resources import Capacity, cohort_size, resolved
-from raysim.simulation import Experiment
 from raysim.updates import shard_bounds
 
 Method = TypeVar("Method")

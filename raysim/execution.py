@@ -10,8 +10,9 @@ from typing import Any
 from raysim import checkpoint, recording
 from raysim.backend import Backend
 from raysim.errors import RecordError, RunError
+from raysim.experiment import Experiment, RoundRecord, RunState
 from raysim.records import RunDirectory, digest, write_atomically
-from raysim.simulation import Experiment, RoundRecord, RunState, initial_state, rounds, start
+from raysim.simulation import initial_state, rounds, start
 
 
 @dataclass(frozen=True)

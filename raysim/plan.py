@@ -15,8 +15,9 @@ import psutil
 from raysim.backend import ThreadLimit
 from raysim.client import ClientHost, RoundOrder
 from raysim.config import ExperimentConfig
+from raysim.experiment import Experiment
 from raysim.resources import Capacity, ClientActors, client_actors
-from raysim.simulation import Experiment, split_cohort
+from raysim.simulation import split_cohort
 from raysim.updates import chunk_columns
 
 PROCESS_BYTES = 200 * 2**20

@@ -11,11 +11,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysim.errors import RunError
 from raysim.execution import Observer
+from raysim.experiment import Experiment
 from raysim.ray_backend import as_own_error
 from raysim.ray_cluster import capacity
 from raysim.resources import client_actors
 from raysim.server import Server
-from raysim.simulation import Experiment
 
 SERVER_RESTARTS = 3
 """How often a Server actor that died is started again from the newest checkpoint."""

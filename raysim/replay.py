@@ -20,10 +20,11 @@ from raysim.backend import Backend, InProcessBackend
 from raysim.composition import compose
 from raysim.config import Component, ExperimentConfig, load_config
 from raysim.errors import ConfigError, RecordError
+from raysim.experiment import Experiment, RoundRecord, Uploads
 from raysim.records import RunDirectory, environment
 from raysim.resources import Capacity
 from raysim.runner import BackendName
-from raysim.simulation import Experiment, RoundRecord, Uploads, initial_state, judge, record_round
+from raysim.simulation import initial_state, judge, record_round
 
 REASON = "rejected by the engine when recorded"
 

@@ -17,8 +17,8 @@ from raysim.composition import Capacity, compose
 from raysim.config import ExperimentConfig, load_config
 from raysim.errors import ConfigError, RecordError
 from raysim.execution import Observer, Progress, execute
+from raysim.experiment import RunState
 from raysim.records import RunDirectory, digest, environment
-from raysim.simulation import RunState
 
 if TYPE_CHECKING:
     import pyarrow as pa

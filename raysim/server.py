@@ -12,9 +12,9 @@ from typing import Any
 
 from raysim.backend import prepare_worker
 from raysim.execution import Progress, execute
+from raysim.experiment import Experiment
 from raysim.ray_backend import ClientActors, RayBackend
 from raysim.records import RunDirectory
-from raysim.simulation import Experiment
 
 
 class Server:

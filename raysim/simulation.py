@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from raysim import rng
-from raysim.attack import View, Visibility
 from raysim.backend import Backend, Reference, located
-from raysim.client import ClientHost, HostPlan, RoundOrder, UploadMeta
-from raysim.config import ExperimentConfig
-from raysim.context import Context, ServerData, State
-from raysim.defense import Defense, Verdict, expand
+from raysim.client import ClientHost, RoundOrder, UploadMeta
+from raysim.context import State
+from raysim.crafting import let_attackers_craft
+from raysim.defense import Verdict, expand
 from raysim.errors import LostWork, RunError
-from raysim.layout import Layout
+from raysim.experiment import Experiment, RoundRecord, RunState, Uploads, active_attackers, round_context
 from raysim.metrics import detection
 from raysim.recording import Recording
-from raysim.telemetry import Span
 from raysim.updates import RowBlock, Updates
 
 LOST_ROUNDS = 3
@@ -33,81 +31,6 @@ LOST_ROUNDS = 3
 
 UPLOAD_BYTES = 2**28
 """A host trains at most this many bytes of rows in one call."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Everything a run needs, composed and checked; the big arrays are references to a backend's store."""
-
-    config: ExperimentConfig
-    plan: HostPlan
-    initial: np.ndarray
-    """The global vector [d + b] before round 0."""
-    defense: Defense
-    server_data: ServerData | None
-    sizes: np.ndarray
-    """Training samples of every client [N]."""
-    malicious: np.ndarray
-    """Sorted ids of the malicious clients."""
-    arrays: tuple[Any, ...]
-    """What a ClientHost is made from, besides the plan: data, partition, test sets."""
-    test_sizes: tuple[int, ...]
-    """Samples in the clean test set and in each triggered one."""
-
-    def published(self, backend: Backend) -> Experiment:
-        """The same with its arrays in the backend's store: one copy a node, whoever reads them."""
-        return replace(self, arrays=tuple(backend.put(array) for array in self.arrays))
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What one round hands to the next."""
-
-    round: int
-    """Number of the next round = rounds done."""
-    global_vector: np.ndarray
-    previous_vector: np.ndarray | None
-    defense: State
-    attacks: tuple[State, ...]
-
-    def tree(self) -> dict[str, Any]:
-        """The state as a tree that a checkpoint holds."""
-        return {
-            "round": self.round,
-            "global_vector": self.global_vector,
-            "previous_vector": self.previous_vector,
-            "defense": self.defense,
-            "attacks": list(self.attacks),
-        }
-
-    @classmethod
-    def from_tree(cls, tree: dict[str, Any]) -> RunState:
-        """The state in a checkpoint's tree."""
-        return cls(**{**tree, "attacks": tuple(tree["attacks"])})
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What a round leaves behind: rows for the tables, the defense's arrays, and what it judged."""
-
-    number: int
-    row: dict[str, Any]
-    clients: list[dict[str, Any]]
-    artifacts: dict[str, np.ndarray]
-    spans: list[Span]
-    judged: Recording
-
-
-@dataclass(frozen=True)
-class Uploads:
-    """The rows a round received, and why some of the cohort's must not be used."""
-
-    updates: Updates
-    reasons: dict[int, str]
-    """Client id -> reason, for rows that are unusable or never came."""
-    train_loss: float
-    notes: dict[str, str]
-    """Client id -> what a compromised client remarked about the round."""
 
 
 def start(experiment: Experiment, backend: Backend) -> None:
@@ -121,9 +44,9 @@ def initial_state(experiment: Experiment, backend: Backend) -> RunState:
     published = backend.put(experiment.initial)
     return replace(
         state,
-        defense=experiment.defense.init(_context(experiment, backend, state, published, "defense")),
+        defense=experiment.defense.init(round_context(experiment, backend, state, published, "defense")),
         attacks=tuple(
-            campaign.attack.init(_context(experiment, backend, state, published, f"attack {number}"))
+            campaign.attack.init(round_context(experiment, backend, state, published, f"attack {number}"))
             for number, campaign in enumerate(experiment.plan.campaigns)
         ),
     )
@@ -181,11 +104,6 @@ def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
         return np.arange(population)
     generator = rng.generator(experiment.config.seed, "cohort", round)
     return np.sort(generator.choice(population, wanted, replace=False))
-
-
-def active_attackers(experiment: Experiment, round: int) -> np.ndarray:
-    """Ids of the clients that attack in this round."""
-    return experiment.plan.attackers(round)
 
 
 def train(
@@ -249,62 +167,6 @@ def split_cohort(
     return np.split(cohort, sorted(ends - {0, len(cohort)}))
 
 
-def let_attackers_craft(
-    experiment: Experiment, backend: Backend, state: RunState, published: Reference, uploads: Uploads
-) -> tuple[Uploads, tuple[State, ...], dict[str, Any]]:
-    """Attacks that collude or overhear replace their own rows, and no others."""
-    updates, reasons = uploads.updates, dict(uploads.reasons)
-    attack_states, notes = list(state.attacks), {}
-    attackers = active_attackers(experiment, state.round)
-    sent = np.array(sorted(set(updates.client_ids.tolist()) - set(reasons)), np.int64)
-    benign = updates.select(np.isin(updates.client_ids, np.setdiff1d(sent, attackers)))
-    for number, campaign in enumerate(experiment.plan.campaigns):
-        attack = campaign.attack
-        if attack.visibility is Visibility.OWN or not campaign.schedule.active(state.round):
-            continue
-        own = updates.select(np.isin(updates.client_ids, np.intersect1d(sent, campaign.client_ids)))
-        if not own.num_clients:
-            continue
-        overheard = benign if attack.visibility is Visibility.OMNISCIENT and benign.num_clients else None
-        view = View(own, overheard, len(updates.client_ids))
-        context = _context(experiment, backend, state, published, f"attack {number}")
-        with located("craft", type(attack).__name__):
-            crafted, attack_states[number] = attack.craft(attack_states[number], view, context)
-        notes.update(attack.diagnostics(attack_states[number]))
-        if crafted is not None:
-            rows, unfit = checked_rows(crafted, own, experiment.plan.layout)
-            reasons.update(unfit)
-            updates = updates.replace_rows(rows)
-    return replace(uploads, updates=updates, reasons=reasons), tuple(attack_states), notes
-
-
-def checked_rows(crafted: Any, own: Updates, layout: Layout) -> tuple[Updates, dict[int, str]]:
-    """What `craft` returned as rows for own.client_ids, and why some of them must not be used."""
-    ids = own.client_ids
-    if not isinstance(crafted, Updates):
-        array = np.asarray(crafted, dtype=np.float32)
-        if array.shape == (len(ids), layout.dim):
-            array = np.pad(array, ((0, 0), (0, layout.num_columns - layout.dim)))
-        if array.shape != (len(ids), layout.num_columns):
-            reason = f"wrong shape {array.shape}, expected ({len(ids)}, {layout.dim})"
-            return own, {int(client): reason for client in ids}
-        crafted = Updates.from_array(
-            array,
-            own.backend,
-            layout=layout,
-            client_ids=ids,
-            num_examples=own.num_examples,
-            bounds=own.bounds,
-        )
-    if not np.array_equal(crafted.client_ids, ids) or crafted.bounds != own.bounds:
-        raise RunError(
-            f"crafted rows are for clients {crafted.client_ids}, not for the attacker's {ids}", stage="craft"
-        )
-    finite = crafted.map_rows("guard", _rows_finite, buffers=True)
-    unfit = {int(c): "non-finite" for c, fine in zip(ids, finite, strict=True) if not fine}
-    return crafted, unfit
-
-
 def judge(
     experiment: Experiment,
     backend: Backend,
@@ -318,7 +180,7 @@ def judge(
         count = updates.num_clients
         nothing = np.zeros(updates.dim, np.float32)
         return Verdict(nothing, np.zeros(count), None, np.ones(count, bool)), state.defense
-    context = _context(experiment, backend, state, published, "defense")
+    context = round_context(experiment, backend, state, published, "defense")
     if experiment.defense.calibration:
         context = replace(context, truth=active_attackers(experiment, state.round))
     name = type(experiment.defense).__name__
@@ -441,25 +303,3 @@ def record_round(
     keep = experiment.config.record.heat_maps and round % experiment.config.record.every == 0
     artifacts = dict(verdict.artifacts) if keep else {}
     return RoundRecord(round, row, clients, artifacts, backend.telemetry.drain(), judged)
-
-
-def _context(
-    experiment: Experiment, backend: Backend, state: RunState, published: Reference, role: str
-) -> Context:
-    return Context(
-        backend=backend,
-        seed=experiment.config.seed,
-        role=role,
-        round=state.round,
-        rounds=experiment.config.rounds,
-        layout=experiment.plan.layout,
-        published=published,
-        global_vector=state.global_vector,
-        factory=experiment.plan.factory,
-        server_data=experiment.server_data if role == "defense" else None,
-        recipe=experiment.plan.recipe,
-    )
-
-
-def _rows_finite(block: np.ndarray) -> list[bool]:
-    return [bool(np.isfinite(row).all()) for row in block]

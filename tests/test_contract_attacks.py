@@ -19,7 +19,7 @@ from raysim.client import ClientHost, RoundOrder
 from raysim.composition import compose
 from raysim.config import ExperimentConfig
 from raysim.context import Context
-from raysim.simulation import Experiment
+from raysim.experiment import Experiment
 from raysim.updates import Updates
 
 CLIENTS = 12

@@ -14,8 +14,8 @@ from raysim.composition import compose
 from raysim.config import ExperimentConfig
 from raysim.errors import RecordError, RunError
 from raysim.execution import execute, resume_state
+from raysim.experiment import RunState
 from raysim.records import RunDirectory, digest
-from raysim.simulation import RunState
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 import raysim
 from raysim.composition import compose
 from raysim.config import ExperimentConfig
-from raysim.simulation import active_attackers, draw_cohort
+from raysim.experiment import active_attackers
+from raysim.simulation import draw_cohort
 
 
 def run(config, tmp_path, name="run", **changes):

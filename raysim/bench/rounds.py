@@ -17,8 +17,9 @@ from raysim.client import ClientHost
 from raysim.composition import Capacity, compose
 from raysim.config import ExperimentConfig
 from raysim.execution import keep_round
+from raysim.experiment import Experiment
 from raysim.records import RunDirectory
-from raysim.simulation import Experiment, initial_state, rounds, start
+from raysim.simulation import initial_state, rounds, start
 from raysim.telemetry import Span
 
 CASES: Mapping[str, dict[str, Any]] = {
