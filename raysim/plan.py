@@ -180,6 +180,6 @@ def lines(config: ExperimentConfig, plan: Plan) -> list[tuple[str, str]]:
             ("training one client", f"{plan.train_s:.3f} s"),
             ("training and evaluation", f"{plan.round_s:.2f} s a round"),
             ("rounds an hour", f"at most {3600 / plan.round_s:.0f}, the defense not counted"),
-            ("the whole run", f"at least {config.rounds * plan.round_s / 60:.1f} min"),
+            ("the whole run", f"at least {config.rounds * plan.round_s:.0f} s"),
         ]
     return rows
