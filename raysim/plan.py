@@ -69,8 +69,8 @@ def make_plan(
 ) -> Plan:
     """The estimate for a composed experiment on machines of this capacity and memory in all."""
     config, layout = experiment.config, experiment.plan.layout
-    cohort, threads = config.population.cohort_size, config.resources.threads
-    workers = max(1, capacity.cpus // threads)
+    cohort = config.population.cohort_size
+    workers = capacity.workers(config.resources.threads)
     actors = client_actors(config, workers)
     calls = split_cohort(np.arange(cohort), experiment, workers)
     model = 4 * layout.num_columns

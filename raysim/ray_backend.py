@@ -93,7 +93,8 @@ class RayBackend(Backend):
             bundles = [{kind: share for kind, share in bundle.items() if share}] * self._plan.count
             self._group = placement_group(bundles, strategy="SPREAD")
             ray.get(self._group.ready())
-        self._actors = [self._start_actor(place) for place in range(self._plan.count)]
+        nodes = nodes_by_cpu()
+        self._actors = [self._start_actor(place, nodes) for place in range(self._plan.count)]
         self.client_places()  # a slow starter would otherwise leave its share of the first round to the others
 
     def call_clients(
@@ -105,7 +106,7 @@ class RayBackend(Backend):
 
         def replace(place: int) -> None:
             ray.kill(self._actors[place])
-            self._actors[place] = self._start_actor(place)
+            self._actors[place] = self._start_actor(place, nodes_by_cpu())
 
         places = deque(range(len(self._actors)))
         return self._drive(stage, len(items), keep, places, submit, on_lost=replace)
@@ -122,12 +123,11 @@ class RayBackend(Backend):
         """Node, process and GPUs of every client actor."""
         return ray.get([actor.place.remote() for actor in self._actors])
 
-    def _start_actor(self, place: int) -> Any:
+    def _start_actor(self, place: int, nodes: Sequence[str]) -> Any:
         strategy: Any
         if self._group is not None:
             strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=place)
         else:
-            nodes = nodes_by_cpu()
             strategy = NodeAffinitySchedulingStrategy(nodes[place % len(nodes)], soft=False)
         make_host, args = self._make
         options = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus, "scheduling_strategy": strategy}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from raysim.errors import RunError
 from raysim.execution import Observer
 from raysim.experiment import Experiment
 from raysim.ray_backend import as_own_error
-from raysim.ray_cluster import capacity
 from raysim.resources import client_actors
 from raysim.server import Server
 
@@ -23,14 +23,11 @@ SERVER_RESTARTS = 3
 POLL_S = 0.1
 
 
-def drive(experiment: Experiment, path: Path, observe: Observer) -> None:
-    """Run the experiment in a Server actor on this node; returns when it is done."""
+def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -> None:
+    """Run the experiment in a Server actor on this node, on that many workers; returns when it is done."""
     config = experiment.config
-    available = capacity()
-    workers = max(1, available.cpus // config.resources.threads)
     # The driver owns the data: it outlives a server that has to be started again.
-    arrays = tuple(ray.put(array) for array in experiment.arrays)
-    held = Experiment(**{**vars(experiment), "arrays": arrays})
+    held = replace(experiment, arrays=tuple(ray.put(array) for array in experiment.arrays))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {
         "num_cpus": 0,

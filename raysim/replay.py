@@ -66,7 +66,7 @@ def replay(
         available = ray_cluster.capacity()
         for wanted, directory in zip(planned, directories, strict=True):
             threads = config.resources.threads
-            workers = max(1, available.cpus // threads)
+            workers = available.workers(threads)
             on_ray = RayBackend(ClientActors(0), workers=workers, threads=threads)
             _replay_one(compose(wanted, available), on_ray, found, directory, observe)
     return directories

@@ -24,6 +24,10 @@ class Capacity:
     object_store_bytes: int = 0
     """0: no object store (in-process)."""
 
+    def workers(self, threads: int) -> int:
+        """How many tasks of that many threads can run at the same time, at least one."""
+        return max(1, self.cpus // threads)
+
 
 @dataclass(frozen=True)
 class ClientActors:

@@ -143,13 +143,14 @@ def _on_ray(
     with ray_cluster.connected(address or os.environ.get("RAY_ADDRESS")):
         from raysim.ray_driver import drive
 
-        experiment = compose(config, ray_cluster.capacity())
+        capacity = ray_cluster.capacity()
+        experiment = compose(config, capacity)
         directory = RunDirectory(path)
         if new:
             about = environment(backend="ray", seed=config.seed, nodes=ray_cluster.nodes())
             directory.start(experiment.config.to_yaml(), about)
         try:
-            drive(experiment, path, observe)
+            drive(experiment, path, capacity.workers(config.resources.threads), observe)
         finally:
             directory.finish()
 

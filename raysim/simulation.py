@@ -139,9 +139,11 @@ def train(
         bounds=experiment.plan.bounds,
         blocks=tuple(blocks),
     )
-    attackers = set(active_attackers(experiment, round).tolist())
+    honest = ~np.isin(updates.client_ids, active_attackers(experiment, round))
     losses = [
-        meta.train_loss for meta in metas if meta.client not in attackers and np.isfinite(meta.train_loss)
+        meta.train_loss
+        for meta, fair in zip(metas, honest, strict=True)
+        if fair and np.isfinite(meta.train_loss)
     ]
     remarks = {str(meta.client): meta.note for meta in metas if meta.note}
     return Uploads(updates, reasons, float(np.mean(losses)) if losses else float("nan"), remarks)
@@ -288,17 +290,17 @@ def record_round(
         }
         for place, client in enumerate(updates.client_ids)
     ]
-    attackers = set(active_attackers(experiment, round).tolist())
+    lost = np.setdiff1d(np.array(sorted(uploads.reasons), np.int64), updates.client_ids)
+    attacking = np.isin(lost, active_attackers(experiment, round))
     clients += [
         {
             "round": round,
-            "client": client,
-            "malicious": client in attackers,
+            "client": int(client),
+            "malicious": bool(malicious),
             "num_examples": 0,
-            "reason": reason,
+            "reason": uploads.reasons[int(client)],
         }
-        for client, reason in sorted(uploads.reasons.items())
-        if client not in set(updates.client_ids.tolist())
+        for client, malicious in zip(lost, attacking, strict=True)
     ]
     keep = experiment.config.record.heat_maps and round % experiment.config.record.every == 0
     artifacts = dict(verdict.artifacts) if keep else {}

@@ -14,7 +14,7 @@ import yaml
 from raysim.backend import InProcessBackend
 from raysim.bench.limits import copy_matrix, gram_product
 from raysim.bench.matrix import Matrix
-from raysim.bench.memory import MemoryWatch
+from raysim.bench.process_memory import MemoryWatch
 from raysim.composition import make
 from raysim.config import Component
 from raysim.context import Setting

@@ -13,8 +13,8 @@ from raysim import rng
 from raysim.backend import Backend, ThreadLimit
 from raysim.bench.defense_cost import DefenseCost, measure_defense, parse_subjects, seconds
 from raysim.bench.matrix import Matrix, MatrixSpec, build_matrix
-from raysim.bench.memory import MemoryWatch
 from raysim.bench.peers import grad_cam_map, learning, peer_package
+from raysim.bench.process_memory import MemoryWatch
 from raysim.bench.targets import (
     AUTOENCODER_S,
     CAM_FACTOR,

@@ -19,8 +19,8 @@ from raysim.bench.detection import Cell, CellResult, Plan, defense_options, read
 from raysim.bench.detection_table import markdown
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import MatrixSpec, build_matrix
-from raysim.bench.memory import MemoryWatch
 from raysim.bench.peers import PeerTime
+from raysim.bench.process_memory import MemoryWatch
 from raysim.bench.targets import RFA_SUBJECT, Judged, judge_defenses, judge_memory
 from raysim.cli import app
 from raysim.errors import ConfigError
