@@ -95,14 +95,24 @@ def fit_autoencoder(
     import torch
     from torch.nn import functional
 
+    from raysim.flat_optimizer import FlatOptimizer
+
     mixing = torch.from_numpy(propagation(adjacency).astype(np.float32))
     inputs = mixing @ torch.from_numpy(features.astype(np.float32))
     target = torch.from_numpy((adjacency + np.eye(len(adjacency))).astype(np.float32))
     edge_weight = torch.tensor(positive_weight(adjacency), dtype=torch.float32)
-    thetas = [torch.from_numpy(np.array(weight, np.float32)).requires_grad_() for weight in weights]
-    optimizer = torch.optim.Adam(thetas, recipe.learning_rate)
+    flat = torch.from_numpy(np.concatenate([np.ravel(weight) for weight in weights]).astype(np.float32))
+    flat.requires_grad_()
+    gradient = torch.zeros_like(flat)
+    optimizer = FlatOptimizer(flat.detach(), gradient, "adam", recipe.learning_rate)
+
+    def unpacked(values: torch.Tensor) -> list[torch.Tensor]:
+        parts = values.split([weight.size for weight in weights])
+        return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+
     loss = torch.zeros(())
     for _ in range(recipe.epochs):
+        thetas = unpacked(flat)
         hidden = mixing @ torch.relu(inputs @ thetas[0])
         code = hidden @ thetas[1]
         penalty = torch.zeros(())
@@ -113,10 +123,10 @@ def fit_autoencoder(
             code = code + torch.from_numpy(draw) * torch.exp(log_std)
         fit = functional.binary_cross_entropy_with_logits(code @ code.T, target, pos_weight=edge_weight)
         loss = fit + (recipe.kl_weight or 0.0) * penalty
-        optimizer.zero_grad()
-        loss.backward()
+        gradient.copy_(torch.autograd.grad(loss, flat)[0])
         optimizer.step()
     with torch.no_grad():
+        thetas = unpacked(flat.detach())
         code = mixing @ torch.relu(inputs @ thetas[0]) @ thetas[1]
-    fitted = [theta.detach().numpy() for theta in thetas]
+    fitted = [theta.numpy() for theta in thetas]
     return decode(code.numpy().astype(np.float64)), fitted, loss.item()

@@ -174,4 +174,5 @@ def _convolve(module: nn.Conv2d, images: Tensor) -> Tensor:
     else:
         columns = nn.functional.unfold(images, module.kernel_size, module.dilation, padding, module.stride)
     product = nn.functional.linear(columns[0].T, module.weight.flatten(1), module.bias)
-    return product.T.reshape(1, -1, height, width)
+    # Contiguous, for strides that look like channels-last would make the next convolution reorder its weights.
+    return product.T.contiguous().view(1, -1, height, width)

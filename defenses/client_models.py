@@ -6,8 +6,8 @@ is one addition, global vector plus row, into that vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from raysim.backend import Reference
 from raysim.context import ModelFactory
 from raysim.errors import unknown_name
 from raysim.layout import Layout
+from raysim.row_stage import RowStage
 from raysim.updates import Updates
 
 if TYPE_CHECKING:
@@ -45,30 +46,37 @@ def map_models(
 ) -> list[Any]:
     """[fn(model, *shared)] of every client's model [K]: one task per row block, as Updates.map_rows.
 
-    global_vector [d + b] float32 or a reference to it. The parameters are put in place tile by tile, so that no row
-    is ever copied together; fn must be done with the model when it returns.
+    global_vector [d + b] float32 or a reference to it.
     """
-    items = [
-        (fn, block.rows, len(block.tiles), factory, updates.layout, global_vector, *block.tiles, *shared)
-        for block in updates.blocks
-    ]
-    results: list[Any] = [None] * updates.num_clients
-    for block, answers in zip(updates.blocks, updates.backend.map(stage, _on_models, items), strict=True):
-        for position, answer in zip(block.positions, answers, strict=True):
-            results[position] = answer
-    return results
+    return updates.map_row_stage(models_stage(stage, fn, factory, updates.layout, global_vector, *shared))
+
+
+def models_stage(
+    name: str,
+    fn: Callable[..., Any],
+    factory: ModelFactory,
+    layout: Layout,
+    global_vector: np.ndarray | Reference,
+    *shared: Any,
+    key: tuple[Hashable, ...] | None = None,
+) -> RowStage:
+    """fn(model, *shared) of every client's model, as work on single rows.
+
+    The parameters are put in place tile by tile, so that no row is ever copied together; fn must be done with the
+    model when it returns.
+    """
+    return RowStage(name, partial(_on_models, fn, factory, layout), (global_vector, *shared), key=key)
 
 
 def _on_models(
     fn: Callable[..., Any],
-    rows: np.ndarray,
-    count: int,
     factory: ModelFactory,
     layout: Layout,
+    rows: np.ndarray,
+    tiles: Sequence[np.ndarray],
     global_vector: np.ndarray,
-    *rest: Any,
+    *shared: Any,
 ) -> list[Any]:
-    tiles, shared = rest[:count], rest[count:]
     pieces = [[tile[row] for tile in tiles] for row in rows]
     return [fn(model, *shared) for model in _bound(factory, layout, global_vector, pieces)]
 
@@ -83,13 +91,18 @@ def _bound(
     import torch
 
     model = _uninitialised(factory).eval().requires_grad_(False)
-    vector = torch.from_numpy(np.array(global_vector, np.float32))
+    state = np.empty(
+        len(global_vector), np.float32
+    )  # numpy asks for huge pages: far fewer faults than torch.empty
+    vector = torch.from_numpy(state)
     layout.bind(model, vector)
     for pieces in rows:
-        stops = accumulate(map(len, pieces))
-        for piece, stop in zip(pieces, stops, strict=True):
-            here = slice(stop - len(piece), stop)
-            np.add(global_vector[here], piece, out=vector.numpy()[here])
+        stop = 0
+        for piece in pieces:
+            here = slice(stop, stop + len(piece))
+            np.add(global_vector[here], piece, out=state[here])
+            stop = here.stop
+        state[stop:] = global_vector[stop:]
         layout.read_counters(model, vector)
         yield model
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 CLOSE = 1e-5
 """A squared distance below this share of |a|^2 + |b|^2 is computed again from differences. The Gram matrix is
@@ -28,7 +28,8 @@ def squared_distances(updates: Updates, stage: str = "gram") -> np.ndarray:
         rows = np.concatenate(groups)
         order = np.sort(rows)
         inside = [np.searchsorted(order, group) for group in groups]
-        gram = updates.select(order).reduce_columns(stage, partial(_shifted_grams, inside))
+        shifted = partial(_shifted_grams, inside)
+        gram = updates.select(order).reduce_columns(stage, shifted, dtype=np.float64)
         close = np.zeros_like(close)
         for group, local in zip(groups, inside, strict=True):
             exact, still_close = _from_gram(gram[np.ix_(local, local)])
@@ -39,7 +40,7 @@ def squared_distances(updates: Updates, stage: str = "gram") -> np.ndarray:
 
 def squared_norms(updates: Updates, stage: str = "norms") -> np.ndarray:
     """Squared Euclidean norms of the rows [K] float64."""
-    return updates.reduce_columns(stage, _squared_norms)
+    return updates.reduce_columns(stage, _squared_norms, dtype=np.float64)
 
 
 def _from_gram(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,23 +61,18 @@ def _groups(close: np.ndarray) -> list[np.ndarray]:
 
 
 def _shifted_grams(groups: list[np.ndarray], columns: np.ndarray) -> np.ndarray:
-    """Gram matrices of each group's rows minus its first row, in their places in [n, n].
+    """Gram matrices of each group's rows minus its first row, in their places in [n, n]; columns [n, c] float64.
 
     The first row becomes zero and is close to nothing any more, so that repeating this on what is still close
     comes to an end.
     """
     total = np.zeros((len(columns), len(columns)))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
-        for group in groups:
-            shifted = block[group] - block[group[0]]
-            total[np.ix_(group, group)] += shifted @ shifted.T
+    for group in groups:
+        shifted = columns[group] - columns[group[0]]
+        total[np.ix_(group, group)] = shifted @ shifted.T
     return total
 
 
 def _squared_norms(columns: np.ndarray) -> np.ndarray:
-    total = np.zeros(len(columns))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
-        total += np.einsum("kc,kc->k", block, block)
-    return total
+    squares: np.ndarray = np.einsum("kc,kc->k", columns, columns)
+    return squares

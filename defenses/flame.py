@@ -16,13 +16,17 @@ import numpy as np
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.grid import steps
+from raysim.updates import Updates
 
 FEWEST = 4
 """Below this many clients there is no majority to cluster; all are accepted."""
 
 ROUNDING = 1e-12
 """A squared distance below this share of |u_i|^2 + |u_j|^2 is what rounding leaves of two equal updates."""
+
+NOISE_VALUES = 2**20
+"""Values of noise drawn at a time; the same stream as in one go."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Flame(Defense):
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Cluster, clip, average, add noise."""
         count = updates.num_clients
-        products = updates.reduce_columns("gram", products_with_global, ctx.published)
+        # Cut to each shard: by reference, every task would hold the whole model.
+        products = updates.reduce_columns("gram", products_with_global, ctx.global_vector, dtype=np.float64)
         distances = model_cosine_distances(products)
         accepted = np.ones(count, bool)
         if count >= FEWEST:
@@ -61,8 +66,9 @@ class Flame(Defense):
         aggregate = updates.combine(weights * scale)
         if self.noise_factor * bound > 0:
             with ctx.stage("noise"):
-                noise = ctx.generator("noise").standard_normal(updates.dim, np.float32)
-                aggregate += np.float32(self.noise_factor * bound) * noise
+                deviation, draw = np.float32(self.noise_factor * bound), ctx.generator("noise")
+                for start, stop in steps(0, updates.dim, NOISE_VALUES):
+                    aggregate[start:stop] += deviation * draw.standard_normal(stop - start, np.float32)
         return Verdict(aggregate, weights, scores, ~accepted, {"cosine_distance": distances}), state
 
 
@@ -109,14 +115,11 @@ def model_cosine_distances(products: np.ndarray) -> np.ndarray:
 
 
 def products_with_global(columns: np.ndarray, global_vector: np.ndarray) -> np.ndarray:
-    """Inner products [K + 1, K + 1] float64 of the rows and, last, the global vector."""
+    """Inner products [K + 1, K + 1] of the rows [K, c] and, last, the global vector [c], all float64."""
     count = len(columns)
-    total = np.zeros((count + 1, count + 1))
-    block = np.empty((count + 1, BLOCK_COLUMNS))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        part = columns[:, start : start + BLOCK_COLUMNS]
-        filled = block[:, : part.shape[1]]
-        filled[:count] = part
-        filled[count] = global_vector[start : start + BLOCK_COLUMNS]
-        total += filled @ filled.T
+    reference = global_vector.astype(np.float64)
+    total = np.empty((count + 1, count + 1))
+    total[:count, :count] = columns @ columns.T
+    total[:count, count] = total[count, :count] = columns @ reference
+    total[count, count] = reference @ reference
     return total

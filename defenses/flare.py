@@ -21,6 +21,7 @@ from raysim.context import Context, ModelFactory, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
+from raysim.row_stage import RowStage, on_block
 from raysim.updates import Updates
 
 _ESTIMATORS = ("paper", "unbiased")
@@ -87,11 +88,15 @@ class Flare(Defense):
         """What the server must hold for this method to start: one class may still have fewer than `samples`."""
         return self.samples
 
+    def row_stage(self, ctx: Context) -> RowStage:
+        """Every client's representations [m, o], stage "plr"."""
+        task = partial(penultimate_representations, self.images(ctx))
+        shared, key = (ctx.model, ctx.layout, ctx.published), (self.label, self.samples)
+        return RowStage("plr", partial(on_block, task), shared, key=key)
+
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Represent, compare, vote, weigh."""
-        task = partial(penultimate_representations, self.images(ctx))
-        rows = updates.map_rows("plr", task, ctx.model, ctx.layout, ctx.published, buffers=True)
-        representations = np.stack(rows)
+        representations = np.stack(updates.map_row_stage(self.row_stage(ctx)))
         count = updates.num_clients
         if count < 3 or (representations == representations[0]).all():
             weights = np.full(count, 1.0 / count)

@@ -20,7 +20,7 @@ from defenses.features import head_updates
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 _FEATURES = ("head", "all")
 
@@ -110,12 +110,8 @@ def _head_rows(updates: Updates, ctx: Context) -> Updates:
 
 def _summed_gram(known: list[int], scale: np.ndarray, columns: np.ndarray, *past: np.ndarray) -> np.ndarray:
     """Gram matrix of the rows times scale, the vectors `past` added to the rows `known`, as it will be stored."""
-    total = np.zeros((len(columns), len(columns)))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        part = slice(start, start + BLOCK_COLUMNS)
-        summed = columns[:, part] * scale[:, None]
-        for place, vector in zip(known, past, strict=True):
-            summed[place] += vector[part]
-        block = summed.astype(np.float64)
-        total += block @ block.T
-    return total
+    summed = columns * scale[:, None]
+    for place, vector in zip(known, past, strict=True):
+        summed[place] += vector
+    block = summed.astype(np.float64)
+    return block @ block.T

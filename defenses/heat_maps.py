@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from defenses.class_activation import Method, model_maps, resize_maps
-from defenses.client_models import map_models
+from defenses.client_models import map_models, models_stage
 from defenses.evaluate import ModuleFactory, find_layers
 from raysim.backend import InProcessBackend
 from raysim.context import Context, ModelFactory, ServerData, Setting, State
 from raysim.defense import Defense
 from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
+from raysim.row_stage import RowStage
 from raysim.updates import Updates
 
 
@@ -164,14 +165,19 @@ class HeatMapDefense(Defense):
             raise ConfigError("probe_size", rule, self.probe_size, 224)
         return {}
 
-    def heat_maps(self, updates: Updates, ctx: Context) -> np.ndarray:
-        """The clients' maps [K, h, w] float32 in [0, 1], stage "cam": one task per row block. O(K passes)."""
+    def row_stage(self, ctx: Context) -> RowStage:
+        """One map [h, w] a client, stage "cam". The image, and so the stage's key, are the round's."""
         held: ServerData = ctx.require_server_data(1)
         index = int(ctx.generator("probe").integers(len(held))) if self.probe == "per_round" else 0
         target = int(held.labels[index]) if self.target == "label" else None
         probe = Probe(held.images[index], self.method, target, self.probe_size, self.map_size)
+        key = (self.method, index, target, self.probe_size, self.map_size)
         shared = (ctx.model.cam_layer, probe)
-        return np.stack(map_models(updates, "cam", client_map, ctx.model, ctx.published, *shared))
+        return models_stage("cam", client_map, ctx.model, ctx.layout, ctx.published, *shared, key=key)
+
+    def heat_maps(self, updates: Updates, ctx: Context) -> np.ndarray:
+        """The clients' maps [K, h, w] float32 in [0, 1], stage "cam": one task per row block. O(K passes)."""
+        return np.stack(updates.map_row_stage(self.row_stage(ctx)))
 
 
 def _native_shape(factory: ModelFactory, probe: Probe) -> tuple[int, ...]:

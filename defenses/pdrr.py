@@ -13,7 +13,7 @@ from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
 from raysim.errors import ConfigError
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,14 @@ class PDRR(RuleDefense):
 
 
 def sign_sums(columns: np.ndarray, *, winner: int, tol: float) -> np.ndarray:
-    """Of the signs s_i of columns [K, c], 0 within tol: sums [K, 4] of s_i s_winner, s_i, s_i^2 and 1."""
-    total = np.zeros((len(columns), 4))
+    """Of the signs s_i of columns [K, c], c < 2^24, 0 within tol: sums [K, 4] of s_i s_winner, s_i, s_i^2 and 1."""
+    signs = (columns > tol).astype(np.float32)
+    signs -= columns < -tol
+    total = np.empty((len(columns), 4))
+    # Whole numbers below 2^24: exact in float32.
+    total[:, :2] = signs @ np.stack([signs[winner], np.ones_like(signs[winner])], axis=1)
+    total[:, 2] = np.einsum("kc,kc->k", signs, signs)
     total[:, 3] = columns.shape[1]
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS]
-        signs = (block > tol).astype(np.float32)
-        signs -= block < -tol
-        # Whole numbers below 2^24: exact in float32.
-        total[:, :2] += signs @ np.stack([signs[winner], np.ones_like(signs[winner])], axis=1)
-        total[:, 2] += np.einsum("kc,kc->k", signs, signs)
     return total
 
 
@@ -156,4 +154,4 @@ def _count(marks: np.ndarray, where: np.ndarray) -> np.ndarray:
     """How many of the columns `where` [c] are marked in each row of [K, c]; writes over the marks."""
     if not where.all():
         marks &= where
-    return np.count_nonzero(marks, axis=1)
+    return np.bitwise_count(np.packbits(marks, axis=1)).sum(axis=1, dtype=np.float64)

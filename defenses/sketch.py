@@ -45,4 +45,4 @@ def sketch(columns: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
     used = np.flatnonzero(codes)
     numbers, signs = np.abs(codes[used]) - 1, np.sign(codes[used]).astype(np.float32)
     kept = slice(None) if len(used) == len(codes) else used
-    return np.array([np.bincount(numbers, row[kept] * signs, size) for row in columns])
+    return np.array([np.bincount(numbers, row[kept] * signs, size) for row in columns], np.float64)

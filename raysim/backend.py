@@ -26,6 +26,8 @@ from raysim.telemetry import Telemetry, measured
 Reference = Any
 Kept = tuple[tuple[Reference, ...], Any]
 """What a task left behind (references, in the order its function returned them) and its small answer."""
+Begun = Any
+"""A task under way: what `begin` returned, for `finish`."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,33 @@ class Backend(ABC):
 
     @abstractmethod
     def call_clients(
-        self, stage: str, method: str, items: Sequence[tuple[Any, ...]], *, keep: int = 0
+        self,
+        stage: str,
+        method: str,
+        items: Sequence[tuple[Any, ...]],
+        *,
+        keep: int = 0,
+        then: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
-        """Call a method of a client host for every item, like `map`."""
+        """Call a method of a client host for every item, like `map`.
+
+        then: called in this process with (item number, its result) as soon as that is there, in any order; not
+        for an item whose host failed too often.
+        """
+
+    @abstractmethod
+    def begin(
+        self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
+    ) -> Begun:
+        """Start fn(*args) as task `number` of a stage without waiting for it."""
+
+    @abstractmethod
+    def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
+        """The answers of tasks that were begun, None for those that failed: they are not tried again."""
+
+    def apart(self) -> Backend | None:
+        """This backend for a second thread, with telemetry of its own; None where nothing can overlap."""
+        return None
 
     def close(self) -> None:  # noqa: B027 (most backends have nothing to close)
         """Let go of processes and references."""
@@ -119,6 +145,47 @@ class InProcessBackend(Backend):
         keep: int = 0,
         needs: Needs = Needs(),
     ) -> list[Any]:
+        return self._one_by_one(stage, fn, items, keep)
+
+    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._host = make_host(*(self.get(argument) for argument in args))
+
+    def call_clients(
+        self,
+        stage: str,
+        method: str,
+        items: Sequence[tuple[Any, ...]],
+        *,
+        keep: int = 0,
+        then: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
+        return self._one_by_one(stage, getattr(self._host, method), items, keep, then)
+
+    def begin(
+        self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
+    ) -> Begun:
+        """Does the task at once."""
+        resolved = tuple(self.get(argument) for argument in args)
+        try:
+            with self._limit():
+                result, span = measured(stage, number, self.telemetry.node, fn, resolved)
+        except Exception:
+            return None
+        return frozen(result), span
+
+    def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
+        with self.telemetry.stage(stage) as meter:
+            meter.tasks.extend(done[1] for done in begun if done is not None)
+        return [None if done is None else done[0] for done in begun]
+
+    def _one_by_one(
+        self,
+        stage: str,
+        fn: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        keep: int,
+        then: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
         results: list[Any] = []
         self.telemetry.on_progress(stage, 0, len(items))
         with self.telemetry.stage(stage) as meter, self._limit():
@@ -130,15 +197,9 @@ class InProcessBackend(Backend):
                 meter.tasks.append(span)
                 results.append(self._keep(result, keep))
                 self.telemetry.on_progress(stage, number + 1, len(items))
+                if then is not None:
+                    then(number, results[-1])
         return results
-
-    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._host = make_host(*(self.get(argument) for argument in args))
-
-    def call_clients(
-        self, stage: str, method: str, items: Sequence[tuple[Any, ...]], *, keep: int = 0
-    ) -> list[Any]:
-        return self.map(stage, getattr(self._host, method), items, keep=keep)
 
     def _keep(self, result: Any, keep: int) -> Any:
         """The answer, its arrays read-only as those that come out of Ray's object store."""

@@ -21,10 +21,12 @@ import raysim
 from cluster.cli import app as cluster_app
 from raysim import results
 from raysim.bench.cli import app as bench_app
+from raysim.command_options import Address, Backend, Debug, RunPath
 from raysim.config import ExperimentConfig, load_config
 from raysim.errors import RunError
 from raysim.exit_status import complain, exit_status
 from raysim.records import RunDirectory
+from raysim.replay_command import replay
 from raysim.reproduction.cli import reproduce
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ KINDS = {
     "datasets": "what is learned: data.name",
     "models": "the network that is trained: model.name",
     "partitions": "how training samples are split among clients: data.partition.name",
+    "updates": "where a round's updates come from: updates.name",
     "presets": "whole experiments, to run or to start from",
 }
 
@@ -61,21 +64,10 @@ Request = Annotated[
         show_default=False,
     ),
 ]
-RunPath = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The folder of a run: runs/first.", show_default=False)
-]
-Backend = Annotated[
-    Literal["ray", "inprocess"], typer.Option(help="On Ray, or in this one process: same results.")
-]
-Address = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="A Ray cluster that is up. Default: RAY_ADDRESS, or a new one."),
-]
 ScaleOption = Annotated[
     Literal["paper", "small"],
     typer.Option("--scale", help="Of a paper's preset: the full setting, or its structure in seconds."),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, too.")]
 
 
 def main() -> None:
@@ -116,6 +108,9 @@ def run(
     backend: Backend = "ray",
     address: Address = None,
     scale: ScaleOption = "paper",
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing data set where torchvision can: data.download=true.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run one experiment.
@@ -134,6 +129,8 @@ def run(
     path = out / (name or datetime.now().strftime("%Y%m%d-%H%M%S"))
     with exit_status(debug):
         config = _requested(request, scale)
+        if download:
+            config = config.with_values(data={"download": True})
         with _followed(path, backend, address, debug) as display:
             _introduce(display, path, config)
             result = raysim.run(
@@ -212,38 +209,7 @@ def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = F
             console.print(f"will not fit: {warning}", soft_wrap=True, markup=False)
 
 
-@app.command()
-def replay(
-    path: RunPath,
-    defense: Annotated[
-        list[str],
-        typer.Option(metavar="NAMES", help="Names with commas, or YAML: '{name: krum, num_byzantine: 3}'."),
-    ],
-    rounds: Annotated[
-        str | None, typer.Option(metavar="FIRST-LAST", help="Default: all recorded rounds.")
-    ] = None,
-    backend: Backend = "inprocess",
-    address: Address = None,
-    debug: Debug = False,
-) -> None:
-    """Run defenses on the updates that a run recorded: the same rows for each.
-
-    \b
-    raysim run record.updates=true --name first
-    raysim replay runs/first --defense krum,median --defense '{name: flare, temperature: 2}'
-
-    Verdicts and spans go to PATH/replays/NAME, in tables like those of a run.
-    """
-    from raysim.replay import parse_defenses, parse_rounds
-    from raysim.replay import replay as carry_out
-
-    with exit_status(debug):
-        RunDirectory(path).require()
-        chosen = parse_defenses(defense)
-        directories = carry_out(path, chosen, rounds=parse_rounds(rounds), backend=backend, address=address)
-        console = results.console()
-        console.print(results.replays(directories))
-        console.print(f"tables  {path}/replays/*/{{rounds,clients,spans}}.parquet", soft_wrap=True)
+app.command()(replay)
 
 
 @app.command(name="list")
@@ -335,7 +301,8 @@ def _subject(config: ExperimentConfig) -> str:
         f"{component.name} (calibration only)" if step.calibration else component.name
         for component, step in zip(config.defense, steps, strict=True)
     )
-    attack = " and ".join(item.name for item in config.attack) or "no attack"
+    planted = config.updates.name != "trained" and config.population.num_malicious
+    attack = " and ".join(item.name for item in config.attack) or ("planted" if planted else "no attack")
     return f"{attack} against {defense}, {config.data.name}, {config.population.total} clients"
 
 

@@ -19,6 +19,7 @@ from raysim.attack import Attack, ClientContext, ClientData, DataPool
 from raysim.cohort_training import CohortTrainer
 from raysim.context import ModelFactory, TrainingRecipe
 from raysim.data.dataset import Dataset, normalise
+from raysim.drawn_updates import Planted, Synthetic
 from raysim.errors import RaysimError, RunError
 from raysim.layout import Layout
 from raysim.training import LocalTrainer
@@ -38,11 +39,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Schedule:
-    """When an attack is active: rounds start, start + every, ... before stop (None = to the end)."""
+    """When an attack is active: rounds start, start + every, ... before stop (None = to the end).
+
+    joins: its clients take part in every active round (fixed frequency), instead of being drawn (fixed pool).
+    """
 
     start: int = 0
     stop: int | None = None
     every: int = 1
+    joins: bool = False
 
     def active(self, round: int) -> bool:
         """Whether round number `round` (from 0) is one of them."""
@@ -90,10 +95,22 @@ class HostPlan:
     evaluation_batch: int
     cohort_size: int = 1
     """Clients that train together; 1 = one after another."""
+    synthetic: Synthetic | None = None
+    """How updates are drawn; None: they are trained."""
+    attack_std: tuple[float, ...] | None = None
+    """What attackers' and test images are divided by instead of `std`; None: the same."""
 
     def attackers(self, round: int) -> np.ndarray:
         """Sorted ids of the clients that attack in this round."""
         return _client_ids(c for c in self.campaigns if c.schedule.active(round))
+
+    def joining(self, round: int) -> np.ndarray:
+        """Sorted ids of the clients that take part in this round without being drawn."""
+        return _client_ids(c for c in self.campaigns if c.schedule.joins and c.schedule.active(round))
+
+    def planted(self, clients: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which of these clients' drawn rows lie away from the others [k] bool."""
+        return np.isin(clients, _client_ids(c for c in self.campaigns if isinstance(c.attack, Planted)))
 
     def groups(self, round: int, clients: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Positions in `clients` of those that train together: by `cohort_size` in order, but for loners.
@@ -184,30 +201,40 @@ class ClientHost:
             metas.update(zip(group.tolist(), trained, strict=True))
         return (*cut(rows, self.plan.bounds), [metas[position] for position in range(len(clients))])
 
+    def draw(self, order: RoundOrder, clients: Sequence[int] | np.ndarray) -> tuple[Any, ...]:
+        """What `train` answers, with rows drawn from the seed; every client claims one example."""
+        plan = self.plan
+        assert plan.synthetic is not None, "called only where updates are drawn"
+        members, planted = np.asarray(clients), plan.planted(clients)
+        tiles = plan.synthetic.tiles(plan.seed, order.round, members, planted, plan.layout, plan.bounds)
+        return (*tiles, [UploadMeta(int(client), 1, float("nan")) for client in clients])
+
     def evaluate(self, vector: np.ndarray, which: int, first: int, last: int) -> np.ndarray:
         """Evaluate samples [first, last) of test set `which`: see LocalTrainer.evaluate."""
         test = self.tests[which]
         part = Dataset(test.images[first:last], test.labels[first:last])
         self.trainer.load(vector)
-        return self.trainer.evaluate(part, self.plan.mean, self.plan.std, self.plan.evaluation_batch)
+        plan = self.plan
+        return self.trainer.evaluate(part, plan.mean, plan.attack_std or plan.std, plan.evaluation_batch)
 
-    def data_of(self, client: int) -> ClientData:
-        """A client's own samples, ready for the model."""
-        return self._samples(self._indices(client))
+    def data_of(self, client: int, std: tuple[float, ...] | None = None) -> ClientData:
+        """A client's own samples, ready for the model; std: what to divide by, None: what honest clients do."""
+        return self._samples(self._indices(client), std or self.plan.std)
 
     def pool(self, clients: Sequence[int] | np.ndarray) -> DataPool:
-        """What these clients hold together, in the order given; images are read and normalised on demand."""
+        """What these attackers hold together, in the order given; images are read and normalised on demand."""
+        std = self.plan.attack_std or self.plan.std
         indices = np.concatenate([self._indices(int(client)) for client in clients])
         return DataPool(
             self.train_set.labels[indices].astype(np.int64),
-            lambda positions: self._samples(indices[positions]),
+            lambda positions: self._samples(indices[positions], std),
         )
 
     def _indices(self, client: int) -> np.ndarray:
         return self.indices[self.offsets[client] : self.offsets[client + 1]]
 
-    def _samples(self, indices: np.ndarray) -> ClientData:
-        images = normalise(self.train_set.images[indices], self.plan.mean, self.plan.std).numpy()
+    def _samples(self, indices: np.ndarray, std: tuple[float, ...]) -> ClientData:
+        images = normalise(self.train_set.images[indices], self.plan.mean, std).numpy()
         return ClientData(images, self.train_set.labels[indices].astype(np.int64))
 
     def _upload(
@@ -268,6 +295,7 @@ class ClientHost:
         """What the client trains on, its attack (an honest one where it attacks not), and the attack's context."""
         plan = self.plan
         campaign, colluder = plan.campaign_of(order.round, client)
+        std = plan.std if campaign is HONEST or plan.attack_std is None else plan.attack_std
         context = ClientContext(
             seed=plan.seed,
             round=order.round,
@@ -282,10 +310,10 @@ class ClientHost:
             learning_rate=plan.learning_rate(order.round),
             cohort_examples=order.cohort_examples,
             mean=plan.mean,
-            std=plan.std,
+            std=std,
             pool=partial(self.pool, campaign.client_ids),
         )
-        return campaign.attack.poison_data(self.data_of(client), context), campaign.attack, context
+        return campaign.attack.poison_data(self.data_of(client, std), context), campaign.attack, context
 
     def _fit(self, global_vector: np.ndarray, data: ClientData, **options: Any) -> np.ndarray:
         return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.plan.seed, **options)

@@ -29,6 +29,7 @@ from raysim.context import ServerData, Setting, TrainingRecipe
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.partition import PARTITIONS, Partition
 from raysim.defense import Chain, Defense, chain
+from raysim.drawn_updates import UPDATES, Planted, Synthetic, Trained, acts_in_training
 from raysim.errors import ConfigError, unknown_name
 from raysim.experiment import Experiment
 from raysim.layout import Layout
@@ -49,6 +50,7 @@ def catalogue(kind: str) -> Mapping[str, str]:
         "defenses": DEFENSES,
         "datasets": datasets.DATASETS,
         "partitions": PARTITIONS,
+        "updates": UPDATES,
     }
     if kind == "models":
         return {name: architecture.description for name, architecture in MODELS.items()}
@@ -103,6 +105,7 @@ def written_out(config: ExperimentConfig) -> ExperimentConfig:
         **_defaults(make("data.partition", PARTITIONS, split)),
         **split.model_dump(mode="json"),
     }
+    values["updates"] = {"name": config.updates.name, **_defaults(make_updates(config))}
     return ExperimentConfig.from_mapping(values)
 
 
@@ -118,6 +121,11 @@ def make_defense(config: ExperimentConfig) -> Defense:
             for number, component in enumerate(config.defense)
         )
     )
+
+
+def make_updates(config: ExperimentConfig) -> Trained | Synthetic:
+    """Where the updates come from."""
+    return make("updates", UPDATES, config.updates)
 
 
 def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Experiment:
@@ -152,16 +160,11 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         with _keys_under(numbered("attack", config.attack, number)):
             campaign.attack.check(setting)
     config = resolved(written_out(config), layout, capacity)
-    together = cohort_size(config, model, source.input_shape)
+    updates = make_updates(config)
+    synthetic = updates if isinstance(updates, Synthetic) else None
+    train_set, partition = hold_one(config, source) if synthetic else deal(config, source, train_pool)
+    together = 1 if synthetic else cohort_size(config, model, source.input_shape)
     config = config.with_values(training={"cohort_size": together})
-    split: Any = make("data.partition", PARTITIONS, config.data.partition)
-    with _keys_under("data.partition", num_clients="population.clients", partition="data.partition.name"):
-        partition: Partition = split.split(
-            source.train.labels[train_pool],
-            config.population.total,
-            rng.generator(config.seed, "partition"),
-            None if source.owners is None else source.owners[train_pool],
-        )
     tests = [test]
     for number, campaign in enumerate(campaigns):
         group = numbered("attack", config.attack, number)
@@ -187,10 +190,12 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         device=config.resources.device,
         mean=source.mean,
         std=source.std,
+        attack_std=source.attack_std,
         campaigns=campaigns,
         bounds=_bounds(config, layout),
         evaluation_batch=config.evaluation.batch_size,
         cohort_size=together,
+        synthetic=synthetic,
     )
     return Experiment(
         config=config,
@@ -201,14 +206,34 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         sizes=partition.sizes,
         malicious=malicious,
         arrays=(
-            source.train.images,
-            source.train.labels,
-            train_pool[partition.indices],
+            train_set.images,
+            train_set.labels,
+            partition.indices,
             partition.offsets,
             *(array for part in tests for array in (part.images, part.labels)),
         ),
         test_sizes=tuple(len(part) for part in tests),
     )
+
+
+def hold_one(config: ExperimentConfig, source: FederatedData) -> tuple[Dataset, Partition]:
+    """For drawn updates: one sample, which nobody reads and everybody holds, and so claims one example."""
+    clients = config.population.total
+    one = source.train.select(np.zeros(1, np.int64))
+    return one, Partition(np.zeros(clients, np.int32), np.arange(clients + 1))
+
+
+def deal(config: ExperimentConfig, source: FederatedData, pool: np.ndarray) -> tuple[Dataset, Partition]:
+    """The training set, and which client holds which samples of it: those in `pool` are dealt."""
+    split: Any = make("data.partition", PARTITIONS, config.data.partition)
+    with _keys_under("data.partition", num_clients="population.clients", partition="data.partition.name"):
+        partition: Partition = split.split(
+            source.train.labels[pool],
+            config.population.total,
+            rng.generator(config.seed, "partition"),
+            None if source.owners is None else source.owners[pool],
+        )
+    return source.train, Partition(pool[partition.indices], partition.offsets)
 
 
 def place_malicious(config: ExperimentConfig) -> np.ndarray:
@@ -249,8 +274,12 @@ def make_campaigns(config: ExperimentConfig, malicious: np.ndarray) -> tuple[Cam
     """The attacks, each with the malicious clients it commands.
 
     Attacks that list ids get them; those with a count take the first that are free, in order; an attack
-    without `clients` takes all the rest.
+    without `clients` takes all the rest. Where updates are drawn and no attack is named, the malicious clients are
+    planted.
     """
+    drawn = isinstance(make_updates(config), Synthetic)
+    if drawn and not config.attack and len(malicious):
+        return (Campaign(Planted(), malicious),)
     if config.attack and not len(malicious):
         raise ConfigError("population.malicious", "must be at least 1 when there is an attack", 0, 1)
     free = malicious.tolist()
@@ -275,14 +304,21 @@ def make_campaigns(config: ExperimentConfig, malicious: np.ndarray) -> tuple[Cam
             taken = set(ids)
             free = [i for i in free if i not in taken]
             chosen[number] = ids
-    return tuple(
-        Campaign(
-            make(numbered("attack", config.attack, number), ATTACKS, item, Attack),
-            np.array(chosen[number], np.int64),
-            Schedule(item.schedule.start, item.schedule.stop, item.schedule.every),
-        )
-        for number, item in enumerate(config.attack)
-    )
+    campaigns = []
+    for number, item in enumerate(config.attack):
+        group = numbered("attack", config.attack, number)
+        attack = make(group, ATTACKS, item, Attack)
+        if drawn and acts_in_training(attack):
+            rule = "must not act in local training: with updates.name=synthetic nobody trains"
+            raise ConfigError(f"{group}.name", rule, item.name)
+        when = item.schedule
+        schedule = Schedule(when.start, when.stop, when.every, when.participation == "frequency")
+        campaigns.append(Campaign(attack, np.array(chosen[number], np.int64), schedule))
+        joining = sum(len(campaign.client_ids) for campaign in campaigns if campaign.schedule.joins)
+        if joining > config.population.cohort_size:
+            rule = f"must be pool: {joining} clients cannot join a cohort of {config.population.cohort_size}"
+            raise ConfigError(f"{group}.schedule.participation", rule, when.participation, "pool")
+    return tuple(campaigns)
 
 
 def set_aside(

@@ -70,6 +70,9 @@ class Schedule(Group):
     start: int = Field(0, ge=0)
     stop: int | None = Field(None, ge=1)
     every: int = Field(1, ge=1)
+    participation: Literal["pool", "frequency"] = Field(
+        "pool", description="pool: its clients are drawn like all; frequency: they join every active round"
+    )
 
 
 class Attack(Component):
@@ -113,7 +116,9 @@ class Data(Component):
 
     name: str = "digits"
     root: str | None = Field(None, description="null: $RAYSIM_DATA, then the user's cache folder")
-    partition: Annotated[Component, BeforeValidator(_named)] = Component(name="iid")
+    partition: Annotated[Component, BeforeValidator(_named)] = Field(
+        Component(name="iid"), description="without effect with `updates: synthetic`, where nobody trains"
+    )
     limit: int | None = Field(None, ge=1, description="use at most this many training samples")
     download: bool = False
 
@@ -128,7 +133,10 @@ class Optimizer(Group):
 
 
 class Training(Group):
-    """What a client does in a round."""
+    """What a client does in a round, and defenses that train on the server's data.
+
+    Clients do not train with `updates: synthetic`: there these keys are for such defenses alone.
+    """
 
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -161,6 +169,16 @@ class Resources(Group):
     server_gpus: float = Field(0.0, ge=0)
     threads: int = Field(1, ge=1, description="BLAS and torch threads of every process")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    placement: Literal["data", "head", "spread"] = Field(
+        "data",
+        description="where tasks run on Ray: data: on the node that holds what they read; head: the server's; "
+        "spread: all in turn",
+    )
+    pipeline: bool = Field(
+        False,
+        description="start a defense's work on single rows as they arrive and, on Ray, evaluate a round while the "
+        "next one trains; spans then overlap: leave it off to study costs",
+    )
     tile_bytes: Literal["auto"] | Annotated[int, Field(ge=4096)] = Field(
         "auto", description="size of K rows in one column shard, and of one upload call; auto: a rule"
     )
@@ -210,6 +228,9 @@ class ExperimentConfig(Group):
     population: Population = Population()
     data: Annotated[Data, BeforeValidator(_named)] = Data()
     model: Annotated[Component, BeforeValidator(_named)] = Component(name="digits_cnn")
+    updates: Annotated[Component, BeforeValidator(_named)] = Field(
+        Component(name="trained"), description="trained, or synthetic: drawn from the seed (drawn_updates.py)"
+    )
     training: Training = Training()
     attack: Annotated[tuple[Attack, ...], BeforeValidator(_list_of_components)] = ()
     defense: Annotated[tuple[Component, ...], BeforeValidator(_list_of_components)] = (

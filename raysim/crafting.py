@@ -9,6 +9,7 @@ import numpy as np
 
 from raysim.attack import View, Visibility
 from raysim.backend import Backend, Reference, located
+from raysim.config import numbered
 from raysim.context import State
 from raysim.errors import RunError
 from raysim.experiment import Experiment, RunState, Uploads, active_attackers, round_context
@@ -16,12 +17,26 @@ from raysim.layout import Layout
 from raysim.updates import Updates
 
 
+def crafting_clients(experiment: Experiment, round: int) -> frozenset[int]:
+    """Ids of the clients whose rows may be replaced in this round."""
+    crafting = [
+        campaign.client_ids.tolist()
+        for campaign in experiment.plan.campaigns
+        if campaign.schedule.active(round) and campaign.attack.visibility is not Visibility.OWN
+    ]
+    return frozenset(client for ids in crafting for client in ids)
+
+
 def let_attackers_craft(
     experiment: Experiment, backend: Backend, state: RunState, published: Reference, uploads: Uploads
 ) -> tuple[Uploads, tuple[State, ...], dict[str, Any]]:
-    """Attacks that collude or overhear replace their own rows, and no others."""
+    """Attacks that collude or overhear replace their own rows, and no others.
+
+    Also what they say of the round: one attack's remarks as they are, those of several under `attack.<number>`.
+    """
     updates, reasons = uploads.updates, dict(uploads.reasons)
-    attack_states, notes = list(state.attacks), {}
+    attack_states: list[State] = list(state.attacks)
+    notes: dict[str, Any] = {}
     attackers = active_attackers(experiment, state.round)
     sent = np.array(sorted(set(updates.client_ids.tolist()) - set(reasons)), np.int64)
     benign = updates.select(np.isin(updates.client_ids, np.setdiff1d(sent, attackers)))
@@ -37,7 +52,11 @@ def let_attackers_craft(
         context = round_context(experiment, backend, state, published, f"attack {number}")
         with located("craft", type(attack).__name__):
             crafted, attack_states[number] = attack.craft(attack_states[number], view, context)
-        notes.update(attack.diagnostics(attack_states[number]))
+        said = attack.diagnostics(attack_states[number])
+        if len(experiment.plan.campaigns) == 1:
+            notes.update(said)
+        elif said:
+            notes[numbered("attack", experiment.plan.campaigns, number)] = said
         if crafted is not None:
             rows, unfit = checked_rows(crafted, own, experiment.plan.layout)
             reasons.update(unfit)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from raysim.context import Context, Setting, State
+from raysim.row_stage import RowStage
 from raysim.updates import Updates
 
 
@@ -47,6 +48,14 @@ class Defense:
     def init(self, ctx: Context) -> State:
         """The state before the first round."""
         return {}
+
+    def row_stage(self, ctx: Context) -> RowStage | None:
+        """The work on each row alone that `apply` will ask for by `updates.map_row_stage`, known before any row is.
+
+        Where resources.pipeline is on, it begins on rows as they arrive; what it gives must depend on ctx alone,
+        neither on the state nor on other rows. None: there is nothing to begin.
+        """
+        return None
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Judge and combine one round's updates (K >= 1 finite rows)."""
@@ -89,6 +98,10 @@ class Chain(Defense):
     def init(self, ctx: Context) -> State:
         """The states of the steps, by position."""
         return {str(number): step.init(ctx) for number, step in enumerate(self.steps)}
+
+    def row_stage(self, ctx: Context) -> RowStage | None:
+        """The first step's: the others see what it made of the rows."""
+        return self.steps[0].row_stage(ctx)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Apply the steps one after another; the verdict speaks of the rows that came in."""

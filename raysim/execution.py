@@ -37,8 +37,9 @@ def execute(experiment: Experiment, backend: Backend, directory: RunDirectory, o
     state = resume_state(experiment, backend, directory)
 
     def on_progress(stage: str, done: int, total: int) -> None:
-        observe(Progress(state.round, config.rounds, stage, done, total))
+        observe(Progress(backend.telemetry.round, config.rounds, stage, done, total))
 
+    backend.telemetry.round = state.round
     backend.telemetry.on_progress = on_progress
     if state.round < config.rounds:
         start(experiment, backend)

@@ -6,8 +6,12 @@ papers do (Zheng et al., GradCAM-AE and LayerCAM-AE); the mean of F1 is therefor
 
 PDRR (Lu et al., Tables 1 and 2) takes benign as the positive class: its false alarm rate is our FPR and its
 missing alarm rate is 1 - recall. FedGrad's published code gives a recall of 1 to a round without attackers;
-here it is undefined. Utility and attack success follow FLARE (section 7) and DBA; a ratio whose denominator
-is zero is NaN everywhere in this module, and every mean says over how many values it ran.
+here it is undefined. A ratio whose denominator is zero is NaN everywhere in this module, and every mean says over
+how many values it ran.
+
+Main accuracy, attack success and target confidence are counted where the model is evaluated
+(`raysim.training.LocalTrainer.evaluate`): attack success is the accuracy on inputs that carry the label the attacker
+wants, those of that class left out (`Attack.triggered_test`). How they are quoted is here: `summarise`.
 """
 
 from __future__ import annotations
@@ -135,64 +139,12 @@ def summarise(values: ArrayLike) -> Summary:
     return Summary(float(measured[-1]), float(measured.max()), _mean(history[-LAST_ROUNDS:]))
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Main accuracy: the share of clean test inputs given their label; int [n] each, NaN for n = 0."""
-    predicted = _row("predictions", predictions, np.int64)
-    return _share(predicted == _row("labels", labels, np.int64, predicted.size))
-
-
-def attack_success_rate(predictions: ArrayLike, labels: ArrayLike | None, target: ArrayLike) -> float:
-    """Share of targeted inputs predicted as the attacker's target (backdoor accuracy, attack success rate).
-
-    predictions: int [n], on inputs that carry the trigger. labels: int [n], their true classes: inputs
-    already of the target class are left out (DBA); None counts every input, for edge-case sets that carry only
-    the target as label. target: one class, or one per input (Bhagoji et al.). NaN when no input is left.
-    """
-    predicted = _row("predictions", predictions, np.int64)
-    wanted, counted = _targeted(labels, target, predicted.size)
-    return _share((predicted == wanted)[counted])
-
-
-def target_confidence(logits: ArrayLike, labels: ArrayLike | None, target: ArrayLike) -> float:
-    """Mean softmax probability of the target class over the targeted inputs (FLARE, section 7).
-
-    logits: [n, C]. labels and target as for `attack_success_rate`; NaN when no input is left.
-    """
-    values = np.asarray(logits, dtype=np.float64)
-    if values.ndim != 2:
-        raise ValueError(f"logits must have shape [n, C], received {list(values.shape)}")
-    wanted, counted = _targeted(labels, target, len(values))
-    values, wanted = values[counted], wanted[counted]
-    if len(values) == 0:
-        return np.nan
-    odds = np.exp(values - values.max(axis=1, keepdims=True))
-    probability = odds[np.arange(len(odds)), wanted] / odds.sum(axis=1)
-    return float(probability.mean())
-
-
-def _targeted(
-    labels: ArrayLike | None, target: ArrayLike, n: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The target of each input, int [n], and which inputs count, bool [n]."""
-    wanted = np.asarray(target, dtype=np.int64)
-    if wanted.ndim > 1 or (wanted.ndim == 1 and wanted.size != n):
-        raise ValueError(f"target must be one class or one per input ({n}), received {list(wanted.shape)}")
-    wanted = np.broadcast_to(wanted, n)
-    if labels is None:
-        return wanted, np.ones(n, dtype=bool)
-    return wanted, _row("labels", labels, np.int64, n) != wanted
-
-
 def _row(name: str, values: ArrayLike, dtype: type, size: int | None = None) -> NDArray[Any]:
     row: NDArray[Any] = np.asarray(values, dtype=dtype)
     if row.ndim != 1 or (size is not None and row.size != size):
         wanted = "one dimension" if size is None else f"shape [{size}]"
         raise ValueError(f"{name} must have {wanted}, received shape {list(row.shape)}")
     return row
-
-
-def _share(hits: NDArray[np.bool_]) -> float:
-    return _ratio(int(np.count_nonzero(hits)), hits.size)
 
 
 def _ratio(numerator: int, denominator: int) -> float:

@@ -44,11 +44,11 @@ class Plan:
     gram_bytes: int
     """K x K matrices held at a time: partial sums of one shard and the result."""
     train_s: float
-    """Seconds to train one client, NaN without calibration."""
+    """Seconds to train one client, or to draw its update; NaN without calibration."""
     evaluate_s: float
     """Seconds to evaluate the test sets on one worker."""
     round_s: float
-    """Training and evaluation of a round on all workers; the defense comes on top."""
+    """Training (or drawing) and evaluation of a round on all workers; the defense comes on top."""
     warnings: tuple[str, ...]
 
 
@@ -81,7 +81,7 @@ def make_plan(
     gram = 8 * cohort**2 * (chunks_per_shard + 2)
     # A host holds the model, its gradient, the start and the optimizer's momenta; its rows twice, once cut into tiles.
     actor = PROCESS_BYTES + 5 * model + 2 * rows
-    train_s, evaluate_s = calibration(experiment) if calibrate else (float("nan"), float("nan"))
+    train_s, evaluate_s = calibration(experiment, calls[0]) if calibrate else (float("nan"), float("nan"))
     busy = min(workers, actors.count)
     round_s = (cohort * train_s + evaluate_s / max(config.evaluation.every, 1)) / busy
     return Plan(
@@ -133,17 +133,28 @@ def objections(
     return found
 
 
-def calibration(experiment: Experiment) -> tuple[float, float]:
-    """(seconds a client, training a group of middling size; seconds for all test sets), one worker, warmed up."""
+def calibration(experiment: Experiment, call: np.ndarray) -> tuple[float, float]:
+    """(seconds a client, training a group of middling size; seconds for all test sets), one worker, warmed up.
+
+    Where updates are drawn instead, the first are those of drawing the rows of one call, a client's share.
+    """
     host = ClientHost(experiment.plan, *experiment.arrays)
     middle = np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2 :]
-    group = np.sort(middle[: experiment.plan.cohort_size]).tolist()
+    drawn = experiment.plan.synthetic is not None
+    group = call if drawn else np.sort(middle[: experiment.plan.cohort_size])
     batch = min(experiment.config.evaluation.batch_size, experiment.test_sizes[0])
     order = RoundOrder(0, int(experiment.sizes[group].sum()))
+
+    def upload() -> None:
+        if drawn:
+            host.draw(order, group)
+        else:
+            host.train(order, group.tolist(), experiment.initial, None)
+
     with ThreadLimit(experiment.config.resources.threads)():
-        host.train(order, group, experiment.initial, None)
+        upload()
         began = time.perf_counter()
-        host.train(order, group, experiment.initial, None)
+        upload()
         trained = time.perf_counter()
         host.evaluate(experiment.initial, 0, 0, batch)
         ended = time.perf_counter()
@@ -176,9 +187,10 @@ def lines(config: ExperimentConfig, plan: Plan) -> list[tuple[str, str]]:
         ("K x K matrices", gibibytes(plan.gram_bytes)),
     ]
     if plan.round_s == plan.round_s:
+        work = "training" if config.updates.name == "trained" else "drawing"
         rows += [
-            ("training one client", f"{plan.train_s:.3f} s"),
-            ("training and evaluation", f"{plan.round_s:.2f} s a round"),
+            (f"{work} one client", f"{plan.train_s:.3f} s"),
+            (f"{work} and evaluation", f"{plan.round_s:.2f} s a round"),
             ("rounds an hour", f"at most {3600 / plan.round_s:.0f}, the defense not counted"),
             ("the whole run", f"at least {config.rounds * plan.round_s:.0f} s"),
         ]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 UNDEFINED = "-"
 """Shown for a value that is not defined, or not yet."""
 
-TRAINING = "train"
-"""The stage in which the cohort's clients are at work."""
+CLIENTS_WORK = ("train", "draw")
+"""The stages in which the cohort's clients are at work, or their updates drawn."""
 
 
 @dataclass
@@ -68,8 +68,8 @@ class Standing:
 
     @property
     def clients_done(self) -> int:
-        """Clients of this round that have trained. Hosts report whole blocks of clients: correct to one block."""
-        if self.now is None or self.now.stage != TRAINING:
+        """Clients of this round whose updates are there. Hosts report whole blocks of clients: correct to one block."""
+        if self.now is None or self.now.stage not in CLIENTS_WORK:
             return self.cohort
         return self.cohort * self.now.done // max(self.now.total, 1)
 

@@ -15,6 +15,8 @@ import json
 import os
 import shutil
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,21 +75,26 @@ def recorded_rounds(folder: Path) -> list[Path]:
     return sorted(folder.glob("round-[0-9]*"))
 
 
-def read(path: Path, layout: Layout, backend: Backend) -> Recording:
-    """One recorded round, its tiles mapped and put into the backend's store one by one.
+def read(path: Path, layout: Layout, backend: Backend, loader: Backend | None = None) -> Recording:
+    """One recorded round, each row block's tiles mapped and kept by a task, wherever that runs.
 
-    Raises RecordError when a file is missing, was changed, or does not fit the layout.
+    loader: the backend that runs these tasks, where it is not the one that is to work on the updates. A node that
+    does not see the recording is given the tiles from here. Raises RecordError when a file is missing, was
+    changed, or does not fit the layout.
     """
-    try:
+    path = path.absolute()
+    with _damage_of(path):
         about = json.loads((path / "recording.json").read_text())
         global_vector = _read_tensor(path / "global.tensor", about["crc32"])
+        shards = range(len(about["bounds"]))
+        names = [[_tile_name(number, shard) for shard in shards] for number, _ in enumerate(about["blocks"])]
+        items = [(path, of_block, {name: about["crc32"][name] for name in of_block}) for of_block in names]
+        kept = (loader or backend).map("load", _load_tiles, items, keep=len(shards))
         blocks = []
-        for number, block in enumerate(about["blocks"]):
-            names = [_tile_name(number, shard) for shard in range(len(about["bounds"]))]
-            tiles = tuple(backend.put(_read_tensor(path / name, about["crc32"])) for name in names)
+        for block, item, (tiles, seen) in zip(about["blocks"], items, kept, strict=True):
+            if not seen:
+                tiles = tuple(backend.put(tile) for tile in _load_tiles(*item)[:-1])
             blocks.append(RowBlock(np.array(block["positions"]), np.array(block["rows"]), tiles))
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise RecordError(f"recording {path} is damaged: {type(error).__name__}: {error}") from error
     if global_vector.size != layout.num_columns or about["bounds"][-1] != layout.dim:
         raise RecordError(
             f"recording {path} holds models of {global_vector.size} values, not {layout.num_columns}"
@@ -103,6 +110,25 @@ def read(path: Path, layout: Layout, backend: Backend) -> Recording:
     return Recording(
         about["round"], global_vector, updates, np.array(about["usable"]), np.array(about["truth"])
     )
+
+
+def _load_tiles(
+    path: Path, names: Sequence[str], checksums: dict[str, int]
+) -> tuple[np.ndarray | bool | None, ...]:
+    """The tiles of one row block, and whether this machine sees the recording at all: without, they are None."""
+    if not path.exists():
+        return (*(None for _ in names), False)
+    with _damage_of(path):
+        return (*(_read_tensor(path / name, checksums) for name in names), True)
+
+
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """What reading it can meet, as a RecordError that names the recording."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise RecordError(f"recording {path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _tile_name(block: int, shard: int) -> str:

@@ -84,9 +84,13 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "bytes_out": ("int64", "bytes of arrays in the results"),
         "peak_memory_bytes": ("int64", "peak resident memory of the process during the span"),
         "retries": ("int32", "times the task was started again"),
+        "bytes_moved": ("int64", "bytes of arrays in the arguments that were brought from other nodes"),
     },
 }
 """Table -> column -> (type, meaning). Units are in the names."""
+
+LATER_COLUMNS: Mapping[str, Sequence[str]] = {"spans": ("bytes_moved",)}
+"""Columns that runs of earlier versions lack; they are read as null there."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -149,7 +153,7 @@ class RunDirectory:
         for table in COLUMNS:
             final = self.path / f"{table}.parquet"
             if final.exists():
-                whole = _read_parquet(final)
+                whole = read_table(final, table)
                 kept = whole.filter(pc.less(whole["round"], number))
                 if len(kept) < len(whole):
                     _write_parquet(final, kept)
@@ -170,11 +174,11 @@ class RunDirectory:
         import pyarrow as pa
 
         final = self.path / f"{table}.parquet"
-        tables = [_read_parquet(final)] if final.exists() else [schema(table).empty_table()]
+        tables = [read_table(final, table)] if final.exists() else [schema(table).empty_table()]
         known = set(tables[0]["round"].to_pylist())
         whole = {_number(part) for part in self._parts("rounds")}
         new = [part for part in self._parts(table) if _number(part) in whole - known]
-        return pa.concat_tables([*tables, *map(_read_parquet, new)])
+        return pa.concat_tables([*tables, *(read_table(part, table) for part in new)])
 
     def finish(self) -> None:
         """Write the three tables from the parts, then drop the parts. Safe to call again."""
@@ -196,14 +200,20 @@ class RunDirectory:
         return sorted((self.path / "parts" / table).glob("[0-9]*.parquet"))
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def read_table(path: Path, table: str) -> pa.Table:
+    """The rows in one file of a table, with null in LATER_COLUMNS that it lacks; RecordError when it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
+        rows = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"{path} is damaged: {error}") from error
+    for name in LATER_COLUMNS.get(table, ()):
+        if name not in rows.column_names:
+            field = schema(table).field(name)
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:

@@ -3,6 +3,11 @@
 A replayed defense starts from its state before round 0 and sees the recorded rounds in order. Where every
 round was recorded, its verdicts are those it would have given live, byte for byte, as long as the recorded run
 is its own; another defense sees the rounds that the recorded run's defense led to.
+
+    replays/krum/             what krum found: rounds, clients and spans with the columns of a run; the notes of a
+                              round hold the SHA-256 of the verdict's aggregate
+    replays/krum@2nodes/      the same on two nodes (replay_nodes.py)
+    replays/summary.md        all of them side by side (replay_summary.py)
 """
 
 from __future__ import annotations
@@ -17,14 +22,18 @@ import yaml
 
 from raysim import recording
 from raysim.backend import Backend, InProcessBackend
-from raysim.composition import compose
+from raysim.composition import compose, make_defense
 from raysim.config import Component, ExperimentConfig, load_config
 from raysim.errors import ConfigError, RecordError
 from raysim.experiment import Experiment, RoundRecord, Uploads
-from raysim.records import RunDirectory, environment
+from raysim.records import RunDirectory, digest, environment
+from raysim.replay_summary import FOLDER, write_summary
 from raysim.resources import Capacity
 from raysim.runner import BackendName
 from raysim.simulation import initial_state, judge, record_round
+
+Observe = Callable[[str, int, int], None]
+"""Told after every round: the replay's name, rounds done, rounds in all."""
 
 REASON = "rejected by the engine when recorded"
 
@@ -36,13 +45,36 @@ def replay(
     rounds: tuple[int, int] | None = None,
     backend: BackendName = "inprocess",
     address: str | None = None,
-    observe: Callable[[str, int, int], None] = lambda name, done, total: None,
+    suffix: str = "",
+    warm_up: bool = False,
+    observe: Observe = lambda name, done, total: None,
 ) -> list[Path]:
     """Run every defense on the recorded rounds of `run` (all, or first..last), one directory each.
 
-    Writes rounds, clients and spans in `run/replays/<label>/` with the columns of a run (accuracies are NaN:
-    nothing is trained or evaluated), replacing an earlier replay of that label. Returns the directories.
+    Writes rounds, clients and spans in `run/replays/<label><suffix>/` with the columns of a run (accuracies are
+    NaN: nothing is trained or evaluated), replacing an earlier replay of that name. warm_up: judge the first
+    of them once before, so that starting processes and loading libraries is not timed. Returns the directories.
     """
+    planned, found = prepared(run, defenses, rounds)
+    directories = [run / FOLDER / (label + suffix) for label in labels(defenses)]
+    if backend == "inprocess":
+        if address is not None:
+            raise ConfigError("address", "belongs to backend ray", address)
+        for wanted, directory in zip(planned, directories, strict=True):
+            local = InProcessBackend(threads=wanted.resources.threads)
+            experiment = compose(wanted, Capacity())
+            records = replayed(experiment, local, local, found, warm_up)
+            _keep(experiment, records, len(found), directory, environment(replay=True), observe)
+    else:
+        _replay_on_ray(planned, found, directories, address, warm_up, observe)
+    write_summary(run)
+    return directories
+
+
+def prepared(
+    run: Path, defenses: Sequence[Component], rounds: tuple[int, int] | None
+) -> tuple[list[ExperimentConfig], list[Path]]:
+    """The run's configuration with each of the defenses, and the recorded rounds; refuses what cannot work."""
     config = load_config(run / "config.yaml")
     found = recording.recorded_rounds(run / "updates")
     if rounds is not None:
@@ -50,26 +82,41 @@ def replay(
     if not found:
         raise RecordError(f"{run} has no recorded updates in that range; run it with record.updates=true")
     planned = [with_defense(config, component) for component in defenses]
-    directories = [run / "replays" / label for label in labels(defenses)]
-    if backend == "inprocess":
-        if address is not None:
-            raise ConfigError("address", "belongs to backend ray", address)
-        for wanted, directory in zip(planned, directories, strict=True):
-            local = InProcessBackend(threads=config.resources.threads)
-            _replay_one(compose(wanted, Capacity()), local, found, directory, observe)
-        return directories
+    for wanted in planned:
+        make_defense(wanted)
+    return planned, found
+
+
+def _replay_on_ray(
+    planned: Sequence[ExperimentConfig],
+    found: Sequence[Path],
+    directories: Sequence[Path],
+    address: str | None,
+    warm_up: bool,
+    observe: Observe,
+) -> None:
     from raysim import ray_cluster
 
     with ray_cluster.connected(address):
         from raysim.ray_backend import ClientActors, RayBackend
 
         available = ray_cluster.capacity()
+        about = environment(replay=True, nodes=ray_cluster.nodes())
         for wanted, directory in zip(planned, directories, strict=True):
-            threads = config.resources.threads
+            threads, placement = wanted.resources.threads, wanted.resources.placement
             workers = available.workers(threads)
-            on_ray = RayBackend(ClientActors(0), workers=workers, threads=threads)
-            _replay_one(compose(wanted, available), on_ray, found, directory, observe)
-    return directories
+            backend = RayBackend(ClientActors(0), workers=workers, threads=threads, placement=placement)
+            # Row blocks come to lie on all nodes, as they do where clients train.
+            loader = RayBackend(
+                ClientActors(0),
+                workers=workers,
+                threads=threads,
+                placement="spread",
+                telemetry=backend.telemetry,
+            )
+            experiment = compose(wanted, available)
+            records = replayed(experiment, backend, loader, found, warm_up)
+            _keep(experiment, records, len(found), directory, about, observe)
 
 
 def parse_defenses(texts: Sequence[str]) -> list[Component]:
@@ -120,32 +167,46 @@ def with_defense(config: ExperimentConfig, component: Component) -> ExperimentCo
     return ExperimentConfig.from_mapping({**values, "defense": component.model_dump()})
 
 
-def replayed(experiment: Experiment, backend: Backend, found: Sequence[Path]) -> Iterator[RoundRecord]:
-    """The defense's verdict on every recorded round, in order."""
+def replayed(
+    experiment: Experiment,
+    backend: Backend,
+    loader: Backend,
+    found: Sequence[Path],
+    warm_up: bool = False,
+) -> Iterator[RoundRecord]:
+    """The defense's verdict on every recorded round, in order.
+
+    loader: runs the tasks that read them. warm_up: the first is judged once before, and forgotten.
+    """
+    if warm_up:
+        next(replayed(experiment, backend, loader, found))
     state = initial_state(experiment, backend)
     for path in found:
-        judged = recording.read(path, experiment.plan.layout, backend)
+        judged = recording.read(path, experiment.plan.layout, backend, loader)
         state = replace(state, round=judged.round, global_vector=judged.global_vector)
         published = backend.put(judged.global_vector)
         verdict, defense_state = judge(experiment, backend, state, published, judged.updates, judged.usable)
         state = replace(state, defense=defense_state)
         unusable = judged.updates.client_ids[~judged.usable]
         uploads = Uploads(judged.updates, dict.fromkeys(unusable.tolist(), REASON), float("nan"), {})
-        yield record_round(experiment, backend, uploads, judged, verdict, [], {})
+        notes = {"aggregate": digest(verdict.aggregate)}
+        yield record_round(experiment, backend, uploads, judged, verdict, notes)
 
 
-def _replay_one(
+def _keep(
     experiment: Experiment,
-    backend: Backend,
-    found: Sequence[Path],
+    records: Iterator[RoundRecord],
+    count: int,
     path: Path,
-    observe: Callable[[str, int, int], None],
+    about: dict[str, Any],
+    observe: Observe,
 ) -> None:
+    """Write a replay's directory, round by round."""
     shutil.rmtree(path, ignore_errors=True)
     directory = RunDirectory(path)
-    directory.start(experiment.config.to_yaml(), environment(replay=True))
-    for number, record in enumerate(replayed(experiment, backend, found)):
+    directory.start(experiment.config.to_yaml(), about)
+    for number, record in enumerate(records):
         directory.write_artifacts(record.number, record.artifacts)
         directory.write_round(record.number, record.row, record.clients, record.spans)
-        observe(path.name, number + 1, len(found))
+        observe(path.name, number + 1, count)
     directory.finish()

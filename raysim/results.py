@@ -38,21 +38,17 @@ def utilities(rounds: Columns) -> Table:
     return table
 
 
-def replays(directories: list[Path]) -> Table:
-    """One row a defense: what it caught, and the seconds a round its stages took."""
-    from raysim.metrics import mean_detection
-    from raysim.progress import rate
-    from raysim.report.finished_run import read_columns
-    from raysim.report.tables import detections
+def replays(run: Path, directories: list[Path]) -> list[Table]:
+    """What every replay caught and cost, and the seconds of its stages."""
+    from raysim.replay_summary import read_replay, tables
 
-    shown = {name: RATES[name] for name in ("recall", "precision", "fpr", "f1", "auc_score")}
-    table = grid("defense", *shown.values(), "s a round")
-    for directory in directories:
-        rounds, spans = read_columns(directory, "rounds"), read_columns(directory, "spans")
-        mean, _ = mean_detection(detections(rounds))
-        seconds = spans["wall_s"][spans["task"] < 0].sum() / rounds["round"].size
-        table.add_row(directory.name, *(rate(getattr(mean, name)) for name in shown), f"{seconds:.3f}")
-    return table
+    shown = []
+    for headings, rows in tables([read_replay(run, directory) for directory in directories]):
+        table = grid(*headings)
+        for row in rows:
+            table.add_row(*row)
+        shown.append(table)
+    return shown
 
 
 def detection(rounds: Columns) -> Table:

@@ -27,10 +27,12 @@ class Server:
         actors: ClientActors,
         workers: int,
     ) -> None:
-        threads = experiment.config.resources.threads
-        prepare_worker(threads)
+        resources = experiment.config.resources
+        prepare_worker(resources.threads)
         self.experiment, self.directory = experiment, RunDirectory(path)
-        self.backend = RayBackend(actors, workers=workers, threads=threads)
+        self.backend = RayBackend(
+            actors, workers=workers, threads=resources.threads, placement=resources.placement
+        )
         self._events: list[Progress] = []
         self._lock = threading.Lock()
 

@@ -1,16 +1,18 @@
 """One federated experiment, round by round.
 
-`run_round` is the story: draw a cohort, publish the global model, train, let the attacker craft, judge,
-aggregate, evaluate, score the verdict against the truth the defense never saw. `rounds` repeats it from any
+`play` and `evaluate` are the story: draw a cohort, publish the global model, train (or draw the updates), let the attacker craft,
+judge, aggregate, evaluate, score the verdict against the truth the defense never saw. `rounds` repeats it from any
 state, so that a run in one go and a run that was resumed do the same.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,12 +20,13 @@ from raysim import rng
 from raysim.backend import Backend, Reference, located
 from raysim.client import ClientHost, RoundOrder, UploadMeta
 from raysim.context import State
-from raysim.crafting import let_attackers_craft
+from raysim.crafting import crafting_clients, let_attackers_craft
 from raysim.defense import Verdict, expand
 from raysim.errors import LostWork, RunError
 from raysim.experiment import Experiment, RoundRecord, RunState, Uploads, active_attackers, round_context
 from raysim.metrics import detection
 from raysim.recording import Recording
+from raysim.row_stage import Ahead, RowStage, begin_ahead
 from raysim.updates import RowBlock, Updates
 
 LOST_ROUNDS = 3
@@ -52,49 +55,104 @@ def initial_state(experiment: Experiment, backend: Backend) -> RunState:
     )
 
 
-def rounds(
-    experiment: Experiment, backend: Backend, state: RunState
-) -> Iterator[tuple[RunState, RoundRecord]]:
-    """The remaining rounds, one after the other."""
+Round = tuple[RunState, RoundRecord]
+"""The state after a round, and its record."""
+
+Result = TypeVar("Result")
+
+
+def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Iterator[Round]:
+    """The remaining rounds, one after the other.
+
+    With resources.pipeline, and where the backend can, a round is evaluated while the next one trains; a round that
+    was played is evaluated and handed out also when the next one fails.
+    """
+    played = _played(experiment, backend, state)
+    aside = backend.apart() if experiment.config.resources.pipeline else None
+    if aside is None:
+        for result in played:
+            yield _evaluated(experiment, backend, result)
+        return
+    waiting: Future[Round] | None = None
+    failure: Exception | None = None
+    with ThreadPoolExecutor(1) as other_thread:
+        while True:
+            try:
+                following = next(played, None)
+            except Exception as error:
+                following, failure = None, error
+            earlier, waiting = waiting, None
+            if following is not None:
+                waiting = other_thread.submit(_evaluated, experiment, aside, _let_go(experiment, following))
+                del following  # it holds what the round has let go
+            if earlier is not None:
+                yield earlier.result()
+            if failure is not None:
+                raise failure
+            if waiting is None:
+                return
+
+
+def _played(experiment: Experiment, backend: Backend, state: RunState) -> Iterator[Round]:
+    """The remaining rounds as they are before evaluation."""
     previous: Reference = None if state.previous_vector is None else backend.put(state.previous_vector)
     while state.round < experiment.config.rounds:
-        number = state.round
         published = backend.put(state.global_vector)
-        try:
-            state, record = _again_if_lost(experiment, backend, state, published, previous)
-        except RunError as error:
-            raise error.located(round=number) from error
-        yield state, record
-        previous = published
+        work = partial(play, experiment, backend, state, published, previous)
+        result = _again_if_lost(state.round, work)
+        state, previous = result[0], published
+        yield result
+        del result, work
 
 
-def _again_if_lost(
+def _evaluated(experiment: Experiment, backend: Backend, played: Round) -> Round:
+    """The round with its measures and their spans."""
+    state, record = played
+    work = partial(evaluate, experiment, backend, record.number, state.global_vector)
+    measures = _again_if_lost(record.number, work)
+    spans = [*record.spans, *backend.telemetry.drain()]
+    return state, replace(record, row={**record.row, **measured(measures)}, spans=spans)
+
+
+def _let_go(experiment: Experiment, played: Round) -> Round:
+    """The round without its rows, unless they are to be recorded."""
+    state, record = played
+    if experiment.config.record.updates and record.number % experiment.config.record.every == 0:
+        return played
+    judged = replace(record.judged, updates=replace(record.judged.updates, blocks=()))
+    return state, replace(record, judged=judged)
+
+
+def _again_if_lost(round: int, work: Callable[[], Result]) -> Result:
+    """work(), done again when results were lost with a node; the spans of lost attempts are kept."""
+    try:
+        for _ in range(LOST_ROUNDS):
+            try:
+                return work()
+            except LostWork:
+                continue
+        return work()
+    except RunError as error:
+        raise error.located(round=round) from error
+
+
+def play(
     experiment: Experiment, backend: Backend, state: RunState, published: Reference, previous: Reference
-) -> tuple[RunState, RoundRecord]:
-    """run_round, done again when results were lost with a node; the spans of lost attempts are kept."""
-    for _ in range(LOST_ROUNDS):
-        try:
-            return run_round(experiment, backend, state, published, previous)
-        except LostWork:
-            continue
-    return run_round(experiment, backend, state, published, previous)
-
-
-def run_round(
-    experiment: Experiment, backend: Backend, state: RunState, published: Reference, previous: Reference
-) -> tuple[RunState, RoundRecord]:
-    """One round, from the global model to the next and its record."""
+) -> Round:
+    """One round, from the global model to the next and its record, without evaluation."""
+    backend.telemetry.round = state.round
     cohort = draw_cohort(experiment, state.round)
-    uploads = train(experiment, backend, state.round, cohort, published, previous)
+    stage = stage_ahead(experiment, backend, state, published)
+    uploads = train(experiment, backend, state.round, cohort, published, previous, stage)
     uploads, attack_states, notes = let_attackers_craft(experiment, backend, state, published, uploads)
     usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
     verdict, defense_state = judge(experiment, backend, state, published, uploads.updates, usable)
     new_vector = apply(verdict, uploads.updates, usable, state.global_vector)
     next_state = RunState(state.round + 1, new_vector, state.global_vector, defense_state, attack_states)
-    measures = evaluate(experiment, backend, state.round, new_vector)
     truth = np.isin(uploads.updates.client_ids, active_attackers(experiment, state.round))
-    judged = Recording(state.round, state.global_vector, uploads.updates, usable, truth)
-    return next_state, record_round(experiment, backend, uploads, judged, verdict, measures, notes)
+    rows = replace(uploads.updates, ahead=())
+    judged = Recording(state.round, state.global_vector, rows, usable, truth)
+    return next_state, record_round(experiment, backend, uploads, judged, verdict, notes)
 
 
 def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
@@ -103,7 +161,22 @@ def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
     if wanted == population:
         return np.arange(population)
     generator = rng.generator(experiment.config.seed, "cohort", round)
-    return np.sort(generator.choice(population, wanted, replace=False))
+    drawn = generator.choice(population, wanted, replace=False)
+    joining = experiment.plan.joining(round)
+    if len(joining):  # they take the places of clients drawn last
+        drawn = np.concatenate([joining, drawn[~np.isin(drawn, joining)]])[:wanted]
+    return np.sort(drawn)
+
+
+def stage_ahead(
+    experiment: Experiment, backend: Backend, state: RunState, published: Reference
+) -> RowStage | None:
+    """What the defense does with every row alone, where that is to begin as rows arrive."""
+    if not experiment.config.resources.pipeline:
+        return None
+    with located("judge", type(experiment.defense).__name__):
+        stage = experiment.defense.row_stage(round_context(experiment, backend, state, published, "defense"))
+    return stage if stage is not None and stage.key is not None else None
 
 
 def train(
@@ -113,12 +186,33 @@ def train(
     cohort: np.ndarray,
     published: Reference,
     previous: Reference,
+    stage: RowStage | None = None,
 ) -> Uploads:
-    """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client."""
+    """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client.
+
+    Where updates are drawn instead, hosts draw them, and answer likewise.
+    stage: begun on every block as it arrives, but for rows that cannot be used or are about to be replaced.
+    """
     order = RoundOrder(round, int(experiment.sizes[cohort].sum()))
     calls = split_cohort(cohort, experiment, backend.workers, round)
-    items = [(order, members, published, previous) for members in calls]
-    answers = backend.call_clients("train", "train", items, keep=len(experiment.plan.bounds))
+    ahead: list[Ahead] = []
+    replaced = crafting_clients(experiment, round)
+
+    def begin(number: int, answer: Any) -> None:
+        tiles, notes = answer
+        fit = [place for place, m in enumerate(notes) if not m.reason and m.client not in replaced]
+        if stage is not None and fit:
+            ids = np.array([notes[place].client for place in fit], np.int64)
+            ahead.append(begin_ahead(backend, stage, number, ids, np.array(fit), tiles))
+
+    method, shared = ("train", (published, previous)) if experiment.plan.synthetic is None else ("draw", ())
+    answers = backend.call_clients(
+        method,
+        method,
+        [(order, members, *shared) for members in calls],
+        keep=len(experiment.plan.bounds),
+        then=None if stage is None else begin,
+    )
     blocks: list[RowBlock] = []
     metas: list[UploadMeta] = []
     reasons: dict[int, str] = {}
@@ -138,6 +232,7 @@ def train(
         num_examples=np.array([meta.num_examples for meta in metas], np.int64),
         bounds=experiment.plan.bounds,
         blocks=tuple(blocks),
+        ahead=tuple(ahead),
     )
     honest = ~np.isin(updates.client_ids, active_attackers(experiment, round))
     losses = [
@@ -243,16 +338,27 @@ def evaluate(
     return results
 
 
+def measured(measures: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+    """The columns of the table of rounds that `evaluate` fills; NaN where it did not."""
+    nan = float("nan")
+    clean, triggered = (*measures[:1], (nan, nan, nan))[0], measures[1:]
+    return {
+        "main_accuracy": clean[0],
+        "main_loss": clean[1],
+        "attack_success_rate": float(np.mean([m[0] for m in triggered])) if triggered else nan,
+        "target_confidence": float(np.mean([m[2] for m in triggered])) if triggered else nan,
+    }
+
+
 def record_round(
     experiment: Experiment,
     backend: Backend,
     uploads: Uploads,
     judged: Recording,
     verdict: Verdict,
-    measures: Sequence[tuple[float, float, float]],
     notes: dict[str, Any],
 ) -> RoundRecord:
-    """The round's rows for the tables, with the verdict scored against the truth."""
+    """The round's rows for the tables, with the verdict scored against the truth; not evaluated yet."""
     round, updates, truth, nan = judged.round, judged.updates, judged.truth, float("nan")
     notes = {**notes, **({"clients": uploads.notes} if uploads.notes else {})}
     row: dict[str, Any] = {
@@ -261,10 +367,7 @@ def record_round(
         "malicious": int(truth.sum()),
         "flagged": 0 if verdict.flagged is None else int(verdict.flagged.sum()),
         "train_loss": uploads.train_loss,
-        "main_accuracy": measures[0][0] if measures else nan,
-        "main_loss": measures[0][1] if measures else nan,
-        "attack_success_rate": float(np.mean([m[0] for m in measures[1:]])) if measures[1:] else nan,
-        "target_confidence": float(np.mean([m[2] for m in measures[1:]])) if measures[1:] else nan,
+        **measured([]),
         "notes": json.dumps(notes, default=float, sort_keys=True) if notes else "",
     }
     if verdict.weights is not None:

@@ -76,6 +76,7 @@ def synthetic_updates(
     shift: float = 1.0,
     bounds: tuple[int, ...] | None = None,
     rows_per_block: int | None = None,
+    clients: np.ndarray | None = None,
 ) -> tuple[Updates, np.ndarray]:
     """(K updates drawn from a seed, which of them are malicious: [K] bool). See `Population` for the model.
 
@@ -85,7 +86,11 @@ def synthetic_updates(
     the seed. bounds: column shards (0, ..., d), by default 64 MiB of K rows each. rows_per_block: rows that one task
     makes and holds; by default two blocks a worker, of 256 MiB at most. Cost O(K d).
 
-    Raises ConfigError for counts and scales out of range.
+    clients: ids of those of the num_clients whose rows are drawn, ascending; by default all. A row is the same
+    whoever is drawn with it, so K is their number and num_clients only says who can be malicious. Column shards are
+    then those of as many rows as are drawn.
+
+    Raises ConfigError for counts, scales and ids out of range.
     """
     for key, value, least in (("num_clients", num_clients, 1), ("norm", norm, 0), ("spread", spread, 0)):
         if not value >= least:
@@ -94,22 +99,29 @@ def synthetic_updates(
         raise ConfigError("malicious", f"must be from 0 to {num_clients}, the clients", malicious)
     if rows_per_block is not None and rows_per_block < 1:
         raise ConfigError("rows_per_block", "must be at least 1", rows_per_block, 1)
-    bounds = bounds or shard_bounds(num_clients, layout.dim, 4 * CHUNK_VALUES)
+    ids = np.arange(num_clients) if clients is None else np.asarray(clients, np.int64)
+    if not len(ids) or ids[0] < 0 or ids[-1] >= num_clients or (np.diff(ids) <= 0).any():
+        raise ConfigError("clients", f"must be ascending ids from 0 to {num_clients - 1}", ids.tolist())
+    count = len(ids)
+    bounds = bounds or shard_bounds(count, layout.dim, 4 * CHUNK_VALUES)
     if rows_per_block is None:
         most = max(1, BLOCK_BYTES // max(4 * layout.num_columns, 1))
-        rows_per_block = max(1, min(-(-num_clients // (2 * backend.workers)), most))
-    mask = np.zeros(num_clients, bool)
-    mask[rng.generator(seed, "synthetic", "placement").choice(num_clients, malicious, replace=False)] = True
-    clients = np.arange(num_clients)
-    parts = [clients[first : first + rows_per_block] for first in range(0, num_clients, rows_per_block)]
+        rows_per_block = max(1, min(-(-count // (2 * backend.workers)), most))
+    planted = np.zeros(num_clients, bool)
+    planted[rng.generator(seed, "synthetic", "placement").choice(num_clients, malicious, replace=False)] = (
+        True
+    )
+    mask = planted[ids]
+    parts = [
+        np.arange(first, min(first + rows_per_block, count)) for first in range(0, count, rows_per_block)
+    ]
     population = backend.put(Population(layout, seed, norm, spread, shift))
-    items = [(population, part, mask[part], bounds) for part in parts]
+    items = [(population, ids[part], mask[part], bounds) for part in parts]
     kept = backend.map("synthetic", _make_block, items, keep=len(bounds))
     blocks = tuple(
         RowBlock(part, np.arange(len(part)), tiles) for part, (tiles, _) in zip(parts, kept, strict=True)
     )
-    examples = np.ones(num_clients, np.int64)
-    return Updates(backend, layout, clients, examples, bounds, blocks), mask
+    return Updates(backend, layout, ids, np.ones(count, np.int64), bounds, blocks), mask
 
 
 def tensor_scales(layout: Layout) -> list[tuple[int, float]]:

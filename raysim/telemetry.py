@@ -36,6 +36,8 @@ class Span:
     bytes_out: int
     peak_memory_bytes: int
     retries: int = 0
+    bytes_moved: int = 0
+    """Bytes of arrays in the arguments that lay on other nodes and were brought to the task's."""
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Telemetry:
 
     node: str = field(default_factory=platform.node)
     spans: list[Span] = field(default_factory=list)
+    round: int = 0
+    """The round under way."""
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
     """Told (stage, tasks done, tasks in all) as work proceeds."""
 
@@ -69,6 +73,7 @@ class Telemetry:
                     bytes_out=sum(span.bytes_out for span in tasks),
                     peak_memory_bytes=max([peak_memory_bytes(), *(s.peak_memory_bytes for s in tasks)]),
                     retries=sum(span.retries for span in tasks),
+                    bytes_moved=sum(span.bytes_moved for span in tasks),
                 )
             )
             self.spans.extend(tasks)

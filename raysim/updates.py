@@ -3,7 +3,8 @@
 The matrix is a grid. A *row block* is what one client host returned: the rows of a few clients. A *column
 shard* is a fixed range of parameters, the same for all blocks. A tile is one row block in one shard; the
 buffers (layout.py) are one more tile behind the last shard. No method gathers K x d: rows are worked on
-block by block, columns chunk by chunk, each in a task that reads the tiles it needs.
+block by block, columns shard by shard, each in a task that reads the tiles it needs and walks them a few thousand
+columns at a time, so that what it works on stays in the cache.
 
 Sums over columns are formed per *chunk*, a width that depends on the K rows that came in, and added in column
 order; rows selected or transformed from them keep that width. So no result depends on how the matrix was cut
@@ -12,7 +13,7 @@ into tiles (`shard_bounds` cuts at whole chunks), or on which node a tile lies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -21,13 +22,15 @@ from typing import Any
 import numpy as np
 
 from raysim.backend import Backend, Needs, Reference
+from raysim.grid import Grid, steps
 from raysim.layout import Layout
+from raysim.row_stage import Ahead, RowStage, finish_ahead, on_block
 
 CHUNK_VALUES = 2**24
-"""Values in one chunk of columns (64 MiB of float32): what a column task holds at a time."""
+"""Values in one chunk of columns (64 MiB of float32): what `transform` holds at a time, and what is summed at a time."""
 
 BLOCK_COLUMNS = 4096
-"""Columns converted to float64 at a time inside a Gram or a weighted sum: stays in the cache."""
+"""Columns that `map_columns` and `reduce_columns` give to their function at a time; a chunk is a multiple of it."""
 
 
 def chunk_columns(num_clients: int) -> int:
@@ -61,7 +64,7 @@ class Updates:
     """K client updates (local minus global, float32), rows in client-id order. Says nothing of who is malicious.
 
     client_ids [K] int64, num_examples [K] int64, layout (d = layout.dim), bounds: column shards, chunk: columns
-    summed at a time (0: by the rule, from K).
+    summed at a time (0: by the rule, from K). ahead: work on rows that was begun as they arrived.
     """
 
     backend: Backend
@@ -71,6 +74,7 @@ class Updates:
     bounds: tuple[int, ...]
     blocks: tuple[RowBlock, ...]
     chunk: int = 0
+    ahead: tuple[Ahead, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.chunk:
@@ -141,15 +145,24 @@ class Updates:
 
         buffers: the block is [k, d + b] instead. A result may depend on its own row and `shared` only.
         """
-        stop = None if buffers else len(self.bounds) - 1
-        items = [
-            (fn, block.rows, len(block.tiles[:stop]), *block.tiles[:stop], *shared) for block in self.blocks
-        ]
-        answers = self.backend.map(stage, _on_rows, items, needs=needs)
-        results: list[Any] = [None] * self.num_clients
-        for block, answer in zip(self.blocks, answers, strict=True):
+        return self.map_row_stage(RowStage(stage, partial(on_block, fn), shared, buffers, needs))
+
+    def map_row_stage(self, stage: RowStage) -> list[Any]:
+        """The stage's result for every row, K in client order: what was begun ahead is waited for.
+
+        The rest is one task per row block.
+        """
+        ready = finish_ahead(self.backend, stage, self.ahead)
+        missing = np.array([int(client) not in ready for client in self.client_ids], bool)
+        results = [ready.get(int(client)) for client in self.client_ids]
+        if ready and not missing.any():
+            return results
+        rest, places = self.select(missing) if ready else self, np.flatnonzero(missing)
+        items = [stage.arguments(block.rows, block.tiles) for block in rest.blocks]
+        answers = self.backend.map(stage.name, stage.task, items, needs=stage.needs)
+        for block, answer in zip(rest.blocks, answers, strict=True):
             for position, result in zip(block.positions, answer, strict=True):
-                results[position] = result
+                results[places[position]] = result
         return results
 
     def map_columns(
@@ -157,14 +170,21 @@ class Updates:
         stage: str,
         fn: Callable[..., np.ndarray],
         *along: np.ndarray | Reference,
+        dtype: Any = np.float32,
+        shards_per_task: int = 1,
         needs: Needs = Needs(),
     ) -> np.ndarray:
-        """fn(columns [K, c], *along [c]) -> [c]; one task per column shard, called chunk by chunk. Returns [d].
+        """fn(columns [K, c], *along [c]) -> [c], called for BLOCK_COLUMNS at a time in tasks of column shards. Returns [d].
 
         along: vectors [d] (arrays, or references to vectors [>= d]), of which fn gets the same columns. A column's result may
-        depend on that column only.
+        depend on that column only. dtype: what fn gets the columns as; they are read-only and gone after the call.
         """
-        parts = self.backend.map(stage, partial(_map_chunks, fn), self._shards(along), needs=needs)
+        shards = self._shards(along)
+        items = []
+        for first, last in steps(0, len(shards), shards_per_task):
+            group = shards[first:last]
+            items.append((len(group), *(argument for shard in group for argument in shard)))
+        parts = self.backend.map(stage, partial(_map_shards, fn, dtype), items, needs=needs)
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def reduce_columns(
@@ -172,11 +192,17 @@ class Updates:
         stage: str,
         fn: Callable[..., np.ndarray],
         *along: np.ndarray | Reference,
+        dtype: Any = np.float32,
         needs: Needs = Needs(),
     ) -> np.ndarray:
-        """The sum over chunks of fn(columns [K, c], *along [c]) -> array of any fixed shape, in column order."""
+        """The sum of fn(columns [K, c], *along [c]) -> array of any fixed shape, over all columns.
+
+        fn is called for BLOCK_COLUMNS at a time; its results are added up per chunk, and chunks in column order.
+        along, dtype: as in `map_columns`.
+        """
         total: np.ndarray | None = None
-        for parts in self.backend.map(stage, partial(_reduce_chunks, fn), self._shards(along), needs=needs):
+        work = partial(_reduce_shard, fn, dtype)
+        for parts in self.backend.map(stage, work, self._shards(along), needs=needs):
             for part in parts:
                 total = part if total is None else total + part
         assert total is not None, "a matrix has at least one shard"
@@ -203,10 +229,11 @@ class Updates:
         if num_examples is not None:
             examples = np.asarray(num_examples, np.int64)
         items = self._shards(along, with_buffers=True)
-        kept = self.backend.map(stage, partial(_transform_chunks, fn, len(ids)), items, keep=1, needs=needs)
+        kept = self.backend.map(stage, partial(_transform_shard, fn, len(ids)), items, keep=1, needs=needs)
         tiles = tuple(references[0] for references, _ in kept)
         every = np.arange(len(ids))
-        return replace(self, client_ids=ids, num_examples=examples, blocks=(RowBlock(every, every, tiles),))
+        block = RowBlock(every, every, tiles)
+        return replace(self, client_ids=ids, num_examples=examples, blocks=(block,), ahead=())
 
     def gram(self, stage: str = "gram", *, centre: np.ndarray | Reference | None = None) -> np.ndarray:
         """U U^T [K, K] float64, of rows minus `centre` [d] where that is given.
@@ -214,8 +241,8 @@ class Updates:
         Products of float32 rows, accumulated in float64 in column order.
         """
         if centre is None:
-            return self.reduce_columns(stage, _gram)
-        return self.reduce_columns(stage, _centred_gram, centre)
+            return self.reduce_columns(stage, _gram, dtype=np.float64)
+        return self.reduce_columns(stage, _centred_gram, centre, dtype=np.float64)
 
     def columns(self, name: str, stage: str = "columns") -> np.ndarray:
         """One named parameter of all clients: [K, *shape] float32."""
@@ -240,9 +267,11 @@ class Updates:
         if not len(used):
             return np.zeros(self.dim, np.float32)
         values = np.asarray(weights, np.float64)[used]
-        if 2 * len(used) > self.num_clients:
-            return self.map_columns(stage, partial(_weighted_sum, values, used=used))
-        return self.select(used).map_columns(stage, partial(_weighted_sum, values))
+        part = self.select(used)
+        # Where few row blocks are read, a task takes more shards: as many bytes as a shard of all rows has.
+        together = len(self.blocks) // len(part.blocks)
+        weigh = partial(_weighted_sum, values)
+        return part.map_columns(stage, weigh, dtype=np.float64, shards_per_task=together)
 
     def combine_buffers(self, weights: np.ndarray) -> np.ndarray:
         """The weighted sum of buffer changes [b]; integer counters are copied from the first row of weight > 0."""
@@ -254,7 +283,7 @@ class Updates:
         items = [(block.rows, [slice(None)], block.tiles[-1]) for block in self.blocks]
         for block, part in zip(self.blocks, self.backend.map("buffers", _slice_rows, items), strict=True):
             rows[block.positions] = part
-        total = _weighted_sum(np.asarray(weights, np.float64)[used], rows[used])
+        total = _weighted_sum(np.asarray(weights, np.float64)[used], rows[used].astype(np.float64))
         counters = self.layout.counter_columns()
         total[counters] = rows[used[0], counters]
         return total
@@ -298,7 +327,8 @@ class Updates:
             for block in crafted.blocks
         ]
         examples = np.concatenate([honest.num_examples, crafted.num_examples])[order]
-        return replace(self, client_ids=ids[order], num_examples=examples, blocks=tuple(moved))
+        ahead = tuple(part.without(crafted.client_ids) for part in self.ahead)
+        return replace(self, client_ids=ids[order], num_examples=examples, blocks=tuple(moved), ahead=ahead)
 
     def to_array(self, *, buffers: bool = False) -> np.ndarray:
         """The whole matrix [K, d] (or [K, d + b]) in this process. For tests, oracles and small matrices."""
@@ -320,91 +350,42 @@ class Updates:
         return items
 
 
-@dataclass(frozen=True)
-class Grid:
-    """How a column task finds its rows: the shard's columns [first, last), walked in chunks.
-
-    whole: which of the vectors along came as references, uncut; the others hold the shard's columns only.
-    """
-
-    positions: list[np.ndarray]
-    rows: list[np.ndarray]
-    num_clients: int
-    first: int
-    last: int
-    chunk: int
-    whole: list[bool]
-
-    def chunks(self, arguments: tuple[np.ndarray, ...]) -> list[tuple[int, Callable[[], tuple[Any, ...]]]]:
-        """(first column, a function that assembles (columns [K, c], *along [c])) for every chunk in order."""
-        return [
-            (self.first + start, partial(self._assemble, arguments, start, stop))
-            for start, stop in steps(0, self.last - self.first, self.chunk)
-        ]
-
-    def _assemble(self, arguments: tuple[np.ndarray, ...], start: int, stop: int) -> tuple[Any, ...]:
-        tiles, along = arguments[: len(self.rows)], arguments[len(self.rows) :]
-        out = self._rows(tiles, start, stop)
-        offsets = [self.first if whole else 0 for whole in self.whole]
-        vectors = [
-            vector[offset + start : offset + stop] for vector, offset in zip(along, offsets, strict=True)
-        ]
-        return (out, *vectors)
-
-    def _rows(self, tiles: tuple[np.ndarray, ...], start: int, stop: int) -> np.ndarray:
-        """Columns of all rows: read where they lie when one tile holds just these, else copied together."""
-        every = range(self.num_clients)
-        if len(tiles) == 1 and all(map(np.array_equal, (self.positions[0], self.rows[0]), (every, every))):
-            return tiles[0][: self.num_clients, start:stop]
-        out = np.empty((self.num_clients, stop - start), np.float32)
-        for positions, rows, tile in zip(self.positions, self.rows, tiles, strict=True):
-            for position, row in zip(positions, rows, strict=True):
-                out[position] = tile[row, start:stop]
-        return out
-
-
-def steps(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive ranges of at most `width` that cover [first, last)."""
-    for start in range(first, last, width):
-        yield start, min(start + width, last)
-
-
 def cut(rows: np.ndarray, bounds: Sequence[int]) -> tuple[np.ndarray, ...]:
     """Rows [k, d + b] as one contiguous tile per column shard, and the buffers' tile last."""
     tiles = [rows[:, first:last] for first, last in pairwise(bounds)]
     return tuple(np.ascontiguousarray(tile) for tile in (*tiles, rows[:, bounds[-1] :]))
 
 
-def _on_rows(fn: Callable[..., Sequence[Any]], rows: np.ndarray, count: int, *rest: Any) -> list[Any]:
-    tiles, shared = rest[:count], rest[count:]
-    if len(rows) != len(tiles[0]) or (rows != np.arange(len(rows))).any():
-        tiles = tuple(tile[rows] for tile in tiles)
-    block = tiles[0] if len(tiles) == 1 else np.concatenate(tiles, axis=1)
-    results = list(fn(block, *shared))
-    if len(results) != len(block):
-        raise ValueError(
-            f"a row function must return one result per row; got {len(results)} for {len(block)} rows"
-        )
-    return results
-
-
-def _map_chunks(fn: Callable[..., np.ndarray], grid: Grid, *arguments: np.ndarray) -> np.ndarray:
-    parts = [np.asarray(fn(*assemble())) for _, assemble in grid.chunks(arguments)]
+def _map_shards(fn: Callable[..., np.ndarray], dtype: Any, count: int, *arguments: Any) -> np.ndarray:
+    """The results of `count` consecutive shards, whose arguments follow each other, in one vector."""
+    each = len(arguments) // count
+    parts = []
+    for grid, *rest in (arguments[first : first + each] for first in range(0, count * each, each)):
+        walk = grid.walk(tuple(rest), (0, grid.width), BLOCK_COLUMNS, dtype)
+        parts += [np.array(fn(*block)) for _, block in walk]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def _reduce_chunks(fn: Callable[..., np.ndarray], grid: Grid, *arguments: np.ndarray) -> list[np.ndarray]:
-    return [np.asarray(fn(*assemble())) for _, assemble in grid.chunks(arguments)]
+def _reduce_shard(
+    fn: Callable[..., np.ndarray], dtype: Any, grid: Grid, *arguments: np.ndarray
+) -> list[np.ndarray]:
+    sums = []
+    for chunk in steps(0, grid.width, grid.chunk):
+        total: np.ndarray | None = None
+        for _, block in grid.walk(arguments, chunk, BLOCK_COLUMNS, dtype):
+            result = fn(*block)
+            total = np.array(result) if total is None else total + result
+        assert total is not None, "a chunk has columns"
+        sums.append(total)
+    return sums
 
 
-def _transform_chunks(
+def _transform_shard(
     fn: Callable[..., np.ndarray], count: int, grid: Grid, *arguments: np.ndarray
 ) -> tuple[np.ndarray, None]:
-    out = np.empty((count, grid.last - grid.first), np.float32)
-    for first, assemble in grid.chunks(arguments):
-        columns, *along = assemble()
-        start = first - grid.first
-        out[:, start : start + columns.shape[1]] = fn(columns, first, *along)
+    out = np.empty((count, grid.width), np.float32)
+    for part, (columns, *along) in grid.walk(arguments, (0, grid.width), grid.chunk):
+        out[:, part] = fn(columns, grid.first + part.start, *along)
     return out, None
 
 
@@ -413,24 +394,13 @@ def _slice_rows(rows: np.ndarray, pieces: list[slice], *tiles: np.ndarray) -> np
 
 
 def _gram(columns: np.ndarray) -> np.ndarray:
-    return _centred_gram(columns, None)
+    return columns @ columns.T
 
 
-def _centred_gram(columns: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
-    total = np.zeros((len(columns), len(columns)))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
-        if centre is not None:
-            block -= centre[start : start + BLOCK_COLUMNS]
-        total += block @ block.T
-    return total
+def _centred_gram(columns: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    return _gram(columns - centre)
 
 
-def _weighted_sum(weights: np.ndarray, columns: np.ndarray, used: np.ndarray | None = None) -> np.ndarray:
-    out = np.empty(columns.shape[1], np.float32)
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS]
-        if used is not None and len(used) < len(columns):
-            block = block[used]
-        out[start : start + BLOCK_COLUMNS] = weights @ block.astype(np.float64)
-    return out
+def _weighted_sum(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    total: np.ndarray = weights @ columns
+    return total.astype(np.float32)

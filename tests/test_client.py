@@ -219,6 +219,24 @@ def test_a_compromised_client_poisons_its_data_and_trains_through_its_attack():
     assert [meta.note for meta in metas] == ["", "3/1/2"]
 
 
+def test_attackers_and_the_test_may_be_divided_by_another_deviation():
+    """What Wang et al.'s code does to CIFAR-10; honest clients, attackers off duty included, are left alone."""
+    host = host_of(campaign(Schedule(start=2)), attack_std=(0.6,))
+    apart, together = rows_of(host, [0, 3])[0], rows_of(host_of(campaign()), [0, 3])[0]
+    np.testing.assert_array_equal(apart[0], together[0])
+    own = host.indices[12:30]
+    images = normalise(host.train_set.images[own], (0.4,), (0.6,)).numpy()
+    flipped = ClientData(images, (host.train_set.labels[own].astype(np.int64) + 1) % 3)
+    expected = trainer_of().fit(start_of(), flipped, ("train", 2, 3), seed=SEED, learning_rate=0.025)
+    np.testing.assert_array_equal(apart[1], expected)
+    np.testing.assert_array_equal(rows_of(host, [3], round=1)[0], rows_of(host_of(), [3], round=1)[0])
+    np.testing.assert_array_equal(host.pool([3]).take(np.arange(18)).images, images)
+    trainer, (clean, labels) = trainer_of(), samples(9, seed=5)
+    trainer.load(start_of())
+    found = host.evaluate(start_of(), 0, 0, 9)
+    np.testing.assert_array_equal(found, trainer.evaluate(Dataset(clean, labels), (0.4,), (0.6,), 4))
+
+
 def test_a_compromised_client_is_honest_outside_the_schedule():
     host = host_of(campaign(Schedule(start=3)))
     np.testing.assert_array_equal(rows_of(host, [3])[0], rows_of(host_of(), [3])[0])

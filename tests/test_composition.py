@@ -192,6 +192,12 @@ def test_each_attack_has_its_own_options_and_schedule():
     assert second.schedule.active(100)
 
 
+def test_those_that_join_must_fit_the_cohort():
+    attack = noise(schedule={"participation": "frequency"})
+    error = refusal(attack=attack, population={"clients": 8, "cohort": 3, "malicious": 4})
+    assert (error.key, error.nearest) == ("attack.schedule.participation", "pool")
+
+
 # -- samples the server sets aside ------------------------------------------------------------------------
 
 
@@ -418,7 +424,8 @@ def test_the_resolved_configuration_writes_out_every_default():
         "mode": "all",
         "weights": [1.0, 2.0],
     }
-    assert written["attack"][0]["schedule"] == {"start": 1, "stop": None, "every": 1}
+    schedule = {"start": 1, "stop": None, "every": 1, "participation": "pool"}
+    assert written["attack"][0]["schedule"] == schedule
     assert (written["attack"][0]["std"], written["attack"][0]["clients"]) == (1.0, 1)
     assert written["attack"][1]["source"] == 1
     assert written["data"]["partition"] == {"name": "iid", "samples_per_client": None, "remainder": "spread"}

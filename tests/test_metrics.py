@@ -1,4 +1,4 @@
-"""Detection rates against hand-computed and published figures, AUC against scikit-learn, utility by hand."""
+"""Detection rates against hand-computed and published figures, AUC against scikit-learn, summaries by hand."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from sklearn.metrics import roc_auc_score
 
 from raysim.metrics import (
     Detection,
-    accuracy,
-    attack_success_rate,
     detection,
     mean_detection,
     rank_auc,
     summarise,
-    target_confidence,
 )
 
 
@@ -194,44 +191,3 @@ def test_summarise_skips_rounds_that_were_not_measured():
     early = summarise([0.7] + [np.nan] * 20)
     assert (early.final, early.best) == (0.7, 0.7)
     assert math.isnan(early.last_20_mean)
-
-
-def test_accuracy():
-    assert accuracy([1, 2, 3, 3], [1, 2, 0, 3]) == 0.75
-    assert math.isnan(accuracy([], []))
-    with pytest.raises(ValueError, match="labels"):
-        accuracy([1, 2], [1])
-
-
-def test_attack_success_leaves_out_the_target_class():
-    predictions, labels = [7, 7, 1, 7, 2], [7, 0, 1, 2, 2]
-    assert attack_success_rate(predictions, labels, 7) == pytest.approx(2 / 4)
-    assert attack_success_rate(predictions, None, 7) == pytest.approx(3 / 5)
-    assert math.isnan(attack_success_rate([7, 7], [7, 7], 7))
-    assert math.isnan(attack_success_rate([], [], 7))
-
-
-def test_attack_success_with_one_target_per_input():
-    assert attack_success_rate([1, 2, 3], [0, 0, 3], [1, 3, 3]) == pytest.approx(1 / 2)
-    with pytest.raises(ValueError, match="target"):
-        attack_success_rate([1, 2, 3], None, [1, 2])
-
-
-def test_southwest_moves_in_steps_of_one_in_196():
-    predictions = np.zeros(196, dtype=int)
-    predictions[:10] = 9
-    assert attack_success_rate(predictions, np.zeros(196, dtype=int), 9) == pytest.approx(0.0510, abs=5e-5)
-
-
-def test_confidence_is_the_softmax_of_the_target():
-    logits = np.log([[1.0, 3.0], [9.0, 1.0], [1.0, 1.0]])
-    assert target_confidence(logits, [0, 0, 1], 1) == pytest.approx((0.75 + 0.1) / 2)
-    assert target_confidence(logits, None, 1) == pytest.approx((0.75 + 0.1 + 0.5) / 3)
-    assert target_confidence(logits, None, [1, 0, 0]) == pytest.approx((0.75 + 0.9 + 0.5) / 3)
-    assert math.isnan(target_confidence(logits[:1], [1], 1))
-    with pytest.raises(ValueError, match="logits"):
-        target_confidence([1.0, 2.0], None, 0)
-
-
-def test_confidence_does_not_overflow():
-    assert target_confidence([[1e4, 0.0]], None, 0) == 1.0

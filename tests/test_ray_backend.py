@@ -38,6 +38,7 @@ def test_ray_and_in_process_agree_for_any_number_of_actors(ray_cluster, tiny, tm
 
 
 def test_two_nodes_give_the_same_bytes(tiny, tmp_path):
+    """With the server's tasks on its own node, so that the key is seen to be obeyed."""
     expected = digests(raysim.run(tiny, name="inprocess", out=tmp_path, backend="inprocess"))
     script = textwrap.dedent("""
         import json, sys
@@ -53,11 +54,15 @@ def test_two_nodes_give_the_same_bytes(tiny, tmp_path):
     """)
     import json
 
-    subprocess.run([sys.executable, "-c", script, json.dumps(tiny), str(tmp_path)], check=True, timeout=120)
+    config = json.dumps({**tiny, "resources": {"placement": "head"}})
+    subprocess.run([sys.executable, "-c", script, config, str(tmp_path)], check=True, timeout=120)
     result = raysim.runner.RunResult(tmp_path / "two")
     assert digests(result) == expected
     spans = result.table("spans").to_pylist()
     assert len({span["node"] for span in spans if span["stage"] == "train" and span["task"] >= 0}) == 2
+    (server,) = {span["node"] for span in spans if span["task"] < 0}
+    assert {span["node"] for span in spans if span["stage"] == "gram"} == {server}
+    assert sum(span["bytes_moved"] for span in spans if span["stage"] == "gram") > 0
 
 
 def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):

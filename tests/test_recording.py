@@ -40,6 +40,20 @@ def test_a_recording_comes_back_byte_for_byte(tmp_path):
     np.testing.assert_array_equal(again.truth, [False, False, True, False, True])
 
 
+def test_nodes_that_do_not_see_the_recording_get_the_tiles_from_here(tmp_path):
+    class Elsewhere(InProcessBackend):
+        """Tasks that read files find an empty disk."""
+
+        def map(self, stage, fn, items, **options):
+            assert stage == "load"
+            return super().map(stage, fn, [(tmp_path / "unmounted", *rest) for _, *rest in items], **options)
+
+    backend = InProcessBackend()
+    path, rows, _ = recorded(tmp_path, backend)
+    again = recording.read(path, LAYOUT, backend, Elsewhere())
+    np.testing.assert_array_equal(again.updates.to_array(buffers=True), rows)
+
+
 def test_selected_rows_are_recorded_as_selected(tmp_path):
     backend = InProcessBackend()
     _, rows, vector = recorded(tmp_path, backend)

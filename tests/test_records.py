@@ -18,7 +18,7 @@ from raysim.metrics import Detection
 from raysim.records import COLUMNS, RunDirectory, digest, environment, schema, write_atomically
 from raysim.telemetry import Span
 
-SPAN = Span("train", 0, "node", 1.5, 0.25, 0.2, 100, 200, 2**20, 1)
+SPAN = Span("train", 0, "node", 1.5, 0.25, 0.2, 100, 200, 2**20, 1, 50)
 
 
 def round_row(number):
@@ -95,6 +95,22 @@ def test_a_column_that_is_left_out_is_null_and_one_of_another_type_is_refused(tm
     assert directory.read("spans").num_rows == 0
     with pytest.raises(pa.ArrowException):
         directory.write_round(1, {"round": 1, "clients": "three"}, [], [])
+
+
+def test_tables_of_an_earlier_version_are_read_and_continued(tmp_path):
+    """They know nothing of what was moved: null, in finished tables and in parts of rounds."""
+    directory = filled(tmp_path, 1, finish=True)
+    directory.write_round(1, round_row(1), client_rows(1), [SPAN])
+    for name in ("spans.parquet", "parts/spans/000001.parquet"):
+        pq.write_table(pq.read_table(tmp_path / name).drop_columns(["bytes_moved"]), tmp_path / name)
+    directory.write_round(2, round_row(2), client_rows(2), [SPAN])
+    for _ in range(2):
+        spans = directory.read("spans")
+        assert spans.schema.equals(schema("spans"))
+        assert spans["bytes_moved"].to_pylist() == [None, None, 50]
+        directory.finish()
+    directory.forget_rounds_from(2)
+    assert directory.read("spans")["bytes_moved"].to_pylist() == [None, None]
 
 
 # -- the directory ----------------------------------------------------------------------------------------

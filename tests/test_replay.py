@@ -71,8 +71,23 @@ def test_defenses_are_named_on_the_command_line(recorded):
     ]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (recorded / "replays").iterdir()) == ["krum-1", "krum-2", "median"]
+    found = sorted(path.name for path in (recorded / "replays").iterdir())
+    assert found == ["krum-1", "krum-2", "median", "summary.md"]
     assert "krum-2" in result.output
+
+
+def test_warming_up_changes_nothing_and_leaves_nothing(recorded):
+    """Not the verdicts of a defense that remembers, and no spans."""
+    remembering = Component(name="layercam_ae", interval=2, votes=2)
+    [cold] = replay(recorded, [remembering])
+    [warm] = replay(recorded, [remembering], suffix="@warm", warm_up=True)
+    assert warm.name == "layercam_ae@warm"
+    assert verdicts(warm).equals(verdicts(cold))
+    stages = [
+        [(span["round"], span["stage"]) for span in RunResult(path).table("spans").to_pylist()]
+        for path in (cold, warm)
+    ]
+    assert stages[0] == stages[1]
 
 
 def test_what_cannot_be_replayed_is_refused(recorded, tiny, tmp_path):

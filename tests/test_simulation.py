@@ -150,6 +150,22 @@ def test_cohorts_depend_on_seed_and_round_alone(tiny):
     np.testing.assert_array_equal(active_attackers(experiment, 0), np.arange(45, 50))
 
 
+def test_attackers_of_fixed_frequency_join_the_rounds_they_attack_in(tiny):
+    attack = {"name": "noise", "clients": 2, "schedule": {"start": 1, "every": 3}}
+    population = {"clients": 50, "cohort": 7, "malicious": 5}
+    pool = compose(ExperimentConfig.from_mapping({**tiny, "population": population, "attack": attack}))
+    attack["schedule"]["participation"] = "frequency"
+    joined = compose(ExperimentConfig.from_mapping({**tiny, "population": population, "attack": attack}))
+    for number in range(8):
+        drawn, cohort = draw_cohort(pool, number), draw_cohort(joined, number)
+        assert len(cohort) == 7
+        if number % 3 != 1:
+            np.testing.assert_array_equal(cohort, drawn)
+        else:
+            assert {45, 46} <= set(cohort.tolist()) <= {45, 46, *drawn.tolist()}
+            assert (np.diff(cohort) > 0).all()
+
+
 def test_colluders_that_are_not_sampled_do_nothing(tiny, tmp_path):
     population = {"clients": 30, "cohort": 8, "malicious": 2}
     result = run(tiny, tmp_path, population=population, defense="fedavg", rounds=6)

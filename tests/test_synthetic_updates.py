@@ -73,6 +73,16 @@ def test_bytes_do_not_depend_on_tiles_and_blocks(tiling):
     assert rows(malicious=2, **tiling).tobytes() == rows(malicious=2).tobytes()
 
 
+def test_some_clients_rows_are_those_of_all():
+    every, truth = synthetic_updates(InProcessBackend(), small(), 6, seed=3, malicious=3)
+    some = np.array([1, 4, 5])
+    updates, mask = synthetic_updates(InProcessBackend(), small(), 6, seed=3, malicious=3, clients=some)
+    assert updates.client_ids.tolist() == [1, 4, 5]
+    assert updates.to_array().tobytes() == every.to_array()[some].tobytes()
+    assert 0 < truth.sum() == 3
+    assert (mask == truth[some]).all()
+
+
 @pytest.mark.ray
 def test_bytes_do_not_depend_on_the_backend(ray_cluster):
     from raysim.ray_backend import ClientActors, RayBackend
@@ -118,7 +128,14 @@ def test_a_task_holds_one_row_block():
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"malicious": 7}, "malicious"), ({"norm": -1.0}, "norm"), ({"rows_per_block": 0}, "rows_per_block")],
+    [
+        ({"malicious": 7}, "malicious"),
+        ({"norm": -1.0}, "norm"),
+        ({"rows_per_block": 0}, "rows_per_block"),
+        ({"clients": np.array([0, 6])}, "clients"),
+        ({"clients": np.array([1, 0])}, "clients"),
+        ({"clients": np.array([], int)}, "clients"),
+    ],
 )
 def test_values_out_of_range_are_refused(options, key):
     with pytest.raises(ConfigError, match=key):

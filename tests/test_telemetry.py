@@ -74,11 +74,13 @@ def test_a_stage_adds_up_its_tasks():
     with telemetry.stage("cam") as meter:
         meter.tasks += [
             span(),
-            span(task=1, cpu_s=4.0, bytes_in=1, bytes_out=2, retries=3, peak_memory_bytes=2**60),
+            span(
+                task=1, cpu_s=4.0, bytes_in=1, bytes_out=2, retries=3, peak_memory_bytes=2**60, bytes_moved=7
+            ),
         ]
     whole, *tasks = telemetry.drain()
     assert (whole.stage, whole.task, whole.node) == ("cam", WHOLE_STAGE, "server")
-    assert (whole.bytes_in, whole.bytes_out, whole.retries) == (11, 22, 3)
+    assert (whole.bytes_in, whole.bytes_out, whole.retries, whole.bytes_moved) == (11, 22, 3, 7)
     assert whole.peak_memory_bytes == 2**60
     assert 7 <= whole.cpu_s < 8
     assert [task.task for task in tasks] == [0, 1]

@@ -383,6 +383,48 @@ def test_column_functions_see_whole_chunks_in_order():
     assert seen == [(0, (7, 4096)), (4096, (7, 4096)), (8192, (7, 1508)), (9700, (7, 9))]
 
 
+@tilings
+def test_other_column_functions_see_blocks_that_cannot_be_changed(tiling):
+    seen: list[int] = []
+
+    def note(columns, along):
+        assert (columns.dtype, columns.flags.writeable) == (dtype, False)
+        seen.append(columns.shape[1])
+        np.testing.assert_array_equal(columns, matrix()[:, along.astype(int)])
+        return along
+
+    updates = replace(cut(tiling), chunk=2 * CHUNK)
+    place = np.arange(9700, dtype=np.float32)
+    for dtype in (np.float32, np.float64):
+        seen.clear()
+        np.testing.assert_array_equal(updates.map_columns("note", note, place, dtype=dtype), place)
+        assert sum(seen) == 9700
+        assert max(seen) == BLOCK_COLUMNS
+    total = updates.reduce_columns("note", lambda columns: np.array([columns.shape[1], 1]))
+    assert total.tolist() == [9700, 3]
+
+
+@tilings
+def test_a_result_may_be_a_view_of_the_columns(tiling):
+    updates = cut(tiling)
+    np.testing.assert_array_equal(
+        updates.map_columns("first", lambda columns: columns[0]), matrix()[0, :9700]
+    )
+    first = updates.reduce_columns("first", lambda columns: columns[:, 0])
+    np.testing.assert_array_equal(first, matrix()[:, 0] + matrix()[:, 4096] + matrix()[:, 8192])
+
+
+@pytest.mark.parametrize(("rows", "tasks"), [(1, 1), (2, 1), (3, 2), (4, 3), (7, 3)])
+def test_few_rows_are_combined_in_few_tasks(rows, tasks):
+    """Seven row blocks, three shards: a task takes so many shards that it reads no more than one shard of all rows."""
+    updates = cut("single rows")
+    weights = np.zeros(K)
+    weights[K - rows :] = np.linspace(0.5, 1, rows)
+    found = updates.combine(weights)
+    assert len([span for span in updates.backend.telemetry.drain() if span.task >= 0]) == tasks
+    assert found.tobytes() == cut("whole").combine(weights).tobytes()
+
+
 # -- precision and memory -------------------------------------------------------------------------------
 
 

@@ -7,6 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from raysim.bench.rounds.cli import rounds
+from raysim.bench.scaling.cli import scaling
+from raysim.bench.studies.cli import studies
+from raysim.bench.words import at_least_one
 from raysim.exit_status import exit_status
 
 app = typer.Typer(
@@ -14,34 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-@app.command("rounds")
-def rounds(
-    case: Annotated[list[str] | None, typer.Argument(help="digits, cifar10 (default: both)")] = None,
-    repeats: Annotated[int, typer.Option(help="Counted repeats, after two that warm up.")] = 7,
-    workers: Annotated[int, typer.Option(help="Ray CPUs, and so client actors.")] = 2,
-    backend: Annotated[Literal["ray", "inprocess"], typer.Option(help="inprocess: one worker.")] = "ray",
-    root: Annotated[str | None, typer.Option(help="Folder of the data sets (default: $RAYSIM_DATA).")] = None,
-) -> None:
-    """Time a simulated round beside a bare PyTorch loop over the same clients.
-
-    The ideal is the bare loop's time divided by the number of workers. Each repeat times the bare loop and then
-    one whole simulated round: broadcast, local training, upload, Krum, evaluation, telemetry, tables and
-    checkpoint.
-    """
-    with exit_status():
-        from raysim.bench.report import print_rounds
-        from raysim.bench.rounds import CASES, bench_config, measure
-        from raysim.errors import unknown_name
-
-        for name in case or CASES:
-            if name not in CASES:
-                raise unknown_name("case", name, CASES)
-        for name in case or CASES:
-            config = bench_config(name, repeats + 2, root)
-            times = measure(config, repeats, workers, on_ray=backend == "ray")
-            print_rounds(name, config, times, backend)
+app.add_typer(studies)
+app.command("scaling")(scaling)
+app.command("rounds")(rounds)
 
 
 @app.command("population")
@@ -101,16 +80,58 @@ def defenses(
     K x K Gram product in float64 by tasks that do nothing else. Ratios are taken repeat by repeat.
     """
     with exit_status():
-        from raysim.bench.defenses_command import bench_kernel, bench_matrix
-        from raysim.bench.matrix import MatrixSpec
+        from raysim.bench.costs.defenses_command import bench_kernel, bench_matrix
+        from raysim.bench.matrix import MatrixSpec, image_shape
 
         for key, value in (("repeats", repeats), ("workers", workers), ("tile-mib", tile_mib)):
-            _at_least_one(key, value)
+            at_least_one(key, value)
         if case != "matrix":
             bench_kernel(case, backend, workers, repeats, seed, peers=peers)
             return
-        spec = MatrixSpec(model, _shape(image), classes, clients, malicious, seed, tile_mib * 2**20)
+        spec = MatrixSpec(model, image_shape(image), classes, clients, malicious, seed, tile_mib * 2**20)
         bench_matrix(names or (), option or (), spec, backend, workers, repeats, peers=peers)
+
+
+@app.command("attacks")
+def attacks(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME[,KEY=VALUE...]", help="Default: those that craft their rows.", show_default=False
+        ),
+    ] = None,
+    defense: Annotated[
+        str, typer.Option(metavar="NAME[,KEY=VALUE...]", help="Whose pass over the matrix is the measure.")
+    ] = "krum",
+    clients: Annotated[int, typer.Option(help="K.")] = 50,
+    malicious: Annotated[int, typer.Option(help="How many of them are attackers.")] = 10,
+    model: Annotated[str, typer.Option(help="Whose parameters make the d columns.")] = "leaf_cnn",
+    image: Annotated[str, typer.Option(help="CHANNELSxHEIGHTxWIDTH of its images.")] = "1x28x28",
+    classes: Annotated[int, typer.Option(help="Its classes.")] = 62,
+    backend: Annotated[
+        Literal["ray", "inprocess"], typer.Option(help="inprocess: threads, not tasks.")
+    ] = "ray",
+    workers: Annotated[int, typer.Option(help="Ray CPUs, or threads.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Counted repeats, after one that warms up.")] = 3,
+    tile_mib: Annotated[int, typer.Option(help="Size of K rows in one column shard, in MiB.")] = 64,
+    seed: Annotated[int, typer.Option(help="What the matrix is drawn from.")] = 0,
+) -> None:
+    """Time what attacks that see other clients' updates do with them, beside a defense's pass over the same matrix.
+
+    \b
+    raysim bench attacks                               all of them, K = 50, d = 6,603,710, beside Krum
+    raysim bench attacks fang_krum min_max,direction=sign --defense median
+
+    The matrix is drawn, not trained, and lies in tiles as a run would leave it. Ratios are taken repeat by repeat.
+    """
+    with exit_status():
+        from raysim.bench.costs.attacks_command import bench_crafting
+        from raysim.bench.matrix import MatrixSpec, image_shape
+
+        for key, value in (("repeats", repeats), ("workers", workers), ("tile-mib", tile_mib)):
+            at_least_one(key, value)
+        spec = MatrixSpec(model, image_shape(image), classes, clients, malicious, seed, tile_mib * 2**20)
+        bench_crafting(names or (), defense, spec, backend, workers, repeats)
 
 
 @app.command("detection")
@@ -140,11 +161,11 @@ def detection(
     Runs whose numbers are in --out-dir already are not done again, unless their settings have changed.
     """
     with exit_status():
-        from raysim.bench.detection import Cell, Plan, measure_all
-        from raysim.bench.detection_table import markdown
+        from raysim.bench.detection.measure import Cell, Plan, measure_all
+        from raysim.bench.detection.table import markdown
         from raysim.errors import ConfigError
 
-        _at_least_one("workers", workers)
+        at_least_one("workers", workers)
         numbers = _words(seeds)
         if not numbers or not all(number.isdecimal() for number in numbers):
             raise ConfigError("seeds", "must be whole numbers with commas between", seeds, "0")
@@ -163,21 +184,3 @@ def detection(
 def _words(text: str) -> tuple[str, ...]:
     """The words of a list with commas between."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    """`3x32x32` as (3, 32, 32)."""
-    from raysim.errors import ConfigError
-
-    parts = text.split("x")
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-        raise ConfigError("image", "must be CHANNELSxHEIGHTxWIDTH", text, "1x28x28")
-    channels, height, width = map(int, parts)
-    return channels, height, width
-
-
-def _at_least_one(key: str, value: int) -> None:
-    from raysim.errors import ConfigError
-
-    if value < 1:
-        raise ConfigError(key, "must be at least 1", value, 1)

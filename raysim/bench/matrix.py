@@ -11,6 +11,7 @@ import numpy as np
 from raysim import rng
 from raysim.backend import Backend, InProcessBackend
 from raysim.context import Context, ServerData
+from raysim.errors import ConfigError
 from raysim.layout import Layout
 from raysim.models.recipe import ModelRecipe
 from raysim.synthetic_updates import synthetic_updates
@@ -24,7 +25,10 @@ SERVER_SAMPLES = 200
 
 @dataclass(frozen=True)
 class MatrixSpec:
-    """K clients of a network: its layout decides d. malicious of them are planted (see synthetic_updates)."""
+    """K clients of a network: its layout decides d. malicious of them are planted (see synthetic_updates).
+
+    width: of a network that has one; None for its own. rows_per_block: see synthetic_updates.
+    """
 
     model: str = "leaf_cnn"
     input_shape: tuple[int, int, int] = (1, 28, 28)
@@ -33,6 +37,8 @@ class MatrixSpec:
     malicious: int = 5
     seed: int = 0
     tile_bytes: int = 4 * CHUNK_VALUES
+    width: float | None = None
+    rows_per_block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,16 +57,25 @@ class Matrix:
 
 
 def build_matrix(spec: MatrixSpec, backend: Backend) -> Matrix:
-    """Draw the updates where a run's hosts would leave them: two row blocks a worker, cut into column shards."""
+    """Draw the updates where a run's hosts would leave them: by default two row blocks a worker, cut into column
+    shards.
+    """
+    options = {} if spec.width is None else {"width": spec.width}
     recipe = ModelRecipe(
-        spec.model, spec.num_classes, spec.input_shape, rng.torch_seed(spec.seed, "model"), {}
+        spec.model, spec.num_classes, spec.input_shape, rng.torch_seed(spec.seed, "model"), options
     )
     network = recipe.build()
     layout = Layout.of(network)
     vector = layout.vector(network)
     bounds = shard_bounds(spec.clients, layout.dim, spec.tile_bytes)
     updates, truth = synthetic_updates(
-        backend, layout, spec.clients, seed=spec.seed, malicious=spec.malicious, bounds=bounds
+        backend,
+        layout,
+        spec.clients,
+        seed=spec.seed,
+        malicious=spec.malicious,
+        bounds=bounds,
+        rows_per_block=spec.rows_per_block,
     )
     draw = rng.generator(spec.seed, "bench", "server data")
     images = draw.random((SERVER_SAMPLES, *spec.input_shape), np.float32)
@@ -78,6 +93,19 @@ def build_matrix(spec: MatrixSpec, backend: Backend) -> Matrix:
         server_data=ServerData(images, labels),
     )
     return Matrix(updates, truth, context, spec)
+
+
+def image_shape(text: str) -> tuple[int, int, int]:
+    """Channels, height and width of images.
+
+    >>> image_shape("3x32x32")
+    (3, 32, 32)
+    """
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise ConfigError("image", "must be CHANNELSxHEIGHTxWIDTH", text, "1x28x28")
+    channels, height, width = map(int, parts)
+    return channels, height, width
 
 
 @contextlib.contextmanager

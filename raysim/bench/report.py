@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raysim.bench.population import PopulationCost
-from raysim.bench.rounds import RoundTimes
+from raysim.bench.rounds.measure import RoundTimes
 from raysim.config import ExperimentConfig
 from raysim.records import environment
 
@@ -53,10 +53,12 @@ def print_rounds(case: str, config: ExperimentConfig, times: RoundTimes, backend
     table = Table(box=None, pad_edge=False)
     for name in ("", "min", "median", "max"):
         table.add_column(name, justify="left" if not name else "right")
-    table.add_row("bare PyTorch loop, one process (s)", *spread(times.bare_s))
+    table.add_row("bare PyTorch loop, one process, one thread (s)", *spread(times.bare_s))
+    table.add_row("bare PyTorch loop, one process, as many threads as workers (s)", *spread(times.threaded_s))
     table.add_row(f"ideal: bare / {times.workers} workers (s)", *spread(times.bare_s / times.workers))
     table.add_row("simulated round (s)", *spread(times.simulated_s))
     table.add_row("simulated / ideal, pair by pair", *spread(times.ratios), style="bold")
+    table.add_row("bare loop on the same cores / simulated round", *spread(times.speed_ups), style="bold")
     console.print(table)
     parts = ", ".join(f"{stage} {seconds * 1e3:.1f}" for stage, seconds in times.stages.items())
     console.print(f"stages (ms a round, mean): {parts}\n", soft_wrap=True)

@@ -50,6 +50,7 @@ class FederatedData:
     """A classification task: training samples to be dealt to clients, test samples for the server.
 
     mean, std: per channel (or one value for all), applied after scaling to [0, 1]; (0,), (1,) = none.
+    attack_std: what attackers' and test images are divided by instead, where published code does so; None = std.
     owners: [n_train] int64, the client each training sample belongs to, for the natural partition.
     Raises DataError where sets are empty, shapes differ or a label lies outside the classes.
     """
@@ -61,6 +62,7 @@ class FederatedData:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     owners: np.ndarray | None = None
+    attack_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
@@ -76,7 +78,11 @@ class FederatedData:
                 raise DataError(
                     f"{self.name}: {part} labels span {low}..{high}, but there are {self.num_classes} classes"
                 )
-        for key, values in (("mean", self.mean), ("std", self.std)):
+        for key, values in (
+            ("mean", self.mean),
+            ("std", self.std),
+            ("attack_std", self.attack_std or self.std),
+        ):
             if len(values) not in (1, self.input_shape[0]):
                 raise DataError(
                     f"{self.name}: {key} has {len(values)} values for {self.input_shape[0]} channels"

@@ -32,6 +32,8 @@ CLOTHES = (
     "ankle boot",
 )
 DIGITS = tuple("0123456789")
+LEGACY_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+LEGACY_ATTACK_STD = (0.2023, 0.1994, 0.2010)
 
 
 def from_torchvision(name: str, root: Path, files: str, download: bool, build: Callable[[Any], Any]) -> Any:
@@ -82,18 +84,24 @@ def emnist(
     return _assemble("emnist", train, test, DIGITS, (1, 28, 28), Selection(limit, seed), statistics)
 
 
-def cifar10(root: Path, *, download: bool, seed: int, limit: int | None = None) -> FederatedData:
+def cifar10(
+    root: Path, *, download: bool, seed: int, limit: int | None = None, legacy_norm: bool = False
+) -> FederatedData:
     """Colour photographs, 50,000 + 10,000 images, 3 x 32 x 32, 10 classes; mean and std of the CAM code.
 
     Reads torchvision's folder `cifar-10-batches-py`, else `train-*.parquet` and `test-*.parquet` in `cifar10`
     or in the root itself.
+
+    legacy_norm: what the code of Wang et al. (NeurIPS 2020) does, and FedGrad's after it: honest clients divide by
+    (63.0, 62.1, 66.7) / 255, attackers and the test by (.2023, .1994, .2010).
     """
-    statistics = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    statistics = mean, LEGACY_STD if legacy_norm else std
     selection = Selection(limit, seed)
     data = _cifar("cifar10", "CIFAR10", "cifar-10-batches-py", None, statistics, root, download, selection)
     if data.classes != CIFAR10_CLASSES:
         raise DataError(f"cifar10: the classes under {root} are {data.classes}, not {CIFAR10_CLASSES}")
-    return data
+    return replace(data, attack_std=LEGACY_ATTACK_STD) if legacy_norm else data
 
 
 def cifar100(root: Path, *, download: bool, seed: int, limit: int | None = None) -> FederatedData:

@@ -24,7 +24,7 @@ from raysim.report.tables import StageTime, seconds
 WIDTH = 10.4
 INK, QUIET, GRID = "#25303b", "#66717c", "#e4e6e3"
 BLUE, GREEN, AMBER, RED = "#2b6197", "#3c7a5a", "#dfa032", "#b8372b"
-GROUP_COLOURS = {"training": BLUE, "evaluation": "#9aa5ad", "server": AMBER}
+GROUP_COLOURS = {"training": BLUE, "drawing": BLUE, "evaluation": "#9aa5ad", "server": AMBER}
 
 STRIP_ROWS = 150
 """At most this many clients in the strip: below about five pixels a row no longer reads."""

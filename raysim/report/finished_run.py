@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
 from raysim.errors import RecordError
-from raysim.records import COLUMNS
+from raysim.records import COLUMNS, LATER_COLUMNS, read_table
 
 Columns = Mapping[str, NDArray[Any]]
 """A table: column name -> [rows]."""
 
 NULLABLE = ("flagged",)
-"""Flags that need not be known; they are read as 1, 0 or NaN."""
+"""Flags that need not be known; they are read as 1, 0 or NaN. So are numbers that runs of earlier versions lack."""
 
 REQUIRED = ("config.yaml", "environment.json", "rounds.parquet", "clients.parquet", "spans.parquet")
 
@@ -89,14 +88,16 @@ def read_columns(folder: Path, table: str) -> Columns:
     """One table of a run as numpy columns; null becomes NaN in a float column and "" in text."""
     path = folder / f"{table}.parquet"
     try:
-        stored = pq.read_table(path)
+        stored = read_table(path, table)
         absent = [name for name in COLUMNS[table] if name not in stored.column_names]
         if absent:
             raise RecordError(f"{path}: no column {', '.join(absent)}")
+        nullable = (*NULLABLE, *LATER_COLUMNS.get(table, ()))
         return {
-            name: _to_numpy(stored.column(name), name, kind) for name, (kind, _) in COLUMNS[table].items()
+            name: _to_numpy(stored.column(name), name, kind, name in nullable)
+            for name, (kind, _) in COLUMNS[table].items()
         }
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise RecordError(f"{path}: not a readable table: {error}") from error
 
 
@@ -130,13 +131,13 @@ def _round_of(folder: Path) -> int:
         raise RecordError(f"{folder}: not named round-<number>") from error
 
 
-def _to_numpy(column: pa.ChunkedArray, name: str, kind: str) -> NDArray[Any]:
+def _to_numpy(column: pa.ChunkedArray, name: str, kind: str, nullable: bool) -> NDArray[Any]:
     if kind == "string":
         return np.array([value or "" for value in column.to_pylist()], dtype=object)
     if kind == "float64":
         return column.cast(pa.float64()).to_numpy()
-    if name in NULLABLE and kind == "bool":
-        return column.cast(pa.int8()).cast(pa.float64()).to_numpy()
+    if nullable:
+        return (column.cast(pa.int8()) if kind == "bool" else column).cast(pa.float64()).to_numpy()
     if column.null_count:
         raise ValueError(f"column {name} must be known in every row, and holds nulls")
     return column.to_numpy().astype(np.bool_ if kind == "bool" else np.int64)

@@ -74,8 +74,10 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         seen += f", {rounds['clients'].mean():,.4g} a round on average"
     attackers = len(np.unique(clients["client"][clients["malicious"]]))
     seen += f"; {attackers} of them malicious in some round" if attackers else "; none malicious"
+    drawn = (run.config.get("updates") or {}).get("name", "trained") != "trained"
+    work = "Updates" if drawn else "Training"
     return [
-        *((label, tables.setting(run.config, label.lower())) for label in ("Data", "Model", "Training")),
+        *((label, tables.setting(run.config, label.lower())) for label in ("Data", "Model", work)),
         ("Clients", seen),
         *((label, tables.setting(run.config, label.lower())) for label in ("Attack", "Defense")),
         ("Rounds", str(rounds["round"].size)),
@@ -238,8 +240,10 @@ def _seconds(value: float) -> str:
     return f"{value:,.3f}"
 
 
-def _size(value: int) -> str:
+def _size(value: float) -> str:
     """Bytes in the largest binary unit that leaves at least one."""
+    if np.isnan(value):
+        return UNDEFINED
     amount = float(value)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1024:

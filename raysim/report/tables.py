@@ -13,7 +13,7 @@ from raysim.metrics import Detection
 from raysim.report.finished_run import Columns
 from raysim.telemetry import WHOLE_STAGE
 
-GROUPS = {"train": "training", "evaluate": "evaluation"}
+GROUPS = {"train": "training", "draw": "drawing", "evaluate": "evaluation"}
 """Who is at work in a stage; every other stage is the server's."""
 
 EVERY_ROUND = {"start": 0, "stop": None, "every": 1}
@@ -24,7 +24,8 @@ EVERY_ROUND = {"start": 0, "stop": None, "every": 1}
 class StageTime:
     """One stage over the whole run. Seconds are the server's wall clock, waiting and transfer included.
 
-    `rounds` is how many rounds ran the stage, and `mean_s` the mean over those.
+    `rounds` is how many rounds ran the stage, and `mean_s` the mean over those. `bytes_moved` is NaN where the run was
+    recorded before it was measured.
     """
 
     stage: str
@@ -35,6 +36,7 @@ class StageTime:
     cpu_s: float
     bytes_in: int
     bytes_out: int
+    bytes_moved: float
     peak_memory_bytes: int
     tasks: int
     retries: int
@@ -58,6 +60,7 @@ def stage_times(spans: Columns) -> list[StageTime]:
                 cpu_s=float(here["cpu_s"].sum()),
                 bytes_in=int(here["bytes_in"].sum()),
                 bytes_out=int(here["bytes_out"].sum()),
+                bytes_moved=float(here["bytes_moved"].sum()),
                 peak_memory_bytes=int(here["peak_memory_bytes"].max()),
                 tasks=int(np.count_nonzero(of_stage & ~whole)),
                 retries=int(here["retries"].sum()),

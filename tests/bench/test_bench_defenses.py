@@ -13,15 +13,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from raysim.backend import InProcessBackend
-from raysim.bench import kernels
-from raysim.bench.defense_cost import BETWEEN, DefenseCost, measure_defense, parse_subjects
-from raysim.bench.detection import Cell, CellResult, Plan, defense_options, read_result, summarised
-from raysim.bench.detection_table import markdown
+from raysim.bench.costs import kernels
+from raysim.bench.costs.defense_cost import BETWEEN, DefenseCost, measure_defense, parse_subjects
+from raysim.bench.costs.peers import PeerTime
+from raysim.bench.costs.targets import RFA_SUBJECT, Judged, judge_defenses, judge_memory
+from raysim.bench.detection.measure import Cell, CellResult, Plan, defense_options, read_result, summarised
+from raysim.bench.detection.table import markdown
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import MatrixSpec, build_matrix
-from raysim.bench.peers import PeerTime
 from raysim.bench.process_memory import MemoryWatch
-from raysim.bench.targets import RFA_SUBJECT, Judged, judge_defenses, judge_memory
 from raysim.cli import app
 from raysim.errors import ConfigError
 
@@ -93,7 +93,7 @@ def test_memory_that_is_held_is_seen():
 
 
 def cost_of(label: str, apply_s: float, gram_s: float, **stages: float) -> DefenseCost:
-    from raysim.bench.defense_cost import StageCost
+    from raysim.bench.costs.defense_cost import StageCost
 
     made = {name: StageCost(np.array([s]), 0, 0, 1, 1, 0) for name, s in stages.items()}
     return DefenseCost(
@@ -194,7 +194,7 @@ def test_kernels_at_a_tiny_size():
 
 def test_maps_beside_pytorch_grad_cam():
     try:
-        from raysim.bench.peers import peer_package
+        from raysim.bench.costs.peers import peer_package
 
         peer_package("pytorch_grad_cam")
     except ConfigError as error:

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from raysim.backend import InProcessBackend
-from raysim.bench.bare_loop import BareLoop
 from raysim.bench.population import measure, population_config
-from raysim.bench.rounds import RoundTimes, bench_config
+from raysim.bench.rounds.bare_loop import BareLoop
+from raysim.bench.rounds.measure import RoundTimes, bench_config
 from raysim.bench.total_memory import TotalMemory, total_pss
 from raysim.cli import app
 from raysim.client import ClientHost, RoundOrder
@@ -18,8 +18,20 @@ from raysim.config import ExperimentConfig
 
 
 def test_the_ratio_is_to_bare_time_over_workers():
-    times = RoundTimes(np.array([2.0, 4.0]), np.array([1.5, 2.0]), 2, {})
+    times = RoundTimes(np.array([2.0, 4.0]), np.array([3.0, 5.0]), np.array([1.5, 2.0]), 2, {})
     np.testing.assert_allclose(times.ratios, [1.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("threaded", "speed_ups", "met"),
+    [([3.0, 5.0, 9.0], [4.0, 2.0, 2.0], True), ([1.0, 2.0, 1.0], [2, 1, 1], False)],
+)
+def test_the_speed_up_is_over_the_faster_bare_loop(threaded, speed_ups, met):
+    times = RoundTimes(np.array([2.0, 4.0, 2.0]), np.array(threaded), np.array([0.5, 2.0, 1.0]), 2, {})
+    np.testing.assert_allclose(times.speed_ups, speed_ups)
+    (target,) = times.targets("digits")
+    assert target.met is met
+    assert times.targets("cifar10") == []
 
 
 def test_the_bare_loop_does_the_same_work_as_the_host(tiny):
@@ -79,7 +91,13 @@ def test_the_commands_print_what_they_measured(words):
     result = CliRunner().invoke(app, ["bench", *words])
     assert result.exit_code == 0, result.output
     assert "CPUs" in result.output
-    assert "simulated / ideal" in result.output or "peak memory" in result.output
+    if words[0] == "population":
+        assert "peak memory" in result.output
+        return
+    assert "simulated / ideal" in result.output
+    assert "as many threads as workers" in result.output
+    assert "digits: bare loop on the same cores / simulated round" in result.output
+    assert "of 1 targets met" in result.output
 
 
 def test_an_unknown_case_is_refused():

@@ -104,6 +104,11 @@ def test_cifar10_files(tmp_path: Path):
     assert data.train.labels.tolist() == [0, 1, 2, 3, 4]
     assert data.classes == tuple(names)
     assert data.std == (0.2470, 0.2435, 0.2616)
+    assert data.attack_std is None
+    legacy = load("cifar10", tmp_path, legacy_norm=True)
+    assert legacy.std == pytest.approx((0.24706, 0.24353, 0.26157), abs=1e-5)
+    assert legacy.attack_std == (0.2023, 0.1994, 0.2010)
+    assert legacy.mean == data.mean
 
 
 @pytest.mark.usefixtures("no_checksums")

@@ -222,6 +222,7 @@ def test_small_convolutions_are_convolutions(options: dict[str, Any], size: tupl
     with _small_convolutions(model):
         found = model(batch)
     assert found.shape == expected.shape
+    assert found.is_contiguous(), "channels-last output would make the next convolution reorder its weights"
     assert torch.allclose(found, expected, atol=1e-5)
     assert torch.allclose(torch.autograd.grad(found.square().sum(), batch)[0], slope, atol=1e-3)
     assert "forward" not in vars(model[0])

@@ -30,7 +30,7 @@ def test_distances_by_hand() -> None:
     # the models (1, 1), (1, -1), (0, 1) and (0, 0)
     half = 1 - np.sqrt(0.5)
     expected = [[0, 1, half, 1], [1, 0, 1 + np.sqrt(0.5), 1], [half, 1 + np.sqrt(0.5), 0, 1], [1, 1, 1, 0]]
-    distances = model_cosine_distances(products_with_global(rows, vector))
+    distances = model_cosine_distances(products_with_global(rows.astype(np.float64), vector))
     np.testing.assert_allclose(distances, expected, atol=1e-15)
 
 
@@ -39,7 +39,7 @@ def test_small_updates_of_a_large_model_keep_their_digits() -> None:
     vector = draw.normal(size=3000).astype(np.float32)
     rows = (1e-5 * draw.normal(size=(4, 3000))).astype(np.float32)
     rows[3] = rows[0]
-    distances = model_cosine_distances(products_with_global(rows, vector))
+    distances = model_cosine_distances(products_with_global(rows.astype(np.float64), vector))
     models = vector.astype(np.longdouble) + rows
     lengths = np.sqrt((models * models).sum(axis=1))
     exact = 1 - (models @ models.T) / lengths[:, None] / lengths

@@ -108,6 +108,7 @@ def write_run_directory(
                         "bytes_out": 1500,
                         "peak_memory_bytes": 190 * 2**20,
                         "retries": 0,
+                        "bytes_moved": 2**21 if stage == "gram" else 0,
                     }
                 )
     for table, rows in {"rounds": round_rows, "clients": client_rows, "spans": span_rows}.items():

@@ -92,7 +92,18 @@ def test_a_full_run_shows_everything(write_run):
     train = run.spans["wall_s"][(run.spans["stage"] == "train") & (run.spans["task"] == -1)]
     row = next(row for row in page.rows if row[0] == "train")
     assert row[1:5] == ["training", "6", f"{train.sum():,.3f}", f"{train.mean():,.3f}"]
+    assert row[-4:] == ["17.2 MiB", "8.8 KiB", "0 B", "190.0 MiB"]
+    assert next(row for row in page.rows if row[0] == "gram")[-2] == "12.0 MiB"
     assert next(row for row in page.rows if row[0] == "1")[7] == "–"  # round 1 was not evaluated
+
+
+def test_a_run_of_an_earlier_version_does_not_know_what_was_moved(write_run):
+    folder = write_run(rounds=1, maps=None)
+    spans = pq.read_table(folder / "spans.parquet").drop_columns(["bytes_moved"])
+    pq.write_table(spans, folder / "spans.parquet")
+    page = read(render(folder))
+    assert next(row for row in page.rows if row[0] == "gram")[-2] == "–"
+    assert "nan" not in page.text
 
 
 def test_the_page_is_self_contained_and_accessible(write_run):

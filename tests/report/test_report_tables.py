@@ -21,6 +21,7 @@ def spans(*rows: tuple) -> dict[str, np.ndarray]:
         "bytes_out",
         "peak_memory_bytes",
         "retries",
+        "bytes_moved",
     )
     return {name: np.array([row[at] for row in rows]) for at, name in enumerate(names)}
 
@@ -28,13 +29,13 @@ def spans(*rows: tuple) -> dict[str, np.ndarray]:
 def test_stage_times_sum_whole_stages_only():
     train, gram = stage_times(
         spans(
-            (0, "gram", -1, 1.0, 4.0, 10, 1, 500, 0),
-            (0, "gram", 0, 99.0, 9.0, 9, 9, 999, 9),
-            (0, "gram", 1, 99.0, 9.0, 9, 9, 999, 9),
-            (0, "train", -1, 3.0, 6.0, 0, 7, 100, 1),
-            (2, "train", -1, 5.0, 6.0, 0, 7, 300, 0),
-            (2, "gram", -1, 2.0, 4.0, 30, 1, 200, 2),
-            (2, "gram", -1, 3.0, 4.0, 30, 1, 200, 2),
+            (0, "gram", -1, 1.0, 4.0, 10, 1, 500, 0, 5.0),
+            (0, "gram", 0, 99.0, 9.0, 9, 9, 999, 9, 9.0),
+            (0, "gram", 1, 99.0, 9.0, 9, 9, 999, 9, 9.0),
+            (0, "train", -1, 3.0, 6.0, 0, 7, 100, 1, 0.0),
+            (2, "train", -1, 5.0, 6.0, 0, 7, 300, 0, 0.0),
+            (2, "gram", -1, 2.0, 4.0, 30, 1, 200, 2, 6.0),
+            (2, "gram", -1, 3.0, 4.0, 30, 1, 200, 2, 0.0),
         )
     )
     assert (train.stage, train.group, train.rounds, train.wall_s, train.mean_s) == (
@@ -53,10 +54,11 @@ def test_stage_times_sum_whole_stages_only():
         2,
         4,
     )
+    assert (train.bytes_moved, gram.bytes_moved) == (0.0, 11.0)
 
 
 def test_stages_of_equal_time_are_in_name_order():
-    rows = [(0, stage, -1, 1.0, 1.0, 0, 0, 0, 0) for stage in ("vote", "cam", "evaluate")]
+    rows = [(0, stage, -1, 1.0, 1.0, 0, 0, 0, 0, 0.0) for stage in ("vote", "cam", "evaluate")]
     assert [time.stage for time in stage_times(spans(*rows))] == ["cam", "evaluate", "vote"]
     assert [time.group for time in stage_times(spans(*rows))] == ["server", "evaluation", "server"]
 

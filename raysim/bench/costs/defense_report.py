@@ -8,12 +8,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from raysim.bench.defense_cost import DefenseCost, StageCost
-from raysim.bench.kernels import KernelTimes
+from raysim.bench.costs.defense_cost import DefenseCost, StageCost
+from raysim.bench.costs.kernels import KernelTimes
+from raysim.bench.costs.peers import PeerTime
+from raysim.bench.costs.targets import Judged, ratio
 from raysim.bench.matrix import Matrix
-from raysim.bench.peers import PeerTime
 from raysim.bench.report import print_machine, spread
-from raysim.bench.targets import Judged, ratio
 
 MIB = 2**20
 

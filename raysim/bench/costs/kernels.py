@@ -11,11 +11,9 @@ import numpy as np
 
 from raysim import rng
 from raysim.backend import Backend, ThreadLimit
-from raysim.bench.defense_cost import DefenseCost, measure_defense, parse_subjects, seconds
-from raysim.bench.matrix import Matrix, MatrixSpec, build_matrix
-from raysim.bench.peers import grad_cam_map, learning, peer_package
-from raysim.bench.process_memory import MemoryWatch
-from raysim.bench.targets import (
+from raysim.bench.costs.defense_cost import DefenseCost, measure_defense, parse_subjects, seconds
+from raysim.bench.costs.peers import grad_cam_map, learning, peer_package
+from raysim.bench.costs.targets import (
     AUTOENCODER_S,
     CAM_FACTOR,
     MMD_BYTES,
@@ -23,6 +21,8 @@ from raysim.bench.targets import (
     SIMILARITIES_S,
     Judged,
 )
+from raysim.bench.matrix import Matrix, MatrixSpec, build_matrix
+from raysim.bench.process_memory import MemoryWatch
 from raysim.context import Context
 from raysim.layout import Layout
 
@@ -120,7 +120,7 @@ def mmd_case(
     draw = rng.generator(seed, "bench", "representations")
     sets = draw.standard_normal((clients, samples, features), np.float32)
     sets += draw.standard_normal((clients, 1, features), np.float32)
-    ctx = _context(backend, seed)
+    ctx = kernel_context(backend, seed)
 
     def all_pairs() -> None:
         points = centred(sets)
@@ -132,7 +132,7 @@ def mmd_case(
     with MemoryWatch() as watch:
         all_pairs()
     pairs = draw.integers(clients, size=(PAIRS, 2))
-    loop = seconds(lambda: [_plain_mmd(sets[i], sets[j], 2.0 * features) for i, j in pairs])
+    loop = seconds(lambda: [plain_mmd(sets[i], sets[j], 2.0 * features) for i, j in pairs])
     every = clients * (clients - 1) / 2
     return KernelTimes(
         f"MMD of all pairs: {clients} clients, {samples} samples, {features} features",
@@ -171,7 +171,7 @@ def autoencoder_case(
 
     draw = rng.generator(seed, "bench", "maps")
     maps = draw.random((clients, side * side), np.float32)
-    ctx = _context(backend, seed)
+    ctx = kernel_context(backend, seed)
 
     def stage() -> None:
         ctx.run("autoencoder", _reconstruct, maps, seed)
@@ -204,7 +204,7 @@ def _models(matrix: Matrix) -> Iterator[tuple[Any, float]]:
             yield model, time.perf_counter() - start
 
 
-def _plain_mmd(left: np.ndarray, right: np.ndarray, squared_bandwidth: float) -> float:
+def plain_mmd(left: np.ndarray, right: np.ndarray, squared_bandwidth: float) -> float:
     """MMD^2 of two sample sets [m, o], pair by pair as one would write it."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
@@ -213,7 +213,7 @@ def _plain_mmd(left: np.ndarray, right: np.ndarray, squared_bandwidth: float) ->
     return kernel(left, left) + kernel(right, right) - 2 * kernel(left, right)
 
 
-def _context(backend: Backend, seed: int) -> Context:
+def kernel_context(backend: Backend, seed: int) -> Context:
     """A context for kernels that need tasks and nothing of a round."""
     vector = np.zeros(1, np.float32)
     layout = Layout.flat(1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from raysim.backend import ThreadLimit
-from raysim.bench.defense_cost import seconds
+from raysim.bench.costs.defense_cost import seconds
 from raysim.errors import ConfigError
 
 KINDS = ("numpy", "torch")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from raysim.bench.detection import (
+from raysim.bench.detection.measure import (
     CLIENTS,
     MALICIOUS,
     NO_ATTACK,

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from raysim.bench import kernels
-from raysim.bench.defense_cost import check_subjects, measure_defense, parse_subjects, seconds
-from raysim.bench.defense_report import (
+from raysim.bench.costs import kernels
+from raysim.bench.costs.defense_cost import check_subjects, measure_defense, parse_subjects, seconds
+from raysim.bench.costs.defense_report import (
     print_costs,
     print_kernel,
     print_limits,
@@ -17,10 +17,10 @@ from raysim.bench.defense_report import (
     print_peers,
     print_targets,
 )
+from raysim.bench.costs.peers import byzfl_rules, measure_byzfl
+from raysim.bench.costs.targets import RFA_ITERATIONS, SUBJECTS, judge_defenses, judge_memory
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import MatrixSpec, bench_backend, build_matrix
-from raysim.bench.peers import byzfl_rules, measure_byzfl
-from raysim.bench.targets import RFA_ITERATIONS, SUBJECTS, judge_defenses, judge_memory
 from raysim.errors import ConfigError
 
 BackendName = Literal["ray", "inprocess"]

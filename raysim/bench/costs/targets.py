@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysim.bench.defense_cost import DefenseCost
-from raysim.bench.peers import PeerTime
+from raysim.bench.costs.defense_cost import DefenseCost
+from raysim.bench.costs.peers import PeerTime
 
 GRAM_FACTOR = 1.6
 PEER_FACTOR = 5.0

@@ -1,0 +1,1 @@
+"""What defenses and attacks cost on one matrix, stage by stage, beside limits and peers."""

@@ -1,0 +1,167 @@
+"""`python -m raysim.bench.scaling.worker OUT NODES`: the driver that measures all unfinished cells of one node count.
+
+It runs on a cluster that `raysim bench scaling` brought up, and reads what to measure from OUT/plan.json.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from raysim.backend import Backend, InProcessBackend
+from raysim.bench.scaling.cell import Row, Stopwatch, measure_defense, measure_limits
+from raysim.bench.scaling.memory import LocalWatch, RayWatch, Watch
+from raysim.bench.scaling.plan import INPROCESS, SYNTHETIC, Cell, ScalingPlan, Size
+from raysim.bench.scaling.round import RoundMatrix, anchor
+from raysim.bench.scaling.tables import LIMITS, is_finished, read_json, write_cell
+from raysim.bench.scaling.updates import Source, source_of
+from raysim.errors import RaysimError, RunError
+from raysim.placement import Placed
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What matrices are drawn and defenses measured on. cpus: of each node. anchors: see RoundMatrix."""
+
+    backend: Backend
+    drawing: Backend
+    watch: Watch
+    cpus: int
+    anchors: tuple[Placed, ...] = ()
+
+
+def measure_nodes(plan: ScalingPlan, out: Path, nodes: int) -> None:
+    """Measure every cell of this node count that has no part yet, on the cluster of $RAY_ADDRESS or in process."""
+    cells = [cell.name for cell in plan.every_cell()]
+    progress = Progress(len(cells), sum(is_finished(out, name) for name in cells))
+    source = source_of(plan)
+    try:
+        with _bench(plan, nodes) as bench:
+            for repeat in range(plan.repeats):
+                for clients, size in plan.matrices(nodes, repeat):
+                    every = plan.cells(nodes, repeat, clients, size)
+                    todo = [cell for cell in every if not is_finished(out, cell.name)]
+                    if todo:
+                        _measure_matrix(plan, out, todo, source, size, bench, progress)
+                        bench.watch.settle()
+    finally:
+        gc.unfreeze()
+
+
+@dataclass
+class Progress:
+    """Says on stderr which cell was finished, out of how many."""
+
+    total: int
+    done: int
+
+    def tell(self, cell: Cell, stages: list[Row], cell_s: float) -> None:
+        """One line; `cell_s`: seconds of the cell, rounds that are not timed included."""
+        self.done += 1
+        took = f"{stages[-1]['wall_s']:.3f} s"
+        if cell.label == LIMITS:
+            took = ", ".join(f"{row['stage']} {row['wall_s']:.3f} s" for row in stages)
+        print(
+            f"{self.done} of {self.total}: {cell}: {took} ({cell_s:.1f} s in all)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _measure_matrix(
+    plan: ScalingPlan,
+    out: Path,
+    todo: list[Cell],
+    source: Source,
+    size: Size,
+    bench: Bench,
+    progress: Progress,
+) -> None:
+    """Draw a matrix and measure these cells on it, in this order."""
+    spilled = [bench.watch.spilled()]
+    with Stopwatch(bench.drawing) as clock:
+        drawn = source.matrix(todo[0].clients, size, bench.drawing)
+    spilled.append(bench.watch.spilled())
+    matrix = RoundMatrix(drawn, bench.backend, bench.anchors)
+    del drawn
+    gc.collect()
+    gc.freeze()  # what is there by now is not looked through again before every measurement
+    subjects = {subject.label: subject for subject in plan.subjects}
+    for cell in todo:
+        start = time.perf_counter()
+        memory: list[Row] = []
+        if cell.label == LIMITS:
+            stages = measure_limits(matrix, clock.work)
+            stages[0]["spilled_bytes"] = spilled[1] - spilled[0]
+        else:
+            last = cell.repeat == plan.repeats - 1
+            stages, memory = measure_defense(subjects[cell.label], matrix, bench.watch, memory=last)
+        spilled.append(bench.watch.spilled())
+        if cell.label != LIMITS:
+            stages[-1]["spilled_bytes"] = spilled[-1] - spilled[-2]
+        common = _common(plan, cell, matrix, bench.cpus)
+        write_cell(
+            out, cell.name, [{**common, **row} for row in stages], [{**common, **row} for row in memory]
+        )
+        progress.tell(cell, stages, time.perf_counter() - start)
+
+
+def _common(plan: ScalingPlan, cell: Cell, matrix: RoundMatrix, cpus: int) -> Row:
+    """The columns that all rows of a cell have in common."""
+    inside = plan.backend == INPROCESS
+    return {
+        "defense": cell.label,
+        "clients": cell.clients,
+        "malicious": int(matrix.truth.sum()),
+        "model": plan.model,
+        "parameters": matrix.updates.dim,
+        "nodes": cell.nodes,
+        "kind": INPROCESS if inside else plan.kind,
+        "cpus_per_node": cpus,
+        "bandwidth": plan.bandwidth or "",
+        "backend": plan.backend,
+        "updates": plan.updates if plan.updates == SYNTHETIC else Path(plan.updates).name,
+        "seed": plan.seed,
+        "repeat": cell.repeat,
+    }
+
+
+@contextmanager
+def _bench(plan: ScalingPlan, nodes: int) -> Iterator[Bench]:
+    if plan.backend == INPROCESS:
+        inside = InProcessBackend()
+        yield Bench(inside, inside, LocalWatch(), 1)
+        return
+    from raysim import ray_cluster
+
+    with ray_cluster.connected(os.environ["RAY_ADDRESS"]):
+        from raysim.ray_backend import ClientActors, RayBackend, short_name
+
+        capacity, found = ray_cluster.capacity(), len(ray_cluster.nodes())
+        if found != nodes:
+            raise RunError(f"the cluster has {found} nodes, not {nodes}")
+        workers = capacity.workers(1)
+        backend = RayBackend(ClientActors(0), workers=workers)
+        drawing = RayBackend(ClientActors(0), workers=workers, placement="spread")
+        watch = RayWatch()
+        anchors = [anchor(backend, short_name(node)) for node in watch.nodes] if nodes > 1 else []
+        yield Bench(backend, drawing, watch, capacity.cpus // nodes, tuple(anchors))
+
+
+def main() -> None:
+    """Exit status 1, and one line that says why, for raysim's own errors."""
+    out, nodes = Path(sys.argv[1]), int(sys.argv[2])
+    try:
+        measure_nodes(ScalingPlan.from_mapping(read_json(out / "plan.json")["plan"]), out, nodes)
+    except RaysimError as error:
+        sys.exit("error: " + " ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Studies of single kernels: similarities, MMD, coverage, class activation maps."""

@@ -1,0 +1,20 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a run: runs/first.", show_default=False)
+]
+Backend = Annotated[
+    Literal["ray", "inprocess"], typer.Option(help="On Ray, or in this one process: same results.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A Ray cluster that is up. Default: RAY_ADDRESS, or a new one."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, too.")]

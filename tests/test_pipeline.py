@@ -1,0 +1,164 @@
+"""Pipelined runs on Ray: the same bytes, failures and kills included."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+import raysim
+from raysim.backend import InProcessBackend
+from raysim.composition import compose
+from raysim.config import ExperimentConfig
+from raysim.simulation import initial_state, rounds, start
+
+
+def results(result):
+    return result.digest, *((result.path / f"{name}.parquet").read_bytes() for name in ("rounds", "clients"))
+
+
+def pipelined(config, **resources):
+    return {**config, "resources": {"clients_per_actor": 5, "pipeline": True, **resources}}
+
+
+def spans_of(result, stage, round, whole):
+    spans = result.table("spans").to_pylist()
+    return [
+        span for span in spans if (span["stage"], span["round"], span["task"] == -1) == (stage, round, whole)
+    ]
+
+
+@pytest.mark.ray
+def test_crafted_rows_and_evaluation_beside_training_on_ray(ray_cluster, tiny, tmp_path):
+    """Same bytes; maps of crafted rows are a stage of their own; every round has the spans of its evaluation."""
+    config = {**tiny, "defense": "layercam_ae"}
+    expected = results(raysim.run(config, name="inprocess", out=tmp_path, backend="inprocess"))
+    other = raysim.run(pipelined(config), name="ray", out=tmp_path)
+    assert results(other) == expected
+    assert not list(other.path.rglob("*.tensor"))
+    for number in range(3):
+        assert len(spans_of(other, "cam", number, whole=True)) == 2
+        assert len(spans_of(other, "evaluate", number, whole=True)) == 1
+        assert spans_of(other, "evaluate", number, whole=False)
+
+
+@pytest.mark.ray
+def test_rows_with_nan_and_recorded_rounds_on_ray(ray_cluster, tiny, tmp_path):
+    attack = {"name": "tests.faulty_methods:BadUpload"}
+    kept = {"record": {"updates": True, "every": 2}, "evaluation": {"every": 2}}
+    config = {**tiny, **kept, "defense": "flare", "attack": attack}
+    expected = results(raysim.run(config, name="inprocess", out=tmp_path, backend="inprocess"))
+    other = raysim.run(pipelined(config), name="ray", out=tmp_path)
+    assert results(other) == expected
+    assert {path.parent.name for path in other.path.rglob("*.tensor")} == {"round-000000", "round-000002"}
+
+
+@pytest.mark.ray
+def test_an_actor_that_dies_while_another_round_is_evaluated_is_replaced(ray_cluster, tiny, tmp_path):
+    attack = {"name": "tests.faulty_methods:DieWhileTraining"}
+    calm = raysim.run({**tiny, "attack": attack}, name="calm", out=tmp_path, backend="inprocess")
+    attack["marker"] = str(tmp_path / "died")
+    result = raysim.run(pipelined({**tiny, "attack": attack}), name="killed", out=tmp_path)
+    assert (tmp_path / "died").exists()
+    assert results(result) == results(calm)
+
+
+@pytest.mark.ray
+def test_a_server_that_dies_goes_on_from_its_checkpoint(ray_cluster, tiny, tmp_path):
+    defense = {"name": "tests.faulty_methods:DieWhileJudging", "round": 2}
+    calm = raysim.run({**tiny, "defense": defense}, name="calm", out=tmp_path, backend="inprocess")
+    defense["marker"] = str(tmp_path / "died")
+    result = raysim.run(pipelined({**tiny, "defense": defense}), name="killed", out=tmp_path)
+    assert (tmp_path / "died").exists()
+    assert results(result) == results(calm)
+
+
+@pytest.mark.ray
+def test_a_round_is_kept_when_the_next_one_fails(ray_cluster, tiny, tmp_path):
+    attack = {"name": "tests.faulty_methods:BadUpload", "what": "raise", "schedule": {"start": 2}}
+    with pytest.raises(raysim.RunError, match=r"round 2, stage train, client 8"):
+        raysim.run(pipelined({**tiny, "attack": attack}), name="failed", out=tmp_path)
+    left = raysim.runner.RunResult(tmp_path / "failed")
+    assert [row["round"] for row in left.rounds] == [0, 1]
+    assert all(np.isfinite(row["main_accuracy"]) for row in left.rounds)
+    assert sorted(path.name for path in (left.path / "checkpoints").iterdir())[-1].endswith("2")
+
+
+# -- the order of things, without Ray ---------------------------------------------------------------------
+
+
+class TwoThreads(InProcessBackend):
+    """Evaluates in a second thread, by itself; what it evaluated, and in which thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluated: list[tuple[str, int]] = []
+        self.trained: list[str] = []
+
+    def apart(self):
+        other = TwoThreads()
+        other._host, other.evaluated = self._host, self.evaluated
+        return other
+
+    def call_clients(self, stage, method, items, **options):
+        name = threading.current_thread().name
+        if stage == "evaluate":
+            self.evaluated.append((name, len(items)))
+        else:
+            self.trained.append(name)
+        return super().call_clients(stage, method, items, **options)
+
+
+def played(tiny, backend, **changes):
+    values = {**tiny, "resources": {"pipeline": True}, **changes}
+    experiment = compose(ExperimentConfig.from_mapping(values))
+    start(experiment, backend)
+    return rounds(experiment, backend, initial_state(experiment, backend))
+
+
+def test_evaluation_is_another_threads_and_rows_are_let_go(tiny):
+    backend = TwoThreads()
+    main = threading.current_thread().name
+    kept = list(played(tiny, backend))
+    assert [record.number for _, record in kept] == [0, 1, 2]
+    assert [state.round for state, _ in kept] == [1, 2, 3]
+    assert backend.trained == [main] * 3
+    assert len(backend.evaluated) == 3
+    assert all(name != main for name, _ in backend.evaluated)
+    assert all(record.judged.updates.blocks == () for _, record in kept)
+    assert all(record.judged.updates.num_clients == 10 for _, record in kept)
+    kept = list(played(tiny, TwoThreads(), record={"updates": True, "every": 2}))
+    assert [bool(record.judged.updates.blocks) for _, record in kept] == [True, False, True]
+
+
+def test_a_failure_comes_after_the_round_before_it(tiny):
+    attack = {"name": "tests.faulty_methods:BadUpload", "what": "raise", "schedule": {"start": 1}}
+    going = played(tiny, TwoThreads(), attack=attack)
+    state, record = next(going)
+    assert (state.round, record.number) == (1, 0)
+    assert {span.stage for span in record.spans} >= {"train", "evaluate"}
+    with pytest.raises(raysim.RunError, match=r"round 1, stage train, client 8"):
+        next(going)
+
+
+def test_a_failed_evaluation_names_its_own_round(tiny, monkeypatch):
+    def fail(self, stage, method, items, **options):
+        if stage == "evaluate":
+            return [None] * len(items)
+        return InProcessBackend.call_clients(self, stage, method, items, **options)
+
+    monkeypatch.setattr(TwoThreads, "call_clients", fail)
+    with pytest.raises(raysim.RunError, match=r"round 0, stage evaluate"):
+        next(played(tiny, TwoThreads()))
+
+
+def test_a_run_resumed_from_any_checkpoint_ends_alike(tiny, tmp_path):
+    config = {**tiny, "defense": "layercam_ae", "resources": {"pipeline": True}}
+    whole = raysim.run(config, name="whole", out=tmp_path, backend="inprocess")
+    for done in (1, 2):
+        left = shutil.copytree(whole.path, tmp_path / f"after {done}")
+        for checkpoint in sorted((left / "checkpoints").iterdir())[done:]:
+            shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
+        assert results(raysim.resume(left, backend="inprocess")) == results(whole)

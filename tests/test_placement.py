@@ -1,0 +1,173 @@
+"""Where tasks go, and what is counted as moved: decisions by hand, and two nodes against other accounts."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from raysim.backend import Needs
+from raysim.placement import Node, Placed, beside_data, bring
+
+A, B, C = (Node(name, f"id of {name}", cpus=2.0, memory=100.0) for name in "abc")
+CPU = Needs()
+
+
+def left(nodes: str, size: int = 100) -> Placed:
+    """A result that a task left behind."""
+    return Placed(None, size, set(nodes), made=True)
+
+
+def names(items, needs=CPU, nodes=(A, B, C)):
+    return [node and node.name for node in beside_data(items, needs, nodes)]
+
+
+# -- decisions -----------------------------------------------------------------------------------------
+
+
+def test_a_task_goes_where_most_of_its_data_lie():
+    assert names([(left("b"), "text", 3), (left("a", 10), left("c", 90)), (left("c", 1),)]) == ["b", "c", "c"]
+    here, there = left("a", 60), left("b", 50)
+    assert names([(here, there, there)]) == ["a"], "an argument given twice is one object"
+
+
+def test_tasks_that_read_nothing_left_behind_are_not_sent_anywhere():
+    published = Placed(None, 1000, {"a"})
+    assert names([(), (np.ones(3), published), (left("", 5),)]) == [None, None, None]
+    assert names([(published, left("b", 1))]) == ["b"]
+
+
+def test_one_node_leaves_no_choice():
+    assert names([(left("a"),)], nodes=(A,)) == [None]
+
+
+def test_among_nodes_that_hold_nearly_the_same_tasks_are_dealt():
+    shards = [(left("a", 52), left("b", 48)) for _ in range(4)]
+    assert names(shards) == ["a", "b", "a", "b"]
+    assert names([(left("a", 67), left("b", 33)) for _ in range(2)]) == ["a", "a"]
+    assert names([(left("cba", 10),) for _ in range(4)]) == ["a", "b", "c", "a"], "copies are as good"
+
+
+def test_a_node_with_more_cpus_gets_more():
+    nodes = (Node("a", "", cpus=3.0), Node("b", "", cpus=1.0))
+    assert names([(left("ab"),) for _ in range(8)], nodes=nodes).count("a") == 6
+
+
+def test_one_node_that_holds_everything_is_not_given_everything():
+    """Three nodes of 2 CPUs: a third of 9 tasks is its share, 6 the most it gets; its 2 CPUs may always be busy."""
+    assert names([(left("b"),) for _ in range(9)]) == ["b"] * 6 + [None] * 3
+    small = [Node(name, "", cpus=2.0) for name in "abcdefgh"]
+    assert names([(left("b"),) for _ in range(3)], nodes=small) == ["b", "b", None]
+    balanced = [(left(name),) for name in "abc" for _ in range(100)]
+    assert names(balanced) == [name for name in "abc" for _ in range(100)]
+
+
+@pytest.mark.parametrize("needs", [Needs(cpus=2.5), Needs(gpus=0.5), Needs(memory=101)])
+def test_a_node_that_cannot_meet_the_needs_is_out(needs):
+    big = Node("big", "", cpus=8.0, gpus=1.0, memory=1000.0)
+    assert names([(left("a"),)], needs, (A, big)) == [None]
+    held = Placed(None, 60, {"a"}, made=True), Placed(None, 40, {"big"}, made=True)
+    assert names([held], needs, (A, big)) == ["big"]
+    assert names([(left("a"),)], Needs(cpus=2.0, memory=100)) == ["a"]
+
+
+def test_a_node_that_is_gone_is_out():
+    assert names([(left("b"),), (left("ab"),)], nodes=(A, C)) == [None, "a"]
+
+
+# -- what is moved -------------------------------------------------------------------------------------
+
+
+def test_an_argument_is_brought_to_a_node_once():
+    tile, published = left("a", 30), Placed(None, 7, {"head"})
+    assert bring((tile, published, "text"), "a", "head") == 7
+    assert bring((tile, published), "a", "head") == 0
+    assert bring((tile, published, tile), "b", "head") == 37
+    assert tile.nodes == {"a", "b"}
+    assert published.nodes == {"head", "a", "b"}
+
+
+def test_arrays_given_by_value_travel_every_time():
+    arguments = (np.ones(3, np.float32), [np.ones(2)], "text")
+    assert [bring(arguments, node, "head") for node in ("a", "a", "head")] == [28, 28, 0]
+
+
+# -- two nodes ------------------------------------------------------------------------------------------
+
+COLUMNS = 2**17
+BLOCK_BYTES = 4 * COLUMNS * 4
+ROW_NUMBERS = 4 * 8
+"""Bytes of the indices that a task on a block of 4 rows is given."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    from cluster import bring_up
+
+    target = tmp_path_factory.mktemp("placement") / "found.json"
+    with bring_up("raylets", nodes=2, cpus_per_node=1, gpus_per_node=1, object_store_bytes=2**27) as cluster:
+        driver = [sys.executable, "-m", "tests.placed_on_two_nodes", str(COLUMNS), str(target)]
+        assert cluster.run(driver) == 0
+    return json.loads(target.read_text())
+
+
+@pytest.mark.ray
+def test_stages_by_rows_move_next_to_nothing_and_by_columns_one_half(found):
+    data = found["data"]
+    assert len(set(data["rows"]["nodes"])) == 2
+    assert data["rows"]["moved"] == data["rows again"]["moved"] == ROW_NUMBERS
+    assert data["published"]["moved"] == 4 * COLUMNS + ROW_NUMBERS, "the vector, to the node without it"
+    assert data["published again"]["moved"] == ROW_NUMBERS
+    assert data["by value"]["moved"] == 4 * COLUMNS + ROW_NUMBERS
+    assert len(set(data["columns"]["nodes"])) == 2
+    assert data["columns"]["moved"] == BLOCK_BYTES, "half of the two blocks"
+    assert data["columns again"]["moved"] == 0, (
+        "every shard was brought together on one node, and its task is sent there"
+    )
+
+
+@pytest.mark.ray
+def test_at_the_head_the_other_nodes_block_is_moved_once(found):
+    head = found["head"]
+    for stage in ("rows", "published", "columns"):
+        assert set(head[stage]["nodes"]) == {head["here"]}
+    assert head["rows"]["moved"] == BLOCK_BYTES
+    assert [head[stage]["moved"] for stage in ("rows again", "published", "by value", "columns")] == [0] * 4
+
+
+@pytest.mark.ray
+def test_spread_tasks_use_both_nodes(found):
+    stages = [stage for stage in found["spread"].values() if isinstance(stage, dict) and "nodes" in stage]
+    assert len({node for stage in stages for node in stage["nodes"]}) == 2
+
+
+@pytest.mark.ray
+def test_results_do_not_depend_on_placement(found):
+    assert len({found[placement]["digest"] for placement in ("data", "head", "spread")}) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("placement", ["data", "head", "spread"])
+def test_a_task_reserves_what_it_says_it_needs(found, placement):
+    assert found[placement]["reserved"] == {"CPU": 0.5, "GPU": 0.25, "memory": 2**20}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("placement", ["data", "head", "spread"])
+def test_ray_agrees_on_where_everything_lies(found, placement):
+    """Where Ray chooses itself, it may bring arguments to a node and then run the task on another."""
+    ours, rays = found[placement]["homes"], found[placement]["homes by Ray"]
+    if placement == "spread":
+        assert all(set(mine) <= set(theirs) for mine, theirs in zip(ours, rays, strict=True))
+    else:
+        assert ours == rays
+    assert found[placement]["sizes"] == [COLUMNS * 4] * 8
+
+
+@pytest.mark.ray
+def test_data_on_a_node_without_room_or_gone_is_worked_on_elsewhere(found):
+    obstacles = found["obstacles"]
+    assert obstacles["held by"] not in obstacles["reserved"]
+    assert len(obstacles["reserved"]) == len(obstacles["gone"]) == 2
