@@ -54,13 +54,26 @@ def number(key: str, value: float | None) -> str:
 
 def notes(cell: Cell, scale: Scale) -> str:
     """What stands in for what, what the paper's own numbers contradict, and what went wrong."""
+    return "; ".join(remarks(cell, scale))
+
+
+def remarks(cell: Cell, scale: Scale) -> list[str]:
+    """The notes of a cell, one by one."""
     doubted = [f"{DOUBT} {label(key)}: {why}" for key, why in cell.preset.doubts.items()]
     stand_ins = [cell.preset.stand_ins] if scale == "small" and cell.preset.stand_ins else []
-    return "; ".join([*stand_ins, *doubted, *([f"not run: {cell.problem}"] if cell.problem else [])])
+    return [*stand_ins, *doubted, *([f"not run: {cell.problem}"] if cell.problem else [])]
 
 
 def markdown(title: str, cells: Sequence[Cell], scale: Scale) -> str:
-    """A section with a table."""
-    rows = [header(cells), ["---"] * len(header(cells)), *lines(cells, scale)]
+    """A section with a table, and below it what has to be said about its cells, each remark once."""
+    rows = [header(cells)[:-1], ["---"] * len(header(cells)[:-1]), *(line[:-1] for line in lines(cells, scale))]
     table = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |" for texts in rows)
-    return f"### {title}\n\n{table}\n"
+    about: dict[str, list[str]] = {}
+    for cell in cells:
+        for remark in remarks(cell, scale):
+            about.setdefault(remark, []).append(cell.preset.cell)
+    said = [
+        f"- {remark}" + ("" if len(names) == len(cells) else f" ({', '.join(names)})")
+        for remark, names in about.items()
+    ]
+    return "\n".join([f"### {title}\n\n{table}\n", *said, *([""] if said else [])])

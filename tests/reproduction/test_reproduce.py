@@ -74,10 +74,17 @@ def test_notes_tell_stand_ins_only_at_small_scale():
 
 def test_markdown_keeps_bars_inside_cells():
     text = markdown("flare table3", [cell(recall=[1.0])], "paper")
-    assert text.splitlines()[2] == "| cell | accuracy % | recall | FPR | notes |"
+    assert text.splitlines()[2] == "| cell | accuracy % | recall | FPR |"
     assert "– \\| 1.000" in text
+    assert text.endswith("|\n\n- (?) accuracy %: why\n")
     assert keys([cell()]) == ["main_accuracy", "recall", "fpr"]
     assert lines([cell()], "paper")[0][0] == "a"
+
+
+def test_markdown_says_each_remark_once_and_of_which_cells():
+    text = markdown("flare table3", [cell(), cell("no files")], "small")
+    assert text.count("kather -> synthetic") == text.count("(?) accuracy %: why") == 1
+    assert text.endswith("- not run: no files (a)\n")
 
 
 def test_finished_runs_are_kept_and_another_configuration_is_refused(tmp_path):

@@ -124,10 +124,9 @@ def maps(view: View, drawn: Drawn) -> list[str]:
 def nodes(view: View, drawn: Drawn) -> list[str]:
     """Strong and weak scaling over nodes."""
     if len(view.nodes) < 2:
-        return [
-            f"Measured on {_count(view.nodes[0], 'node')} only: no speed-up over nodes, no bytes between them.",
-            "",
-        ]
+        alone = view.nodes[0] == 1
+        missing = "no speed-up over nodes, no bytes between them" if alone else "no speed-up over nodes"
+        return [f"Measured on {_count(view.nodes[0], 'node')} only: {missing}.", ""]
     strong, weak = [], []
     for defense, stage, label in view.lines():
         faster = {s.size: s for s in strong_scaling(view.sizes(defense, stage))}
