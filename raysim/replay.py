@@ -29,8 +29,9 @@ from raysim.experiment import Experiment, RoundRecord, Uploads
 from raysim.records import RunDirectory, digest, environment
 from raysim.replay_summary import FOLDER, write_summary
 from raysim.resources import Capacity
+from raysim.round_record import record_round
 from raysim.runner import BackendName
-from raysim.simulation import initial_state, judge, record_round
+from raysim.simulation import initial_state, judge
 
 Observe = Callable[[str, int, int], None]
 """Told after every round: the replay's name, rounds done, rounds in all."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -84,6 +86,65 @@ def test_a_round_is_kept_when_the_next_one_fails(ray_cluster, tiny, tmp_path):
     assert [row["round"] for row in left.rounds] == [0, 1]
     assert all(np.isfinite(row["main_accuracy"]) for row in left.rounds)
     assert sorted(path.name for path in (left.path / "checkpoints").iterdir())[-1].endswith("2")
+
+
+@pytest.mark.ray
+def test_tasks_that_fail_when_begun_have_no_answer(ray_cluster):
+    from raysim.ray_backend import RayBackend
+    from raysim.resources import ClientActors
+
+    backend = RayBackend(ClientActors(0), workers=2)
+    held = backend.put(np.arange(3.0))
+    begun = [backend.begin("cut", number, np.array_split, held, parts) for number, parts in enumerate((3, 0))]
+    good, failed = backend.finish("cut", begun)
+    assert [part.tolist() for part in good] == [[0.0], [1.0], [2.0]]
+    assert failed is None
+    assert [(span.stage, span.task) for span in backend.telemetry.drain()] == [("cut", -1), ("cut", 0)]
+
+
+@pytest.mark.ray
+def test_two_threads_that_miss_one_actor_replace_it_once(ray_cluster, tmp_path):
+    """The second call waits in the actor's queue when the first kills it: both fail, one replaces, both are done."""
+    from raysim.ray_backend import RayBackend
+    from raysim.resources import ClientActors
+
+    marker = str(tmp_path / "died")
+
+    class Host:
+        def die(self) -> str:
+            import os
+            import time
+
+            if not os.path.exists(marker):
+                time.sleep(0.3)
+                open(marker, "w").close()
+                os._exit(1)
+            return "dead once"
+
+        def answer(self) -> str:
+            return "alive"
+
+    starts: list[int] = []
+
+    class Counting(RayBackend):
+        def _start_actor(self, place, nodes):
+            starts.append(place)
+            return super()._start_actor(place, nodes)
+
+    backend = Counting(ClientActors(1), workers=1)
+    try:
+        backend.start_clients(Host, ())
+        other = backend.apart()
+        with ThreadPoolExecutor(1) as thread:
+            first = thread.submit(other.call_clients, "train", "die", [()])
+            time.sleep(0.1)
+            assert backend.call_clients("evaluate", "answer", [()]) == ["alive"]
+            assert first.result() == ["dead once"]
+        assert starts == [0, 0]
+        assert {span.stage for span in backend.telemetry.drain()} == {"evaluate"}
+        assert {span.stage for span in other.telemetry.drain()} == {"train"}
+    finally:
+        backend.close()
 
 
 # -- the order of things, without Ray ---------------------------------------------------------------------
