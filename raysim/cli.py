@@ -109,7 +109,10 @@ def run(
     address: Address = None,
     scale: ScaleOption = "paper",
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch a missing data set where torchvision can: data.download=true.")
+        bool,
+        typer.Option(
+            "--download", help="Fetch a missing data set where torchvision can: data.download=true."
+        ),
     ] = False,
     debug: Debug = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """One federated experiment, round by round.
 
-`play` is the story: draw a cohort, publish the global model, train (or draw the updates), let the attacker craft,
+`run_round` is the story: draw a cohort, publish the global model, train (or draw the updates), let the attacker craft,
 judge, aggregate, score the verdict against the truth the defense never saw; then `evaluate`. `rounds` repeats it from
 any state, so that a run in one go and a run that was resumed do the same.
 """
@@ -97,7 +97,7 @@ def _played(experiment: Experiment, backend: Backend, state: RunState) -> Iterat
     previous: Reference = None if state.previous_vector is None else backend.put(state.previous_vector)
     while state.round < experiment.config.rounds:
         published = backend.put(state.global_vector)
-        work = partial(play, experiment, backend, state, published, previous)
+        work = partial(run_round, experiment, backend, state, published, previous)
         result = _again_if_lost(state.round, work)
         state, previous = result[0], published
         yield result
@@ -135,7 +135,7 @@ def _again_if_lost(round: int, work: Callable[[], Result]) -> Result:
         raise error.located(round=round) from error
 
 
-def play(
+def run_round(
     experiment: Experiment, backend: Backend, state: RunState, published: Reference, previous: Reference
 ) -> Round:
     """One round, from the global model to the next and its record, without evaluation."""

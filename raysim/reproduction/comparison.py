@@ -66,7 +66,11 @@ def remarks(cell: Cell, scale: Scale) -> list[str]:
 
 def markdown(title: str, cells: Sequence[Cell], scale: Scale) -> str:
     """A section with a table, and below it what has to be said about its cells, each remark once."""
-    rows = [header(cells)[:-1], ["---"] * len(header(cells)[:-1]), *(line[:-1] for line in lines(cells, scale))]
+    rows = [
+        header(cells)[:-1],
+        ["---"] * len(header(cells)[:-1]),
+        *(line[:-1] for line in lines(cells, scale)),
+    ]
     table = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |" for texts in rows)
     about: dict[str, list[str]] = {}
     for cell in cells:
