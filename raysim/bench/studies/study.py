@@ -154,7 +154,7 @@ def finish(
     axes: Axes, *, title: str, x: str, ticks: Sequence[int], log: str = "xy", legend: bool = True
 ) -> None:
     """Title, the sizes measured as ticks, and the legend. log: which axes are logarithmic; others begin at 0."""
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     from raysim.report.figures import INK, QUIET
 
@@ -164,6 +164,10 @@ def finish(
         axes.set_xlim(left=0)
     if "y" in log and np.isfinite(axes.dataLim.minposy):  # else there is nothing that has a logarithm
         axes.set_yscale("log")
+        decades = np.log10(axes.get_ylim()[1] / axes.get_ylim()[0])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
     shown = _readable(ticks, "x" in log)
@@ -173,7 +177,8 @@ def finish(
     axes.set_xlabel(x)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     if legend:
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 2}
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, **below)
 
 
 def _readable(ticks: Sequence[int], log_x: bool) -> list[int]:
