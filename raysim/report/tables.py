@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raysim.config import Schedule
 from raysim.metrics import Detection
 from raysim.report.finished_run import Columns
 from raysim.telemetry import WHOLE_STAGE
@@ -16,7 +17,7 @@ from raysim.telemetry import WHOLE_STAGE
 GROUPS = {"train": "training", "draw": "drawing", "evaluate": "evaluation"}
 """Who is at work in a stage; every other stage is the server's."""
 
-EVERY_ROUND = {"start": 0, "stop": None, "every": 1}
+EVERY_ROUND = Schedule().model_dump()
 """The schedule of an attack that is always active."""
 
 
@@ -119,7 +120,9 @@ def _in_words(value: Any) -> str:
 
 def _telling(key: str, item: Any) -> bool:
     """Whether a key belongs into one line: not the name, not where data lie, not "active in every round"."""
-    return key not in ("name", "root", "download") and not (key == "schedule" and item == EVERY_ROUND)
+    return key not in ("name", "root", "download") and not (
+        key == "schedule" and {**EVERY_ROUND, **item} == EVERY_ROUND
+    )
 
 
 def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

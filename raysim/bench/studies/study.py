@@ -177,8 +177,14 @@ def finish(
     axes.set_xlabel(x)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     if legend:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 2}
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, **below)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=2,
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=INK,
+        )
 
 
 def _readable(ticks: Sequence[int], log_x: bool) -> list[int]:
