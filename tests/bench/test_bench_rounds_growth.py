@@ -14,13 +14,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster import Cluster
+from raysim.bench.parts import read_json
 from raysim.bench.rounds import growth as rounds_growth
 from raysim.bench.rounds.figure import large_stages
 from raysim.bench.rounds.growth import Cell, GrowthPlan, check, measure, per_actor, shares
 from raysim.bench.rounds.growth_report import read_rounds, write_report
-from raysim.bench.rounds.tables import COLUMNS, is_finished, merge, write_part
+from raysim.bench.rounds.tables import COLUMNS, PARTS
 from raysim.bench.rounds.worker import measure_cell, round_rows
-from raysim.bench.scaling.tables import read_json
 from raysim.cli import app
 from raysim.errors import ConfigError, RecordError, RunError
 from raysim.telemetry import Span
@@ -65,14 +65,10 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
             plan = GrowthPlan.from_mapping(read_json(out / "plan.json")["plan"])
             for repeat in range(plan.repeats):
                 for cell in plan.in_order(nodes, repeat):
-                    if not is_finished(out, cell.part(repeat)):
+                    if not PARTS.is_finished(out, cell.part(repeat)):
                         ran.append((cell.part(repeat), nodes))
-                        write_part(
-                            out,
-                            cell.part(repeat),
-                            rows_of(plan, cell, repeat, 0.1 * cell.clients / nodes),
-                            [],
-                        )
+                        rows = rows_of(plan, cell, repeat, 0.1 * cell.clients / nodes)
+                        PARTS.write(out, cell.part(repeat), {"rounds": rows})
             return 0
 
     @contextlib.contextmanager
@@ -245,8 +241,8 @@ def test_the_report_says_growth_speed_up_and_whether_bytes_are_equal(tmp_path, d
     law = pq.read_table(tmp_path / "growth.parquet").to_pylist()[0]
     assert law["exponent"] == pytest.approx(1.0)
     cell = plan.cells(2)[0]
-    write_part(tmp_path, cell.part(0), rows_of(plan, cell, 0, 0.2, digest="other"), [])
-    merge(tmp_path, read_json(tmp_path / "plan.json"))
+    PARTS.write(tmp_path, cell.part(0), {"rounds": rows_of(plan, cell, 0, 0.2, digest="other")})
+    PARTS.merge(tmp_path, read_json(tmp_path / "plan.json"))
     assert "RESULTS DIFFER between nodes, actors or repeats: digits, K = 4" in write_report(tmp_path)
 
 

@@ -27,7 +27,7 @@ from raysim.bench.scaling.cell import Work, rounds_of, stage_rows
 from raysim.bench.scaling.measure import estimates, measure, of_run, shared_cpus
 from raysim.bench.scaling.memory import ProcessPeaks, SpillFolder
 from raysim.bench.scaling.plan import ScalingPlan, Size, sizes_of, split_labels, whole_numbers
-from raysim.bench.scaling.tables import COLUMNS, LIMITS, WHOLE, schema
+from raysim.bench.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
 from raysim.bench.scaling.updates import Recorded, in_blocks
 from raysim.cli import app
 from raysim.defense import Verdict
@@ -363,7 +363,7 @@ def test_the_command_ends_with_a_report(tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "krum" in result.stdout
     assert (tmp_path / "scaling.md").read_text().strip() in result.stdout
-    assert pq.read_schema(tmp_path / "stages.parquet").equals(schema("stages"))
+    assert pq.read_schema(tmp_path / "stages.parquet").equals(PARTS.schema("stages"))
 
 
 def on_two_nodes(out: Path, **changes: Any) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from raysim.bench.scaling import sections
 from raysim.bench.scaling.figures import moved, nodes, runtime, split, spread_out
 from raysim.bench.scaling.read import read_memory, read_stages
 from raysim.bench.scaling.report import write_report
-from raysim.bench.scaling.tables import COLUMNS, LIMITS, WHOLE, schema
+from raysim.bench.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
 from raysim.bench.scaling.view import View, views
 from raysim.errors import RecordError
 
@@ -94,7 +94,7 @@ def memory_rows(clients: tuple[int, ...], counts: tuple[int, ...]) -> list[dict[
 
 
 def write(out: Path, name: str, content: list[dict[str, Any]]) -> None:
-    table = pa.Table.from_pylist(content, schema=schema(name))
+    table = pa.Table.from_pylist(content, schema=PARTS.schema(name))
     pq.write_table(table.replace_schema_metadata({"about": json.dumps(ABOUT)}), out / f"{name}.parquet")
 
 

@@ -6,7 +6,6 @@ number of nodes gets a cluster of its own, and a driver process on it (worker.py
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,15 +16,14 @@ import psutil
 from cluster.clusters import bring_up
 from cluster.plan import make_plan
 from raysim import rng
+from raysim.bench.parts import run_driver, write_json
 from raysim.bench.rounds.measure import CASES, WARM_UP, bench_config
-from raysim.bench.rounds.tables import has_finished, is_finished, merge
-from raysim.bench.scaling.tables import read_json, write_json
+from raysim.bench.rounds.tables import PARTS
 from raysim.bench.words import at_least_one
 from raysim.composition import load_data
 from raysim.config import ExperimentConfig
-from raysim.errors import ConfigError, RecordError, RunError, unknown_name
+from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
-from raysim.records import environment
 from raysim.resources import Capacity, client_actors, resolved
 
 ACTOR_BYTES = 190 * 2**20
@@ -130,7 +128,7 @@ class GrowthPlan:
 def measure(
     plan: GrowthPlan, out: Path, *, resume: bool = False, tell: Callable[[str], None] = lambda line: None
 ) -> None:
-    """Measure the plan's cells that `out` lacks, and write the tables there (see rounds_tables.py).
+    """Measure the plan's cells that `out` lacks, and write the tables there (see tables.py).
 
     Cells that cannot be measured are told of and left out. Raises ConfigError for a plan that cannot be carried out,
     before anything starts; RecordError for an `out` that holds other measurements, or any without `resume`; RunError
@@ -147,11 +145,12 @@ def measure(
         tell(f"left out: {cell}: {reason}")
     if not any(plan.possible(nodes) for nodes in plan.nodes):
         raise ConfigError("grid", "must have a cell that can be measured", next(iter(left_out.values())))
-    about = {**_claim(plan, out, resume), "left out": left_out}
+    machine = PARTS.claim(out, plan.method(), _method_of, resume=resume)
+    about = {"environment": machine, "plan": asdict(plan), "left out": left_out}
     write_json(out / "plan.json", about)
     for nodes in plan.nodes:
         parts = [cell.part(repeat) for cell in plan.possible(nodes) for repeat in range(plan.repeats)]
-        if all(is_finished(out, part) for part in parts):
+        if all(PARTS.is_finished(out, part) for part in parts):
             continue
         with bring_up(
             plan.kind,
@@ -160,13 +159,8 @@ def measure(
             gpus_per_node=plan.gpus_per_node,
             bandwidth=plan.bandwidth,
         ) as cluster:
-            worker = [sys.executable, "-m", "raysim.bench.rounds.worker", str(out.resolve()), str(nodes)]
-            status = cluster.run(worker)
-        if status:
-            raise RunError(
-                f"the driver on {nodes} nodes ended with status {status}; finished cells are kept: --resume"
-            )
-    merge(out, about)
+            run_driver(cluster, "raysim.bench.rounds.worker", out, nodes)
+    PARTS.merge(out, about)
 
 
 def check(plan: GrowthPlan) -> None:
@@ -211,19 +205,5 @@ def per_actor(key: str, text: str) -> tuple[int | str, ...]:
     return tuple(word if word == "auto" else int(word) for word in words)
 
 
-def _claim(plan: GrowthPlan, out: Path, resume: bool) -> dict[str, Any]:
-    """What plan.json is to hold, unless `out` is another measurement's."""
-    machine = environment()
-    if has_finished(out):
-        if not resume:
-            raise RecordError(f"{out} already holds finished cells: --resume, or choose another --out")
-        before = read_json(out / "plan.json")
-        was, now = GrowthPlan.from_mapping(before["plan"]).method(), plan.method()
-        other = [f"{key} {was[key]!r}, not {now[key]!r}" for key in now if was[key] != now[key]]
-        for key in ("processor", "cpus"):
-            if before["environment"][key] != machine[key]:
-                other.append(f"{key} {before['environment'][key]!r}, not {machine[key]!r}")
-        if other:
-            raise RecordError(f"{out} was measured with {'; '.join(other)}")
-    out.mkdir(parents=True, exist_ok=True)
-    return {"environment": machine, "plan": asdict(plan)}
+def _method_of(values: dict[str, Any]) -> dict[str, Any]:
+    return GrowthPlan.from_mapping(values).method()

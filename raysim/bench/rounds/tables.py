@@ -1,24 +1,8 @@
-"""The tables of `raysim bench rounds` over a grid: their columns, a part for every repeat of a cell, putting them together.
-
-plan.json        what is measured, on which machine, and which cells were left out
-parts/rounds/    one Parquet file a cell and repeat; what has one is not measured again
-parts/memory/    the same for memory, which only the last repeat measures
-rounds.parquet   all parts; its metadata hold what plan.json says, as JSON
-memory.parquet
-"""
+"""The tables of `raysim bench rounds` over a grid: rounds, and memory, which only the last repeat measures."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from raysim.errors import RecordError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from raysim.bench.parts import Columns, Parts
 
 CELL = {
     "case": ("string", "name of the case"),
@@ -40,7 +24,7 @@ CELL = {
     "repeat": ("int32", "from 0; each has actors of its own"),
 }
 
-COLUMNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+COLUMNS: Columns = {
     "rounds": {
         **CELL,
         "round": ("int32", "of those that were timed, from 0"),
@@ -67,60 +51,5 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 """Table -> column -> (type, meaning)."""
 
-Rows = Sequence[Mapping[str, Any]]
-
-
-def schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table."""
-    import pyarrow as pa
-
-    return pa.schema([pa.field(name, getattr(pa, kind)()) for name, (kind, _) in COLUMNS[table].items()])
-
-
-def write_part(out: Path, part: str, rounds: Rows, memory: Rows) -> None:
-    """Keep a finished repeat of a cell; its rounds last, for they say that it is whole."""
-    import pyarrow as pa
-
-    for table, rows in (("memory", memory), ("rounds", rounds)):
-        if rows:
-            path = _part(out, table, part)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, pa.Table.from_pylist(list(rows), schema=schema(table)))
-
-
-def is_finished(out: Path, part: str) -> bool:
-    """Whether it was measured."""
-    return _part(out, "rounds", part).exists()
-
-
-def has_finished(out: Path) -> bool:
-    """Whether anything was."""
-    return any((out / "parts" / "rounds").glob("*.parquet"))
-
-
-def merge(out: Path, about: Mapping[str, Any]) -> None:
-    """Write both tables from all parts; `about` goes into their metadata, as JSON."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for table in COLUMNS:
-        parts = sorted((out / "parts" / table).glob("*.parquet"))
-        try:
-            read = [pq.read_table(part, schema=schema(table)) for part in parts]
-        except (OSError, pa.ArrowException) as error:
-            raise RecordError(f"a part of {table} in {out} is damaged: {error}") from error
-        whole = pa.concat_tables(read) if read else schema(table).empty_table()
-        notes = {"about": json.dumps(about)}
-        _write(out / f"{table}.parquet", whole.replace_schema_metadata(notes).combine_chunks())
-
-
-def _part(out: Path, table: str, part: str) -> Path:
-    return out / "parts" / table / f"{part}.parquet"
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
-    temporary = path.with_name(f".{path.stem}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+PARTS = Parts(COLUMNS, "rounds")
+"""How they are kept, a part for every repeat of a cell; its rounds say that it is whole."""

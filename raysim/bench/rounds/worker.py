@@ -19,13 +19,14 @@ import numpy as np
 from raysim import ray_cluster
 from raysim.backend import prepare_worker
 from raysim.bench.costs.defense_cost import BETWEEN
+from raysim.bench.parts import driver_main
 from raysim.bench.rounds.growth import Cell, GrowthPlan
 from raysim.bench.rounds.measure import WARM_UP
-from raysim.bench.rounds.tables import is_finished, write_part
+from raysim.bench.rounds.tables import PARTS
 from raysim.bench.scaling.memory import RayWatch
-from raysim.bench.scaling.tables import WHOLE, read_json
+from raysim.bench.scaling.tables import WHOLE
 from raysim.composition import compose
-from raysim.errors import RaysimError, RunError
+from raysim.errors import RunError
 from raysim.execution import keep_round
 from raysim.experiment import Experiment, RunState
 from raysim.ray_backend import RayBackend
@@ -48,13 +49,13 @@ def measure_nodes(plan: GrowthPlan, out: Path, nodes: int) -> None:
             (repeat, cell)
             for repeat in range(plan.repeats)
             for cell in plan.in_order(nodes, repeat)
-            if not is_finished(out, cell.part(repeat))
+            if not PARTS.is_finished(out, cell.part(repeat))
         ]
         for number, (repeat, cell) in enumerate(todo, 1):
             began = time.perf_counter()
             timed, memory = measure_cell(plan, cell, watch if repeat == plan.repeats - 1 else None)
             timed, memory = ([{**row, "repeat": repeat} for row in rows] for rows in (timed, memory))
-            write_part(out, cell.part(repeat), timed, memory)
+            PARTS.write(out, cell.part(repeat), {"rounds": timed, "memory": memory})
             watch.settle()
             median = np.median([row["wall_s"] for row in timed if row["stage"] == WHOLE])
             took = f"{median:.3f} s a round ({time.perf_counter() - began:.1f} s in all)"
@@ -151,14 +152,9 @@ def _common(plan: GrowthPlan, cell: Cell, experiment: Experiment, places: list[d
     }
 
 
-def main() -> None:
-    """Exit status 1, and one line that says why, for raysim's own errors."""
-    out, nodes = Path(sys.argv[1]), int(sys.argv[2])
-    try:
-        measure_nodes(GrowthPlan.from_mapping(read_json(out / "plan.json")["plan"]), out, nodes)
-    except RaysimError as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+def _measure_planned(values: dict[str, Any], out: Path, nodes: int) -> None:
+    measure_nodes(GrowthPlan.from_mapping(values), out, nodes)
 
 
 if __name__ == "__main__":
-    main()
+    driver_main(_measure_planned)

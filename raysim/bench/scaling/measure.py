@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from cluster.clusters import bring_up
 from cluster.plan import make_plan
+from raysim.bench.parts import run_driver, write_json
 from raysim.bench.scaling.plan import INPROCESS, SYNTHETIC, ScalingPlan, check_grid
-from raysim.bench.scaling.tables import has_finished, is_finished, merge, read_json, write_json
+from raysim.bench.scaling.tables import PARTS
 from raysim.bench.scaling.updates import Recorded, source_of
 from raysim.bench.scaling.worker import measure_nodes
-from raysim.errors import ConfigError, RecordError, RunError
-from raysim.records import environment
+from raysim.errors import ConfigError
 
 SPARE = 0.9
 """Share of the free disk or memory that matrices may take."""
@@ -28,7 +28,7 @@ SPARE = 0.9
 def measure(
     plan: ScalingPlan, out: Path, *, resume: bool = False, tell: Callable[[str], None] = lambda line: None
 ) -> None:
-    """Measure the plan's cells that `out` lacks, and write the tables there (see scaling_tables.py).
+    """Measure the plan's cells that `out` lacks, and write the tables there (see tables.py).
 
     Every number of nodes gets a cluster of its own, and a driver process on it. Raises ConfigError for a plan
     that cannot be carried out, before anything starts; RecordError for an `out` that holds other measurements, or any
@@ -38,12 +38,14 @@ def measure(
     source_of(plan).check()
     for line in (*estimates(plan), *shared_cpus(plan)):
         tell(line)
-    about = _claim(plan, out, resume)
+    machine = PARTS.claim(out, plan.method(), _method_of, resume=resume)
+    about = {"environment": machine, "plan": plan.to_mapping()}
+    write_json(out / "plan.json", about)
     cells = plan.every_cell()
-    if done := sum(is_finished(out, cell.name) for cell in cells):
+    if done := sum(PARTS.is_finished(out, cell.name) for cell in cells):
         tell(f"{done} of {len(cells)} cells are finished already")
     for nodes in plan.nodes:
-        if all(is_finished(out, cell.name) for cell in cells if cell.nodes == nodes):
+        if all(PARTS.is_finished(out, cell.name) for cell in cells if cell.nodes == nodes):
             continue
         if plan.backend == INPROCESS:
             measure_nodes(plan, out, nodes)
@@ -56,13 +58,8 @@ def measure(
             bandwidth=plan.bandwidth,
             address=plan.address,
         ) as cluster:
-            worker = [sys.executable, "-m", "raysim.bench.scaling.worker", str(out.resolve()), str(nodes)]
-            status = cluster.run(worker)
-        if status:
-            raise RunError(
-                f"the driver on {nodes} nodes ended with status {status}; finished cells are kept: --resume"
-            )
-    merge(out, about)
+            run_driver(cluster, "raysim.bench.scaling.worker", out, nodes)
+    PARTS.merge(out, about)
 
 
 def of_run(plan: ScalingPlan) -> ScalingPlan:
@@ -120,25 +117,8 @@ def shared_cpus(plan: ScalingPlan) -> list[str]:
     ]
 
 
-def _claim(plan: ScalingPlan, out: Path, resume: bool) -> dict[str, object]:
-    """Write plan.json, unless `out` is another measurement's; returns what it holds."""
-    machine = environment()
-    path = out / "plan.json"
-    if has_finished(out):
-        if not resume:
-            raise RecordError(f"{out} already holds finished cells: --resume, or choose another --out")
-        before = read_json(path)
-        was, now = ScalingPlan.from_mapping(before["plan"]).method(), plan.method()
-        other = [f"{key} {was[key]!r}, not {now[key]!r}" for key in now if was[key] != now[key]]
-        for key in ("processor", "cpus"):
-            if before["environment"][key] != machine[key]:
-                other.append(f"{key} {before['environment'][key]!r}, not {machine[key]!r}")
-        if other:
-            raise RecordError(f"{out} was measured with {'; '.join(other)}")
-    about: dict[str, object] = {"environment": machine, "plan": plan.to_mapping()}
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, about)
-    return about
+def _method_of(values: dict[str, Any]) -> dict[str, Any]:
+    return ScalingPlan.from_mapping(values).method()
 
 
 def _gib(size: float) -> str:

@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raysim.backend import Backend, InProcessBackend
+from raysim.bench.parts import driver_main
 from raysim.bench.scaling.cell import Row, Stopwatch, measure_defense, measure_limits
 from raysim.bench.scaling.memory import LocalWatch, RayWatch, Watch
 from raysim.bench.scaling.plan import INPROCESS, SYNTHETIC, Cell, ScalingPlan, Size
 from raysim.bench.scaling.round import RoundMatrix, anchor
-from raysim.bench.scaling.tables import LIMITS, is_finished, read_json, write_cell
+from raysim.bench.scaling.tables import LIMITS, PARTS
 from raysim.bench.scaling.updates import Source, source_of
-from raysim.errors import RaysimError, RunError
+from raysim.errors import RunError
 from raysim.placement import Placed
 
 
@@ -39,14 +41,14 @@ class Bench:
 def measure_nodes(plan: ScalingPlan, out: Path, nodes: int) -> None:
     """Measure every cell of this node count that has no part yet, on the cluster of $RAY_ADDRESS or in process."""
     cells = [cell.name for cell in plan.every_cell()]
-    progress = Progress(len(cells), sum(is_finished(out, name) for name in cells))
+    progress = Progress(len(cells), sum(PARTS.is_finished(out, name) for name in cells))
     source = source_of(plan)
     try:
         with _bench(plan, nodes) as bench:
             for repeat in range(plan.repeats):
                 for clients, size in plan.matrices(nodes, repeat):
                     every = plan.cells(nodes, repeat, clients, size)
-                    todo = [cell for cell in every if not is_finished(out, cell.name)]
+                    todo = [cell for cell in every if not PARTS.is_finished(out, cell.name)]
                     if todo:
                         _measure_matrix(plan, out, todo, source, size, bench, progress)
                         bench.watch.settle()
@@ -106,8 +108,9 @@ def _measure_matrix(
         if cell.label != LIMITS:
             stages[-1]["spilled_bytes"] = spilled[-1] - spilled[-2]
         common = _common(plan, cell, matrix, bench.cpus)
-        write_cell(
-            out, cell.name, [{**common, **row} for row in stages], [{**common, **row} for row in memory]
+        rows = {"stages": stages, "memory": memory}
+        PARTS.write(
+            out, cell.name, {table: [{**common, **row} for row in found] for table, found in rows.items()}
         )
         progress.tell(cell, stages, time.perf_counter() - start)
 
@@ -154,14 +157,9 @@ def _bench(plan: ScalingPlan, nodes: int) -> Iterator[Bench]:
         yield Bench(backend, drawing, watch, capacity.cpus // nodes, tuple(anchors))
 
 
-def main() -> None:
-    """Exit status 1, and one line that says why, for raysim's own errors."""
-    out, nodes = Path(sys.argv[1]), int(sys.argv[2])
-    try:
-        measure_nodes(ScalingPlan.from_mapping(read_json(out / "plan.json")["plan"]), out, nodes)
-    except RaysimError as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+def _measure_planned(values: dict[str, Any], out: Path, nodes: int) -> None:
+    measure_nodes(ScalingPlan.from_mapping(values), out, nodes)
 
 
 if __name__ == "__main__":
-    main()
+    driver_main(_measure_planned)
