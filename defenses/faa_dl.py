@@ -10,7 +10,7 @@ import numpy as np
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 _MARGIN = ("flag", "accept")
 _TOLERANCE = 1e-10
@@ -57,15 +57,13 @@ class FAADL(Defense):
 
 def standardised_gram(columns: np.ndarray) -> np.ndarray:
     """Gram matrix [K, K] float64 of columns [K, c] scaled to mean 0 and variance 1; constant columns count 0."""
-    total = np.zeros((len(columns), len(columns)))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
-        constant = (block == block[0]).all(axis=0)
-        block -= block.mean(axis=0)
-        deviation = np.sqrt(np.einsum("ij,ij->j", block, block) / len(block))
-        block *= np.where(constant | (deviation == 0), 0.0, 1.0 / np.where(deviation == 0, 1.0, deviation))
-        total += block @ block.T
-    return total
+    scaled = columns.astype(np.float64)
+    constant = (scaled == scaled[0]).all(axis=0)
+    scaled -= scaled.mean(axis=0)
+    deviation = np.sqrt(np.einsum("ij,ij->j", scaled, scaled) / len(scaled))
+    scaled *= np.where(constant | (deviation == 0), 0.0, 1.0 / np.where(deviation == 0, 1.0, deviation))
+    gram: np.ndarray = scaled @ scaled.T
+    return gram
 
 
 def one_class_decision(gram: np.ndarray, nu: float) -> np.ndarray:

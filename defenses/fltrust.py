@@ -16,7 +16,7 @@ from raysim.context import Context, ModelFactory, ServerData, Setting, State, Tr
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.layout import Layout
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,5 @@ def train_on_server(
 
 def _against_reference(columns: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """[K, 2]: inner products with the reference, and squared norms."""
-    total = np.zeros((len(columns), 2))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
-        total[:, 0] += block @ reference[start : start + BLOCK_COLUMNS].astype(np.float64)
-        total[:, 1] += np.einsum("kc,kc->k", block, block)
-    return total
+    rows = columns.astype(np.float64)
+    return np.stack([rows @ reference.astype(np.float64), np.einsum("kc,kc->k", rows, rows)], axis=1)

@@ -15,7 +15,7 @@ import numpy as np
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,7 @@ class RLR(Defense):
 
 
 def _signed_mean(shares: np.ndarray, threshold: int, learning_rate: float, columns: np.ndarray) -> np.ndarray:
-    out = np.empty(columns.shape[1], np.float32)
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS]
-        agreement = np.abs(np.sign(block).sum(axis=0))
-        rate = np.where(agreement >= threshold, learning_rate, -learning_rate)
-        out[start : start + BLOCK_COLUMNS] = rate * (shares @ block.astype(np.float64))
-    return out
+    agreement = np.abs(np.sign(columns).sum(axis=0))
+    rate = np.where(agreement >= threshold, learning_rate, -learning_rate)
+    mean: np.ndarray = rate * (shares @ columns.astype(np.float64))
+    return mean.astype(np.float32)
