@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import yaml
+
 from raysim.errors import ConfigError
 
 
@@ -21,6 +25,22 @@ def whole_numbers(key: str, text: str, least: int = 1) -> tuple[int, ...]:
         wanted = ",".join(map(str, sorted(set(numbers))))
         raise ConfigError(key, "must ascend without repeats", text, wanted)
     return numbers
+
+
+def named_options(kind: str, word: str) -> tuple[str, dict[str, Any]]:
+    """`name,key=value,...` as (name, options), values read as YAML; ConfigError under `kind` for another form.
+
+    >>> named_options("defense", "pdrr,rule=median,q=0.9")
+    ('pdrr', {'rule': 'median', 'q': 0.9})
+    """
+    name, *pairs = word.split(",")
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(kind, "must have the form name,key=value,...", word)
+        values[key] = yaml.safe_load(value)
+    return name, values
 
 
 def at_least_one(key: str, value: int) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import yaml
 
 from raysim.attack import Attack, View, Visibility
 from raysim.backend import InProcessBackend
@@ -18,6 +17,7 @@ from raysim.bench.costs.targets import Judged, ratio
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import Matrix
 from raysim.bench.process_memory import MemoryWatch
+from raysim.bench.words import named_options
 from raysim.composition import make
 from raysim.config import Component
 from raysim.context import Setting
@@ -65,13 +65,7 @@ def parse_attacks(words: Sequence[str]) -> list[tuple[str, Attack]]:
 
     found = []
     for word in words:
-        name, *pairs = word.split(",")
-        values: dict[str, Any] = {}
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise ConfigError("attack", "must have the form name,key=value,...", word)
-            values[key] = yaml.safe_load(value)
+        name, values = named_options("attack", word)
         attack = make("attack", ATTACKS, Component(**{**values, "name": name}), Attack)
         if type(attack).craft is Attack.craft or attack.visibility is Visibility.OWN:
             raise ConfigError("attack", "must make its rows from what it sees of other clients", word, "alie")

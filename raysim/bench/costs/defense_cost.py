@@ -15,6 +15,7 @@ from raysim.backend import InProcessBackend
 from raysim.bench.limits import copy_matrix, gram_product
 from raysim.bench.matrix import Matrix
 from raysim.bench.process_memory import MemoryWatch
+from raysim.bench.words import named_options
 from raysim.composition import make
 from raysim.config import Component
 from raysim.context import Setting
@@ -84,13 +85,8 @@ def parse_subjects(names: Sequence[str], options: Sequence[str]) -> list[Subject
         extra.setdefault(name, {})[field_name] = yaml.safe_load(value)
     subjects = []
     for word in names:
-        name, *pairs = word.split(",")
-        values = dict(extra.get(name, {}))
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise ConfigError("defense", "must have the form name,key=value,...", word)
-            values[key] = yaml.safe_load(value)
+        name, named = named_options("defense", word)
+        values = {**extra.get(name, {}), **named}
         label = ",".join([name, *(f"{key}={value}" for key, value in values.items())])
         component = Component(**{**values, "name": name})
         subjects.append(Subject(label, make("defense", DEFENSES, component, Defense)))

@@ -14,6 +14,7 @@ from raysim import rng
 from raysim.bench.costs.defense_cost import Subject, parse_subjects
 from raysim.bench.matrix import ROUNDS, SERVER_SAMPLES
 from raysim.bench.scaling.tables import LIMITS
+from raysim.bench.words import at_least_one
 from raysim.context import Setting
 from raysim.errors import ConfigError, unknown_name
 from raysim.models import MODELS, build_model
@@ -215,16 +216,15 @@ def _nearest_size(wanted: int, count: Callable[..., int]) -> Size:
 
 def check_grid(plan: ScalingPlan) -> None:
     """Refuse numbers out of range, before anything else is looked at."""
-    at_least_one = {
+    counts = {
         "repeats": plan.repeats,
         "cpus-per-node": plan.cpus_per_node,
         "tile-mib": plan.tile_bytes,
         "rows-per-block": 1 if plan.rows_per_block is None else plan.rows_per_block,
         "classes": plan.classes,
     }
-    for key, value in at_least_one.items():
-        if value < 1:
-            raise ConfigError(key, "must be at least 1", value, 1)
+    for key, value in counts.items():
+        at_least_one(key, value)
     if not 0 <= plan.malicious < 1:
         raise ConfigError("malicious", "must be a share from 0 to below 1", plan.malicious)
     if plan.backend not in ("ray", INPROCESS):
