@@ -11,7 +11,8 @@ import numpy as np
 
 from raysim.attack import View
 from raysim.layout import Layout
-from raysim.updates import BLOCK_COLUMNS, RowBlock, Updates
+from raysim.row_blocks import RowBlock
+from raysim.updates import BLOCK_COLUMNS, Updates
 
 
 def everyone(view: View) -> Updates:

@@ -6,7 +6,7 @@ LayerCAM-AE use them, with the scaling of the `pytorch-grad-cam` package that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal
@@ -20,6 +20,9 @@ Method = Literal["gradcam", "layercam"]
 
 SMALL = 16
 """Pixels up to which a convolution of one image is faster as a plain product."""
+
+SKINNY = 4096
+"""Values of its unfolded input up to which that product is faster as weights times input than the other way round."""
 
 
 def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -87,9 +90,10 @@ def rescale(maps: Tensor) -> Tensor:
 
 def _forward(model: nn.Module, cam_layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
     """The layer's activations [B, m, h, w], a leaf of the graph, and the class scores [B, C] that depend on it."""
-    layers = dict(model.named_modules())
-    if cam_layer not in layers:
-        raise unknown_name("cam_layer", cam_layer, layers)
+    try:
+        layer = model.get_submodule(cam_layer)
+    except AttributeError:
+        raise unknown_name("cam_layer", cam_layer, dict(model.named_modules())) from None
     captured: list[Tensor] = []
 
     def start_graph(module: nn.Module, inputs: object, output: object) -> Tensor:
@@ -100,8 +104,9 @@ def _forward(model: nn.Module, cam_layer: str, images: Tensor) -> tuple[Tensor, 
             -1
         ].clone()  # what follows may overwrite its input in place; the leaf keeps the values
 
-    with _frozen(model), _small_convolutions(model):
-        hook = layers[cam_layer].register_forward_hook(start_graph)
+    modules = list(model.modules())  # a walk through a deep network takes as long as a layer
+    with _frozen(modules), _small_convolutions(modules):
+        hook = layer.register_forward_hook(start_graph)
         try:
             scores = model(images)
         finally:
@@ -112,12 +117,14 @@ def _forward(model: nn.Module, cam_layer: str, images: Tensor) -> tuple[Tensor, 
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def _frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Eval mode and no gradient to any parameter inside the block; each module and parameter as before after."""
-    training = [module for module in model.modules() if module.training]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = [module for module in modules if module.training]
+    parameters = [parameter for module in modules for parameter in module._parameters.values()]
+    learning = [parameter for parameter in parameters if parameter is not None and parameter.requires_grad]
     try:
-        model.eval()
+        for module in training:
+            module.training = False
         for parameter in learning:
             parameter.requires_grad_(False)
         yield
@@ -129,13 +136,13 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _small_convolutions(model: nn.Module) -> Iterator[None]:
+def _small_convolutions(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Inside the block, convolutions to at most SMALL pixels are one product of the unfolded input and the weights.
 
     torch's own form of that product is up to 2.5 times slower for so few columns, and deep layers of a ResNet work on
     2 x 2 to 4 x 4 pixels where images have 32 x 32. Equal up to rounding.
     """
-    convolutions = [module for module in model.modules() if type(module) is nn.Conv2d and _plain(module)]
+    convolutions = [module for module in modules if type(module) is nn.Conv2d and _plain(module)]
     try:
         for module in convolutions:
             module.__dict__["forward"] = partial(_convolve, module)
@@ -173,6 +180,12 @@ def _convolve(module: nn.Conv2d, images: Tensor) -> Tensor:
         columns = images.flatten(2)
     else:
         columns = nn.functional.unfold(images, module.kernel_size, module.dilation, padding, module.stride)
-    product = nn.functional.linear(columns[0].T, module.weight.flatten(1), module.bias)
+    weight, inputs = module.weight.flatten(1), columns[0].T.contiguous()
+    if inputs.numel() <= SKINNY:
+        product = weight @ inputs.T
+        if module.bias is not None:
+            product += module.bias[:, None]
+    else:
+        product = nn.functional.linear(inputs, weight, module.bias).T
     # Contiguous, for strides that look like channels-last would make the next convolution reorder its weights.
-    return product.T.contiguous().view(1, -1, height, width)
+    return product.contiguous().view(1, -1, height, width)

@@ -17,7 +17,8 @@ from raysim.context import Context, ModelFactory, Setting
 from raysim.defense import Verdict
 from raysim.errors import ConfigError
 from raysim.layout import Layout
-from raysim.updates import RowBlock, Updates
+from raysim.row_blocks import RowBlock
+from raysim.updates import Updates
 
 _WORST = 1e30
 """The loss of a model whose loss is not a number, or infinite."""

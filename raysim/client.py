@@ -7,7 +7,7 @@ is a pure function of (round, clients trained together, global vector): any host
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +22,8 @@ from raysim.data.dataset import Dataset, normalise
 from raysim.drawn_updates import Planted, Synthetic
 from raysim.errors import RaysimError, RunError
 from raysim.layout import Layout
+from raysim.row_blocks import put_row, zero_tiles
 from raysim.training import LocalTrainer
-from raysim.updates import cut
 
 __all__ = [
     "Campaign",
@@ -189,17 +189,18 @@ class ClientHost:
         previous: np.ndarray | None,
     ) -> tuple[Any, ...]:
         """Train these clients; one tile per column shard, the buffers' tile, and the list of UploadMeta."""
-        rows = np.zeros((len(clients), self.plan.layout.num_columns), np.float32)
+        tiles = zero_tiles(len(clients), self.plan.bounds, self.plan.layout.num_columns)
         metas: dict[int, UploadMeta] = {}
         for group in self.plan.groups(order.round, clients):
             members = [int(clients[position]) for position in group]
             if len(group) > 1:
-                trained = self._upload_together(rows, group, order, members, global_vector, previous)
+                trained = self._upload_together(tiles, group, order, members, global_vector, previous)
             else:
                 with _naming(order.round, members):
-                    trained = [self._upload(rows[group[0]], order, members[0], global_vector, previous)]
+                    write = partial(put_row, tiles, group[0])
+                    trained = [self._upload(write, order, members[0], global_vector, previous)]
             metas.update(zip(group.tolist(), trained, strict=True))
-        return (*cut(rows, self.plan.bounds), [metas[position] for position in range(len(clients))])
+        return (*tiles, [metas[position] for position in range(len(clients))])
 
     def draw(self, order: RoundOrder, clients: Sequence[int] | np.ndarray) -> tuple[Any, ...]:
         """What `train` answers, with rows drawn from the seed; every client claims one example."""
@@ -239,13 +240,13 @@ class ClientHost:
 
     def _upload(
         self,
-        row: np.ndarray,
+        write: Callable[[np.ndarray], None],
         order: RoundOrder,
         client: int,
         global_vector: np.ndarray,
         previous: np.ndarray | None,
     ) -> UploadMeta:
-        """Train one client into `row`; returns what the server needs to know of it."""
+        """Train one client and `write` its update; returns what the server needs to know of it."""
         self.trainer.train_loss = float("nan")
         data, attack, context = self._prepare(order, client, global_vector, previous)
         if not attack.trains:
@@ -257,18 +258,18 @@ class ClientHost:
             learning_rate=self.plan.learning_rate(order.round),
         )
         submitted = attack.train(fit, data, context)
-        return self._accept(row, submitted, context, len(data), self.trainer.train_loss)
+        return self._accept(write, submitted, context, len(data), self.trainer.train_loss)
 
     def _upload_together(
         self,
-        rows: np.ndarray,
+        tiles: Sequence[np.ndarray],
         places: np.ndarray,
         order: RoundOrder,
         clients: Sequence[int],
         global_vector: np.ndarray,
         previous: np.ndarray | None,
     ) -> list[UploadMeta]:
-        """Train clients that train honestly, each on its own data, into their places in `rows`."""
+        """Train clients that train honestly, each on its own data, into their rows of the tiles."""
         assert self.cohort_trainer is not None, "groups of several are formed only where there is one"
         data, contexts = [], []
         for client in clients:
@@ -285,7 +286,7 @@ class ClientHost:
                 learning_rate=self.plan.learning_rate(order.round),
             )
         return [
-            self._accept(rows[place], update, context, len(own), float(loss))
+            self._accept(partial(put_row, tiles, place), update, context, len(own), float(loss))
             for place, update, context, own, loss in zip(places, updates, contexts, data, losses, strict=True)
         ]
 
@@ -319,11 +320,16 @@ class ClientHost:
         return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.plan.seed, **options)
 
     def _accept(
-        self, row: np.ndarray, submitted: Any, context: ClientContext, examples: int, loss: float
+        self,
+        write: Callable[[np.ndarray], None],
+        submitted: Any,
+        context: ClientContext,
+        examples: int,
+        loss: float,
     ) -> UploadMeta:
         reason = reason_to_reject(submitted, self.plan.layout)
         if not reason:
-            row[: len(submitted)] = submitted
+            write(submitted)
         return UploadMeta(context.client, examples, loss, reason, "; ".join(context.notes))
 
 

@@ -26,7 +26,8 @@ import pyarrow as pa
 from raysim.backend import Backend
 from raysim.errors import RecordError
 from raysim.layout import Layout
-from raysim.updates import RowBlock, Updates
+from raysim.row_blocks import RowBlock
+from raysim.updates import Updates
 
 
 @dataclass(frozen=True)

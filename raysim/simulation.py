@@ -25,14 +25,12 @@ from raysim.errors import LostWork, RunError
 from raysim.experiment import Experiment, RoundRecord, RunState, Uploads, active_attackers, round_context
 from raysim.recording import Recording
 from raysim.round_record import measured, record_round
+from raysim.row_blocks import RowBlock, most_rows, rows_per_block
 from raysim.row_stage import Ahead, RowStage, begin_ahead
-from raysim.updates import RowBlock, Updates
+from raysim.updates import Updates
 
 LOST_ROUNDS = 3
 """How often one round is done again when results were lost with a node."""
-
-UPLOAD_BYTES = 2**28
-"""A host trains at most this many bytes of rows in one call."""
 
 
 def start(experiment: Experiment, backend: Backend) -> None:
@@ -246,15 +244,17 @@ def train(
 def split_cohort(
     cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0
 ) -> list[np.ndarray]:
-    """The cohort in blocks, one per host call: `clients_per_actor` ids, or two equal blocks per worker.
+    """The cohort in blocks, one per host call: `clients_per_actor` ids, or equally many blocks for every worker.
 
     Clients that train together are not parted: a block ends at the nearest place where none are (of two, the
     later: long calls first keep workers even).
     """
     plan, per_actor = experiment.plan, experiment.config.resources.clients_per_actor
-    most = max(1, UPLOAD_BYTES // max(4 * plan.layout.num_columns, 1))
-    size = per_actor if isinstance(per_actor, int) else -(-len(cohort) // (2 * workers))
-    size = max(1, min(size, most))
+    columns = plan.layout.num_columns
+    if isinstance(per_actor, int):
+        size = min(per_actor, most_rows(columns))
+    else:
+        size = rows_per_block(len(cohort), columns, workers)
     whole = np.ones(len(cohort) + 1, bool)
     for group in plan.groups(round, cohort):
         whole[group[0] + 1 : group[-1] + 1] = False

@@ -14,14 +14,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from raysim import rng
+from raysim import rng, row_blocks
 from raysim.backend import Backend
 from raysim.errors import ConfigError
 from raysim.layout import Layout
-from raysim.updates import CHUNK_VALUES, RowBlock, Updates, shard_bounds
-
-BLOCK_BYTES = 2**28
-"""A task makes at most this many bytes of rows by default, but always one row."""
+from raysim.row_blocks import RowBlock
+from raysim.updates import CHUNK_VALUES, Updates, shard_bounds
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def synthetic_updates(
     global parameters plus update still make a usable network. spread: a client's own part beside the shared one.
     shift: how far, in units of the shared part, the malicious ones lie away; 0 hides them. Who they are is drawn from
     the seed. bounds: column shards (0, ..., d), by default 64 MiB of K rows each. rows_per_block: rows that one task
-    makes and holds; by default two blocks a worker, of 256 MiB at most. Cost O(K d).
+    makes and holds; by default two blocks a worker or more, of 512 MiB at most. Cost O(K d).
 
     clients: ids of those of the num_clients whose rows are drawn, ascending; by default all. A row is the same
     whoever is drawn with it, so K is their number and num_clients only says who can be malicious. Column shards are
@@ -105,8 +103,7 @@ def synthetic_updates(
     count = len(ids)
     bounds = bounds or shard_bounds(count, layout.dim, 4 * CHUNK_VALUES)
     if rows_per_block is None:
-        most = max(1, BLOCK_BYTES // max(4 * layout.num_columns, 1))
-        rows_per_block = max(1, min(-(-count // (2 * backend.workers)), most))
+        rows_per_block = row_blocks.rows_per_block(count, layout.num_columns, backend.workers)
     planted = np.zeros(num_clients, bool)
     planted[rng.generator(seed, "synthetic", "placement").choice(num_clients, malicious, replace=False)] = (
         True

@@ -24,6 +24,7 @@ import numpy as np
 from raysim.backend import Backend, Needs, Reference
 from raysim.grid import Grid, steps
 from raysim.layout import Layout
+from raysim.row_blocks import RowBlock, cut
 from raysim.row_stage import Ahead, RowStage, finish_ahead, on_block
 
 CHUNK_VALUES = 2**24
@@ -48,15 +49,6 @@ def shard_bounds(num_clients: int, dim: int, tile_bytes: int) -> tuple[int, ...]
     chunk = chunk_columns(num_clients)
     width = max(1, tile_bytes // (4 * max(num_clients, 1) * chunk)) * chunk
     return (*range(0, dim, width), dim) if dim else (0, 0)
-
-
-@dataclass(frozen=True)
-class RowBlock:
-    """Rows `rows` of the tiles fill the matrix rows `positions`. The last tile holds the buffers."""
-
-    positions: np.ndarray
-    rows: np.ndarray
-    tiles: tuple[Reference, ...]
 
 
 @dataclass(frozen=True)
@@ -348,12 +340,6 @@ class Updates:
             sliced = (vector[first:last] if isinstance(vector, np.ndarray) else vector for vector in along)
             items.append((grid, *(block.tiles[shard] for block in self.blocks), *sliced))
         return items
-
-
-def cut(rows: np.ndarray, bounds: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """Rows [k, d + b] as one contiguous tile per column shard, and the buffers' tile last."""
-    tiles = [rows[:, first:last] for first, last in pairwise(bounds)]
-    return tuple(np.ascontiguousarray(tile) for tile in (*tiles, rows[:, bounds[-1] :]))
 
 
 def _map_shards(fn: Callable[..., np.ndarray], dtype: Any, count: int, *arguments: Any) -> np.ndarray:

@@ -21,8 +21,9 @@ from raysim import ray_cluster
 from raysim.backend import Needs
 from raysim.layout import Layout
 from raysim.records import digest
+from raysim.row_blocks import RowBlock, cut
 from raysim.telemetry import WHOLE_STAGE
-from raysim.updates import RowBlock, Updates, cut
+from raysim.updates import Updates
 
 ROWS, SHARDS = 4, 4
 

@@ -11,7 +11,8 @@ from raysim.backend import Backend
 from raysim.bench.matrix import Matrix
 from raysim.context import Context
 from raysim.placement import Placed
-from raysim.updates import RowBlock, Updates
+from raysim.row_blocks import RowBlock
+from raysim.updates import Updates
 
 
 class RoundMatrix:

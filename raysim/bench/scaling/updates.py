@@ -21,7 +21,8 @@ from raysim.experiment import Experiment
 from raysim.models.recipe import ModelRecipe
 from raysim.recording import Recording
 from raysim.resources import Capacity
-from raysim.updates import RowBlock, Updates
+from raysim.row_blocks import RowBlock
+from raysim.updates import Updates
 
 
 class Source(Protocol):
