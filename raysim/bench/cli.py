@@ -54,7 +54,14 @@ def defenses(
     clients: Annotated[int, typer.Option(help="K.")] = 50,
     malicious: Annotated[int, typer.Option(help="How many of them are planted as malicious.")] = 5,
     model: Annotated[str, typer.Option(help="Whose parameters make the d columns.")] = "leaf_cnn",
-    image: Annotated[str, typer.Option(help="CHANNELSxHEIGHTxWIDTH of its images.")] = "1x28x28",
+    image: Annotated[
+        str | None,
+        typer.Option(
+            help="CHANNELSxHEIGHTxWIDTH of its images. Default: 1x28x28; for the case cam 3x224x224, to which the "
+            "published code enlarges.",
+            show_default=False,
+        ),
+    ] = None,
     classes: Annotated[int, typer.Option(help="Its classes.")] = 62,
     option: Annotated[
         list[str] | None, typer.Option(metavar="DEFENSE.KEY=VALUE", help="An option of a defense.")
@@ -74,7 +81,7 @@ def defenses(
     raysim bench defenses --peers                      the defenses that have a target, K = 50, d = 6,603,710
     raysim bench defenses krum bulyan --clients 100
     raysim bench defenses pdrr,rule=median --option pdrr.q=0.9
-    raysim bench defenses --case cam --peers           24 ResNet-50s beside pytorch-grad-cam
+    raysim bench defenses --case cam --peers           24 ResNet-50s beside pytorch-grad-cam (sizes: --image)
 
     The matrix is drawn, not trained, and lies in tiles as a run would leave it. The limits: one copy of it, and one
     K x K Gram product in float64 by tasks that do nothing else. Ratios are taken repeat by repeat.
@@ -86,9 +93,11 @@ def defenses(
         for key, value in (("repeats", repeats), ("workers", workers), ("tile-mib", tile_mib)):
             at_least_one(key, value)
         if case != "matrix":
-            bench_kernel(case, backend, workers, repeats, seed, peers=peers)
+            shown = image_shape(image or "3x224x224")
+            bench_kernel(case, backend, workers, repeats, seed, image=shown, peers=peers)
             return
-        spec = MatrixSpec(model, image_shape(image), classes, clients, malicious, seed, tile_mib * 2**20)
+        shape = image_shape(image or "1x28x28")
+        spec = MatrixSpec(model, shape, classes, clients, malicious, seed, tile_mib * 2**20)
         bench_matrix(names or (), option or (), spec, backend, workers, repeats, peers=peers)
 
 

@@ -199,7 +199,7 @@ def test_maps_beside_pytorch_grad_cam():
         peer_package("pytorch_grad_cam")
     except ConfigError as error:
         pytest.skip(str(error))
-    times = kernels.cam_case(InProcessBackend(), 1, 1, peers=True, spec=TINY)
+    times = kernels.cam_case(InProcessBackend(), TINY, 1, 1, peers=True)
     own, peer = times.times_s["maps alone, one process"], times.times_s["pytorch-grad-cam, one process"]
     assert times.targets[0].measured == pytest.approx(float(peer[0] / own[0]))
 

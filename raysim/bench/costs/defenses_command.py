@@ -64,12 +64,20 @@ def bench_matrix(
 
 
 def bench_kernel(
-    case: str, backend_name: BackendName, workers: int, repeats: int, seed: int, *, peers: bool
+    case: str,
+    backend_name: BackendName,
+    workers: int,
+    repeats: int,
+    seed: int,
+    *,
+    image: tuple[int, int, int],
+    peers: bool,
 ) -> None:
-    """Measure one kernel at its fixed size and print it."""
+    """Measure one kernel at its fixed size and print it. image: what the case `cam` shows the networks."""
     with bench_backend(backend_name, workers) as backend:
         if case == "cam":
-            times = kernels.cam_case(backend, repeats, workers, peers=peers)
+            spec = MatrixSpec("resnet50", image, 10, clients=24, malicious=3, seed=seed)
+            times = kernels.cam_case(backend, spec, repeats, workers, peers=peers)
         elif case == "mmd":
             times = kernels.mmd_case(backend, repeats, seed=seed)
         elif case == "similarities":

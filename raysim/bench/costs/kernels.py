@@ -43,9 +43,7 @@ class KernelTimes:
     cost: DefenseCost | None = None
 
 
-def cam_case(
-    backend: Backend, repeats: int, threads: int, *, peers: bool, spec: MatrixSpec | None = None
-) -> KernelTimes:
+def cam_case(backend: Backend, spec: MatrixSpec, repeats: int, threads: int, *, peers: bool) -> KernelTimes:
     """LayerCAM of K networks: from rows to maps on the backend, and the maps alone in this process beside a peer's.
 
     In this process both packages are given the same networks with the clients' parameters in place, one by one.
@@ -54,7 +52,6 @@ def cam_case(
     from defenses.client_models import map_models
     from defenses.heat_maps import Probe, client_map
 
-    spec = spec or MatrixSpec("resnet50", (3, 32, 32), 10, clients=24, malicious=3)
     matrix = build_matrix(spec, backend)
     ctx, updates = matrix.context, matrix.updates
     layer, image = ctx.model.cam_layer, ctx.require_server_data().images[0]
