@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from defenses.client_models import bound_model, bound_models
+from defenses.client_models import bound_model, map_models
 from defenses.cosine import cosine_similarities
 from defenses.distances import squared_norms
 from raysim import rng
@@ -96,11 +95,11 @@ class DeepSight(Defense):
     def division_differences(self, updates: Updates, ctx: Context) -> np.ndarray:
         """[K, seeds, C] float64: mean ratio of a client's softmax outputs on noise to the global model's."""
         noise = Noise(ctx.seed, self.seeds, self.samples, image_shape(ctx))
-        model = (ctx.model, ctx.layout, ctx.published)
-        reference = ctx.put(ctx.run("inference", noise_outputs, *model, noise))
-        task = partial(division_rows, noise)
-        rows = updates.map_rows("inference", task, *model, reference, buffers=True)
-        return np.stack(rows)
+        outputs = ctx.run("inference", noise_outputs, ctx.model, ctx.layout, ctx.published, noise)
+        shared = (noise, ctx.put(outputs))
+        return np.stack(
+            map_models(updates, "inference", division_differences, ctx.model, ctx.published, *shared)
+        )
 
 
 @dataclass(frozen=True)
@@ -137,26 +136,16 @@ def noise_outputs(
     return np.stack([np.concatenate([_probabilities(model, batch) for batch in batches]) for batches in sets])
 
 
-def division_rows(
-    noise: Noise,
-    block: np.ndarray,
-    factory: ModelFactory,
-    layout: Layout,
-    global_vector: np.ndarray,
-    reference: np.ndarray,
-) -> list[np.ndarray]:
-    """Division differences [seeds, C] for the model of every row of a block [k, d + b]."""
-    rows = []
-    for model in bound_models(factory, layout, global_vector, block):
-        sums = np.zeros((noise.seeds, reference.shape[2]))
-        for number in range(noise.seeds):
-            start = 0
-            for batch in noise.batches(number):
-                against = reference[number, start : start + len(batch)]
-                sums[number] += (_probabilities(model, batch) / against).sum(axis=0, dtype=np.float64)
-                start += len(batch)
-        rows.append(sums / noise.samples)
-    return rows
+def division_differences(model: nn.Module, noise: Noise, reference: np.ndarray) -> np.ndarray:
+    """[seeds, C] of one client's model; reference: the global model's outputs [seeds, samples, C]."""
+    sums = np.zeros((noise.seeds, reference.shape[2]))
+    for number in range(noise.seeds):
+        start = 0
+        for batch in noise.batches(number):
+            against = reference[number, start : start + len(batch)]
+            sums[number] += (_probabilities(model, batch) / against).sum(axis=0, dtype=np.float64)
+            start += len(batch)
+    return sums / noise.samples
 
 
 def normalised_energies(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -10,19 +10,20 @@ starting point, not of the rule, and is not made here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from defenses.client_models import bound_models, head_inputs
+from defenses.client_models import head_inputs, models_stage
 from defenses.mmd import centred, median_squared_distance, pairwise_mmd
-from raysim.context import Context, ModelFactory, Setting, State
+from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.layout import Layout
-from raysim.row_stage import RowStage, on_block
+from raysim.row_stage import RowStage
 from raysim.updates import Updates
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ESTIMATORS = ("paper", "unbiased")
 
@@ -90,9 +91,8 @@ class Flare(Defense):
 
     def row_stage(self, ctx: Context) -> RowStage:
         """Every client's representations [m, o], stage "plr"."""
-        task = partial(penultimate_representations, self.images(ctx))
-        shared, key = (ctx.model, ctx.layout, ctx.published), (self.label, self.samples)
-        return RowStage("plr", partial(on_block, task), shared, key=key)
+        shared, key = (ctx.model.head, self.images(ctx)), (self.label, self.samples)
+        return models_stage("plr", representation, ctx.model, ctx.layout, ctx.published, *shared, key=key)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Represent, compare, vote, weigh."""
@@ -185,15 +185,11 @@ class FlareCode(Flare):
         return counts / (self.temperature * counts.mean()) if counts.any() else np.zeros(len(counts))
 
 
-def penultimate_representations(
-    images: np.ndarray, block: np.ndarray, factory: ModelFactory, layout: Layout, global_vector: np.ndarray
-) -> list[np.ndarray]:
-    """[m, o] float32 for the model of every row of a block [k, d + b]."""
+def representation(model: nn.Module, head: str, images: np.ndarray) -> np.ndarray:
+    """What enters the last layer `head` of one client's model: [m, o] float32 for images [m, C, H, W]."""
     import torch
 
-    batch = torch.from_numpy(np.array(images))
-    models = bound_models(factory, layout, global_vector, block)
-    return [head_inputs(model, factory.head, batch).flatten(1).numpy() for model in models]
+    return head_inputs(model, head, torch.from_numpy(np.array(images))).flatten(1).numpy()
 
 
 def neighbour_counts(discrepancy: np.ndarray, neighbours: int) -> np.ndarray:

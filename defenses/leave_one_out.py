@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from defenses.base_rule import RuleDefense, krum_winner
-from defenses.client_models import bound_models
+from defenses.client_models import map_models
 from defenses.flags import assumed_malicious, check_some_remain, highest
 from defenses.krum import assumed_byzantine
 from defenses.order_statistics import ascending_blocks
-from raysim.context import Context, ModelFactory, Setting
+from raysim.context import Context, Setting
 from raysim.defense import Verdict
 from raysim.errors import ConfigError
-from raysim.layout import Layout
 from raysim.row_blocks import RowBlock
 from raysim.updates import Updates
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _WORST = 1e30
 """The loss of a model whose loss is not a number, or infinite."""
@@ -75,10 +77,8 @@ class ImpactDefense(RuleDefense):
         if count == 1:
             return np.zeros(1), np.zeros(1)
         rows, chosen = self.aggregates(updates, distances)
-        model = (ctx.model, ctx.layout, ctx.put(data.images), ctx.put(data.labels), self.batch_size)
-        found = np.array(
-            row_by_row(rows).map_rows("validate", _validate, ctx.published, *model, buffers=True)
-        )
+        held = (ctx.put(data.images), ctx.put(data.labels), self.batch_size)
+        found = np.array(map_models(row_by_row(rows), "validate", _validate, ctx.model, ctx.published, *held))
         metrics = found[chosen]
         impact = metrics[count] - metrics[:count]
         return impact[:, 0], impact[:, 1]
@@ -150,27 +150,18 @@ def _shares(updates: Updates) -> np.ndarray:
 
 
 def _validate(
-    block: np.ndarray,
-    vector: np.ndarray,
-    factory: ModelFactory,
-    layout: Layout,
-    images: np.ndarray,
-    labels: np.ndarray,
-    batch_size: int,
-) -> list[tuple[float, float]]:
-    """(error rate, mean cross-entropy) of each row's model on the validation data."""
+    model: nn.Module, images: np.ndarray, labels: np.ndarray, batch_size: int
+) -> tuple[float, float]:
+    """(error rate, mean cross-entropy) of one model on the validation data."""
     import torch
     from torch.nn import functional
 
-    answers = []
-    for model in bound_models(factory, layout, vector, block):
-        wrong, loss = 0, 0.0
-        for start in range(0, len(labels), batch_size):
-            x = torch.from_numpy(np.array(images[start : start + batch_size]))
-            y = torch.from_numpy(np.array(labels[start : start + batch_size]))
-            logits = model(x)
-            wrong += int((logits.argmax(1) != y).sum())
-            loss += functional.cross_entropy(logits.double(), y, reduction="sum").item()
-        mean = loss / len(labels)
-        answers.append((wrong / len(labels), min(mean, _WORST) if np.isfinite(mean) else _WORST))
-    return answers
+    wrong, loss = 0, 0.0
+    for start in range(0, len(labels), batch_size):
+        x = torch.from_numpy(np.array(images[start : start + batch_size]))
+        y = torch.from_numpy(np.array(labels[start : start + batch_size]))
+        logits = model(x)
+        wrong += int((logits.argmax(1) != y).sum())
+        loss += functional.cross_entropy(logits.double(), y, reduction="sum").item()
+    mean = loss / len(labels)
+    return wrong / len(labels), min(mean, _WORST) if np.isfinite(mean) else _WORST

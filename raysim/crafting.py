@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from raysim.context import State
 from raysim.errors import RunError
 from raysim.experiment import Experiment, RunState, Uploads, active_attackers, round_context
 from raysim.layout import Layout
+from raysim.row_stage import RowStage
 from raysim.updates import Updates
 
 
@@ -86,10 +88,10 @@ def checked_rows(crafted: Any, own: Updates, layout: Layout) -> tuple[Updates, d
         raise RunError(
             f"crafted rows are for clients {crafted.client_ids}, not for the attacker's {ids}", stage="craft"
         )
-    finite = crafted.map_rows("guard", _rows_finite, buffers=True)
+    finite = crafted.map_row_stage(RowStage("guard", _rows_finite))
     unfit = {int(c): "non-finite" for c, fine in zip(ids, finite, strict=True) if not fine}
     return crafted, unfit
 
 
-def _rows_finite(block: np.ndarray) -> list[bool]:
-    return [bool(np.isfinite(row).all()) for row in block]
+def _rows_finite(rows: np.ndarray, tiles: Sequence[np.ndarray]) -> list[bool]:
+    return [all(bool(np.isfinite(tile[row]).all()) for tile in tiles) for row in rows]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from defenses.client_models import bound_model, head_inputs
-from defenses.flare import Flare, FlareCode, neighbour_counts, penultimate_representations, softmax
+from defenses.flare import Flare, FlareCode, neighbour_counts, representation, softmax
 from raysim.context import ServerData, Setting
 from raysim.errors import ConfigError
 
@@ -164,15 +164,11 @@ def test_which_images_are_looked_at(make_updates, make_context) -> None:
         chosen(Flare(), replace(data, images=images[:1], labels=data.labels[:1]))
 
 
-def test_buffers_belong_to_the_model_that_is_run(tiny_model) -> None:
-    images = tiny_model.server_data.images[:4]
-    block = np.zeros((1, tiny_model.layout.num_columns), np.float32)
-    (result,) = penultimate_representations(
-        images, block, tiny_model.factory, tiny_model.layout, tiny_model.vector
-    )
+def test_representations_are_what_enters_the_last_layer(tiny_model) -> None:
     model = bound_model(tiny_model.factory, tiny_model.layout, tiny_model.vector)
+    images = tiny_model.server_data.images[:4]
     expected = head_inputs(model, tiny_model.factory.head, torch.from_numpy(images))
-    assert np.array_equal(result, expected.numpy())
+    assert np.array_equal(representation(model, tiny_model.factory.head, images), expected.numpy())
 
 
 def test_proposition_1_with_its_distances_squared(tiny_model) -> None:
