@@ -14,7 +14,7 @@ from attacks.rows import everyone, gram_with, mean_row, square_distances
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, Setting, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 NORM_COLUMNS = 2**20
 """Columns whose noise one task adds up."""
@@ -235,13 +235,9 @@ def _sign_of_mean(columns: np.ndarray) -> np.ndarray:
 
 def _dot_sign(row: int, columns: np.ndarray) -> np.ndarray:
     """Inner products of the K rows with s, and s^T s: [K + 1]."""
-    total = np.zeros(len(columns) + 1)
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
-        sign = np.sign(block[row])
-        total[:-1] += block @ sign
-        total[-1] += sign @ sign
-    return total
+    block = columns.astype(np.float64)
+    sign = np.sign(block[row])
+    return np.append(block @ sign, sign @ sign)
 
 
 def _gram_and_sign_of_mean(columns: np.ndarray) -> np.ndarray:

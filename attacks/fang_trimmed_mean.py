@@ -13,7 +13,7 @@ from attacks.rows import everyone, mean_row, std_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 STAGE = "fang_coordinates"
 
@@ -104,21 +104,15 @@ def _beyond_benign(
     """[K, c] -> [attackers, c]: beyond the rows that are not `own`; own rows' buffers."""
     if first >= dim:
         return columns[own]
-    width = columns.shape[1]
-    edge, reach = np.empty(width, np.float32), np.empty(width, np.float32)
     is_benign = np.ones(len(columns), bool)
     is_benign[own] = False
-    for start in range(0, width, BLOCK_COLUMNS):
-        part = slice(start, start + BLOCK_COLUMNS)
-        block = columns[:, part]
-        sign = np.sign(trimmed_mean(block, trimmed))
-        benign = block[is_benign]
-        extreme = np.where(sign < 0, benign.max(0), benign.min(0))
-        weight = extreme.astype(np.float64) + global_columns[part]
-        # b |weight| away from zero, 1/b of it towards zero: always on the side away from the benign.
-        outward = np.where(-sign * weight > 0, stretch - 1, 1 - 1 / stretch)
-        edge[part] = np.where(sign == 0, 0, extreme)
-        reach[part] = -sign * outward * np.abs(weight)
+    benign, sign = columns[is_benign], np.sign(trimmed_mean(columns, trimmed))
+    extreme = np.where(sign < 0, benign.max(0), benign.min(0))
+    weight = extreme.astype(np.float64) + global_columns
+    # b |weight| away from zero, 1/b of it towards zero: always on the side away from the benign.
+    outward = np.where(-sign * weight > 0, stretch - 1, 1 - 1 / stretch)
+    edge = np.where(sign == 0, 0, extreme).astype(np.float32)
+    reach = (-sign * outward * np.abs(weight)).astype(np.float32)
     return _draw_between(noises, first, edge, reach)
 
 

@@ -21,7 +21,7 @@ from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -195,12 +195,11 @@ def _measure(count: int, columns: np.ndarray, place: np.ndarray) -> np.ndarray:
     out = np.zeros((len(columns), count + 2))
     chosen = np.flatnonzero(place >= 0)
     out[:, place[chosen]] = columns[:, chosen]
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
-        mean = mean_row(block)
-        block -= mean
-        out[:, count] += np.einsum("ij,ij->i", block, block)
-        out[:, count + 1] += mean @ mean
+    block = columns.astype(np.float64)
+    mean = mean_row(block)
+    block -= mean
+    out[:, count] = np.einsum("ij,ij->i", block, block)
+    out[:, count + 1] = mean @ mean
     return out
 
 

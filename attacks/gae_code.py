@@ -15,7 +15,7 @@ from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,6 @@ def _crafted_rows(
 
 def _to_mean(is_heard: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Squared distance of each row to the mean of the overheard ones."""
-    total = np.zeros(len(columns))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)
-        block -= mean_row(block[is_heard])
-        total += np.einsum("ij,ij->i", block, block)
-    return total
+    block = columns.astype(np.float64)
+    block -= mean_row(block[is_heard])
+    return np.einsum("ij,ij->i", block, block)

@@ -10,7 +10,7 @@ import numpy as np
 from raysim import rng
 
 BLOCK = 16_384
-"""Columns drawn from one generator; a chunk of columns (updates.py) is a whole number of these up to K = 1024."""
+"""Columns drawn from one generator: as many as `Updates.transform` asks for at a time, so that none are drawn twice."""
 
 
 @dataclass(frozen=True)

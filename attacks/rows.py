@@ -12,7 +12,7 @@ import numpy as np
 from raysim.attack import View
 from raysim.layout import Layout
 from raysim.row_blocks import RowBlock
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 
 def everyone(view: View) -> Updates:
@@ -54,13 +54,8 @@ def gram_with(
 
     extra(block [K, c] float64) -> (rows [K, c] to use, made rows [e, c]).
     """
-    total: np.ndarray | None = None
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        rows = np.concatenate(extra(columns[:, start : start + BLOCK_COLUMNS].astype(np.float64)))
-        part = rows @ rows.T
-        total = part if total is None else total + part
-    assert total is not None, "a chunk has at least one column"
-    return total
+    rows = np.concatenate(extra(columns.astype(np.float64)))
+    return rows @ rows.T
 
 
 def square_distances(gram: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from defenses.distances import squared_norms
 from raysim.context import Context, State
 from raysim.defense import PreAggregation
 from raysim.errors import ConfigError
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,4 @@ def check_bound(bound: float | None) -> None:
 def _scale_rows(factors: np.ndarray, dim: int, columns: np.ndarray, first: int) -> np.ndarray:
     if first >= dim:
         return columns
-    out = np.empty(columns.shape, np.float32)
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        block = slice(start, start + BLOCK_COLUMNS)
-        out[:, block] = columns[:, block] * factors[:, None]
-    return out
+    return columns * factors[:, None]

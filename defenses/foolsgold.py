@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -63,24 +64,30 @@ class FoolsGold(Defense):
             scale = np.minimum(1.0, self.clip / np.maximum(norms, self.clip))
         names = [str(client) for client in updates.client_ids]
         past = state["history"]
-        gram = history_gram(rows, [past.get(name) for name in names], scale)
+        histories = add_history(rows, [past.get(name) for name in names], scale)
+        gram = histories.gram()
         with ctx.stage("foolsgold"):
             similarity = cosines_from_gram(gram)
             trust = foolsgold_weights(similarity)
             weights = trust / trust.sum() if trust.any() else trust
-        history = dict(past)
-        for name, factor, row in zip(names, scale, rows.map_rows("history", list), strict=True):
-            history[name] = np.float32(factor) * row + past.get(name, np.float32(0))
+        with ctx.stage("keep"):
+            history = {**past, **dict(zip(names, histories.gather_rows(), strict=True))}
         artifacts = {"similarity": similarity}
         verdict = Verdict(updates.combine(weights), weights, 1.0 - trust, weights == 0, artifacts)
         return verdict, {"history": history}
 
 
-def history_gram(rows: Updates, past: list[np.ndarray | None], scale: np.ndarray) -> np.ndarray:
-    """Inner products [K, K] float64 of `past` [p] (None = nothing yet) plus scale times this round's rows."""
+def add_history(rows: Updates, past: list[np.ndarray | None], scale: np.ndarray) -> Updates:
+    """Rows times scale [K], each with its vector of `past` [p] (None = nothing yet) added, where the columns lie.
+
+    The vectors are stacked and published shard by shard: no process holds more of the stack than that.
+    """
     known = [place for place, vector in enumerate(past) if vector is not None]
     vectors = [vector for vector in past if vector is not None]
-    return rows.reduce_columns("gram", partial(_summed_gram, known, scale.astype(np.float32)), *vectors)
+    ends = [*rows.bounds, rows.bounds[-1]]  # buffers have no history
+    stacked = tuple(rows.backend.put(_stack(vectors, first, last)) for first, last in pairwise(ends))
+    add = partial(_add_known, known, scale.astype(np.float32)[:, None], rows.dim)
+    return rows.transform("history", add, stacked)
 
 
 def foolsgold_weights(similarity: np.ndarray) -> np.ndarray:
@@ -108,10 +115,18 @@ def _head_rows(updates: Updates, ctx: Context) -> Updates:
     )
 
 
-def _summed_gram(known: list[int], scale: np.ndarray, columns: np.ndarray, *past: np.ndarray) -> np.ndarray:
-    """Gram matrix of the rows times scale, the vectors `past` added to the rows `known`, as it will be stored."""
-    summed = columns * scale[:, None]
-    for place, vector in zip(known, past, strict=True):
-        summed[place] += vector
-    block = summed.astype(np.float64)
-    return block @ block.T
+def _stack(vectors: list[np.ndarray], first: int, last: int) -> np.ndarray:
+    stacked = np.empty((len(vectors), last - first), np.float32)
+    for row, vector in zip(stacked, vectors, strict=True):
+        row[:] = vector[first:last]
+    return stacked
+
+
+def _add_known(
+    known: list[int], scale: np.ndarray, dim: int, columns: np.ndarray, first: int, past: np.ndarray
+) -> np.ndarray:
+    if first >= dim:
+        return columns
+    summed: np.ndarray = columns * scale
+    summed[known] += past
+    return summed

@@ -21,7 +21,7 @@ SPACING = 16
 class Grid:
     """How a column task finds its rows: the shard's columns [first, last), summed in chunks.
 
-    whole: which of the vectors along came as references, uncut; the others hold the shard's columns only.
+    whole: which of what lies along came as references, uncut; the others hold the shard's columns only.
     """
 
     positions: list[np.ndarray]
@@ -40,7 +40,7 @@ class Grid:
     def walk(
         self, arguments: tuple[np.ndarray, ...], part: tuple[int, int], width: int, dtype: Any = np.float32
     ) -> Iterator[tuple[slice, tuple[np.ndarray, ...]]]:
-        """(which columns of the shard, (columns [K, c], *along [c])) for at most `width` columns of `part` at a time.
+        """(which columns of the shard, (columns [K, c], *along [..., c])) for at most `width` columns of `part` at a time.
 
         They are copied together as dtype, into memory that the next ones are written over.
         """
@@ -54,7 +54,9 @@ class Grid:
             for where, rows in runs:
                 columns[where] = rows[:, start:stop]
             columns.flags.writeable = False
-            vectors = (v[offset + start : offset + stop] for v, offset in zip(along, offsets, strict=True))
+            vectors = (
+                v[..., offset + start : offset + stop] for v, offset in zip(along, offsets, strict=True)
+            )
             yield slice(start, stop), (columns, *vectors)
 
 

@@ -28,10 +28,17 @@ from raysim.row_blocks import RowBlock, cut
 from raysim.row_stage import Ahead, RowStage, finish_ahead, on_block
 
 CHUNK_VALUES = 2**24
-"""Values in one chunk of columns (64 MiB of float32): what `transform` holds at a time, and what is summed at a time."""
+"""Values in one chunk of columns (64 MiB of float32): what is summed at a time."""
 
 BLOCK_COLUMNS = 4096
 """Columns that `map_columns` and `reduce_columns` give to their function at a time; a chunk is a multiple of it."""
+
+TRANSFORM_COLUMNS = 4 * BLOCK_COLUMNS
+"""Columns that `transform` gives to its function at a time."""
+
+Along = np.ndarray | Reference | tuple[Reference, ...]
+"""Columns beside the matrix's, [d] or [m, d]: an array, a reference to one at least as wide, or one reference per shard
+(for `transform` also one for the buffers)."""
 
 
 def chunk_columns(num_clients: int) -> int:
@@ -161,15 +168,14 @@ class Updates:
         self,
         stage: str,
         fn: Callable[..., np.ndarray],
-        *along: np.ndarray | Reference,
+        *along: Along,
         dtype: Any = np.float32,
         shards_per_task: int = 1,
         needs: Needs = Needs(),
     ) -> np.ndarray:
         """fn(columns [K, c], *along [c]) -> [c], called for BLOCK_COLUMNS at a time in tasks of column shards. Returns [d].
 
-        along: vectors [d] (arrays, or references to vectors [>= d]), of which fn gets the same columns. A column's result may
-        depend on that column only. dtype: what fn gets the columns as; they are read-only and gone after the call.
+        along: of which fn gets the same columns, [c] or [m, c]. A column's result may depend on that column only. dtype: what fn gets the columns as; they are read-only and gone after the call.
         """
         shards = self._shards(along)
         items = []
@@ -183,7 +189,7 @@ class Updates:
         self,
         stage: str,
         fn: Callable[..., np.ndarray],
-        *along: np.ndarray | Reference,
+        *along: Along,
         dtype: Any = np.float32,
         needs: Needs = Needs(),
     ) -> np.ndarray:
@@ -204,17 +210,16 @@ class Updates:
         self,
         stage: str,
         fn: Callable[..., np.ndarray],
-        *along: np.ndarray | Reference,
+        *along: Along,
         client_ids: np.ndarray | None = None,
         num_examples: np.ndarray | None = None,
         needs: Needs = Needs(),
     ) -> Updates:
         """New rows from all rows, shard by shard, left where they are made: nothing is gathered.
 
-        fn(columns [K, c], first_column, *along [c]) -> [m, c], column by column; called once per chunk and
-        once for the buffer columns (their `along` is empty where the vectors are only [d]).
-        client_ids [m]: whose rows these are (default: the same clients). Buffer columns are given to fn as
-        well, with first_column >= d.
+        fn(columns [K, c], first_column, *along [c] or [m, c]) -> [m, c], column by column; called for TRANSFORM_COLUMNS at
+        a time, and for the buffer columns, with first_column >= d (`along` that is only [d] wide has no columns there).
+        client_ids [m]: whose rows these are (default: the same clients).
         """
         ids = self.client_ids if client_ids is None else np.asarray(client_ids, dtype=np.int64)
         examples = self.num_examples if client_ids is None else np.ones(len(ids), np.int64)
@@ -326,20 +331,37 @@ class Updates:
         """The whole matrix [K, d] (or [K, d + b]) in this process. For tests, oracles and small matrices."""
         return np.stack(self.map_rows("gather", list, buffers=buffers))
 
+    def gather_rows(self) -> list[np.ndarray]:
+        """Every row's parameters [d] in an array of its own in this process, K in client order, read tile by tile."""
+        rows = [np.empty(self.dim, np.float32) for _ in self.client_ids]
+        for block in self.blocks:
+            for reference, (first, last) in zip(block.tiles, pairwise(self.bounds), strict=False):
+                tile = self.backend.get(reference)
+                for position, row in zip(block.positions, block.rows, strict=True):
+                    rows[position][first:last] = tile[row]
+        return rows
+
     def _shards(self, along: Sequence[Any], with_buffers: bool = False) -> list[tuple[Any, ...]]:
         """Arguments of one task per column shard: where rows go, columns, the tiles, then `along`."""
         positions = [block.positions for block in self.blocks]
         rows = [block.rows for block in self.blocks]
-        whole = [not isinstance(vector, np.ndarray) for vector in along]
+        whole = [not isinstance(vector, np.ndarray | tuple) for vector in along]
         bounds = list(pairwise(self.bounds))
         if with_buffers:
             bounds.append((self.dim, self.layout.num_columns))
         items = []
         for shard, (first, last) in enumerate(bounds):
             grid = Grid(positions, rows, self.num_clients, first, last, self.chunk, whole)
-            sliced = (vector[first:last] if isinstance(vector, np.ndarray) else vector for vector in along)
+            sliced = (_of_shard(vector, shard, first, last) for vector in along)
             items.append((grid, *(block.tiles[shard] for block in self.blocks), *sliced))
         return items
+
+
+def _of_shard(vector: Along, shard: int, first: int, last: int) -> np.ndarray | Reference:
+    """What the task of one shard is given of an `along`; a whole one is cut there."""
+    if isinstance(vector, tuple):
+        return vector[shard]
+    return vector[..., first:last] if isinstance(vector, np.ndarray) else vector
 
 
 def _map_shards(fn: Callable[..., np.ndarray], dtype: Any, count: int, *arguments: Any) -> np.ndarray:
@@ -370,7 +392,7 @@ def _transform_shard(
     fn: Callable[..., np.ndarray], count: int, grid: Grid, *arguments: np.ndarray
 ) -> tuple[np.ndarray, None]:
     out = np.empty((count, grid.width), np.float32)
-    for part, (columns, *along) in grid.walk(arguments, (0, grid.width), grid.chunk):
+    for part, (columns, *along) in grid.walk(arguments, (0, grid.width), TRANSFORM_COLUMNS):
         out[:, part] = fn(columns, grid.first + part.start, *along)
     return out, None
 

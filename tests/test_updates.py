@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from raysim.backend import InProcessBackend, ThreadLimit
 from raysim.errors import ConfigError
 from raysim.layout import Entry, Layout
 from raysim.telemetry import num_bytes
-from raysim.updates import BLOCK_COLUMNS, CHUNK_VALUES, Updates, chunk_columns, shard_bounds
+from raysim.updates import (
+    BLOCK_COLUMNS,
+    CHUNK_VALUES,
+    TRANSFORM_COLUMNS,
+    Updates,
+    chunk_columns,
+    shard_bounds,
+)
 
 K, CHUNK = 7, 4096
 LAYOUT = Layout(
@@ -307,10 +315,12 @@ def test_transform_includes_the_buffer_columns(tiling):
     assert found.client_ids.tolist() == [5, 6, 9]
     assert found.num_examples.tolist() == [1, 1, 1]
     assert found.bounds == updates.bounds
-    same = updates.transform("same", lambda columns, first: columns + np.float32(first))
+    same = updates.transform(
+        "same", lambda columns, first: columns + np.float32(first + np.arange(columns.shape[1]))
+    )
     np.testing.assert_array_equal(same.num_examples, EXAMPLES)
-    np.testing.assert_array_equal(same.to_array()[:, :4096], matrix()[:, :4096])
-    np.testing.assert_array_equal(same.to_array()[:, 8192:], matrix()[:, 8192:9700] + np.float32(8192))
+    every = np.arange(matrix().shape[1], dtype=np.float32)
+    np.testing.assert_array_equal(same.to_array(buffers=True), matrix() + every)
     assert updates.transform("t", lambda c, _: c, num_examples=np.arange(K)).num_examples.tolist() == list(
         range(K)
     )
@@ -372,15 +382,45 @@ def test_rows_selected_from_a_big_cohort_keep_its_chunks():
     assert grams[0] == grams[1]
 
 
-def test_column_functions_see_whole_chunks_in_order():
+def test_transform_gives_a_few_thousand_columns_at_a_time_in_order():
     seen = []
 
     def note(columns, first):
         seen.append((first, columns.shape))
         return columns
 
-    cut("whole").transform("note", note)
-    assert seen == [(0, (7, 4096)), (4096, (7, 4096)), (8192, (7, 1508)), (9700, (7, 9))]
+    width = 2 * TRANSFORM_COLUMNS + 5
+    updates = Updates.from_array(np.zeros((2, width), np.float32), InProcessBackend(), bounds=(0, width))
+    updates.transform("note", note)
+    steps = [(0, TRANSFORM_COLUMNS), (TRANSFORM_COLUMNS, TRANSFORM_COLUMNS), (2 * TRANSFORM_COLUMNS, 5)]
+    assert seen == [(first, (2, count)) for first, count in steps]
+
+
+@tilings
+def test_pieces_of_each_shard_lie_along(tiling):
+    updates = cut(tiling)
+    shift = np.random.default_rng(0).random((2, 9700)).astype(np.float32)
+    ends = [*updates.bounds, 9700]
+    pieces = tuple(updates.backend.put(shift[:, first:last]) for first, last in pairwise(ends))
+
+    def first_two(columns, first, pieces):
+        return columns[:2] + pieces if pieces.shape[1] else columns[:2]
+
+    def weighed(columns, pieces):
+        return columns.sum(axis=0) * pieces[1]
+
+    found = updates.transform("add", first_two, pieces, client_ids=np.array([1, 2])).to_array(buffers=True)
+    np.testing.assert_array_equal(found[:, :9700], matrix()[:2, :9700] + shift)
+    np.testing.assert_array_equal(found[:, 9700:], matrix()[:2, 9700:])
+    by_shard = updates.map_columns("weigh", weighed, pieces)
+    np.testing.assert_array_equal(by_shard, updates.map_columns("weigh", weighed, shift))
+    np.testing.assert_array_equal(by_shard, weighed(matrix()[:, :9700], shift))
+
+
+@tilings
+def test_rows_gathered_one_by_one(tiling):
+    some = cut(tiling).select(np.array([6, 1, 3]))
+    np.testing.assert_array_equal(some.gather_rows(), matrix()[[1, 3, 6], :9700])
 
 
 @tilings
