@@ -12,10 +12,10 @@ from raysim.errors import ConfigError
 def whole_numbers(key: str, text: str, least: int = 1) -> tuple[int, ...]:
     """`50,100` as (50, 100): ascending and different, each `least` or more; ConfigError otherwise.
 
-    >>> whole_numbers("clients", "50, 100")
-    (50, 100)
+    >>> whole_numbers("clients", "50, 1_000")
+    (50, 1000)
     """
-    words = [word.strip() for word in text.split(",")]
+    words = [word.strip().replace("_", "") for word in text.split(",")]
     if not all(word.isdecimal() for word in words):
         raise ConfigError(key, "must be whole numbers with commas between", text)
     numbers = tuple(map(int, words))

@@ -26,7 +26,7 @@ from raysim.bench.costs.defense_cost import BETWEEN
 from raysim.bench.scaling.cell import Work, rounds_of, stage_rows
 from raysim.bench.scaling.measure import estimates, measure, of_run, shared_cpus
 from raysim.bench.scaling.memory import ProcessPeaks, SpillFolder
-from raysim.bench.scaling.plan import ScalingPlan, Size, sizes_of, split_labels, whole_numbers
+from raysim.bench.scaling.plan import ScalingPlan, Size, sizes_of, split_labels
 from raysim.bench.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
 from raysim.bench.scaling.updates import Recorded, in_blocks
 from raysim.cli import app
@@ -138,7 +138,6 @@ def test_lists_are_taken_apart():
         "pdrr,rule=median,q=0.9",
         "median",
     ]
-    assert whole_numbers("clients", "24, 1_000,24") == (24, 1000)
 
 
 def test_the_width_with_the_nearest_number_of_parameters():

@@ -57,6 +57,10 @@ def test_numbers_that_are_none_are_refused(text):
         whole_numbers("clients", text)
 
 
+def test_numbers_may_have_spaces_and_underscores():
+    assert whole_numbers("clients", " 24, 1_000") == (24, 1000)
+
+
 def test_counts_begin_at_one():
     at_least_one("workers", 1)
     with pytest.raises(ConfigError, match="workers"):

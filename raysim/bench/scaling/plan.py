@@ -162,18 +162,6 @@ def split_labels(texts: Sequence[str]) -> list[str]:
     return labels
 
 
-def whole_numbers(key: str, text: str) -> tuple[int, ...]:
-    """Different positive whole numbers from a list with commas, in the order given.
-
-    >>> whole_numbers("clients", "24,48")
-    (24, 48)
-    """
-    parts = [part.strip().replace("_", "") for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(key, "must be whole numbers of at least 1 with commas between", text)
-    return tuple(dict.fromkeys(map(int, parts)))
-
-
 def sizes_of(
     wanted: Sequence[int], model: str, image: tuple[int, int, int], classes: int
 ) -> tuple[Size, ...]:
