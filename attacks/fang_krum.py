@@ -280,9 +280,7 @@ def _crafted_rows(
     if first >= dim:
         return columns[own]
     out = np.empty((len(own), columns.shape[1]), np.float32)
-    for start in range(0, out.shape[1], BLOCK):
-        part = out[:, start : start + BLOCK]
-        part[:] = -step * sign(columns[:, start : start + BLOCK])
-        for row, noise, scale in zip(part[1:], noises, scales, strict=True):
-            row += noise.uniform(first + start, len(row), -0.5 * scale, 0.5 * scale)
+    out[:] = -step * sign(columns)
+    for row, noise, scale in zip(out[1:], noises, scales, strict=True):
+        row += noise.uniform(first, len(row), -0.5 * scale, 0.5 * scale)
     return out

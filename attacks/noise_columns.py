@@ -10,7 +10,8 @@ import numpy as np
 from raysim import rng
 
 BLOCK = 16_384
-"""Columns drawn from one generator: as many as `Updates.transform` asks for at a time, so that none are drawn twice."""
+"""Columns drawn from one generator: as many as `Updates.transform` asks for at a time, so that none are drawn twice where shards
+begin at multiples of it (up to K = 1024)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From rows of the update matrix to models that can be run: for functions given to `Updates.map_rows`.
+"""From rows of the update matrix to models that can be run.
 
 One module serves all rows: its parameters and buffers are views of one flat vector, so the next client's model
 is one addition, global vector plus row, into that vector.
@@ -6,7 +6,7 @@ is one addition, global vector plus row, into that vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +22,6 @@ from raysim.updates import Updates
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-
-def bound_models(
-    factory: ModelFactory, layout: Layout, global_vector: np.ndarray, block: np.ndarray
-) -> Iterator[nn.Module]:
-    """The model of every row of a block, one after the other, in eval mode and without gradients.
-
-    global_vector [d + b] float32; block [k, d + b], or [k, d]: the buffers are then the global model's. It is
-    the same module each time, holding the next client's state: be done with one before taking the next.
-    Neither argument is changed.
-    """
-    yield from _bound(factory, layout, global_vector, [[row] for row in block])
 
 
 def map_models(
@@ -78,16 +66,21 @@ def _on_models(
     *shared: Any,
 ) -> list[Any]:
     pieces = [[tile[row] for tile in tiles] for row in rows]
-    return [fn(model, *shared) for model in _bound(factory, layout, global_vector, pieces)]
+    return [fn(model, *shared) for model in bound_models(factory, layout, global_vector, pieces)]
 
 
-def _bound(
+def bound_models(
     factory: ModelFactory,
     layout: Layout,
     global_vector: np.ndarray,
-    rows: Sequence[Sequence[np.ndarray]],
+    rows: Iterable[Sequence[np.ndarray]],
 ) -> Iterator[nn.Module]:
-    """The model of every row, each given in pieces of consecutive columns."""
+    """The model of every row, one after the other, in eval mode and without gradients.
+
+    global_vector [d + b] float32; a row comes in pieces of consecutive columns, [d + b] in all, or [d]: the buffers are
+    then the global model's. It is the same module each time, holding the next client's state: be done with one
+    before taking the next. Neither argument is changed.
+    """
     import torch
 
     model = _uninitialised(factory).eval().requires_grad_(False)
@@ -130,7 +123,7 @@ def _uninitialised(factory: ModelFactory) -> nn.Module:
 
 def bound_model(factory: ModelFactory, layout: Layout, vector: np.ndarray) -> nn.Module:
     """The model that a vector [d + b] describes, in eval mode and without gradients."""
-    return next(bound_models(factory, layout, vector, np.zeros((1, layout.num_columns), np.float32)))
+    return next(bound_models(factory, layout, vector, [[np.zeros(layout.num_columns, np.float32)]]))
 
 
 def head_inputs(model: nn.Module, head: str, images: torch.Tensor) -> torch.Tensor:

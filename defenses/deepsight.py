@@ -98,7 +98,7 @@ class DeepSight(Defense):
         outputs = ctx.run("inference", noise_outputs, ctx.model, ctx.layout, ctx.published, noise)
         shared = (noise, ctx.put(outputs))
         return np.stack(
-            map_models(updates, "inference", division_differences, ctx.model, ctx.published, *shared)
+            map_models(updates, "inference", client_differences, ctx.model, ctx.published, *shared)
         )
 
 
@@ -136,7 +136,7 @@ def noise_outputs(
     return np.stack([np.concatenate([_probabilities(model, batch) for batch in batches]) for batches in sets])
 
 
-def division_differences(model: nn.Module, noise: Noise, reference: np.ndarray) -> np.ndarray:
+def client_differences(model: nn.Module, noise: Noise, reference: np.ndarray) -> np.ndarray:
     """[seeds, C] of one client's model; reference: the global model's outputs [seeds, samples, C]."""
     sums = np.zeros((noise.seeds, reference.shape[2]))
     for number in range(noise.seeds):

@@ -91,7 +91,7 @@ class Flare(Defense):
 
     def row_stage(self, ctx: Context) -> RowStage:
         """Every client's representations [m, o], stage "plr"."""
-        shared, key = (ctx.model.head, self.images(ctx)), (self.label, self.samples)
+        shared, key = (ctx.model.head, ctx.put(self.images(ctx))), (self.label, self.samples)
         return models_stage("plr", representation, ctx.model, ctx.layout, ctx.published, *shared, key=key)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:

@@ -80,7 +80,7 @@ class FoolsGold(Defense):
 def add_history(rows: Updates, past: list[np.ndarray | None], scale: np.ndarray) -> Updates:
     """Rows times scale [K], each with its vector of `past` [p] (None = nothing yet) added, where the columns lie.
 
-    The vectors are stacked and published shard by shard: no process holds more of the stack than that.
+    The vectors are stacked and published shard by shard; a task is given one.
     """
     known = [place for place, vector in enumerate(past) if vector is not None]
     vectors = [vector for vector in past if vector is not None]

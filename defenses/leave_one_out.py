@@ -134,7 +134,7 @@ def trimmed_means_without(trim: int, dim: int, columns: np.ndarray, first_column
 
 
 def row_by_row(updates: Updates) -> Updates:
-    """The same rows, each a block of its own: `map_rows` then runs a task per row."""
+    """The same rows, each a block of its own, for which a stage on rows runs a task."""
     blocks = [
         RowBlock(np.array([position]), np.array([row]), block.tiles)
         for block in updates.blocks

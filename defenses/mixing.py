@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.updates import Updates
 
 
 def mix_rows(
@@ -31,13 +31,4 @@ def mix_rows(
 def _mix(mixing: np.ndarray, dim: int | None, columns: np.ndarray, first: int) -> np.ndarray:
     if dim is not None and first >= dim:
         return columns
-    out = np.empty((len(mixing), columns.shape[1]), np.float32)
-    # Buffers that are used again: allocating 2 MB for every block costs more than the product.
-    old, new = (np.empty((count, BLOCK_COLUMNS)) for count in (len(columns), len(mixing)))
-    for start in range(0, columns.shape[1], BLOCK_COLUMNS):
-        stop = min(start + BLOCK_COLUMNS, columns.shape[1])
-        block, product = old[:, : stop - start], new[:, : stop - start]
-        np.copyto(block, columns[:, start:stop])
-        np.matmul(mixing, block, out=product)
-        out[:, start:stop] = product
-    return out
+    return (mixing @ columns.astype(np.float64)).astype(np.float32)

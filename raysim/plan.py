@@ -79,8 +79,8 @@ def make_plan(
     store = cohort * model + 3 * model + data
     chunks_per_shard = -(-(layout.dim // max(len(experiment.plan.bounds) - 1, 1)) // chunk_columns(cohort))
     gram = 8 * cohort**2 * (chunks_per_shard + 2)
-    # A host holds the model, its gradient, the start and the optimizer's momenta; its rows twice, once cut into tiles.
-    actor = PROCESS_BYTES + 5 * model + 2 * rows
+    # A host holds the model, its gradient, the start and the optimizer's momenta, and the rows it makes.
+    actor = PROCESS_BYTES + 5 * model + rows
     train_s, evaluate_s = calibration(experiment, calls[0]) if calibrate else (float("nan"), float("nan"))
     busy = min(workers, actors.count)
     round_s = (cohort * train_s + evaluate_s / max(config.evaluation.every, 1)) / busy

@@ -88,7 +88,10 @@ class RayBackend(Backend):
     def get(self, reference: Reference) -> Any:
         if not isinstance(reference, Placed):
             return ray.get(reference)
-        value = ray.get(reference.object)
+        try:
+            value = ray.get(reference.object)
+        except OBJECT_LOST as error:
+            raise LostWork(f"what a task had left behind: {error}") from error
         reference.nodes.add(self.node)
         return value
 

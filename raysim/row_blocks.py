@@ -24,7 +24,8 @@ class RowBlock:
 
 
 def rows_per_block(count: int, num_columns: int, workers: int) -> int:
-    """Rows of each of `count` rows' blocks: two blocks a worker or more, equally many for each, of BLOCK_BYTES at most.
+    """How many of `count` rows a block takes, of BLOCK_BYTES at most, for at least two blocks a worker where rows suffice
+    and, as far as whole rows go, equally many for each worker.
 
     >>> rows_per_block(24, 1000, workers=2), rows_per_block(24, 23_500_000, workers=2)
     (6, 4)

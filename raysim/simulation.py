@@ -244,7 +244,7 @@ def train(
 def split_cohort(
     cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0
 ) -> list[np.ndarray]:
-    """The cohort in blocks, one per host call: `clients_per_actor` ids, or equally many blocks for every worker.
+    """The cohort in blocks, one per host call: `clients_per_actor` ids, or as `rows_per_block` has it.
 
     Clients that train together are not parted: a block ends at the nearest place where none are (of two, the
     later: long calls first keep workers even).

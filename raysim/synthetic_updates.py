@@ -82,7 +82,7 @@ def synthetic_updates(
     global parameters plus update still make a usable network. spread: a client's own part beside the shared one.
     shift: how far, in units of the shared part, the malicious ones lie away; 0 hides them. Who they are is drawn from
     the seed. bounds: column shards (0, ..., d), by default 64 MiB of K rows each. rows_per_block: rows that one task
-    makes and holds; by default two blocks a worker or more, of 512 MiB at most. Cost O(K d).
+    makes and holds; by default as `row_blocks.rows_per_block` has it. Cost O(K d).
 
     clients: ids of those of the num_clients whose rows are drawn, ascending; by default all. A row is the same
     whoever is drawn with it, so K is their number and num_clients only says who can be malicious. Column shards are

@@ -2,8 +2,8 @@
 
 The matrix is a grid. A *row block* is what one client host returned: the rows of a few clients. A *column
 shard* is a fixed range of parameters, the same for all blocks. A tile is one row block in one shard; the
-buffers (layout.py) are one more tile behind the last shard. No method gathers K x d: rows are worked on
-block by block, columns shard by shard, each in a task that reads the tiles it needs and walks them a few thousand
+buffers (layout.py) are one more tile behind the last shard. K x d is gathered by no method but `gather_rows`
+and `to_array`: rows are worked on block by block, columns shard by shard, each in a task that reads the tiles it needs and walks them a few thousand
 columns at a time, so that what it works on stays in the cache.
 
 Sums over columns are formed per *chunk*, a width that depends on the K rows that came in, and added in column

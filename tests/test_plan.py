@@ -26,7 +26,7 @@ def test_the_sums(experiment):
     model = 4 * 13706
     assert plan.model_bytes == model
     assert (plan.actors.count, plan.calls_per_round) == (2, 4)
-    assert plan.actor_bytes == PROCESS_BYTES + 5 * model + 2 * 3 * model
+    assert plan.actor_bytes == PROCESS_BYTES + 5 * model + 3 * model
     data = sum(array.nbytes for array in experiment.arrays)
     assert plan.store_bytes == 10 * model + 3 * model + data
     assert plan.gram_bytes == 8 * 100 * 3

@@ -11,6 +11,7 @@ import pytest
 
 import raysim
 from raysim import ConfigError
+from raysim.errors import LostWork
 
 pytestmark = pytest.mark.ray
 
@@ -156,3 +157,22 @@ def test_an_error_in_a_task_is_raised_as_it_was_there(ray_cluster, tiny, tmp_pat
     attack = {"name": "tests.faulty_methods:BadUpload", "what": "raise"}
     with pytest.raises(raysim.RunError, match=r"round 0, stage train, client [89]: ZeroDivisionError"):
         raysim.run({**tiny, "attack": attack}, name="upload", out=tmp_path)
+
+
+def test_what_is_lost_with_a_node_is_lost_work_also_when_the_server_reads_it(ray_cluster, monkeypatch):
+    """So that the round is done again, as it is when a task misses it."""
+    import ray
+
+    from raysim.ray_backend import RayBackend
+    from raysim.resources import ClientActors
+
+    backend = RayBackend(ClientActors(0), workers=1)
+    reference = backend.put(np.arange(3))
+    assert backend.get(reference).tolist() == [0, 1, 2]
+
+    def gone(_):
+        raise ray.exceptions.ObjectLostError(reference.object.hex(), None, "a node")
+
+    monkeypatch.setattr("raysim.ray_backend.ray.get", gone)
+    with pytest.raises(LostWork, match="left behind"):
+        backend.get(reference)

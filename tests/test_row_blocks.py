@@ -12,13 +12,15 @@ from raysim.row_blocks import BLOCK_BYTES, cut, most_rows, put_row, rows_per_blo
     ("count", "megabytes", "workers", "rows"),
     [
         (8, 1, 2, 2),  # two blocks a worker
-        (9, 1, 2, 3),
+        (9, 1, 2, 3),  # three blocks: as near to four equal ones as whole rows go
         (3, 1, 8, 1),
         (24, 100, 2, 4),  # 5 would fit, but then one worker had three blocks and the other two
         (4, 2000, 2, 1),  # one row, however wide
     ],
 )
-def test_every_worker_has_equally_many_blocks(count: int, megabytes: int, workers: int, rows: int) -> None:
+def test_blocks_are_small_enough_and_divide_among_the_workers(
+    count: int, megabytes: int, workers: int, rows: int
+) -> None:
     columns = megabytes * 2**18
     assert rows_per_block(count, columns, workers) == rows
     assert rows == 1 or rows * 4 * columns <= BLOCK_BYTES

@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses.class_activation import _small_convolutions, gradcam, layercam, model_maps, rescale, resize_maps
+from defenses.class_activation import (
+    SKINNY,
+    _small_convolutions,
+    gradcam,
+    layercam,
+    model_maps,
+    rescale,
+    resize_maps,
+)
 from raysim.errors import ConfigError
 from raysim.models import MODELS, build_model
 from raysim.models.torchvision_compat import import_torchvision
@@ -211,15 +219,19 @@ def test_a_layer_that_the_forward_pass_skips_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (9, 9)])
-def test_small_convolutions_are_convolutions(options: dict[str, Any], size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("channels", [4, SKINNY // 8], ids=["few inputs", "many inputs"])
+def test_small_convolutions_are_convolutions(
+    options: dict[str, Any], size: tuple[int, int], channels: int
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(4, 6, **options))
+    model = nn.Sequential(nn.Conv2d(channels, 6, **options))
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
-    batch = torch.randn(1, 4, *size, generator=generator, requires_grad=True)
+        parameter.data /= channels  # so that sums over many inputs stay near 1, and errors comparable
+    batch = torch.randn(1, channels, *size, generator=generator, requires_grad=True)
     expected = model(batch)
     (slope,) = torch.autograd.grad(expected.square().sum(), batch)
-    with _small_convolutions(model):
+    with _small_convolutions(list(model.modules())):
         found = model(batch)
     assert found.shape == expected.shape
     assert found.is_contiguous(), "channels-last output would make the next convolution reorder its weights"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import pytest
@@ -45,6 +44,10 @@ def cohort(count: int = 3) -> tuple[NormFactory, Layout, np.ndarray, np.ndarray]
     return factory, layout, vector, block
 
 
+def one_piece(block: np.ndarray) -> list[list[np.ndarray]]:
+    return [[row] for row in block]
+
+
 def loaded(factory: NormFactory, layout: Layout, vector: np.ndarray) -> nn.Module:
     """The same state put in tensor by tensor."""
     model = factory.build()
@@ -64,7 +67,7 @@ def images() -> torch.Tensor:
 def test_every_row_gives_that_client_s_model(images: torch.Tensor) -> None:
     factory, layout, vector, block = cohort()
     outputs, counters = [], []
-    for model in bound_models(factory, layout, vector, block):
+    for model in bound_models(factory, layout, vector, one_piece(block)):
         assert not model.training
         outputs.append(model(images))
         counters.append(int(model[1].num_batches_tracked))  # type: ignore[index]
@@ -81,7 +84,7 @@ def test_rows_without_buffers_keep_the_global_buffers(images: torch.Tensor) -> N
     without = block.copy()
     without[:, layout.dim :] = 0
     for model, row in zip(
-        bound_models(factory, layout, vector, block[:, : layout.dim]), without, strict=True
+        bound_models(factory, layout, vector, one_piece(block[:, : layout.dim])), without, strict=True
     ):
         assert torch.equal(model(images), loaded(factory, layout, vector + row)(images))
 
@@ -90,7 +93,7 @@ def test_arguments_are_left_alone_and_may_be_read_only(images: torch.Tensor) -> 
     factory, layout, vector, block = cohort()
     before = vector.copy(), block.copy()
     vector.flags.writeable = block.flags.writeable = False
-    for model in bound_models(factory, layout, vector, block):
+    for model in bound_models(factory, layout, vector, one_piece(block)):
         model(images)
     assert np.array_equal(vector, before[0])
     assert np.array_equal(block, before[1])
@@ -99,28 +102,6 @@ def test_arguments_are_left_alone_and_may_be_read_only(images: torch.Tensor) -> 
 def test_one_model_from_one_vector(images: torch.Tensor) -> None:
     factory, layout, vector, _ = cohort()
     assert torch.equal(bound_model(factory, layout, vector)(images), loaded(factory, layout, vector)(images))
-
-
-def outputs_of_rows(
-    images: np.ndarray, block: np.ndarray, factory: NormFactory, layout: Layout, vector: np.ndarray
-):
-    models = bound_models(factory, layout, vector, block)
-    return [model(torch.from_numpy(images)).numpy() for model in models]
-
-
-def test_inside_map_rows_however_the_rows_are_cut(images: torch.Tensor) -> None:
-    factory, layout, vector, block = cohort(5)
-    results = []
-    for rows_per_block in (5, 2):
-        backend = InProcessBackend()
-        updates = Updates.from_array(
-            block, backend, layout=layout, rows_per_block=rows_per_block, bounds=(0, 7, layout.dim)
-        )
-        task = partial(outputs_of_rows, images.numpy())
-        results.append(updates.map_rows("run", task, factory, layout, backend.put(vector), buffers=True))
-    assert np.array_equal(results[0], results[1])
-    expected = loaded(factory, layout, vector + block[3])(images).detach().numpy()
-    assert np.array_equal(results[0][3], expected)
 
 
 def test_head_inputs_are_what_enters_the_last_layer(images: torch.Tensor) -> None:
@@ -151,7 +132,7 @@ def test_models_from_tiles_are_those_from_rows(tiling):
     ids = np.array([7, 3, 5])
     updates = Updates.from_array(block, InProcessBackend(), layout=layout, client_ids=ids, **tiling)
     found = map_models(updates, "states", state_of, factory, vector, -1.0)
-    expected = [state_of(model, -1.0) for model in bound_models(factory, layout, vector, block)]
+    expected = [state_of(model, -1.0) for model in bound_models(factory, layout, vector, one_piece(block))]
     assert np.array_equal(found, [expected[1], expected[2], expected[0]])
     some = map_models(updates.select(np.array([0, 2])), "states", state_of, factory, vector, -1.0)
     assert np.array_equal(some, [found[0], found[2]])
@@ -161,5 +142,5 @@ def test_initial_parameters_are_not_drawn():
     """Drawing them would move the default generator, which build here does not put back."""
     factory, layout, vector, block = cohort(1)
     before = torch.random.get_rng_state()
-    next(bound_models(factory, layout, vector, block))
+    next(bound_models(factory, layout, vector, one_piece(block)))
     assert torch.equal(torch.random.get_rng_state(), before)

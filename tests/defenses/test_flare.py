@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from defenses.client_models import bound_model, head_inputs
+from defenses.client_models import bound_model, head_inputs, map_models
 from defenses.flare import Flare, FlareCode, neighbour_counts, representation, softmax
 from raysim.context import ServerData, Setting
 from raysim.errors import ConfigError
@@ -164,11 +164,20 @@ def test_which_images_are_looked_at(make_updates, make_context) -> None:
         chosen(Flare(), replace(data, images=images[:1], labels=data.labels[:1]))
 
 
-def test_representations_are_what_enters_the_last_layer(tiny_model) -> None:
-    model = bound_model(tiny_model.factory, tiny_model.layout, tiny_model.vector)
-    images = tiny_model.server_data.images[:4]
-    expected = head_inputs(model, tiny_model.factory.head, torch.from_numpy(images))
-    assert np.array_equal(representation(model, tiny_model.factory.head, images), expected.numpy())
+def test_representations_are_what_the_last_layer_of_each_client_s_own_model_reads(
+    tiny_model, make_updates
+) -> None:
+    """A model's output is its last layer's of the representation; buffers are the client's."""
+    layout, factory, images = tiny_model.layout, tiny_model.factory, tiny_model.server_data.images[:4]
+    rows = np.random.default_rng(0).uniform(0, 0.1, (2, layout.num_columns)).astype(np.float32)
+    updates = make_updates(rows, layout=layout)
+    shared = (tiny_model.vector, factory.head, images)
+    found = map_models(updates, "plr", representation, factory, *shared)
+    for row, points in zip(rows, found, strict=True):
+        model = bound_model(factory, layout, tiny_model.vector + row)
+        head = model.get_submodule(factory.head)
+        assert torch.allclose(head(torch.tensor(points)), model(torch.from_numpy(images)), atol=1e-6)
+    assert not np.allclose(found[0], found[1])
 
 
 def test_proposition_1_with_its_distances_squared(tiny_model) -> None:

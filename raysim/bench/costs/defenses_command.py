@@ -73,7 +73,7 @@ def bench_kernel(
     image: tuple[int, int, int],
     peers: bool,
 ) -> None:
-    """Measure one kernel at its fixed size and print it. image: what the case `cam` shows the networks."""
+    """Measure one kernel and print it. image: what the case `cam` shows the networks; the other cases have fixed sizes."""
     with bench_backend(backend_name, workers) as backend:
         if case == "cam":
             spec = MatrixSpec("resnet50", image, 10, clients=24, malicious=3, seed=seed)

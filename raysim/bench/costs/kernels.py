@@ -191,7 +191,8 @@ def _models(matrix: Matrix) -> Iterator[tuple[Any, float]]:
 
     ctx = matrix.context
     for block in matrix.updates.blocks:
-        rows = np.concatenate([ctx.backend.get(tile) for tile in block.tiles], axis=1)
+        tiles = [ctx.backend.get(tile) for tile in block.tiles]
+        rows = ([tile[row] for tile in tiles] for row in block.rows)
         models = bound_models(ctx.model, ctx.layout, ctx.global_vector, rows)
         while True:
             start = time.perf_counter()
