@@ -14,10 +14,18 @@ from typer.testing import CliRunner, Result
 
 from raysim.backend import InProcessBackend
 from raysim.bench.costs import kernels
-from raysim.bench.costs.defense_cost import BETWEEN, DefenseCost, measure_defense, parse_subjects
+from raysim.bench.costs.defense_cost import BETWEEN, FIRST_ROUND, DefenseCost, measure_defense, parse_subjects
 from raysim.bench.costs.peers import PeerTime
 from raysim.bench.costs.targets import RFA_SUBJECT, Judged, judge_defenses, judge_memory
-from raysim.bench.detection.measure import Cell, CellResult, Plan, defense_options, read_result, summarised
+from raysim.bench.detection.measure import (
+    Cell,
+    CellResult,
+    Plan,
+    defense_options,
+    origin,
+    read_result,
+    summarised,
+)
 from raysim.bench.detection.table import markdown
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import MatrixSpec, build_matrix
@@ -66,7 +74,7 @@ def test_state_goes_on_from_repeat_to_repeat(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Krum, "apply", apply)
     (subject,) = parse_subjects(["krum"], [])
     measure_defense(subject, build_matrix(TINY, InProcessBackend()), repeats=2)
-    assert seen == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert seen == [(number, FIRST_ROUND + number) for number in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +277,7 @@ def test_detection_measures_once_and_writes_the_table(tmp_path: Path):
 def test_other_settings_are_measured_again_and_problems_are_told(tmp_path: Path):
     plan = Plan(("digits",), ("noise",), ("krum",), rounds=2)
     cell = Cell("digits", "noise", "krum", 0)
-    content = {"config": plan.config(cell).to_mapping(), "result": {"problem": "RunError: no memory"}}
+    content = {**origin(plan.config(cell)), "result": {"problem": "RunError: no memory"}}
     (tmp_path / f"{cell.name}.json").write_text(json.dumps(content))
     result = read_result(plan, cell, tmp_path)
     assert result is not None
@@ -277,3 +285,15 @@ def test_other_settings_are_measured_again_and_problems_are_told(tmp_path: Path)
     assert "| krum | failed | failed | failed | failed |" in text
     assert "- digits-noise-krum-seed-0: RunError: no memory" in text
     assert read_result(Plan(("digits",), ("noise",), ("krum",), rounds=3), cell, tmp_path) is None
+
+
+@pytest.mark.parametrize("changed", ["config", "commit", "versions"])
+def test_numbers_of_other_settings_or_code_are_not_read(tmp_path, changed):
+    plan, cell = Plan(("digits",), ("noise",), ("rlr",)), Cell("digits", "noise", "rlr", 0)
+    kept = json.loads(json.dumps({**origin(plan.config(cell)), "result": {}}))
+    assert kept["config"]["defense"]["learning_rate"] == 1.0, "defaults are written out"
+    path = tmp_path / f"{cell.name}.json"
+    path.write_text(json.dumps(kept))
+    assert read_result(plan, cell, tmp_path) is not None
+    path.write_text(json.dumps({**kept, changed: "another"}))
+    assert read_result(plan, cell, tmp_path) is None

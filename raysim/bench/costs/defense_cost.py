@@ -25,6 +25,9 @@ from raysim.telemetry import WHOLE_STAGE, Span
 
 BETWEEN = "(between stages)"
 
+FIRST_ROUND = 100
+"""The round that is measured first: late enough for what begins later in a run (FedGrad's hard filter: round 50)."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -118,10 +121,11 @@ def seconds(fn: Callable[..., Any], *args: Any) -> float:
 def measure_defense(subject: Subject, matrix: Matrix, repeats: int) -> DefenseCost:
     """One warm-up, `repeats` timed rounds with the limits before each, and one round that watches memory.
 
-    The state goes on from round to round, as in a run.
+    The state goes on from round to round, as in a run, whose round FIRST_ROUND comes first. What needs more rounds of
+    history than that (FLDetector's clusters) does not run.
     """
     updates, telemetry = matrix.updates, matrix.updates.backend.telemetry
-    context = matrix.context
+    context = replace(matrix.context, round=FIRST_ROUND)
     if subject.defense.calibration:
         context = replace(context, truth=updates.client_ids[matrix.truth])
     state = subject.defense.init(context)
@@ -132,14 +136,14 @@ def measure_defense(subject: Subject, matrix: Matrix, repeats: int) -> DefenseCo
         copies.append(seconds(copy_matrix, updates))
         grams.append(seconds(gram_product, updates))
         telemetry.drain()
-        now = replace(context, round=repeat)
+        now = replace(context, round=FIRST_ROUND + repeat)
         start = time.perf_counter()
         _, state = subject.defense.apply(state, updates, now)
         applies.append(time.perf_counter() - start)
         every.append(telemetry.drain())
     gc.collect()
     with MemoryWatch() as watch:
-        subject.defense.apply(state, updates, replace(context, round=repeats + 1))
+        subject.defense.apply(state, updates, replace(context, round=FIRST_ROUND + repeats + 1))
     largest = max((span.bytes_in for span in telemetry.drain() if span.task != WHOLE_STAGE), default=0)
     mapped = 0 if isinstance(updates.backend, InProcessBackend) else largest
     return DefenseCost(

@@ -1,8 +1,8 @@
 """`raysim bench detection`: what every defense catches, one small run in one process for every cell of a table.
 
 A cell is one data set, attack, defense and seed. Its numbers are kept as a file of their own, beside the configuration
-that they came from, so that a table that was interrupted goes on where it stopped, and one whose settings changed is
-measured again.
+and the code that they came from, so that a table that was interrupted goes on where it stopped, and one whose
+settings, defaults or code changed is measured again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from raysim.composition import written_out
 from raysim.config import ExperimentConfig
 from raysim.errors import ConfigError, RunError, unknown_name
 from raysim.metrics import Detection, mean_detection
-from raysim.records import write_atomically
+from raysim.records import environment, write_atomically
 
 CLIENTS, MALICIOUS = 24, 3
 
@@ -193,19 +194,30 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> None:
             result = summarised(run.rounds, run.table("spans").to_pylist())
         except (ConfigError, RunError) as error:
             result = CellResult(problem=f"{type(error).__name__}: {error}")
-    content = {"config": config.to_mapping(), "result": dataclasses.asdict(result)}
+    content = {**origin(config), "result": dataclasses.asdict(result)}
     write_atomically(folder / f"{cell.name}.json", json.dumps(content, indent=1).encode())
 
 
 def read_result(plan: Plan, cell: Cell, folder: Path) -> CellResult | None:
-    """What an earlier run kept of this cell; None where there is nothing, or it came from other settings."""
+    """What an earlier run kept of this cell; None where there is nothing, or it came from other settings or code."""
     path = folder / f"{cell.name}.json"
     if not path.exists():
         return None
     content = json.loads(path.read_text())
-    if content["config"] != json.loads(json.dumps(plan.config(cell).to_mapping())):
+    wanted = json.loads(json.dumps(origin(plan.config(cell))))
+    if any(content.get(key) != value for key, value in wanted.items()):
         return None
     return CellResult(**content["result"])
+
+
+def origin(config: ExperimentConfig) -> dict[str, Any]:
+    """What a cell's numbers depend on: its settings with all defaults, the commit, and versions of libraries."""
+    code = environment()
+    return {
+        "config": written_out(config).to_mapping(),
+        "commit": code["commit"],
+        "versions": code["versions"],
+    }
 
 
 def summarised(rounds: Sequence[Mapping[str, Any]], spans: Sequence[Mapping[str, Any]]) -> CellResult:

@@ -51,7 +51,8 @@ def _notes(plan: Plan) -> list[str]:
     notes = [
         f"{CLIENTS} clients, {MALICIOUS} of them malicious. Recall and FPR: mean over rounds (- : the rule flags"
         " nobody by design); accuracy: after the last round; s/round: wall-clock seconds in the defense's own stages,"
-        " what it does before the first round included; all of them means over the seeds.",
+        " what it does before the first round included; all of them means over the seeds. Where a rule that flags nobody has"
+        " rates, updates that were not finite were refused before it saw them; they are the rates of those rounds.",
     ]
     if counted:
         notes += [
@@ -67,13 +68,14 @@ def _table(plan: Plan, data: str, results: Mapping[Cell, CellResult]) -> list[st
     setting = SETTINGS[data]
     training = setting["training"]
     limit = f" ({setting['data']['limit']:,} training samples)" if "limit" in setting["data"] else ""
+    small = " Cut short on purpose: it shows what is caught, not what is learnt." if limit else ""
     clean = _mean([results.get(Cell(data, NO_ATTACK, "fedavg", seed)) for seed in plan.seeds])
     head = ["defense", *(f"{attack}: {column}" for attack in plan.attacks for column in COLUMNS)]
     lines = [
         f"## {data}{limit}, {setting['model']}, {plan.rounds or setting['rounds']} rounds",
         "",
         f"{training['epochs']} local epochs of batches of {training['batch_size']}."
-        f" FedAvg without an attack reaches {_number(clean.accuracy)}.",
+        f" FedAvg without an attack reaches {_number(clean.accuracy)}.{small}",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "|".join([":---", *["---:"] * (len(head) - 1)]) + "|",
