@@ -86,6 +86,11 @@ def test_against_pytorch_grad_cam(name: str, method: str) -> None:
         assert maps.shape == expected.shape
         assert (maps - expected).abs().max() <= 1e-5
         assert expected.amax() > 0.5  # the reference map is not the trivial one
+        for place in range(
+            len(batch)
+        ):  # one image alone, as the defenses show it, takes other ways of computing
+            alone = model_maps(model, layer, batch[place : place + 1], method=method, target=target)  # type: ignore[arg-type]
+            assert (resize_maps(alone, (size, size))[0] - expected[place]).abs().max() <= 1e-5
 
 
 def test_images_of_a_batch_are_independent() -> None:
