@@ -37,6 +37,7 @@ class ALIE(Attack):
     Source: Baruch et al., NeurIPS 2019.
     """
 
+    paper = "Baruch et al., NeurIPS 2019"
     statistics: Literal["benign", "own"] = "benign"
     sign: int = -1
     z: float | None = None

@@ -34,6 +34,7 @@ class ConstrainAndScale(Trigger):
     The paper names no alpha; the default .5 is this project's.
     """
 
+    paper = "Bagdasaryan et al., AISTATS 2020"
     scale: float | None = None
     alpha: float = 0.5
     anomaly: Literal["l2", "cosine"] = "l2"

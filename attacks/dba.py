@@ -29,6 +29,7 @@ class DBA(StampedBackdoor):
     .8 of the epochs where those are whole numbers: decay_epochs [2, 8] for 10. FLPoison: segment 8, gap 2.
     """
 
+    paper = "Xie et al., ICLR 2020"
     shots: Sequence[int] = ()
 
     def __post_init__(self) -> None:

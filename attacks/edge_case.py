@@ -40,6 +40,7 @@ class EdgeCase(PoisonTraining):
     Where no image is eligible, D' is the clean sample, and the client trains honestly on it and notes it.
     """
 
+    paper = "H. Wang et al., NeurIPS 2020"
     source: Source = "inverted"
     root: str | None = None
     source_class: int | None = None

@@ -48,6 +48,7 @@ class FangKrum(Attack):
     unsquared distances and K - f - 1 neighbours, and submits lambda = 1e-5 when its search failed.
     """
 
+    paper = "Fang et al., USENIX Security 2020"
     knowledge: Literal["full", "partial"] = "full"
     num_byzantine: int | None = None
     lambda_min: float = 1e-5

@@ -40,6 +40,7 @@ class FangTrimmedMean(Attack):
     gradients with b = 2, a fixed mu +- 3.5 sigma, and extremes over all clients.
     """
 
+    paper = "Fang et al., USENIX Security 2020"
     knowledge: Literal["full", "partial"] = "full"
     stretch: float = 2.0
     num_byzantine: int | None = None

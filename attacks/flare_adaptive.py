@@ -34,6 +34,7 @@ class FlareAdaptive(KrumBackdoor):
     the model oscillate, with the paper's Adam at 1e-3 it does not.
     """
 
+    paper = "Wang et al., AsiaCCS 2022"
     eta: float = 1.0
 
     def __post_init__(self) -> None:

@@ -51,6 +51,7 @@ class GAE(Attack):
     another method: `gae_code`.
     """
 
+    paper = "Li et al., IEEE TIFS 2024"
     num_overheard: int | None = None
     num_coordinates: int = 1000
     features: Literal["models", "updates"] = "models"

@@ -37,6 +37,7 @@ class GAECode(Attack):
     Source: code published with Li et al., TIFS 2024, there for a linear classifier. `gae` is the paper's method.
     """
 
+    paper = "code of Li et al., IEEE TIFS 2024"
     num_overheard: int | None = 5
     distribution: Literal["uniform", "normal"] = "uniform"
     low: float = -1.0

@@ -26,6 +26,7 @@ class InnerProductManipulation(Attack):
     Source: Xie et al., UAI 2019. epsilon there and in FLPoison 0.1 (passes Krum); Blades 1, ByzFL 2.
     """
 
+    paper = "Xie et al., UAI 2019"
     epsilon: float = 0.1
 
     def __post_init__(self) -> None:

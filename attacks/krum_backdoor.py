@@ -57,6 +57,7 @@ class KrumBackdoor(PoisonTraining):
     averaging; about 2 for Krum.
     """
 
+    paper = "Bhagoji et al., ICML 2019"
     epochs: int | None = 10
     inputs: Literal["trojan", "semantic"] = "trojan"
     source: Source = "stripes"

@@ -29,6 +29,7 @@ class LabelFlip(Attack):
     test images of the source, and for `all_to_one`, on those of other classes than the target.
     """
 
+    paper = "Biggio et al., ICML 2012"
     mode: Literal["inverse", "pair", "all_to_one", "random"] = "inverse"
     source: int | None = None
     target: int | None = None

@@ -37,6 +37,7 @@ class MinMax(Attack):
     Source: Shejwalkar and Houmansadr, NDSS 2021.
     """
 
+    paper = "Shejwalkar and Houmansadr, NDSS 2021"
     direction: Literal["std", "unit", "sign"] = "std"
     statistics: Literal["benign", "own"] = "benign"
     initial_gamma: float = 10.0

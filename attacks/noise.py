@@ -39,6 +39,7 @@ class Noise(Attack):
     which are left alone here.
     """
 
+    paper = "code of Zheng et al., arXiv 2406.02605, 2024"
     base: Literal["benign", "own"] = "benign"
     distribution: Literal["uniform", "normal"] = "uniform"
     low: float = 1.0

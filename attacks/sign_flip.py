@@ -26,6 +26,7 @@ class SignFlip(Attack):
     kappa: must be positive. A zero update stays zero.
     """
 
+    paper = "Damaskinos et al., ICML 2018"
     kappa: float = 1.0
     mean: Literal["own", "benign"] = "own"
 

@@ -88,6 +88,7 @@ class Trigger(StampedBackdoor):
     pixels in the lower right corner.
     """
 
+    paper = "Sun et al., arXiv 1911.07963, 2019"
     pattern: Literal["dba", "corner"] = "dba"
     patch_size: int = 3
 

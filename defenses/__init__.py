@@ -39,9 +39,10 @@ from defenses.rfa import RFA
 from defenses.rlr import RLR
 from defenses.trimmed_mean import TrimmedMean
 from defenses.vae import VAEDetector
+from raysim.context import ServerData
 from raysim.defense import Defense
 
-__all__ = ["DEFENSES", "class_activation_maps", "evaluate", "evaluate_round"]
+__all__ = ["DEFENSES", "ServerData", "class_activation_maps", "evaluate", "evaluate_round"]
 
 DEFENSES: Mapping[str, type[Defense]] = {
     "fedavg": FedAvg,

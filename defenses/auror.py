@@ -17,6 +17,7 @@ from raysim.updates import Updates
 _BLOCK = 8192
 """Parameters clustered in one task."""
 _CLUSTERING = ("parameter", "joint")
+_TIE = ("larger_norm", "accept")
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,27 @@ class AUROR(Defense):
     """Splits each indicative parameter of the last layer in two; drops clients mostly in minority clusters.
 
     A parameter is *indicative* once the two centres of its exact 2-means over the K updates lie at least
-    `threshold` apart in one of the first `learning_rounds` rounds; the set is kept from then on. The paper takes
-    1e-4 for MNIST and 7e-4 for CIFAR-10, FLPoison 0.002 (the default). `clustering`:
+    `threshold` apart in one of the first `learning_rounds` rounds; the set is kept from then on (FLPoison's code
+    finds it anew in each of these rounds). The right threshold depends on data, model and learning rate: for its own
+    recipes FLPoison suggests 1e-4 (MNIST) and 7e-4 (CIFAR-10). The default is the one value it has for all data.
+    `clustering`:
 
     - `parameter` (the paper's): a client is malicious when it is in the smaller cluster of more than `share` of
       the indicative parameters; its score is that share.
     - `joint` (FLPoison's): one 2-means on all indicative parameters together, the smaller cluster is malicious;
       the score is the distance to the larger cluster's centre.
 
-    Clusters of equal size: the one whose centre has the larger norm counts as the smaller. No indicative
-    parameter: everybody is accepted. Cost O(m K log K) for m parameters of the last layer.
+    tie, for clusters of equal size, which the paper leaves open: `larger_norm`, the one whose centre has the larger
+    norm counts as the smaller; `accept`, neither does. No indicative parameter: everybody is accepted.
+    Cost O(m K log K) for m parameters of the last layer.
     """
 
+    paper = "Shen et al., ACSAC 2016"
     threshold: float = 0.002
     learning_rounds: int = 10
     share: float = 0.5
     clustering: Literal["parameter", "joint"] = "parameter"
+    tie: Literal["larger_norm", "accept"] = "larger_norm"
 
     def __post_init__(self) -> None:
         if not self.threshold > 0:
@@ -50,6 +56,8 @@ class AUROR(Defense):
             raise ConfigError("share", "must be at least 0 and below 1", self.share)
         if self.clustering not in _CLUSTERING:
             raise unknown_name("clustering", self.clustering, _CLUSTERING)
+        if self.tie not in _TIE:
+            raise unknown_name("tie", self.tie, _TIE)
 
     def init(self, ctx: Context) -> State:
         """No indicative parameter yet (mask over the last layer's weights and biases)."""
@@ -64,7 +72,8 @@ class AUROR(Defense):
             starts = range(0, head.shape[1], _BLOCK)
             blocks = [(head[:, start : start + _BLOCK], known[start : start + _BLOCK]) for start in starts]
             learn = state["rounds"] < self.learning_rounds
-            answers = ctx.map("two_means", _minority_counts, blocks, self.threshold, learn)
+            accept = self.tie == "accept"
+            answers = ctx.map("two_means", _minority_counts, blocks, self.threshold, learn, accept)
             indicative = np.concatenate([mask for mask, _ in answers])
             if indicative.any() and self.clustering == "joint":
                 flagged, scores = ctx.run(
@@ -72,6 +81,7 @@ class AUROR(Defense):
                     _joint,
                     head[:, indicative],
                     int(ctx.generator("kmeans").integers(2**31)),
+                    accept,
                 )
             elif indicative.any():
                 scores = sum(counts for _, counts in answers) / indicative.sum()
@@ -82,7 +92,7 @@ class AUROR(Defense):
 
 
 def _minority_counts(
-    block: tuple[np.ndarray, np.ndarray], threshold: float, learn: bool
+    block: tuple[np.ndarray, np.ndarray], threshold: float, learn: bool, accept_ties: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """(which of the block's parameters are indicative, in how many of them each client is in the minority)."""
     values, indicative = block
@@ -92,10 +102,12 @@ def _minority_counts(
     twice = 2 * above.sum(axis=0)
     minority_above = np.where(twice == len(values), np.abs(high) > np.abs(low), twice < len(values))
     minority = above == minority_above
+    if accept_ties:
+        minority &= twice != len(values)
     return indicative, minority[:, indicative].sum(axis=1)
 
 
-def _joint(points: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _joint(points: np.ndarray, seed: int, accept_ties: bool) -> tuple[np.ndarray, np.ndarray]:
     """(flagged, distance to the majority's centre) of points [K, m], by one 2-means on whole rows."""
     from sklearn.cluster import KMeans
 
@@ -111,4 +123,7 @@ def _joint(points: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     sizes = np.bincount(labels, minlength=2)
     norms = np.linalg.norm(centres, axis=1)
     majority = int(norms[1] < norms[0]) if sizes[0] == sizes[1] else int(sizes[1] > sizes[0])
-    return labels != majority, np.linalg.norm(points - centres[majority], axis=1)
+    flagged = labels != majority
+    if accept_ties and sizes[0] == sizes[1]:
+        flagged[:] = False
+    return flagged, np.linalg.norm(points - centres[majority], axis=1)

@@ -26,6 +26,7 @@ class Bucketing(PreAggregation):
     that on its clients, and its weight is shared among them.
     """
 
+    paper = "Karimireddy et al., ICLR 2022"
     bucket_size: int = 2
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class Bulyan(Defense):
     `flagged` marks the 2 f updates that were not selected; `scores` are the Krum scores among all K.
     """
 
+    paper = "El Mhamdi et al., ICML 2018"
     num_byzantine: int | None = None
 
     def __post_init__(self) -> None:

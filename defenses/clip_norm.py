@@ -25,6 +25,7 @@ class ClipNorm(PreAggregation):
     are.
     """
 
+    paper = "Sun et al., arXiv 1911.07963, 2019"
     bound: float | None = 2.0
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ class CosDefense(Defense):
     accepted. A zero vector has cosine 0.
     """
 
+    paper = "Yaldiz et al., arXiv 2304.00160, 2023"
     vector: Literal["update", "model"] = "update"
     deviations: float = 0.0
 

@@ -3,16 +3,15 @@
 Rieger et al., "DeepSight: mitigating backdoor attacks in federated learning through deep model inspection",
 NDSS 2022.
 
-Published code that differs: FedGrad's and FLPoison's take ratios of raw outputs, which change sign, where this takes
-softmax outputs; FedGrad's reads one weight per class, uses 2,000 noise inputs and scales the model instead of the
-update; FLPoison's rejects every client outside all clusters.
+Published code that differs, besides the options `outputs` and `outside`: FedGrad's reads one weight per class, uses
+2,000 noise inputs and scales the model instead of the update.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from defenses.distances import squared_norms
 from raysim import rng
 from raysim.context import Context, ModelFactory, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
 from raysim.updates import Updates
 
@@ -30,11 +29,13 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Outputs = Literal["softmax", "raw"]
+
 NOISE_BATCH = 500
 """Noise images in one forward pass."""
 
-SMALLEST_PROBABILITY = 1e-6
-"""Added to softmax outputs before their ratio is taken."""
+OFFSET = 1e-6
+"""Added to softmax outputs before their ratio is taken, and to raw outputs of the global model."""
 
 ROUNDING = 1e-12
 """A cosine distance below this is what rounding leaves of equal directions."""
@@ -59,17 +60,28 @@ class DeepSight(Defense):
     min_cluster_size, min_samples: HDBSCAN's, which the paper does not state (scikit-learn's min_samples counts
     the client itself). A client outside all clusters of one clustering is parted from everybody in it. Noise has the
     size of images that the model's recipe states; without one, the server's images tell.
+
+    outputs: `softmax` (the paper's), each + 1e-6; `raw`: the codes of FedGrad and FLPoison take ratios of the
+    outputs before the softmax, which change sign; 1e-6 is added to the global model's, as in FLPoison (FedGrad's adds
+    nothing). outside: `single` (the paper's) judges clients outside all clusters as step 4 says; `reject` (FLPoison's)
+    drops them, with score 1, whatever their labels; nobody in a cluster: the global model stays.
     """
 
+    paper = "Rieger et al., NDSS 2022"
     samples: int = 20_000
     seeds: int = 3
     min_cluster_size: int = 3
     min_samples: int = 3
+    outputs: Outputs = "softmax"
+    outside: Literal["single", "reject"] = "single"
 
     def __post_init__(self) -> None:
         for key, least in (("samples", 1), ("seeds", 1), ("min_cluster_size", 2), ("min_samples", 1)):
             if getattr(self, key) < least:
                 raise ConfigError(key, f"must be at least {least}", getattr(self, key), least)
+        for key, known in (("outputs", ("softmax", "raw")), ("outside", ("single", "reject"))):
+            if getattr(self, key) not in known:
+                raise unknown_name(key, getattr(self, key), known)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Inspect, cluster, accept, clip, average."""
@@ -85,6 +97,8 @@ class DeepSight(Defense):
         views = [apart, energies, *differences.transpose(1, 0, 2)]
         labels = ctx.run("cluster", ensemble_clusters, views, self.min_cluster_size, self.min_samples)
         with ctx.stage("clip"):
+            if self.outside == "reject":
+                suspicious |= labels < 0
             scores = suspicious_share(labels, suspicious)
             accepted = scores < MOST_SUSPICIOUS
             bound = float(np.median(norms))
@@ -93,10 +107,10 @@ class DeepSight(Defense):
         return Verdict(updates.combine(weights * scale), weights, scores, ~accepted), state
 
     def division_differences(self, updates: Updates, ctx: Context) -> np.ndarray:
-        """[K, seeds, C] float64: mean ratio of a client's softmax outputs on noise to the global model's."""
+        """[K, seeds, C] float64: mean ratio of a client's outputs on noise to the global model's."""
         noise = Noise(ctx.seed, self.seeds, self.samples, image_shape(ctx))
-        outputs = ctx.run("inference", noise_outputs, ctx.model, ctx.layout, ctx.published, noise)
-        shared = (noise, ctx.put(outputs))
+        settings = (ctx.model, ctx.layout, ctx.published, noise, self.outputs)
+        shared = (noise, ctx.put(ctx.run("inference", noise_outputs, *settings)), self.outputs)
         return np.stack(
             map_models(updates, "inference", client_differences, ctx.model, ctx.published, *shared)
         )
@@ -128,22 +142,34 @@ def image_shape(ctx: Context) -> tuple[int, ...]:
 
 
 def noise_outputs(
-    factory: ModelFactory, layout: Layout, global_vector: np.ndarray, noise: Noise
+    factory: ModelFactory,
+    layout: Layout,
+    global_vector: np.ndarray,
+    noise: Noise,
+    outputs: Outputs = "softmax",
 ) -> np.ndarray:
-    """Softmax outputs [seeds, samples, C] float32 of the global model on noise."""
+    """What ratios are taken to: outputs + 1e-6, [seeds, samples, C] float32, of the global model on noise."""
     model = bound_model(factory, layout, global_vector)
-    sets = (noise.batches(number) for number in range(noise.seeds))
-    return np.stack([np.concatenate([_probabilities(model, batch) for batch in batches]) for batches in sets])
+    sets = [
+        np.concatenate([_outputs(model, batch, outputs) for batch in noise.batches(number)])
+        for number in range(noise.seeds)
+    ]
+    return np.stack(sets) + np.float32(OFFSET)
 
 
-def client_differences(model: nn.Module, noise: Noise, reference: np.ndarray) -> np.ndarray:
-    """[seeds, C] of one client's model; reference: the global model's outputs [seeds, samples, C]."""
+def client_differences(
+    model: nn.Module, noise: Noise, reference: np.ndarray, outputs: Outputs = "softmax"
+) -> np.ndarray:
+    """[seeds, C] of one client's model; reference: the global model's, from `noise_outputs`."""
+    offset = np.float32(OFFSET if outputs == "softmax" else 0.0)
     sums = np.zeros((noise.seeds, reference.shape[2]))
     for number in range(noise.seeds):
         start = 0
         for batch in noise.batches(number):
             against = reference[number, start : start + len(batch)]
-            sums[number] += (_probabilities(model, batch) / against).sum(axis=0, dtype=np.float64)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                ratios = (_outputs(model, batch, outputs) + offset) / against
+            sums[number] += ratios.sum(axis=0, dtype=np.float64)
             start += len(batch)
     return sums / noise.samples
 
@@ -217,9 +243,10 @@ def _parted(labels: np.ndarray) -> np.ndarray:
     return parted.astype(np.float64)
 
 
-def _probabilities(model: nn.Module, batch: torch.Tensor) -> np.ndarray:
+def _outputs(model: nn.Module, batch: torch.Tensor, outputs: Outputs) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        outputs: np.ndarray = model(batch).softmax(dim=1).numpy()
-    return outputs + np.float32(SMALLEST_PROBABILITY)
+        logits = model(batch)
+        found: np.ndarray = (logits.softmax(dim=1) if outputs == "softmax" else logits).numpy()
+    return found

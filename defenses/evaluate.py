@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,8 +15,8 @@ import defenses
 from raysim.backend import InProcessBackend
 from raysim.config import Component
 from raysim.context import Context, ModelFactory, ServerData, Setting, State, TrainingRecipe
-from raysim.defense import Defense, Verdict, expand
-from raysim.errors import ConfigError, unknown_name
+from raysim.defense import Chain, Defense, Verdict, expand
+from raysim.errors import ConfigError, nearest_name, unknown_name
 from raysim.layout import Layout
 from raysim.updates import Updates
 
@@ -35,7 +37,7 @@ def evaluate(
     cam_layer: str | None = None,
     head: str | None = None,
     global_parameters: ArrayLike | None = None,
-    server_data: ServerData | None = None,
+    server_data: ServerData | tuple[ArrayLike, ArrayLike] | None = None,
     recipe: TrainingRecipe | None = None,
     state: State | None = None,
     round: int = 0,
@@ -51,14 +53,16 @@ def evaluate(
     its last linear layer, by default found by `find_layers`. deltas may also be [K, d + b], with the changes of
     its buffers behind the parameters (zero where left out).
     global_parameters [d] or [d + b]: what the updates are relative to; default the model's own, or zeros.
-    server_data: what the server holds: probe images, root or validation data. recipe: the clients' local
-    training, for defenses that train on server data the same way.
+    server_data: what the server holds: probe images, root or validation data, as a `defenses.ServerData` or a pair
+    of images [n, C, H, W] (converted to float32) and labels [n]. recipe: the clients' local training, for defenses
+    that train on server data the same way.
     state: what `evaluate_round` returned for the round before; default: that of a first round. round: its
     number, from 0.
 
     Rows that hold NaN or infinity are flagged and left out before the rule runs. `weights`, `scores` and
     `flagged` are in the order of the rows given; artifacts are in the order of client ids. Raises ConfigError
-    for an unknown name or hyper-parameter, with the nearest valid one, and for anything that does not fit.
+    for an unknown name or hyper-parameter, with the nearest valid one, and for anything that does not fit; its key
+    is that of the argument, or `defense.` and the hyper-parameter.
 
     >>> rows = np.array([[1.0, 0.0], [1.1, 0.0], [1.2, 0.0], [0.9, 0.0], [-9.0, 9.0]])
     >>> evaluate("krum", rows, num_byzantine=1).flagged.tolist()
@@ -93,7 +97,7 @@ def evaluate_round(
     cam_layer: str | None = None,
     head: str | None = None,
     global_parameters: ArrayLike | None = None,
-    server_data: ServerData | None = None,
+    server_data: ServerData | tuple[ArrayLike, ArrayLike] | None = None,
     recipe: TrainingRecipe | None = None,
     state: State | None = None,
     round: int = 0,
@@ -112,17 +116,22 @@ def evaluate_round(
         vector = layout.vector(network)
         rows = _with_buffers("deltas", rows, np.zeros((len(rows), layout.num_columns), np.float32), layout)
     if global_parameters is not None:
-        vector = _with_buffers("global_parameters", np.asarray(global_parameters, np.float32), vector, layout)
-    defense.check(
-        Setting(
-            population=max(len(ids), int(ids.max()) + 1),
-            cohort=len(ids),
-            num_malicious=0,
-            rounds=ROUNDS,
-            num_classes=0 if factory is None else factory.num_classes,
-            server_samples=0 if server_data is None else len(server_data),
-        )
+        given = finite("global_parameters", global_parameters)
+        vector = _with_buffers("global_parameters", given, vector, layout)
+    held = None if server_data is None else _server_data(server_data)
+    if state is not None and not isinstance(state, dict):
+        raise ConfigError("state", "must be what an earlier call returned, or None", type(state).__name__)
+    setting = Setting(
+        population=max(len(ids), int(ids.max()) + 1),
+        cohort=len(ids),
+        num_malicious=0,
+        rounds=ROUNDS,
+        num_classes=0 if factory is None else factory.num_classes,
+        server_samples=0 if held is None else len(held),
+        server_classes={} if held is None else held.class_counts,
     )
+    with _options_of(defense):
+        defense.check(setting)
     backend = InProcessBackend()
     updates = Updates.from_array(
         rows, backend, layout=layout, client_ids=ids, num_examples=examples, bounds=(0, layout.dim)
@@ -137,17 +146,22 @@ def evaluate_round(
         published=backend.put(vector),
         global_vector=vector,
         factory=factory,
-        server_data=server_data,
+        server_data=held,
         recipe=recipe or TrainingRecipe(),
     )
-    if state is None:
-        state = defense.init(context)
-    finite = np.array(_finite_rows(rows))[order]
-    if finite.any():
-        verdict, state = defense.apply(state, updates.select(finite), context)
-    else:
-        verdict = Verdict(np.zeros(updates.dim, np.float32), np.zeros(0), None, np.zeros(0, bool))
-    return _reordered(expand(verdict, finite), order), state
+    usable = np.array(_finite_rows(rows))[order]
+    with _options_of(defense):
+        if not state:
+            first = defense.init(context)
+            if state is not None and first:
+                rule = f"must be what an earlier call returned, with {', '.join(first)}"
+                raise ConfigError("state", rule, state)
+            state = first
+        if usable.any():
+            verdict, state = defense.apply(state, updates.select(usable), context)
+        else:
+            verdict = Verdict(np.zeros(updates.dim, np.float32), np.zeros(0), None, np.zeros(0, bool))
+    return _reordered(expand(verdict, usable), order), state
 
 
 @dataclass(frozen=True)
@@ -198,10 +212,31 @@ def find_layers(model: nn.Module) -> tuple[str, str]:
     return last_convolution, linears[-1]
 
 
+def finite(key: str, values: ArrayLike, rule: str = "must be numbers") -> np.ndarray:
+    """The values as float32; ConfigError where they are no numbers, or not finite in float32."""
+    found = _numbers(key, values, rule)
+    good = np.isfinite(found)
+    if not good.all():
+        place = tuple(np.argwhere(~good)[0].tolist())
+        raise ConfigError(key, f"must be finite in float32, and is not at {place}", float(found[place]))
+    return found
+
+
+def check_factory(model: object) -> None:
+    """ConfigError unless it has what a `raysim.context.ModelFactory` has."""
+    parts = ("build", "cam_layer", "head", "num_classes")
+    if isinstance(model, type) or not all(hasattr(model, part) for part in parts):
+        rule = "must be a torch module, or a factory with build(), cam_layer, head and num_classes"
+        raise ConfigError("model", rule, model)
+
+
 def _made(name: str | Defense, hyper_parameters: dict[str, Any]) -> Defense:
     # The composition root imports the table of this package, which is being filled when this module is read.
     from raysim.composition import make
 
+    if not isinstance(name, str | Defense):
+        nearest = nearest_name(getattr(name, "__name__", str(name)).lower(), defenses.DEFENSES)
+        raise ConfigError("defense.name", "must be the name of a defense, or a Defense", name, nearest)
     if not isinstance(name, Defense):
         return make("defense", defenses.DEFENSES, Component(**{**hyper_parameters, "name": name}), Defense)
     if hyper_parameters:
@@ -215,6 +250,7 @@ def _factory(model: nn.Module | ModelFactory, cam_layer: str | None, head: str |
     if not isinstance(model, nn.Module):
         if cam_layer is not None or head is not None:
             raise ConfigError("model", "must be an nn.Module where cam_layer or head is given", type(model))
+        check_factory(model)
         return model
     found = ("", "") if cam_layer is not None and head is not None else find_layers(model)
     chosen = (found[0] if cam_layer is None else cam_layer, found[1] if head is None else head)
@@ -231,11 +267,7 @@ def _checked(
     deltas: ArrayLike, client_ids: ArrayLike | None, num_examples: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(rows [K, d] float32, the order of their client ids, examples [K], ids [K])."""
-    try:
-        with np.errstate(over="ignore"):
-            rows = np.asarray(deltas, np.float32)
-    except (TypeError, ValueError):
-        raise ConfigError("deltas", "must be a matrix of numbers [K, d]", type(deltas).__name__) from None
+    rows = _numbers("deltas", deltas, "must be a matrix of numbers [K, d]")
     if rows.ndim != 2 or not rows.size:
         raise ConfigError("deltas", "must be a matrix [K, d] with K and d at least 1", rows.shape)
     count = len(rows)
@@ -244,9 +276,50 @@ def _checked(
     for key, values in (("client_ids", ids), ("num_examples", examples)):
         if values.shape != (count,) or values.dtype.kind not in "iu" or (values < 0).any():
             raise ConfigError(key, f"must be {count} integers of at least 0", values)
-    if len(np.unique(ids)) < count:
-        raise ConfigError("client_ids", "must be distinct", ids)
+    distinct, times = np.unique(ids, return_counts=True)
+    if len(distinct) < count:
+        rule = f"must be distinct, and these repeat (leave it out for 0 .. {count - 1})"
+        raise ConfigError("client_ids", rule, distinct[times > 1].tolist())
     return rows, np.argsort(ids, kind="stable"), examples, ids
+
+
+def _numbers(key: str, values: ArrayLike, rule: str) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise ConfigError(key, rule, type(values).__name__) from None
+
+
+def _server_data(given: ServerData | tuple[ArrayLike, ArrayLike]) -> ServerData:
+    key = "server_data"
+    if isinstance(given, ServerData):
+        given = given.images, given.labels
+    if not (isinstance(given, tuple | list) and len(given) == 2):
+        rule = "must be a defenses.ServerData or a pair (images, labels)"
+        raise ConfigError(key, rule, type(given).__name__)
+    images = finite(key, given[0], "must have images that are numbers [n, C, H, W]")
+    if images.ndim != 4:
+        raise ConfigError(key, "must have images [n, C, H, W]", images.shape)
+    labels = np.asarray(given[1])
+    if labels.shape != (len(images),):
+        raise ConfigError(key, "must have as many labels [n] as images", labels.shape, (len(images),))
+    if labels.dtype.kind not in "iu" or (labels < 0).any():
+        raise ConfigError(key, "must have labels that are integers of at least 0", labels)
+    return ServerData(images, labels.astype(np.int64, copy=False))
+
+
+@contextmanager
+def _options_of(defense: Defense) -> Iterator[None]:
+    """Name a hyper-parameter that does not fit as `make` names it; any other key is that of an argument."""
+    steps = defense.steps if isinstance(defense, Chain) else (defense,)
+    options = {field.name for step in steps for field in fields(step)}
+    try:
+        yield
+    except ConfigError as error:
+        if error.key in options:
+            raise error.under("defense") from error
+        raise
 
 
 def _with_buffers(key: str, given: np.ndarray, whole: np.ndarray, layout: Layout) -> np.ndarray:

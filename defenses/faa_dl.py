@@ -32,6 +32,7 @@ class FAADL(Defense):
     Score: minus the decision function.
     """
 
+    paper = "Shi et al., IEEE JSAC 2022"
     nu: float = 0.5
     margin: Literal["flag", "accept"] = "flag"
 

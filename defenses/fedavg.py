@@ -21,6 +21,7 @@ class FedAvg(Defense):
     uniform: every client counts the same (p_i = 1/K), as in PDRR and the published CAM code.
     """
 
+    paper = "McMahan et al., AISTATS 2017"
     uniform: bool = False
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:

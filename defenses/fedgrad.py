@@ -63,6 +63,7 @@ class FedGrad(Defense):
     the number of measurements: O(n^2), 12 n^2 bytes.
     """
 
+    paper = "Nguyen et al., preprint 2023"
     num_byzantine: int | None = None
     zeta: float = 0.5
     gamma: float = 0.75

@@ -2,22 +2,25 @@
 
 Nguyen et al., "FLAME: taming backdoors in federated learning", USENIX Security 2022.
 
-Published code that differs: FedGrad's version scales the distance matrix and clusters its rows by Euclidean
-distance, allows no single cluster and picks the cluster by the wrong element; FLPoison's noise follows
-each tensor's own deviation.
+Published code that differs, besides the option `clustering`: FedGrad's version allows no single cluster, so that it
+finds none of more than half, and picks among labels by the wrong element; FLPoison's noise follows each tensor's own
+deviation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, unknown_name
 from raysim.grid import steps
 from raysim.updates import Updates
+
+_CLUSTERING = ("cosine", "rows")
 
 FEWEST = 4
 """Below this many clients there is no majority to cluster; all are accepted."""
@@ -33,19 +36,27 @@ NOISE_VALUES = 2**20
 class Flame(Defense):
     """Keeps the majority cluster of models by cosine distance, clips to the median norm, averages, adds noise.
 
-    1. HDBSCAN on the cosine distances of the *models* w_G + u_i, with clusters of at least floor(K / 2) + 1; no such
-    cluster, or K < 4: all are accepted. 2. Accepted updates are clipped to S, the median norm over all K.
+    1. HDBSCAN on the cosine distances of the *models* w_G + u_i, with clusters of at least floor(K / 2) + 1; K < 4:
+    all are accepted. 2. Accepted updates are clipped to S, the median norm over all K.
     3. Their uniform mean. 4. Gaussian noise of deviation noise_factor * S on every parameter.
 
     noise_factor: the paper's empirical 0.001; its theory has sqrt(2 ln(1.25 / delta)) / epsilon. Scores: mean
     cosine distance to the accepted models.
+
+    clustering: by `cosine` distance, as in the paper, or by `rows`, as in FedGrad's code: each client is its row of the
+    distance matrix, scaled to length 1, and Euclidean distances between rows count; from there on as in the paper,
+    which leaves open what to do without a cluster that large. There always is one (see majority_cluster).
     """
 
+    paper = "Nguyen et al., USENIX Security 2022"
     noise_factor: float = 0.001
+    clustering: Literal["cosine", "rows"] = "cosine"
 
     def __post_init__(self) -> None:
         if not self.noise_factor >= 0:
             raise ConfigError("noise_factor", "must be at least 0", self.noise_factor, 0.0)
+        if self.clustering not in _CLUSTERING:
+            raise unknown_name("clustering", self.clustering, _CLUSTERING)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Cluster, clip, average, add noise."""
@@ -55,7 +66,10 @@ class Flame(Defense):
         distances = model_cosine_distances(products)
         accepted = np.ones(count, bool)
         if count >= FEWEST:
-            accepted = ctx.run("cluster", majority_cluster, distances)
+            apart = distances
+            if self.clustering == "rows":
+                apart = ctx.run("row_distances", row_distances, distances)
+            accepted = ctx.run("cluster", majority_cluster, apart)
         with ctx.stage("clip"):
             norms = np.sqrt(np.diagonal(products)[:count])
             bound = float(np.median(norms))
@@ -73,10 +87,11 @@ class Flame(Defense):
 
 
 def majority_cluster(distances: np.ndarray) -> np.ndarray:
-    """Mask [K] of the one cluster of more than half the rows of distances [K, K]; everybody when there is none.
+    """Mask [K] of the one cluster of more than half the rows of distances [K, K].
 
     scikit-learn's HDBSCAN. A cluster of more than half is the only one there can be, so the tree's root must be
-    allowed as a cluster; its members are then the rows that stay together the longest, and the rest is noise.
+    allowed as a cluster; its members are then the rows that stay together the longest, and the rest is noise. There
+    always are some: those that are left when losing one more row, or group, would leave too few.
     min_samples = 1 makes the core distance 0 (scikit-learn counts the row itself), which leaves the distances as
     they are, as the original package's min_samples = 1 does, where a core distance is the nearest other's.
     """
@@ -90,7 +105,14 @@ def majority_cluster(distances: np.ndarray) -> np.ndarray:
         copy=True,
     )
     members: np.ndarray = clustering.fit(distances).labels_ >= 0
-    return members if members.any() else np.ones(len(distances), bool)
+    return members
+
+
+def row_distances(distances: np.ndarray) -> np.ndarray:
+    """Euclidean distances [K, K] between the rows of distances [K, K], scaled to length 1 where they are not zero."""
+    lengths = np.linalg.norm(distances, axis=1, keepdims=True)
+    rows = np.divide(distances, lengths, out=np.zeros_like(distances), where=lengths > 0)
+    return np.stack([np.linalg.norm(rows - row, axis=1) for row in rows])
 
 
 def model_cosine_distances(products: np.ndarray) -> np.ndarray:

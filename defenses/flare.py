@@ -3,8 +3,8 @@
 Wang et al., "FLARE: defending federated learning against model poisoning attacks via latent space
 representations", AsiaCCS 2022. A model's penultimate-layer representation (PLR) is what enters its last layer.
 
-The paper also starts training from a global model fitted to the server's samples; that is a choice of the
-starting point, not of the rule, and is not made here.
+The paper also starts training from a global model fitted to the server's samples. That is not offered: a defense
+judges the rounds of a run and cannot set the model it starts from.
 """
 
 from __future__ import annotations
@@ -38,24 +38,27 @@ class Flare(Defense):
     Each client's model is run on `samples` images of one class of the server's data, in eval mode. Every client
     votes for its `neighbours` nearest others in MMD; ct_i counts the votes for i; aggregate = sum S_i u_i with S =
     softmax(ct / temperature). Detected (flagged) when S_i < 1 / K; it keeps its small weight. Scores: the share of
-    the others that do not vote for i.
+    the others (with include_self, of all) that do not vote for i.
 
     neighbours: None = round(K / 2), Python's round. bandwidth: sigma of the Gaussian kernel, which the paper does not
     state; None = the median heuristic, sigma^2 = median squared distance of all representations. mmd: `paper`'s
     estimator or the `unbiased` one (defenses/mmd.py). label: the class; None = the one the server has most of, the
     lowest if several. samples: at most this many, as the server holds them; at least 2.
 
-    The paper's text leaves a client out of its own neighbours and its algorithm 1 does not; the text is followed.
+    include_self: False leaves a client out of its own neighbours, as the paper's text does; True ranks it among them,
+    as its algorithm 1 does: it is its own nearest, and one of its votes goes to itself.
     Equal discrepancies: the lowest index is nearest. K < 3, or representations that do not differ at all: uniform
     weights. A representation that is not finite is infinitely far from all: it gets no vote and has none.
     """
 
+    paper = "Wang et al., AsiaCCS 2022"
     temperature: float = 1.0
     neighbours: int | None = None
     bandwidth: float | None = None
     mmd: Literal["paper", "unbiased"] = "paper"
     samples: int = 10
     label: int | None = None
+    include_self: bool = False
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -72,7 +75,7 @@ class Flare(Defense):
             raise ConfigError("label", "must be a class, or None", self.label, 0)
 
     def check(self, setting: Setting) -> None:
-        """The server needs samples; a client has K - 1 others at most; the label is a class."""
+        """The server needs samples; a client has K - 1 others at most; the label is a class it has."""
         fewest = self.fewest_samples
         if setting.server_samples < fewest:
             rule = f"must be at least {fewest} for this method"
@@ -83,6 +86,12 @@ class Flare(Defense):
         if self.label is not None and self.label >= setting.num_classes:
             rule = f"must be a class from 0 to {setting.num_classes - 1}"
             raise ConfigError("label", rule, self.label, setting.num_classes - 1)
+        label, classes = self.label, setting.server_classes
+        if label is not None and classes is not None and classes.get(label, 0) < 2:
+            enough = [known for known, held in classes.items() if held >= 2]
+            nearest = min(enough, key=lambda known: abs(known - label), default=None)
+            rule = "must be a class of which the server holds at least 2 samples"
+            raise ConfigError("label", rule, label, nearest)
 
     @property
     def fewest_samples(self) -> int:
@@ -104,10 +113,10 @@ class Flare(Defense):
             return verdict, state
         discrepancy = self.discrepancies(representations, ctx)
         with ctx.stage("trust"):
-            counts = neighbour_counts(discrepancy, self.number_of_neighbours(count))
+            counts = neighbour_counts(discrepancy, self.number_of_neighbours(count), self.include_self)
             weights = softmax(self.evidence(counts))
             flagged = weights < 1.0 / count
-        scores = 1.0 - counts / (count - 1)
+        scores = 1.0 - counts / (count if self.include_self else count - 1)
         return Verdict(updates.combine(weights), weights, scores, flagged, {"mmd": discrepancy}), state
 
     def images(self, ctx: Context) -> np.ndarray:
@@ -141,7 +150,7 @@ class Flare(Defense):
         return median_squared_distance(points) or 1.0
 
     def number_of_neighbours(self, count: int) -> int:
-        """How many others each of K clients votes for."""
+        """How many each of K clients votes for, itself counted where it may."""
         wanted = round(count / 2) if self.neighbours is None else self.neighbours
         return min(wanted, count - 1)
 
@@ -192,16 +201,18 @@ def representation(model: nn.Module, head: str, images: np.ndarray) -> np.ndarra
     return head_inputs(model, head, torch.from_numpy(np.array(images))).flatten(1).numpy()
 
 
-def neighbour_counts(discrepancy: np.ndarray, neighbours: int) -> np.ndarray:
+def neighbour_counts(discrepancy: np.ndarray, neighbours: int, include_self: bool = False) -> np.ndarray:
     """How many others have each client among their nearest, for discrepancies [K, K]: [K] int.
 
-    The diagonal is not looked at, an infinite discrepancy is no neighbour; ties go to the lowest index.
+    An infinite discrepancy is no neighbour; ties go to the lowest index. include_self: each client is its own
+    nearest, unless its discrepancy to itself is infinite. Apart from that, the diagonal is not looked at.
     """
-    others = discrepancy.copy()
-    np.fill_diagonal(others, np.inf)
-    nearest = np.argsort(others, axis=1, kind="stable")[:, :neighbours]
-    finite = np.isfinite(np.take_along_axis(others, nearest, axis=1))
-    return np.bincount(nearest[finite], minlength=len(others))
+    ranked = discrepancy.copy()
+    first = include_self & np.isfinite(np.diagonal(discrepancy))
+    np.fill_diagonal(ranked, np.where(first, -np.inf, np.inf))
+    nearest = np.argsort(ranked, axis=1, kind="stable")[:, :neighbours]
+    reached = np.take_along_axis(ranked, nearest, axis=1) < np.inf
+    return np.bincount(nearest[reached], minlength=len(ranked))
 
 
 def softmax(values: np.ndarray) -> np.ndarray:

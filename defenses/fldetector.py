@@ -38,6 +38,7 @@ class FLDetector(Defense):
     distance about 1 / sqrt(2 sketch_size)); None keeps whole updates in this process: N d numbers. O(window d + K d).
     """
 
+    paper = "Zhang et al., KDD 2022"
     window: int = 10
     burn_in: int = 10
     permanent: bool = True

@@ -2,21 +2,25 @@
 
 Cao et al., "FLTrust: Byzantine-robust federated learning via trust bootstrapping", NDSS 2021.
 
-As in the paper, nobody trusted leaves the global model as it is; FLPoison then averages uniformly.
+As in the paper, nobody trusted leaves the global model as it is. Published code that differs: FLPoison then averages
+all updates uniformly, at the length of the server's (option `no_trust`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from raysim.attack import ClientData
 from raysim.context import Context, ModelFactory, ServerData, Setting, State, TrainingRecipe
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, unknown_name
 from raysim.layout import Layout
 from raysim.updates import Updates
+
+_NO_TRUST = ("keep", "uniform")
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,19 @@ class FLTrust(Defense):
     """Weights updates by their clipped cosine with an update trained on the server's data, at its length.
 
     TS_i = max(0, cos(u_i, u_0)); aggregate = sum TS_i |u_0| u_i / |u_i| / sum TS_i, where u_0 is trained on all
-    server data by the clients' recipe. Scores: 1 - cosine. A client of trust 0 is flagged; when that is everybody
-    the global model stays. A single client passes through as it is.
+    server data by the clients' recipe. Scores: 1 - cosine. A client of trust 0 is flagged. A single client passes
+    through as it is.
+
+    no_trust: what is done when nobody is trusted: `keep` the global model, all clients flagged, or the `uniform`
+    mean, none flagged.
     """
+
+    paper = "Cao et al., NDSS 2021"
+    no_trust: Literal["keep", "uniform"] = "keep"
+
+    def __post_init__(self) -> None:
+        if self.no_trust not in _NO_TRUST:
+            raise unknown_name("no_trust", self.no_trust, _NO_TRUST)
 
     def check(self, setting: Setting) -> None:
         """The server needs data of its own."""
@@ -55,6 +69,8 @@ class FLTrust(Defense):
             both = lengths * own_length
             cosines = np.divide(products[:, 0], both, out=np.zeros_like(both), where=both > 0)
             trust = np.maximum(cosines, 0.0)
+            if self.no_trust == "uniform" and not trust.any():
+                trust = np.ones_like(trust)
             weights = trust / trust.sum() if trust.any() else trust
             scale = np.divide(own_length, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         if updates.num_clients == 1:

@@ -2,8 +2,9 @@
 
 Fung et al., "The limitations of federated learning in sybil settings", RAID 2020.
 
-Published code that differs: FedGrad's and DBA's clip each round's addition to a client's history to norm 1
-(`clip`), and DBA's divides by K instead of by the sum of the weights; FLPoison does not divide at all.
+Published code that differs: FedGrad's and FLPoison's clip each round's addition to a client's history to norm 1
+(option `clip`; FLPoison also combines the clipped updates). DBA's divides by K instead of by the sum of the weights,
+FLPoison not at all (option `divide_by`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from raysim.errors import ConfigError, unknown_name
 from raysim.updates import Updates
 
 _FEATURES = ("head", "all")
+_DIVISORS = ("weights", "clients", "nothing")
 
 ALIKE = 1e-12
 """A cosine this close to 1 is 1: what rounding leaves of two equal histories must not be read as diversity."""
@@ -35,21 +37,27 @@ class FoolsGold(Defense):
 
     features: what is summed over a client's rounds and compared: `head`, the last layer's weights (the paper), or
     `all` parameters. clip: the largest norm of one round's addition to that history; None as in the paper, 1 in
-    the published codes.
+    the codes that clip. divide_by: what the weighted sum of the updates is divided by: the sum of the
+    `weights` (the paper), the number of `clients` in the round, or `nothing`.
 
     State: {"history": {client id: float32 [p]}}: p is C h for `head`; for `all` the server keeps a vector of d for
-    every client it has seen, which is what the method asks for. Scores: 1 - weight before normalisation. A
-    client of weight 0 is flagged; when that is everybody the global model stays.
+    every client it has seen, which is what the method asks for. Scores: 1 - weight before normalisation;
+    `weights` sum to 1 whatever the divisor. A client of weight 0 is flagged; when that is everybody the global
+    model stays.
     """
 
+    paper = "Fung et al., RAID 2020"
     features: Literal["head", "all"] = "head"
     clip: float | None = None
+    divide_by: Literal["weights", "clients", "nothing"] = "weights"
 
     def __post_init__(self) -> None:
         if self.features not in _FEATURES:
             raise unknown_name("features", self.features, _FEATURES)
-        if self.clip is not None and not self.clip > 0:
-            raise ConfigError("clip", "must be above 0, or None", self.clip)
+        if self.clip is not None and not 0 < self.clip < np.inf:
+            raise ConfigError("clip", "must be a number above 0, or None", self.clip)
+        if self.divide_by not in _DIVISORS:
+            raise unknown_name("divide_by", self.divide_by, _DIVISORS)
 
     def init(self, ctx: Context) -> State:
         """Nobody has been seen."""
@@ -70,10 +78,11 @@ class FoolsGold(Defense):
             similarity = cosines_from_gram(gram)
             trust = foolsgold_weights(similarity)
             weights = trust / trust.sum() if trust.any() else trust
+            factors = {"weights": weights, "clients": trust / len(trust), "nothing": trust}[self.divide_by]
         with ctx.stage("keep"):
             history = {**past, **dict(zip(names, histories.gather_rows(), strict=True))}
         artifacts = {"similarity": similarity}
-        verdict = Verdict(updates.combine(weights), weights, 1.0 - trust, weights == 0, artifacts)
+        verdict = Verdict(updates.combine(factors), weights, 1.0 - trust, weights == 0, artifacts)
         return verdict, {"history": history}
 
 

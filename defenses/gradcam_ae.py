@@ -19,7 +19,10 @@ class GradCAMAE(CAMAutoencoder):
 
     The published CIFAR-10 and GTSRB scripts overwrite the verdict with the true attackers' indices before they
     aggregate, so they measure a perfect filter. Here the verdict is the autoencoder's alone; the perfect filter is
-    the defense `oracle`.
+    the defense `oracle`. Two more habits of published scripts are not followed. The SVHN script has no autoencoder:
+    it drops clients whose map's mean cosine similarity to the other maps is more than one standard deviation below
+    the mean of all clients. The CIFAR-10 and CIFAR-100 scripts set the true attackers' maps to zero in some rounds.
     """
 
+    paper = "Zheng et al., WWW Companion 2024"
     method: ClassVar[Method] = "gradcam"

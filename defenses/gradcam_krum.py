@@ -17,4 +17,5 @@ class GradCAMKrum(CAMKrum):
     one sentence and gives no numbers for it.
     """
 
+    paper = "Zheng et al., WWW Companion 2024"
     method: ClassVar[Method] = "gradcam"

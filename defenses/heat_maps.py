@@ -15,7 +15,7 @@ from torch import nn
 
 from defenses.class_activation import Method, model_maps, resize_maps
 from defenses.client_models import map_models, models_stage
-from defenses.evaluate import ModuleFactory, find_layers
+from defenses.evaluate import ModuleFactory, check_factory, find_layers, finite
 from raysim.backend import InProcessBackend
 from raysim.context import Context, ModelFactory, ServerData, Setting, State
 from raysim.defense import Defense
@@ -64,8 +64,10 @@ def check_size(key: str, size: int | str) -> None:
     if isinstance(size, str):
         if size not in ("native", "input"):
             raise unknown_name(key, size, ("native", "input"))
-    elif isinstance(size, bool) or size < 1:
-        raise ConfigError(key, "must be native, input, or a side of at least 1 pixel", size)
+    elif not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+        rule = "must be native, input, or a side of at least 1 pixel"
+        near = max(round(size), 1) if isinstance(size, int | float) and np.isfinite(size) else None
+        raise ConfigError(key, rule, size, near)
 
 
 def client_map(model: nn.Module, cam_layer: str, probe: Probe) -> np.ndarray:
@@ -92,12 +94,14 @@ def class_activation_maps(
     the model's own. method: `layercam` or `gradcam`. target: the class explained; None is each client's own most
     likely one. size: `native`, `input` (H x W), or a side in pixels.
 
-    Raises ConfigError for a wrong option or shape, RunError where the network cannot take the image.
+    Raises ConfigError for a wrong option or shape and for an image or global parameters that are not finite, RunError where the network cannot take the image.
     """
     check_size("size", size)
     factory = model
     if isinstance(factory, nn.Module):
         factory = ModuleFactory(factory, cam_layer or find_layers(factory)[0], "")
+    else:
+        check_factory(factory)
     built = factory.build()
     layout = Layout.of(built)
     vector = layout.vector(built)
@@ -110,11 +114,11 @@ def class_activation_maps(
         raise ConfigError("global_parameters", rule, np.shape(global_parameters))
     if np.ndim(image) != 3:
         raise ConfigError("image", "must be [C, H, W]", np.shape(image))
-    vector[: len(global_parameters)] = global_parameters
+    vector[: len(global_parameters)] = finite("global_parameters", global_parameters)
     rows = np.zeros((len(deltas), layout.num_columns), np.float32)
     rows[:, : given[1]] = deltas
     updates = Updates.from_array(rows, InProcessBackend(), layout=layout)
-    probe = Probe(image, method, target, size=size)
+    probe = Probe(finite("image", image), method, target, size=size)
     return np.stack(map_models(updates, "cam", client_map, factory, vector, factory.cam_layer, probe))
 
 

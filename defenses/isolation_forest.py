@@ -30,6 +30,7 @@ class IsolationForestFilter(Defense):
     matrix). The reinforcement-learned threshold of the work that CAM papers cite is left out. K < 3: accept all.
     """
 
+    paper = "Liu et al., ICDM 2008"
     features: Literal["head", "components"] = "head"
     num_trees: int = 100
     threshold: float = 0.5

@@ -3,8 +3,8 @@
 Blanchard et al., "Machine learning with adversaries: Byzantine tolerant gradient descent", NIPS 2017.
 
 The distances are squared and each row is scored by its K - f - 2 nearest others, as in the paper; the code of
-FedML and of Wang et al. does the same. Published code that differs: FLPoison and Bhagoji et al. do not square,
-FLPoison takes K - f - 1 neighbours, CosDefense K - f - 3, ByzFL the mean over K - f - 1.
+FedML and of Wang et al. does the same. Published code that differs: FLPoison, Bhagoji et al. and CosDefense do not
+square (option `squared`); FLPoison and ByzFL take K - f - 1 neighbours, CosDefense K - f - 3 (option `neighbours`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ class Krum(Defense):
 
     num_byzantine: the assumed number f of malicious clients, K >= 2 f + 3; None: the most that K tolerates,
     floor((K - 3) / 2). A round that is left with fewer rows than planned assumes at most K - 3.
+    squared: False sums plain distances instead of squared ones. neighbours: how many of the nearest others are
+    summed, at most K - 1; None: K - f - 2.
 
     The winner has weight 1 and all others 0. `flagged` marks the f highest scores only: the others lose
     without being accused, so that detection rates mean the same as for rules that keep K - f clients.
     """
 
+    paper = "Blanchard et al., NIPS 2017"
     num_byzantine: int | None = None
+    squared: bool = True
+    neighbours: int | None = None
 
     def __post_init__(self) -> None:
         check_num_byzantine(self.num_byzantine)
+        check_neighbours(self.neighbours)
 
     def check(self, setting: Setting) -> None:
         """K >= 2 f + 3."""
@@ -45,7 +51,7 @@ class Krum(Defense):
         num_byzantine = assumed_byzantine(self.num_byzantine, updates.num_clients)
         distances = squared_distances(updates)
         with ctx.stage("krum"):
-            scores = krum_scores(distances, num_byzantine)
+            scores = krum_scores(distances, num_byzantine, squared=self.squared, neighbours=self.neighbours)
             ranking = np.argsort(scores, kind="stable")
         weights = np.zeros(updates.num_clients)
         weights[ranking[0]] = 1.0
@@ -54,17 +60,24 @@ class Krum(Defense):
         return Verdict(updates.combine(weights), weights, scores, flagged), state
 
 
-def krum_scores(distances: np.ndarray, num_byzantine: int) -> np.ndarray:
+def krum_scores(
+    distances: np.ndarray, num_byzantine: int, *, squared: bool = True, neighbours: int | None = None
+) -> np.ndarray:
     """Sum over the max(1, K - f - 2) nearest other rows of the squared distances [K, K]: scores [K] float64.
+
+    squared: False sums their square roots. neighbours: how many are summed instead, at most K - 1.
 
     >>> krum_scores(np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 4.0], [9.0, 4.0, 0.0]]), 0)
     array([1., 1., 4.])
     """
     count = len(distances)
-    neighbours = min(max(count - num_byzantine - 2, 1), count - 1)
+    if neighbours is None:
+        neighbours = max(count - num_byzantine - 2, 1)
     others = distances[~np.eye(count, dtype=bool)].reshape(count, count - 1)
     if neighbours < count - 1:
         others = np.partition(others, neighbours - 1, axis=1)[:, :neighbours]
+    if not squared:
+        others = np.sqrt(others)
     return np.sort(others, axis=1).sum(axis=1)
 
 
@@ -79,6 +92,12 @@ def check_num_byzantine(num_byzantine: int | None) -> None:
     """ConfigError unless it is None or a count."""
     if num_byzantine is not None and num_byzantine < 0:
         raise ConfigError("num_byzantine", "must be at least 0", num_byzantine, 0)
+
+
+def check_neighbours(neighbours: int | None) -> None:
+    """ConfigError unless it is None or at least 1."""
+    if neighbours is not None and neighbours < 1:
+        raise ConfigError("neighbours", "must be at least 1", neighbours, 1)
 
 
 def check_cohort(num_byzantine: int | None, cohort: int) -> None:

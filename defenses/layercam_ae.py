@@ -16,10 +16,10 @@ class LayerCAMAE(CAMAutoencoder):
     Each round: the LayerCAM map of one server image for every client (options probe, probe_size, target, map_size:
     see HeatMapDefense); an autoencoder with one layer of `hidden` units, trained from fresh weights on these very
     maps for `epochs` full-batch steps of Adam; its mean error R_i on each map. Suspects are those with
-    R_i > mean(R) + beta std(R). In rounds t = 1, 2, ... that `interval` divides, malicious are the clients that were
-    suspects in at least `votes` of the last `interval` rounds; in the others, the round's suspects. They are
-    dropped, the rest is averaged; all dropped: the global model stays. Scores: R. O(K passes + epochs K n hidden)
-    for maps of n pixels.
+    R_i > mean(R) + beta std(R) + 1e-6, the last so that rounding does not part equal maps (see CAMAutoencoder). In
+    rounds t = 1, 2, ... that `interval` divides, malicious are the clients that were suspects in at least `votes` of
+    the last `interval` rounds; in the others, the round's suspects. They are dropped, the rest is averaged; all
+    dropped: the global model stays. Scores: R. O(K passes + epochs K n hidden) for maps of n pixels.
 
     Limits. Of c equal outliers among K clients none lies above sqrt((K - c) / c) deviations (times
     sqrt((K - 1) / K) with `sample`): beta = 1 cannot flag 12 attackers among 24. And where honest maps differ as
@@ -37,6 +37,7 @@ class LayerCAMAE(CAMAutoencoder):
     zeroes the true attackers' maps in some rounds, which no option here can.
     """
 
+    paper = "Zheng et al., arXiv 2406.02605, 2024"
     method: ClassVar[Method] = "layercam"
 
     interval: int = 3

@@ -22,4 +22,5 @@ class LayerCAMKrum(CAMKrum):
     Colluders with equal maps, all zero for instance, are 0 apart: c of them win as soon as c - 1 >= K - f - 2.
     """
 
+    paper = "Zheng et al., arXiv 2406.02605, 2024"
     method: ClassVar[Method] = "layercam"

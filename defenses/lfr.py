@@ -18,6 +18,8 @@ class LFR(ImpactDefense):
     leave_one_out.py for the rules and the impact.
     """
 
+    paper = "Fang et al., USENIX Security 2020"
+
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Evaluate K + 1 aggregates, drop by loss impact, aggregate the rest."""
         return self.judge(updates, ctx, by_error=False), state

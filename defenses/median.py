@@ -1,24 +1,37 @@
 """Coordinate-wise median.
 
 Yin et al., "Byzantine-robust distributed learning: towards optimal statistical rates", ICML 2018. With an even number
-of updates it is the mean of the middle two. Published code that differs: `torch.median`, used by the code of
-RLR, returns the lower of the two; the code of FLDetector takes one of them.
+of updates it is the mean of the middle two. Published code that differs (option `even`): `torch.median`, used by
+the code of RLR, returns the lower of the two, the code of FLDetector the upper.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import get_args
 
-from defenses.order_statistics import median
+from defenses.order_statistics import Even, median
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
+from raysim.errors import unknown_name
 from raysim.updates import Updates
 
 
 @dataclass(frozen=True)
 class Median(Defense):
-    """Per parameter, the unweighted median of the updates."""
+    """Per parameter, the unweighted median of the updates.
+
+    even: what it is of an even number of updates: the `mean` of the middle two, or the `lower` or `upper` of them.
+    """
+
+    paper = "Yin et al., ICML 2018"
+    even: Even = "mean"
+
+    def __post_init__(self) -> None:
+        if self.even not in get_args(Even):
+            raise unknown_name("even", self.even, get_args(Even))
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Every parameter on its own."""
-        return Verdict(updates.map_columns("order_statistics", median)), state
+        return Verdict(updates.map_columns("order_statistics", partial(median, even=self.even))), state

@@ -1,8 +1,8 @@
 """Multi-Krum: the mean of the updates that Krum scores best.
 
 Blanchard et al., "Machine learning with adversaries: Byzantine tolerant gradient descent", NIPS 2017. See krum.py
-for the scores. Published code that differs: Wang et al. weigh the selected updates by their data (option
-`data_weighted`), FLPoison averages int(0.2 K) of them (option `num_selected`).
+for the scores and their options. Published code that differs: Wang et al. weigh the selected updates by their data
+(option `data_weighted`), FLPoison averages int(0.2 K) of them (option `num_selected`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from defenses.distances import squared_distances
-from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine, krum_scores
+from defenses.krum import (
+    assumed_byzantine,
+    check_cohort,
+    check_neighbours,
+    check_num_byzantine,
+    krum_scores,
+)
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError
@@ -25,15 +31,20 @@ class MultiKrum(Defense):
 
     num_byzantine: the assumed number f of malicious clients, K >= 2 f + 3; None: floor((K - 3) / 2), the most
     that K tolerates. num_selected: how many updates are averaged; None: K - f. data_weighted: the mean is
-    weighted by the number of training examples.
+    weighted by the number of training examples. squared: False scores by plain distances instead of squared
+    ones. neighbours: how many of the nearest others a score sums, at most K - 1; None: K - f - 2.
     """
 
+    paper = "Blanchard et al., NIPS 2017"
     num_byzantine: int | None = None
     num_selected: int | None = None
     data_weighted: bool = False
+    squared: bool = True
+    neighbours: int | None = None
 
     def __post_init__(self) -> None:
         check_num_byzantine(self.num_byzantine)
+        check_neighbours(self.neighbours)
         if self.num_selected is not None and self.num_selected < 1:
             raise ConfigError("num_selected", "must be at least 1", self.num_selected, 1)
 
@@ -54,7 +65,7 @@ class MultiKrum(Defense):
         num_byzantine = assumed_byzantine(self.num_byzantine, count)
         distances = squared_distances(updates)
         with ctx.stage("krum"):
-            scores = krum_scores(distances, num_byzantine)
+            scores = krum_scores(distances, num_byzantine, squared=self.squared, neighbours=self.neighbours)
             selected = np.argsort(scores, kind="stable")[: self.num_selected or count - num_byzantine]
         flagged = np.ones(count, bool)
         flagged[selected] = False

@@ -28,6 +28,7 @@ class NearestNeighbourMixing(PreAggregation):
     as they are.
     """
 
+    paper = "Allouah et al., AISTATS 2023"
     num_byzantine: int | None = None
 
     def __post_init__(self) -> None:

@@ -1,13 +1,15 @@
 """Norm clipping and weak differential privacy: bound every update's norm, average, add noise.
 
 Sun et al., "Can you really backdoor federated learning?", arXiv 1911.07963, 2019. The scripts of Wang et al. bound
-the norm by 2 (CIFAR-10) and 1.5 (EMNIST) and use a noise of standard deviation 0.025. FLPoison adds the noise to
-each client's update instead (0.002).
+the norm by 2 (CIFAR-10) and 1.5 (EMNIST) and use a noise of standard deviation 0.025. Published code that differs:
+FLPoison adds the noise to each client's clipped update instead (option `noise_on`), with 0.002, and averages
+uniformly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,8 +17,10 @@ from defenses.clip_norm import check_bound, clip_factors
 from defenses.distances import squared_norms
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, unknown_name
 from raysim.updates import Updates
+
+_NOISE_ON = ("aggregate", "clients")
 
 
 @dataclass(frozen=True)
@@ -24,26 +28,33 @@ class NormClip(Defense):
     """Data-weighted mean of updates clipped to a norm, plus Gaussian noise if asked; rejects nobody.
 
     bound: the largest Euclidean norm M of an update; None: the mean norm of the round. noise_std: standard
-    deviation of the noise added to every parameter of the aggregate, in units of the parameters.
+    deviation of the noise added to every parameter, in units of the parameters. noise_on: to what it is added,
+    the `aggregate`, or each of the `clients`' clipped updates. Only the mean of these is used, so its noise is
+    drawn at once: independent noises of deviation s, averaged with shares p_i, are N(0, s^2 sum_i p_i^2).
 
     `weights` are the data shares, before clipping; `scores` the norms.
     """
 
+    paper = "Sun et al., arXiv 1911.07963, 2019"
     bound: float | None = 2.0
     noise_std: float = 0.0
+    noise_on: Literal["aggregate", "clients"] = "aggregate"
 
     def __post_init__(self) -> None:
         check_bound(self.bound)
         if not 0 <= self.noise_std < np.inf:
             raise ConfigError("noise_std", "must be a number of at least 0", self.noise_std, 0.0)
+        if self.noise_on not in _NOISE_ON:
+            raise unknown_name("noise_on", self.noise_on, _NOISE_ON)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
-        """sum_i p_i u_i min(1, M / |u_i|) + N(0, noise_std^2)."""
+        """sum_i p_i u_i min(1, M / |u_i|) + noise."""
         shares = updates.shares
         norms = np.sqrt(squared_norms(updates))
         aggregate = updates.combine(shares * clip_factors(norms, self.bound))
         if self.noise_std > 0:
             with ctx.stage("noise"):
+                spread = np.sqrt(shares @ shares) if self.noise_on == "clients" else 1.0
                 noise = ctx.generator("noise").standard_normal(updates.dim, dtype=np.float32)
-                aggregate = aggregate + np.float32(self.noise_std) * noise
+                aggregate = aggregate + np.float32(self.noise_std * spread) * noise
         return Verdict(aggregate, shares, norms), state

@@ -21,6 +21,7 @@ class Oracle(Defense):
     detector's verdict with the attackers' indices. ConfigError where the truth is not shown.
     """
 
+    paper = "none: calibration only"
     calibration: ClassVar[bool] = True
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:

@@ -8,8 +8,12 @@ column's values only, not on their order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
+
+Even = Literal["mean", "lower", "upper"]
+"""What the median of an even number of values is: the mean of the middle two, or one of them."""
 
 BLOCK = 2048
 """Columns sorted at a time."""
@@ -18,13 +22,16 @@ STRIP = 64
 """Rows transposed at a time: few enough that their cache lines are still there when the next column needs them."""
 
 
-def median(columns: np.ndarray) -> np.ndarray:
-    """The median of each column of [K, c]: [c] float32; the mean of the middle two where K is even.
+def median(columns: np.ndarray, *, even: Even = "mean") -> np.ndarray:
+    """The median of each column of [K, c]: [c] float32; where K is even, what `even` says of the middle two.
 
     >>> median(np.array([[1.0, 5.0], [4.0, 5.0], [2.0, 7.0], [9.0, 6.0]]))
     array([3. , 5.5], dtype=float32)
     """
-    return _over_sorted(columns, _middle)
+    if even == "mean":
+        return _over_sorted(columns, _middle)
+    place = (len(columns) - (even == "lower")) // 2
+    return _over_sorted(columns, lambda ascending: ascending[:, place])
 
 
 def trimmed_mean(columns: np.ndarray, *, trim: int) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from defenses.krum import assumed_byzantine
 from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, unknown_name
 from raysim.updates import Updates
 
 
@@ -31,14 +32,19 @@ class PDRR(RuleDefense):
     - `median`: n_i is in how many parameters client i is the median (either middle one where K is even; the paper
       says d, meaning K); malicious when n_i <= (1 - q) max n.
 
-    Counts leave out parameters with s = 0. Equal values share what their places count for. The rest is aggregated
-    by the same rule, with num_byzantine and trim less the number removed; the paper says only that it is.
+    Counts leave out parameters with s = 0. The paper leaves two things open. ties: equal values of a parameter have
+    `shared` what their places count for (the default), or the earlier clients have the lower places (`first`, what
+    a stable sort of the clients gives). after_removal: the rest is aggregated by the same rule, with num_byzantine and
+    trim less the number removed (`fewer`, the default), or as assumed for all K (`same`), cut to what the rest bears.
     q = 0.5 by default; the paper's usable range, krum: 0.1 to 0.99. Scores: rho_i, n_i / max n, 1 - n_i / max n.
     Cost O(K^2 d) for krum, O(d K log K) for the others.
     """
 
+    paper = "Lu et al., Front. Comput. Sci. 2022"
     q: float = 0.5
     tol: float = 0.0
+    ties: Literal["shared", "first"] = "shared"
+    after_removal: Literal["fewer", "same"] = "fewer"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,10 +52,13 @@ class PDRR(RuleDefense):
             raise ConfigError("q", "must be at least 0 and at most 1", self.q, 0.5)
         if not self.tol >= 0:
             raise ConfigError("tol", "must be at least 0", self.tol, 0.0)
+        for key, known in (("ties", ("shared", "first")), ("after_removal", ("fewer", "same"))):
+            if getattr(self, key) not in known:
+                raise unknown_name(key, getattr(self, key), known)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Pre-aggregate and count in one pass over the columns, remove, aggregate what is left."""
-        count = updates.num_clients
+        count, first = updates.num_clients, self.ties == "first"
         if count == 1:
             nobody = np.zeros(1, bool)
             return Verdict(*accepted_mean(updates, nobody), np.zeros(1), nobody), state
@@ -61,10 +70,12 @@ class PDRR(RuleDefense):
             suspicious = scores >= self.q * scores.max()
         elif self.rule == "trimmed_mean":
             trim = self.assumed_trim(count)
-            scores = updates.reduce_columns("counts", partial(trimmed_counts, trim=trim, tol=self.tol))
+            scores = updates.reduce_columns(
+                "counts", partial(trimmed_counts, trim=trim, tol=self.tol, first=first)
+            )
             suspicious = scores >= self.q * scores.max()
         else:
-            counts = updates.reduce_columns("counts", partial(median_counts, tol=self.tol))
+            counts = updates.reduce_columns("counts", partial(median_counts, tol=self.tol, first=first))
             suspicious = counts <= (1 - self.q) * counts.max()
             scores = counts
         highest = scores.max()
@@ -74,6 +85,20 @@ class PDRR(RuleDefense):
         if self.rule == "median":
             scores = 1 - scores
         return Verdict(*self.reaggregate(updates, flagged, distances), scores, flagged), state
+
+    def reaggregate(
+        self, updates: Updates, flagged: np.ndarray, distances: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """As RuleDefense's; with after_removal = `same`, f and trim as assumed for all K."""
+        if self.after_removal == "fewer" or self.rule == "median" or flagged.all():
+            return super().reaggregate(updates, flagged, distances)
+        count, members = updates.num_clients, np.flatnonzero(~flagged)
+        if distances is not None:
+            weights = np.zeros(count)
+            weights[krum_winner(distances, members, assumed_byzantine(self.num_byzantine, count))] = 1.0
+            return updates.combine(weights), weights
+        same = replace(self, trim=self.assumed_trim(count), after_removal="fewer")
+        return same.reaggregate(updates.select(~flagged), np.zeros(len(members), bool), None)
 
 
 def sign_sums(columns: np.ndarray, *, winner: int, tol: float) -> np.ndarray:
@@ -97,11 +122,11 @@ def correlations(sums: np.ndarray, winner: int) -> np.ndarray:
     return np.where(scale > 0, covariance / np.where(scale > 0, scale, 1.0), 0.0)
 
 
-def trimmed_counts(columns: np.ndarray, *, trim: int, tol: float) -> np.ndarray:
+def trimmed_counts(columns: np.ndarray, *, trim: int, tol: float, first: bool = False) -> np.ndarray:
     """In how many columns of [K, c] each row is among the `trim` lowest or highest: [K] float64.
 
     Columns whose trimmed mean is within tol of 0 are left out. Rows that tie for the last trimmed place share
-    what is left to trim.
+    what is left to trim; with `first`, the upper rows have the lower places.
     """
     count = len(columns)
     total = np.zeros(count)
@@ -117,7 +142,9 @@ def trimmed_counts(columns: np.ndarray, *, trim: int, tol: float) -> np.ndarray:
         tied = (low == inner_low) | (high == inner_high)
         total += _count((block <= low) | (block >= high), moved & ~tied)
         tied &= moved
-        if tied.any():
+        if first:
+            total += _in_row_order(block[:, tied], [*range(trim), *range(count - trim, count)])
+        elif tied.any():
             rows = block[:, tied]
             for beyond, limit in ((np.less, low[tied]), (np.greater, high[tied])):
                 outside, level = beyond(rows, limit), rows == limit
@@ -126,28 +153,36 @@ def trimmed_counts(columns: np.ndarray, *, trim: int, tol: float) -> np.ndarray:
     return total
 
 
-def median_counts(columns: np.ndarray, *, tol: float) -> np.ndarray:
+def median_counts(columns: np.ndarray, *, tol: float, first: bool = False) -> np.ndarray:
     """In how many columns of [K, c] each row is the median, or one of the middle two: [K] float64.
 
-    Columns whose median is within tol of 0 are left out. Rows with the same value share its places.
+    Columns whose median is within tol of 0 are left out. Rows with the same value share its places; with `first`,
+    the upper rows have the lower ones.
     """
     count = len(columns)
     places = sorted({(count - 1) // 2, count // 2})
-    first, last = max(places[0] - 1, 0), min(places[-1] + 2, count)
+    low, high = max(places[0] - 1, 0), min(places[-1] + 2, count)
     total = np.zeros(count)
     for part, ascending in ascending_blocks(columns):
         block = columns[:, part]
-        window = np.ascontiguousarray(ascending[:, first:last].T)
-        middle = [window[place - first] for place in places]
+        window = np.ascontiguousarray(ascending[:, low:high].T)
+        middle = [window[place - low] for place in places]
         moved = np.abs(middle[0].astype(np.float64) + middle[-1]) > 2 * tol
         tied = (window[1:] == window[:-1]).any(axis=0)
         total += _count((block >= middle[0]) & (block <= middle[-1]), moved & ~tied)
         tied &= moved
-        if tied.any():
+        if first:
+            total += _in_row_order(block[:, tied], places)
+        elif tied.any():
             for value in middle:
                 level = block[:, tied] == value[tied]
                 total += level @ (1 / level.sum(axis=0))
     return total
+
+
+def _in_row_order(rows: np.ndarray, places: list[int]) -> np.ndarray:
+    """In how many columns of [K, c], each sorted stably, every row has one of the places: [K]."""
+    return np.bincount(np.argsort(rows, axis=0, kind="stable")[places].ravel(), minlength=len(rows))
 
 
 def _count(marks: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -2,24 +2,28 @@
 
 Pillutla et al., "Robust aggregation for federated learning", IEEE Transactions on Signal Processing 2022: the smoothed
 Weiszfeld algorithm, started from the mean. The paper stops after 4 steps at most; Wang et al. and FedGrad run
-up to 500 with a tolerance of 1e-7. Published code that differs: FLPoison and ByzFL start from zero and take 3
-steps; FedML solves layer by layer and loses duplicate weights.
+up to 500 with a tolerance of 1e-7. Published code that differs: ByzFL and FLPoison start from zero (option `start`)
+and take 3 steps, all clients alike, FLPoison on whole models and with a smoothing of 1e-6, ByzFL 0.1; FedML solves
+layer by layer and loses duplicate weights.
 
 Every iterate is a weighted mean of the updates, so only the weights are iterated, on the K x K distances; the
-matrix itself is read twice, however many steps are taken.
+matrix itself is read twice, however many steps are taken, and once more for the norms where the start is zero.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from defenses.distances import squared_distances
+from defenses.distances import squared_distances, squared_norms
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, unknown_name
 from raysim.updates import Updates
+
+_STARTS = ("mean", "zero")
 
 
 @dataclass(frozen=True)
@@ -28,43 +32,56 @@ class RFA(Defense):
 
     max_iterations: Weiszfeld steps at most. tolerance: stop when the objective changes by less than this share
     of itself. smoothing: distances below this count as this (the paper's nu), in units of the parameters.
+    start: the first point: the `mean` of the updates, or `zero`, which is the global model.
+
     A point that holds more than half of the weight is the geometric median; the distance to it shrinks by a
     constant factor per step, so give it more steps than the default where that matters: they cost K^2 each.
 
     `weights` are the shares of the updates in the result, `scores` their distances to it.
     """
 
+    paper = "Pillutla et al., IEEE TSP 2022"
     max_iterations: int = 4
     tolerance: float = 1e-6
     smoothing: float = 1e-6
+    start: Literal["mean", "zero"] = "mean"
 
     def __post_init__(self) -> None:
         if self.max_iterations < 1:
             raise ConfigError("max_iterations", "must be at least 1", self.max_iterations, 1)
-        if not self.tolerance >= 0:
-            raise ConfigError("tolerance", "must be at least 0", self.tolerance, 0.0)
-        if not self.smoothing > 0:
-            raise ConfigError("smoothing", "must be greater than 0", self.smoothing, 1e-6)
+        if not 0 <= self.tolerance < np.inf:
+            raise ConfigError("tolerance", "must be a number of at least 0", self.tolerance, 0.0)
+        if not 0 < self.smoothing < np.inf:
+            raise ConfigError("smoothing", "must be a number greater than 0", self.smoothing, 1e-6)
+        if self.start not in _STARTS:
+            raise unknown_name("start", self.start, _STARTS)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """One Gram matrix, iterations on the weights, one weighted sum."""
         distances = squared_distances(updates)
+        first = np.sqrt(squared_norms(updates)) if self.start == "zero" else None
         with ctx.stage("weiszfeld"):
             weights, scores = weiszfeld(
-                distances, updates.shares, self.max_iterations, self.tolerance, self.smoothing
+                distances, updates.shares, self.max_iterations, self.tolerance, self.smoothing, first
             )
         return Verdict(updates.combine(weights), weights, scores), state
 
 
 def weiszfeld(
-    distances: np.ndarray, shares: np.ndarray, max_iterations: int, tolerance: float, smoothing: float
+    distances: np.ndarray,
+    shares: np.ndarray,
+    max_iterations: int,
+    tolerance: float,
+    smoothing: float,
+    first: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Smoothed Weiszfeld on squared distances [K, K], from the mean by `shares` [K].
+    """Smoothed Weiszfeld on squared distances [K, K], for the weights `shares` [K], in at least one step.
 
-    Returns the weights [K] of the geometric median and the distances [K] of the rows to it.
+    first [K]: the distances of the rows to the point it starts from; None: it starts from their mean. Returns the
+    weights [K] of the geometric median and the distances [K] of the rows to it.
     """
     weights = shares
-    to_centre = _distances_to_mean(distances, weights)
+    to_centre = _distances_to_mean(distances, weights) if first is None else first
     objective = shares @ to_centre
     for _ in range(max_iterations):
         pulls = shares / np.maximum(to_centre, smoothing)

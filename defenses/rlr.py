@@ -27,6 +27,7 @@ class RLR(Defense):
     unanimity. learning_rate: the server's, without a unit.
     """
 
+    paper = "Ozdayi et al., AAAI 2021"
     threshold: int | None = None
     learning_rate: float = 1.0
 

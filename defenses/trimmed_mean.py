@@ -25,6 +25,7 @@ class TrimmedMean(Defense):
     fewer rows than planned drops at most (K - 1) // 2 on each side, which leaves the median.
     """
 
+    paper = "Yin et al., ICML 2018"
     trim: int | None = None
 
     def __post_init__(self) -> None:

@@ -33,8 +33,11 @@ class VAEDetector(SnapshotDetector):
     model, the mean over `draws` Monte Carlo draws of the latent vector (An and Cho, 2015), which PDRR compares
     with. PDRR writes that a *high* probability means malicious; anomalies have a low one, so the sign is ours.
     num_byzantine: drop that many highest scores, as PDRR does; None: all scores above the round's mean, as Li et al.
+
+    Where the defaults are from: hidden and latent, PDRR's description of the method; the others are ours.
     """
 
+    paper = "Li et al., arXiv 2002.00211, 2020"
     score: Literal["error", "probability"] = "error"
     hidden: int = 500
     latent: int = 100

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -128,6 +128,9 @@ class View:
 @dataclass(frozen=True)
 class Attack:
     """Base of every attack: honest behaviour in every hook."""
+
+    paper: ClassVar[str] = ""
+    """Authors, short title or venue, year: `Baruch et al., NeurIPS 2019`."""
 
     @property
     def visibility(self) -> Visibility:

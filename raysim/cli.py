@@ -10,7 +10,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,7 +24,7 @@ from raysim.command_options import Address, Backend, Debug, RunPath
 from raysim.config import ExperimentConfig, load_config
 from raysim.errors import RunError
 from raysim.exit_status import complain, exit_status
-from raysim.records import RunDirectory
+from raysim.records import RunDirectory, default_name
 from raysim.replay_command import replay
 from raysim.reproduction.cli import reproduce
 
@@ -129,7 +128,7 @@ def run(
     The folder of the run gets the resolved configuration, Parquet tables of rounds, clients and stages,
     checkpoints, and report.html. Ctrl-C keeps the finished rounds; `raysim resume` goes on from there.
     """
-    path = out / (name or datetime.now().strftime("%Y%m%d-%H%M%S"))
+    path = out / (name or default_name(out))
     with exit_status(debug):
         config = _requested(request, scale)
         if download:
@@ -221,7 +220,7 @@ def list_names(
         str | None, typer.Argument(metavar="|".join(KINDS), help="What to list.", show_default=False)
     ] = None,
 ) -> None:
-    """List what a configuration can name, with one line on each.
+    """List what a configuration can name, with one line on each; of attacks and defenses also the paper.
 
     \b
     raysim list defenses
@@ -229,14 +228,17 @@ def list_names(
     """
     with exit_status():
         if kind is None:
-            entries = [(f"raysim list {name}", text) for name, text in KINDS.items()]
+            rows = [[f"raysim list {name}", text] for name, text in KINDS.items()]
         else:
-            from raysim.composition import catalogue
+            from raysim.composition import catalogue, papers
 
-            entries = list(catalogue(kind).items())
+            cited = papers(kind)
+            rows = [
+                [name, text, cited[name]] if cited else [name, text] for name, text in catalogue(kind).items()
+            ]
         table = results.grid()
-        for entry in entries:
-            table.add_row(*entry)
+        for row in rows:
+            table.add_row(*row)
         results.console().print(table)
 
 
@@ -296,13 +298,12 @@ def _introduce(display: Display, path: Path, config: ExperimentConfig) -> None:
 def _subject(config: ExperimentConfig) -> str:
     """What a configuration puts to the test; a defense that is shown the truth is named as what it is."""
     from raysim.composition import make_defense
-    from raysim.defense import Chain
+    from raysim.defense import Chain, title
 
     made = make_defense(config)
     steps = made.steps if isinstance(made, Chain) else (made,)
     defense = ", then ".join(
-        f"{component.name} (calibration only)" if step.calibration else component.name
-        for component, step in zip(config.defense, steps, strict=True)
+        title(component.name, step) for component, step in zip(config.defense, steps, strict=True)
     )
     planted = config.updates.name != "trained" and config.population.num_malicious
     attack = " and ".join(item.name for item in config.attack) or ("planted" if planted else "no attack")

@@ -28,7 +28,7 @@ from raysim.config import PRESETS, Component, ExperimentConfig, numbered, preset
 from raysim.context import ServerData, Setting, TrainingRecipe
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.partition import PARTITIONS, Partition
-from raysim.defense import Chain, Defense, chain
+from raysim.defense import Chain, Defense, chain, title
 from raysim.drawn_updates import UPDATES, Planted, Synthetic, Trained, acts_in_training
 from raysim.errors import ConfigError, unknown_name
 from raysim.experiment import Experiment
@@ -36,7 +36,7 @@ from raysim.layout import Layout
 from raysim.models import MODELS
 from raysim.models.recipe import ModelRecipe
 from raysim.presets import generated
-from raysim.refusals import refusal
+from raysim.refusals import refusal, refuse_odd_numbers
 from raysim.resources import Capacity, cohort_size, resolved
 from raysim.updates import shard_bounds
 
@@ -61,12 +61,36 @@ def catalogue(kind: str) -> Mapping[str, str]:
     return {name: (inspect.getdoc(thing) or "").partition("\n")[0] for name, thing in tables[kind].items()}
 
 
+def papers(kind: str) -> Mapping[str, str]:
+    """Name -> the paper it follows, for `raysim list KIND`; empty for kinds that follow none."""
+    tables: Mapping[str, Mapping[str, type[Attack] | type[Defense]]] = {
+        "attacks": ATTACKS,
+        "defenses": DEFENSES,
+    }
+    return {name: cls.paper for name, cls in tables.get(kind, {}).items()}
+
+
+def defense_title(name: str, label: str = "") -> str:
+    """How tables name a defense that was measured earlier: `raysim.defense.title` of `label`, by default its name.
+
+    name: as configured; what follows a comma are its options. One that is not known here (an import path that can no
+    longer be imported) keeps its label.
+    """
+    label, name = label or name, name.partition(",")[0]
+    try:
+        cls = _imported("defense", name, Defense) if ":" in name else DEFENSES.get(name)
+    except ConfigError:
+        cls = None
+    return label if cls is None else title(label, cls)
+
+
 def make(
     group: str, table: Mapping[str, type[Method]], component: Component, base: type | None = None
 ) -> Method:
     """The component's class with its options, every key and type checked.
 
-    A name with a colon is an import path, `package.module:Class`.
+    A name with a colon is an import path, `package.module:Class`. A boolean for a number is refused, and so is a
+    number that is not finite unless it is the option's default.
     """
     cls = _imported(group, component.name, base) if ":" in component.name else table.get(component.name)
     if cls is None:
@@ -80,6 +104,7 @@ def make(
                 if fields or beside
                 else ConfigError(f"{group}.{option}", f"{component.name} has no options", option)
             )
+    refuse_odd_numbers(group, cls, component.options)
     try:
         return TypeAdapter(cls).validate_python(component.options)
     except ValidationError as error:
@@ -152,6 +177,7 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         rounds=config.rounds,
         num_classes=source.num_classes,
         server_samples=len(server_data) if server_data else 0,
+        server_classes=server_data.class_counts if server_data else {},
     )
     for number, step in enumerate(defense.steps if isinstance(defense, Chain) else (defense,)):
         with _keys_under(numbered("defense", config.defense, number)):

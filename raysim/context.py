@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -56,6 +56,12 @@ class ServerData:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def class_counts(self) -> dict[int, int]:
+        """How many samples there are of each class that there is, in the order of classes."""
+        classes, counts = np.unique(self.labels, return_counts=True)
+        return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
 
 @dataclass(frozen=True)
 class TrainingRecipe:
@@ -79,6 +85,8 @@ class Setting:
     rounds: int
     num_classes: int
     server_samples: int = 0
+    server_classes: Mapping[int, int] | None = None
+    """How many samples the server holds of each class that it has; None: not known."""
 
 
 @dataclass(frozen=True)

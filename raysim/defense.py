@@ -39,8 +39,11 @@ class Verdict:
 class Defense:
     """Base of every defense: no memory, no requirements."""
 
+    paper: ClassVar[str] = ""
+    """Authors, short title or venue, year: `Blanchard et al., NIPS 2017`."""
+
     calibration: ClassVar[bool] = False
-    """True only for an oracle that is shown the truth: named so wherever its results are printed."""
+    """True only for an oracle that is shown the truth: named so (`title`) wherever its results are printed."""
 
     def check(self, setting: Setting) -> None:
         """Raise ConfigError when this defense cannot work in that setting; called before anything starts."""
@@ -86,9 +89,17 @@ class PreAggregation(Defense):
 
 @dataclass(frozen=True)
 class Chain(Defense):
-    """Several defenses in a row: pre-aggregations change the rows; a detector passes on what it accepts."""
+    """Several defenses in a row: pre-aggregations change the rows; a detector passes on what it accepts.
+
+    Where a step is shown the truth, a merged row is an attacker's when one of its clients is.
+    """
 
     steps: tuple[Defense, ...] = ()
+
+    @property
+    def calibration(self) -> bool:  # type: ignore[override]
+        """Whether one of its steps is shown the truth; the others still are not."""
+        return any(step.calibration for step in self.steps)
 
     def check(self, setting: Setting) -> None:
         """Every step must be able to work."""
@@ -97,11 +108,11 @@ class Chain(Defense):
 
     def init(self, ctx: Context) -> State:
         """The states of the steps, by position."""
-        return {str(number): step.init(ctx) for number, step in enumerate(self.steps)}
+        return {str(number): step.init(_seen_by(step, ctx)) for number, step in enumerate(self.steps)}
 
     def row_stage(self, ctx: Context) -> RowStage | None:
         """The first step's: the others see what it made of the rows."""
-        return self.steps[0].row_stage(ctx)
+        return self.steps[0].row_stage(_seen_by(self.steps[0], ctx))
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Apply the steps one after another; the verdict speaks of the rows that came in."""
@@ -109,14 +120,18 @@ class Chain(Defense):
 
     def _apply_from(self, number: int, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         step, own = self.steps[number], state[str(number)]
+        seen = _seen_by(step, ctx)
         if number == len(self.steps) - 1:
-            verdict, own = step.apply(own, updates, ctx)
+            verdict, own = step.apply(own, updates, seen)
             return verdict, {**state, str(number): own}
         if isinstance(step, PreAggregation):
-            changed, members, own = step.transform(own, updates, ctx)
+            changed, members, own = step.transform(own, updates, seen)
+            if members is not None and ctx.truth is not None:
+                merged = members[np.isin(updates.client_ids, ctx.truth) & (members >= 0)]
+                ctx = replace(ctx, truth=changed.client_ids[np.unique(merged)])
             verdict, state = self._apply_from(number + 1, {**state, str(number): own}, changed, ctx)
             return (verdict if members is None else carry_back(verdict, members)), state
-        first, own = step.apply(own, updates, ctx)
+        first, own = step.apply(own, updates, seen)
         state = {**state, str(number): own}
         flagged = np.zeros(updates.num_clients, bool) if first.flagged is None else first.flagged
         if flagged.all():
@@ -134,6 +149,16 @@ class Chain(Defense):
 def chain(*steps: Defense) -> Defense:
     """`chain(ClipNorm(3.0), Krum(num_byzantine=2))`: one defense made of several."""
     return steps[0] if len(steps) == 1 else Chain(tuple(steps))
+
+
+def title(label: str, defense: Defense | type[Defense]) -> str:
+    """How what people read names a defense: `oracle (calibration only)` where it is shown the truth."""
+    return f"{label} (calibration only)" if defense.calibration else label
+
+
+def _seen_by(step: Defense, ctx: Context) -> Context:
+    """What one step of a chain is shown: the truth only where that is what it is there for."""
+    return ctx if step.calibration or ctx.truth is None else replace(ctx, truth=None)
 
 
 def expand(verdict: Verdict, accepted: np.ndarray, score: np.ndarray | None = None) -> Verdict:

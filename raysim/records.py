@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,16 @@ def schema(table: str) -> pa.Schema:
         "string": pa.string(),
     }
     return pa.schema([pa.field(name, types[kind]) for name, (kind, _) in COLUMNS[table].items()])
+
+
+def default_name(out: Path) -> str:
+    """The date and time; -2, -3, ... where `out` holds that already, as of a run begun in the same second."""
+    name = now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while (out / name).exists():
+        number += 1
+        name = f"{now}-{number}"
+    return name
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raysim.composition import defense_title
 from raysim.config import load_config
 from raysim.metrics import Detection, mean_detection
 from raysim.progress import UNDEFINED, rate
@@ -38,7 +39,8 @@ Table = tuple[list[str], list[list[str]]]
 class Replayed:
     """One replay. stages: seconds a round; moved: bytes a round that came from other nodes; verdicts: a SHA-256
     over all rounds; aggregates: those of the rounds; live: what `verdicts` is for the run itself, "" where
-    that was another defense, or where the replay does not start with round 0 and leave out none.
+    that was another defense, or where the replay does not start with round 0 and leave out none; configured: the
+    defense's name in the configuration.
     """
 
     name: str
@@ -50,6 +52,12 @@ class Replayed:
     verdicts: str
     aggregates: tuple[str, ...]
     live: str
+    configured: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name as tables show it."""
+        return defense_title(self.configured, self.name)
 
     @property
     def seconds(self) -> float:
@@ -72,7 +80,8 @@ def read_replay(run: Path, directory: Path) -> Replayed:
         for stage in sorted(set(spans["stage"][whole]))
     }
     about = json.loads((directory / "environment.json").read_text())
-    same_defense = load_config(directory / "config.yaml").defense == load_config(run / "config.yaml").defense
+    config = load_config(directory / "config.yaml")
+    same_defense = config.defense == load_config(run / "config.yaml").defense
     comparable = same_defense and numbers == list(range(len(numbers)))
     return Replayed(
         name=directory.name,
@@ -84,6 +93,7 @@ def read_replay(run: Path, directory: Path) -> Replayed:
         verdicts=verdict_digest(directory, numbers),
         aggregates=tuple(json.loads(notes or "{}").get("aggregate", "") for notes in rounds["notes"]),
         live=verdict_digest(run, numbers) if comparable else "",
+        configured=config.defense[0].name,
     )
 
 
@@ -108,7 +118,7 @@ def comparison(replay: Replayed, others: Sequence[Replayed]) -> str:
     first = next(other for other in others if _comparable(other, replay))
     if first is not replay:
         same = (first.verdicts, first.aggregates) == (replay.verdicts, replay.aggregates)
-        found.append(first.name if same else f"NOT {first.name}")
+        found.append(first.title if same else f"NOT {first.title}")
     return ", ".join(found) or UNDEFINED
 
 
@@ -126,7 +136,7 @@ def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
     ]
     caught = [
         [
-            replay.name,
+            replay.title,
             str(replay.nodes),
             str(replay.rounds),
             *(rate(getattr(replay.detection, name)) for name in RATES),
@@ -145,7 +155,7 @@ def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
         [stage, *(f"{replay.stages[stage]:.4f}" if stage in replay.stages else "" for replay in replays)]
         for stage in names
     ]
-    return (headings, caught), (["s a round", *(replay.name for replay in replays)], cost)
+    return (headings, caught), (["s a round", *(replay.title for replay in replays)], cost)
 
 
 def write_summary(run: Path) -> Path:

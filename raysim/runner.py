@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +17,7 @@ from raysim.config import ExperimentConfig, load_config
 from raysim.errors import ConfigError, RecordError
 from raysim.execution import Observer, Progress, execute
 from raysim.experiment import RunState
-from raysim.records import RunDirectory, digest, environment
+from raysim.records import RunDirectory, default_name, digest, environment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,14 +68,14 @@ def run(
     address: str | None = None,
     observe: Observer | None = None,
 ) -> RunResult:
-    """Run one experiment and leave its results in `out/name`.
+    """Run one experiment and leave its results in `out/name`; name: by default the date and time.
 
     backend: `ray` (the cluster at `address` or RAY_ADDRESS, else a new one on this machine) or `inprocess` (no
     Ray). observe is called with every Progress. Raises ConfigError or DataError before anything starts, RunError when the run fails.
     """
     if not isinstance(config, ExperimentConfig):
         config = ExperimentConfig.from_mapping(config)
-    path = Path(out) / (name or datetime.now().strftime("%Y%m%d-%H%M%S"))
+    path = Path(out) / (name or default_name(Path(out)))
     if (path / "config.yaml").exists():
         raise ConfigError("name", f"{path} already holds a run; resume it or choose another name", path.name)
     return _carry_out(config, path, backend, address, observe or _unobserved, new=True)

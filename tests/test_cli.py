@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typer.testing import CliRunner, Result
 import raysim
 import raysim.report
 from raysim.cli import KINDS, app
-from raysim.composition import catalogue, written_out
+from raysim.composition import catalogue, papers, written_out
 from raysim.execution import Progress
 from raysim.records import RunDirectory
 from raysim.telemetry import Span
@@ -121,6 +122,17 @@ def test_a_defense_that_is_shown_the_truth_is_named_so(tmp_path: Path):
     header = [line for line in result.stdout.splitlines() if "bound: noise against" in line]
     assert header
     assert all("defenses.oracle:Oracle (calibration only)" in line for line in header)
+
+
+def test_a_chain_with_the_oracle_is_shown_the_truth_and_named_so(tmp_path: Path):
+    words = [*TINY[:-3], "defense=[clip_norm,oracle]", "rounds=2", "--backend", "inprocess"]
+    result = call("run", *words, "--out", str(tmp_path), "--name", "bound")
+    assert result.exit_code == 0, result.stderr
+    assert "clip_norm, then oracle (calibration only)" in result.stdout
+    clients = RunDirectory(tmp_path / "bound").read("clients")
+    assert clients["flagged"].to_pylist() == [float(truth) for truth in clients["malicious"].to_pylist()]
+    assert any(clients["malicious"].to_pylist())
+    assert ", then oracle (calibration only)" in (tmp_path / "bound" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -252,8 +264,12 @@ def test_report_puts_together_what_a_killed_run_left(finished: Result, runs: Pat
 def test_list_has_a_line_for_every_name(kind: str):
     result = call("list", kind)
     assert result.exit_code == 0
-    shown = dict(line.strip().split(maxsplit=1) for line in result.stdout.splitlines())
-    assert shown == dict(catalogue(kind))
+    shown = [re.split(r" {2,}", line.strip()) for line in result.stdout.splitlines()]
+    cited = papers(kind)
+    assert bool(cited) == (kind in ("attacks", "defenses"))
+    assert shown == [
+        [name, text, *([cited[name]] if cited else [])] for name, text in catalogue(kind).items()
+    ]
 
 
 def test_list_alone_names_what_can_be_listed():

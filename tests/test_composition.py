@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pytest
@@ -15,17 +16,21 @@ from raysim import data as datasets
 from raysim.composition import (
     catalogue,
     compose,
+    defense_title,
     load_data,
     make,
     make_campaigns,
     make_defense,
+    papers,
     place_malicious,
     set_aside,
     written_out,
 )
 from raysim.config import Component, ExperimentConfig
 from raysim.data.dataset import Dataset, normalise
+from raysim.data.partition import PARTITIONS
 from raysim.defense import Chain
+from raysim.drawn_updates import UPDATES
 from raysim.models import MODELS
 
 HERE = __name__
@@ -53,6 +58,19 @@ class Demanding(Defense):
 @dataclass(frozen=True)
 class Bare(Defense):
     """Has no options."""
+
+
+@dataclass(frozen=True)
+class Numbers(Defense):
+    """Has options of every type that a boolean or infinity might slip into."""
+
+    count: int | None = None
+    share: float = 0.5
+    bound: float = np.inf
+    side: int | str = "native"
+    switch: bool = False
+    either: bool | int = 0
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -302,6 +320,29 @@ def test_every_registered_name_has_a_description():
         catalogue("defences")
 
 
+@pytest.mark.parametrize("kind", ["attacks", "defenses"])
+def test_every_registered_method_names_its_paper(kind):
+    cited = papers(kind)
+    assert list(cited) == list(catalogue(kind))
+    without = {name: paper for name, paper in cited.items() if not re.search(r"\w.* (19|20)\d\d$", paper)}
+    assert without == ({"oracle": "none: calibration only"} if kind == "defenses" else {})
+
+
+def test_a_paper_is_no_option():
+    with pytest.raises(ConfigError, match=r"defense\.paper"):
+        make("defense", DEFENSES, Component(name="krum", paper="mine"), Defense)
+    assert "paper" not in written_out(ExperimentConfig.from_mapping({"defense": "krum"})).to_yaml()
+
+
+def test_tables_name_a_defense_that_is_shown_the_truth():
+    assert defense_title("oracle") == "oracle (calibration only)"
+    assert defense_title("oracle", "oracle@2nodes") == "oracle@2nodes (calibration only)"
+    assert defense_title("defenses.oracle:Oracle") == "defenses.oracle:Oracle (calibration only)"
+    assert defense_title("pdrr,rule=median") == "pdrr,rule=median"
+    assert defense_title("gone.away:Method") == "gone.away:Method"
+    assert defense_title("(limits)") == "(limits)"
+
+
 def test_options_are_checked_by_type_and_by_the_component():
     def refused(**options):
         with pytest.raises(ConfigError) as caught:
@@ -318,6 +359,44 @@ def test_options_are_checked_by_type_and_by_the_component():
         make_campaigns(config_of(attack=noise(schedul=1)), np.array([1]))
     with pytest.raises(ConfigError, match=r"defense.bound: .*:Bare has no options; received 'bound'"):
         make_defense(config_of(defense={"name": f"{HERE}:Bare", "bound": 1}))
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "rule"),
+    [
+        ({"count": True}, "count", "boolean"),
+        ({"count": np.False_}, "count", "boolean"),
+        ({"share": False}, "share", "boolean"),
+        ({"side": True}, "side", "boolean"),
+        ({"weights": [0.5, True]}, "weights.1", "boolean"),
+        ({"share": np.inf}, "share", "finite"),
+        ({"share": "nan"}, "share", "finite"),
+        ({"bound": -np.inf}, "bound", "finite"),
+        ({"weights": (-np.inf, 1)}, "weights.0", "finite"),
+    ],
+)
+def test_booleans_and_infinities_are_no_numbers(options, key, rule):
+    with pytest.raises(ConfigError, match=rule) as caught:
+        make("defense", DEFENSES, Component(name=f"{HERE}:Numbers", **options), Defense)
+    assert caught.value.key == f"defense.{key}"
+
+
+def test_booleans_where_they_belong_and_defaults_pass():
+    options = {"switch": True, "either": True, "bound": np.inf, "weights": [1]}
+    made = make("defense", DEFENSES, Component(name=f"{HERE}:Numbers", **options), Defense)
+    assert made == Numbers(switch=True, either=True, weights=(1.0,))
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense", "data.partition", "updates"])
+def test_no_component_takes_a_boolean_or_infinity_for_a_number(kind):
+    table = {"attack": ATTACKS, "defense": DEFENSES, "data.partition": PARTITIONS, "updates": UPDATES}[kind]
+    for name, cls in table.items():
+        for option in fields(cls):
+            wrong = (np.inf, np.nan) if isinstance(option.default, bool) else (np.inf, np.nan, True)
+            for value in wrong:
+                with pytest.raises(ConfigError) as caught:
+                    make(kind, table, Component(name=name, **{option.name: value}))
+                assert caught.value.key.startswith(f"{kind}.{option.name}"), (name, value)
 
 
 @pytest.mark.parametrize(
@@ -371,6 +450,11 @@ def test_partitions_by_import_path():
         ({"defense": {"name": f"{HERE}:Demanding", "size": 9}}, "defense.size", 8),
         ({"defense": ["clip_norm", {"name": f"{HERE}:Demanding", "size": 9}]}, "defense.1.size", 8),
         ({"defense": {"name": f"{HERE}:Demanding", "mode": "server"}}, "server_data.samples", 1),
+        (
+            {"defense": {"name": "flare", "label": 3}, "server_data": {"samples": 10, "classes": [0, 1]}},
+            "defense.label",
+            1,
+        ),
         ({"population": {"clients": 8, "malicious": 1}, "attack": "noisy"}, "attack.name", "noise"),
         (
             {

@@ -50,6 +50,12 @@ def test_a_matrix_without_a_model_or_server_data_is_refused(context):
         full.require_server_data(3)
 
 
+def test_server_data_counts_the_classes_it_has():
+    held = ServerData(np.zeros((5, 1, 2, 2), np.float32), np.array([7, 2, 7, 0, 7]))
+    assert list(held.class_counts.items()) == [(0, 1), (2, 1), (7, 3)]
+    assert ServerData(held.images[:0], held.labels[:0]).class_counts == {}
+
+
 def test_generators_are_keyed_by_seed_role_round_and_key(context):
     def draw(ctx, *key):
         return ctx.generator(*key).random(3).tolist()

@@ -7,10 +7,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from defenses.oracle import Oracle
 from raysim import chain
 from raysim.backend import InProcessBackend
 from raysim.context import Context, Setting
-from raysim.defense import Chain, Defense, PreAggregation, Verdict, accepted_mean, carry_back, expand
+from raysim.defense import (
+    Chain,
+    Defense,
+    PreAggregation,
+    Verdict,
+    accepted_mean,
+    carry_back,
+    expand,
+    title,
+)
 from raysim.errors import ConfigError
 from raysim.layout import Layout
 from raysim.updates import Updates
@@ -97,6 +107,12 @@ def test_a_defense_remembers_and_requires_nothing_by_default(context):
         PreAggregation().transform({}, None, context)
 
 
+def test_what_is_shown_the_truth_is_named_so():
+    assert title("mine", Mean()) == "mine"
+    assert title("best", Oracle) == "best (calibration only)"
+    assert title("both", chain(Scale(), Oracle())) == "both (calibration only)"
+
+
 # -- chains -------------------------------------------------------------------------------------------
 
 
@@ -162,6 +178,34 @@ def test_the_states_of_a_chain_go_on(updates, context):
     assert state == frozen
     _, after = defense.apply(after, updates, context)
     assert (after["0"], after["1"]) == ({"count": 2}, {"rounds": 2})
+
+
+def test_the_truth_reaches_the_step_that_is_there_for_it_alone(updates, context):
+    @dataclass(frozen=True)
+    class Blind(Scale):
+        def init(self, ctx):
+            assert ctx.truth is None
+            return super().init(ctx)
+
+        def transform(self, state, updates, ctx):
+            assert ctx.truth is None
+            return super().transform(state, updates, ctx)
+
+    assert not chain(Scale(), Mean()).calibration
+    both = chain(Blind(), Oracle())
+    assert both.calibration
+    verdict, _ = judge(both, updates, replace(context, truth=np.array([3, 7])))
+    assert verdict.flagged.tolist() == [False, True, False, True]
+    with pytest.raises(ConfigError, match="oracle must be shown"):
+        judge(both, updates, context)
+
+
+def test_a_merged_row_is_an_attackers_when_one_of_its_clients_is(updates, context):
+    both = chain(Pairs(), Oracle())
+    verdict, _ = judge(both, updates, replace(context, truth=np.array([3])))
+    assert verdict.flagged.tolist() == [True, True, False, True]
+    verdict, _ = judge(both, updates, replace(context, truth=np.array([7])))
+    assert verdict.flagged.tolist() == [False, False, False, True]
 
 
 def test_every_step_is_checked():

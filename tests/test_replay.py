@@ -76,6 +76,16 @@ def test_defenses_are_named_on_the_command_line(recorded):
     assert "krum-2" in result.output
 
 
+def test_a_defense_that_is_shown_the_truth_is_named_so_in_all_tables(recorded):
+    result = CliRunner().invoke(app, ["replay", str(recorded), "--defense", "oracle"])
+    assert result.exit_code == 0, result.output
+    assert (recorded / "replays" / "oracle" / "clients.parquet").exists()
+    summary = (recorded / "replays" / "summary.md").read_text()
+    for text in (result.output, summary):
+        assert text.count("oracle (calibration only)") == 2
+        assert "oracle" not in text.replace("oracle (calibration only)", "")
+
+
 def test_warming_up_changes_nothing_and_leaves_nothing(recorded):
     """Not the verdicts of a defense that remembers, and no spans."""
     remembering = Component(name="layercam_ae", interval=2, votes=2)

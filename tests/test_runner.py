@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from datetime import datetime
 
 import numpy as np
 import pytest
 import yaml
 
 import raysim
-from raysim import checkpoint
+from raysim import checkpoint, records
 from raysim.config import ExperimentConfig
 from raysim.errors import ConfigError, RecordError, RunError
 from raysim.records import COLUMNS, RunDirectory, digest, schema
@@ -237,6 +238,18 @@ def test_a_run_without_a_name_is_named_by_the_time(tiny, tmp_path):
     result = raysim.run({**tiny, "rounds": 1}, out=tmp_path, backend="inprocess")
     assert result.path.parent == tmp_path
     assert len(result.path.name) == len("20260101-120000")
+
+
+def test_runs_begun_in_one_second_get_names_of_their_own(tiny, tmp_path, monkeypatch):
+    class Clock:
+        @staticmethod
+        def now():
+            return datetime(2026, 1, 1, 12)
+
+    monkeypatch.setattr(records, "datetime", Clock)
+    short = {**tiny, "rounds": 1}
+    paths = [raysim.run(short, out=tmp_path, backend="inprocess").path for _ in range(3)]
+    assert [path.name for path in paths] == ["20260101-120000", "20260101-120000-2", "20260101-120000-3"]
 
 
 def test_a_name_in_use_is_refused_and_the_run_stays(undisturbed):

@@ -76,10 +76,11 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
     seen += f"; {attackers} of them malicious in some round" if attackers else "; none malicious"
     drawn = (run.config.get("updates") or {}).get("name", "trained") != "trained"
     work = "Updates" if drawn else "Training"
+    config = tables.with_titles(run.config)
     return [
-        *((label, tables.setting(run.config, label.lower())) for label in ("Data", "Model", work)),
+        *((label, tables.setting(config, label.lower())) for label in ("Data", "Model", work)),
         ("Clients", seen),
-        *((label, tables.setting(run.config, label.lower())) for label in ("Attack", "Defense")),
+        *((label, tables.setting(config, label.lower())) for label in ("Attack", "Defense")),
         ("Rounds", str(rounds["round"].size)),
         ("Seed", str(run.config.get("seed", UNDEFINED))),
     ]

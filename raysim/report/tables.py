@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raysim.composition import defense_title
 from raysim.config import Schedule
 from raysim.metrics import Detection
 from raysim.report.finished_run import Columns
@@ -95,6 +96,14 @@ def ids(numbers: Iterable[Any]) -> str:
 def seconds(value: float) -> str:
     """Three significant digits, but never fewer than the whole seconds: 0.0124 s, 48.8 s, 1,234 s."""
     return f"{value:,.0f} s" if value >= 99.95 else f"{value:#.3g} s"
+
+
+def with_titles(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its defenses named as people read them: one that is shown the truth as what it is."""
+    chosen = config.get("defense") or []
+    steps = chosen if isinstance(chosen, list) else [chosen]
+    named = [step if isinstance(step, Mapping) else {"name": step} for step in steps]
+    return {**config, "defense": [{**step, "name": defense_title(str(step["name"]))} for step in named]}
 
 
 def setting(config: Mapping[str, Any], group: str) -> str:

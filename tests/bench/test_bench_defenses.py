@@ -160,6 +160,15 @@ def test_defenses_prints_limits_stages_and_targets():
     assert any(line[-3:] == ["targets", "met"] or line[-2:] == ["targets", "met"] for line in words)
 
 
+def test_defenses_names_what_is_shown_the_truth():
+    result = call("defenses", "oracle", *SMALL, "--backend", "inprocess", "--repeats", "1")
+    assert result.exit_code == 0, result.stderr
+    assert "oracle (calibration only)" in result.stdout
+    assert "oracle" not in result.stdout.replace("oracle (calibration only)", "")
+    row, _ = judge_memory([cost_of("oracle", 1, 1)], tile_bytes=2**20, model_bytes=2**20)
+    assert row.what == "oracle (calibration only): memory of one task"
+
+
 def test_defenses_beside_byzfl(monkeypatch: pytest.MonkeyPatch):
     found = importlib.util.find_spec("byzfl")
     if found is None:
@@ -268,7 +277,7 @@ def test_detection_measures_once_and_writes_the_table(tmp_path: Path):
     numbers = [kept[key] for key in ("recall", "fpr", "accuracy", "detection_s")]
     assert "| krum | " + " | ".join(f"{number:.3f}" for number in numbers) + " |" in table
     assert "| median | - | - |" in table
-    assert "| oracle (calibration: shown the truth) | 1.000 | 0.000 |" in table
+    assert "| oracle (calibration only) | 1.000 | 0.000 |" in table
     assert "true number, 3 (num_byzantine or trim): krum." in table
     assert "seeds 0, repeats 1" in table
     assert call(*words).stderr == ""

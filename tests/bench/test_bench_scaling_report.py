@@ -231,6 +231,18 @@ def test_spills_and_unequal_bytes_are_prominent(tmp_path: Path):
     assert "in krum: the object store spilled 1.50 GiB" in markdown
 
 
+def test_the_oracle_is_named_so_in_every_table(tmp_path: Path):
+    oracle = [{**row, "defense": "oracle"} for row in rows((10, 20, 40), (1, 2)) if row["defense"] == "krum"]
+    for row in oracle:
+        row.update(spilled_bytes=2**30)
+    write(tmp_path, "stages", oracle)
+    write(tmp_path, "memory", [{**row, "defense": "oracle"} for row in memory_rows((10,), (1, 2))])
+    markdown = write_report(tmp_path)
+    body = markdown.split("## ray, kind", 1)[1]
+    assert body.count("oracle (calibration only)") > 10
+    assert "oracle" not in body.replace("oracle (calibration only)", "")
+
+
 def test_several_sizes_get_figures_and_sections_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     drawn: list[str] = []
 

@@ -54,6 +54,21 @@ def test_equal_halves_accuse_the_larger_norm(judge: Callable) -> None:
     assert verdict.flagged.tolist() == [False, False, True, True]
 
 
+def test_equal_halves_may_pass(judge: Callable) -> None:
+    halves = [[0, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, -5, 0, 0, 0], [0, -5, 0, 0, 0]]
+    for clustering in ("parameter", "joint"):
+        verdict, state = judge(AUROR(clustering=clustering, tie="accept"), halves)
+        assert state["indicative"].any()
+        assert not verdict.flagged.any()
+    # The first weight ties, the second has client 3 alone: in the minority of one in two, not of more than half.
+    uneven = [[0, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, -5, 0, 0, 0], [0, -5, 7, 0, 0]]
+    verdict, _ = judge(AUROR(tie="accept"), uneven)
+    assert verdict.scores.tolist() == [0, 0, 0, 0.5]
+    assert judge(AUROR(), uneven)[0].scores.tolist() == [0, 0, 0.5, 1]
+    verdict, _ = judge(AUROR(clustering="joint", tie="accept"), ROWS)  # no tie
+    assert verdict.flagged.tolist() == [False, False, False, True, True]
+
+
 def test_the_set_is_learned_in_the_first_rounds_only(judge: Callable) -> None:
     defense = AUROR(learning_rounds=2)
     quiet = [[0, 0, 0, 0, 0]] * 5
@@ -85,7 +100,14 @@ def test_one_client_passes(judge: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"threshold": 0.0}, {"learning_rounds": 0}, {"share": 1.0}, {"clustering": "jointly"}]
+    "wrong",
+    [
+        {"threshold": 0.0},
+        {"learning_rounds": 0},
+        {"share": 1.0},
+        {"clustering": "jointly"},
+        {"tie": "smaller_norm"},
+    ],
 )
 def test_refuses(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -14,6 +14,7 @@ from defenses.client_models import bound_model
 from defenses.deepsight import (
     DeepSight,
     Noise,
+    client_differences,
     ensemble_clusters,
     image_shape,
     normalised_energies,
@@ -130,6 +131,52 @@ def test_division_differences_against_the_models(make_updates, make_context, tin
     np.testing.assert_allclose(differences[8, 1], expected.numpy(), rtol=1e-5)
 
 
+class Affine(nn.Module):
+    """Outputs (2 x + shift, -1) for an image of one pixel x."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixel = images.flatten(1)
+        return torch.cat([2 * pixel + self.shift, -torch.ones_like(pixel)], dim=1)
+
+
+def test_ratios_of_raw_outputs_by_hand() -> None:
+    noise = Noise(seed=0, seeds=1, samples=7, shape=(1, 1, 1))
+    pixels = torch.cat(list(noise.batches(0))).double().numpy().ravel()
+    reference = np.full((1, 7, 2), 1e-6, np.float32)  # class 1: nothing but the offset
+    reference[..., 0] -= 4.0
+    found = client_differences(Affine(1.0), noise, reference, "raw")
+    np.testing.assert_allclose(found, [[-(2 * pixels.mean() + 1) / 4, -1e6]], rtol=1e-6)
+    same = client_differences(Affine(1.0), noise, np.array([[[1.0, -1.0]] * 7], np.float32), "softmax")
+    likely = 1 / (1 + np.exp(-(2 * pixels + 2)))
+    np.testing.assert_allclose(same, [[likely.mean(), -(1 - likely).mean()]], atol=3e-6)
+
+
+def test_raw_division_differences_against_the_models(make_updates, make_context, tiny_model, cohort) -> None:
+    updates = make_updates(cohort, layout=tiny_model.layout)
+    context = make_context(updates, global_vector=tiny_model.vector, factory=tiny_model.factory)
+    found = DeepSight(samples=30, seeds=2, outputs="raw").division_differences(updates, context)
+    images = torch.cat(list(Noise(0, 2, 30, (1, 8, 8)).batches(1)))
+    theirs = bound_model(tiny_model.factory, tiny_model.layout, tiny_model.vector)(images).double()
+    ours = bound_model(tiny_model.factory, tiny_model.layout, tiny_model.vector + cohort[8])(images).double()
+    np.testing.assert_allclose(found[8, 1], (ours / (theirs + 1e-6)).mean(0).numpy(), rtol=1e-3)
+    assert (found < 0).any()  # unlike a ratio of probabilities
+
+
+def test_clients_outside_all_clusters(judge, cohort) -> None:
+    pair = cohort[[0, 1]]  # too few for a cluster; neither is suspicious
+    assert not judge(FAST, pair).flagged.any()
+    verdict = judge(DeepSight(samples=30, seeds=2, outside="reject"), pair)
+    assert verdict.flagged.all()
+    assert verdict.scores.tolist() == [1, 1]
+    assert not verdict.aggregate.any()
+    clustered = judge(DeepSight(samples=30, seeds=2, outside="reject"), cohort)
+    assert clustered.flagged.tolist() == judge(FAST, cohort).flagged.tolist() == [False] * 7 + [True] * 3
+
+
 def test_one_sided_colluders_are_dropped_and_the_rest_is_clipped(judge, cohort) -> None:
     cohort[0] *= 5
     verdict = judge(FAST, cohort)
@@ -192,7 +239,14 @@ def test_the_server_s_images_tell_the_size_of_noise(make_updates, make_context, 
     ("key", "value", "nearest"),
     [("samples", 0, 1), ("seeds", 0, 1), ("min_cluster_size", 1, 2), ("min_samples", 0, 1)],
 )
-def test_refusals(key: str, value: int, nearest: int) -> None:
+def test_refusals(key: str, value: Any, nearest: int) -> None:
     with pytest.raises(ConfigError) as caught:
         DeepSight(**{key: value})
     assert (caught.value.key, caught.value.nearest) == (key, nearest)
+
+
+@pytest.mark.parametrize(("key", "value"), [("outputs", "logits"), ("outside", "drop")])
+def test_unknown_names(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DeepSight(**{key: value})
+    assert caught.value.key == key

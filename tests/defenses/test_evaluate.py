@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from defenses import evaluate, evaluate_round
+from defenses import ServerData, evaluate, evaluate_round
 from defenses.clip_norm import ClipNorm
 from defenses.evaluate import ModuleFactory, find_layers
 from defenses.fedavg import FedAvg
@@ -22,6 +22,9 @@ from raysim.models import MODELS, build_model
 from raysim.updates import Updates
 
 ROWS = np.array([[1.0, 0.0], [1.1, 0.0], [1.2, 0.0], [0.9, 0.0], [-9.0, 9.0]], np.float32)
+
+
+IMAGES, LABELS = np.linspace(0, 1, 24).reshape(6, 1, 2, 2), np.array([0, 1, 1, 2, 1, 1])
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Witness(Defense):
             "draw": ctx.generator("draw").random(1),
             "round": np.array([ctx.round]),
         }
+        if ctx.server_data is not None:
+            seen |= {"images": ctx.server_data.images, "labels": ctx.server_data.labels}
         aggregate = updates.combine(updates.shares)
         scores = updates.client_ids.astype(np.float64)
         return Verdict(aggregate, updates.shares, scores, artifacts=seen), {"rounds": state["rounds"] + 1}
@@ -155,8 +160,58 @@ def test_names_and_hyper_parameters_are_checked():
     unknown = refused("krum", ROWS, num_byzantin=1)
     assert (unknown.key, unknown.nearest) == ("defense.num_byzantin", "num_byzantine")
     assert refused("krum", ROWS, num_byzantine="one").key == "defense.num_byzantine"
-    assert refused("krum", ROWS, num_byzantine=2).nearest == 1, "K >= 2 f + 3"
     assert "defense that is given" in str(refused(Krum(), ROWS, num_byzantine=1))
+
+
+@pytest.mark.parametrize("name", ["krum", Krum(2), chain(ClipNorm(3.0), Krum(2))])
+def test_hyper_parameters_that_do_not_fit_the_rows_are_named_like_the_others(name):
+    error = refused(name, ROWS, **({"num_byzantine": 2} if name == "krum" else {}))
+    assert (error.key, error.value, error.nearest) == ("defense.num_byzantine", 2, 1), "K >= 2 f + 3"
+
+
+@pytest.mark.parametrize(("name", "nearest"), [(3, None), (None, None), (Krum, "krum"), (b"rfa", "rfa")])
+def test_what_is_no_name_is_refused(name, nearest):
+    error = refused(name, ROWS)
+    assert (error.key, error.value, error.nearest) == ("defense.name", name, nearest)
+
+
+def test_hyper_parameters_that_pass_for_numbers_are_refused():
+    assert refused("rfa", ROWS, smoothing=np.inf).key == "defense.smoothing"
+    assert refused("multi_krum", ROWS, num_selected=True).key == "defense.num_selected"
+
+
+@pytest.mark.parametrize("given", [ServerData(IMAGES, LABELS), (IMAGES.tolist(), LABELS.astype(np.int16))])
+def test_server_data_is_converted(given):
+    seen = evaluate(Witness(), ROWS, server_data=given).artifacts
+    assert (seen["images"].dtype, seen["labels"].dtype) == (np.float32, np.int64)
+    assert seen["images"].tobytes() == IMAGES.astype(np.float32).tobytes()
+    assert seen["labels"].tolist() == LABELS.tolist()
+
+
+def test_server_data_that_fits_is_not_copied():
+    held = ServerData(IMAGES.astype(np.float32), LABELS)
+    seen = evaluate(Witness(), ROWS, server_data=held).artifacts
+    assert seen["images"] is held.images
+    assert seen["labels"] is held.labels
+
+
+def test_a_label_that_the_server_does_not_have_is_refused_with_the_nearest():
+    model = network_with_buffers()
+    rows = np.zeros((5, Layout.of(model).dim), np.float32)
+    error = refused("flare", rows, model=model, server_data=(IMAGES, LABELS), label=2, samples=4)
+    assert (error.key, error.value, error.nearest) == ("defense.label", 2, 1), "one sample of class 2"
+
+
+def test_the_state_of_an_earlier_call():
+    assert "rounds" in refused(Witness(), ROWS, state={}).rule
+    assert "history" in refused("foolsgold", ROWS, state={}, features="all").rule
+    given, first = evaluate("krum", ROWS, state={}), evaluate("krum", ROWS)
+    assert given.aggregate.tobytes() == first.aggregate.tobytes()
+
+
+def test_client_ids_that_repeat_are_named():
+    error = refused("fedavg", ROWS, client_ids=[7, 3, 7, 1, 3])
+    assert (error.key, error.value) == ("client_ids", [3, 7])
 
 
 @pytest.mark.parametrize(
@@ -170,6 +225,21 @@ def test_names_and_hyper_parameters_are_checked():
         ("client_ids", {"client_ids": [0.5, 1, 2, 3, 4]}),
         ("num_examples", {"num_examples": [1, 2, 3, 4, -5]}),
         ("global_parameters", {"global_parameters": np.zeros(3)}),
+        ("global_parameters", {"global_parameters": [np.nan, 0]}),
+        ("global_parameters", {"global_parameters": [0, 1e39]}),
+        ("global_parameters", {"global_parameters": "none"}),
+        ("server_data", {"server_data": IMAGES}),
+        ("server_data", {"server_data": (IMAGES, LABELS, LABELS)}),
+        ("server_data", {"server_data": (IMAGES + np.inf, LABELS)}),
+        ("server_data", {"server_data": (IMAGES[0], LABELS)}),
+        ("server_data", {"server_data": ([["a"]], LABELS)}),
+        ("server_data", {"server_data": ServerData(IMAGES, LABELS[:5])}),
+        ("server_data", {"server_data": (IMAGES, LABELS - 1)}),
+        ("server_data", {"server_data": (IMAGES, LABELS / 2)}),
+        ("model", {"model": "digits_cnn"}),
+        ("model", {"model": nn.Linear}),
+        ("model", {"model": ModuleFactory}),
+        ("state", {"state": [1]}),
         ("deltas", {"model": network_with_buffers()}),
         ("head", {"model": nn.Linear(1, 1), "cam_layer": "", "head": "hed"}),
     ],

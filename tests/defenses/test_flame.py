@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defenses.flame import Flame, majority_cluster, model_cosine_distances, products_with_global
+from defenses.flame import (
+    Flame,
+    majority_cluster,
+    model_cosine_distances,
+    products_with_global,
+    row_distances,
+)
 from raysim.errors import ConfigError
 
 
@@ -55,6 +61,40 @@ def test_the_majority_stays_together() -> None:
     assert accepted.tolist() == [True, True, True, True, False, False]
     assert majority_cluster(np.zeros((5, 5))).all()
     assert majority_cluster(1.0 - np.eye(4)).all()  # all equally far: they part together or not at all
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+def test_there_always_is_a_majority(decimals: int) -> None:
+    draw = np.random.default_rng(decimals)
+    for count in (4, 5, 8, 9):
+        for scale in (
+            1.0,
+            6.0,
+        ):  # round numbers have many ties; a large scale spreads over orders of magnitude
+            points = np.exp(scale * draw.normal(size=count).round(decimals))
+            accepted = majority_cluster(np.abs(points[:, None] - points))
+            assert accepted.sum() > count / 2
+
+
+def test_row_distances_by_hand() -> None:
+    distances = np.array([[0.0, 3.0, 4.0], [3.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+    # rows of length 1: (0, .6, .8), (1, 0, 0), (1, 0, 0)
+    root = np.sqrt(2.0)
+    np.testing.assert_allclose(row_distances(distances), [[0, root, root], [root, 0, 0], [root, 0, 0]])
+    assert not row_distances(np.zeros((3, 3))).any()
+
+
+def test_clustering_by_rows(judge) -> None:
+    # Models at 0, 10, 50, 80 and 110 degrees. By cosine, 50 is nearer to 80 (0.134) than to 10 (0.234); as rows of
+    # these distances, scaled to length 1, it is nearer to 10 (0.718) than to 80 (0.753).
+    angles = np.deg2rad([0, 10, 50, 80, 110])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    by_cosine = judge(Flame(noise_factor=0.0), rows, [0.0, 0.0])
+    by_rows = judge(Flame(noise_factor=0.0, clustering="rows"), rows, [0.0, 0.0])
+    assert by_cosine.flagged.tolist() == [True, True, False, False, False]
+    assert by_rows.flagged.tolist() == [False, False, False, True, True]
+    apart = row_distances(by_rows.artifacts["cosine_distance"])
+    assert apart[2].tolist() == pytest.approx([0.743, 0.718, 0, 0.753, 0.872], abs=5e-4)
 
 
 def test_by_hand_without_noise(judge) -> None:
@@ -112,3 +152,8 @@ def test_however_the_matrix_is_cut(judge) -> None:
 def test_refuses_negative_noise() -> None:
     with pytest.raises(ConfigError, match="noise_factor"):
         Flame(noise_factor=-0.1)
+
+
+def test_refuses_an_unknown_clustering() -> None:
+    with pytest.raises(ConfigError, match="clustering"):
+        Flame(clustering="columns")  # type: ignore[arg-type]

@@ -49,6 +49,31 @@ def test_votes_by_hand() -> None:
     assert neighbour_counts(discrepancy, 3).tolist() == [2, 2, 2, 0]
 
 
+def test_votes_with_oneself_among_the_neighbours_by_hand() -> None:
+    place = np.array([0.0, 1.0, 2.1, 9.0])
+    discrepancy = np.abs(place[:, None] - place)
+    assert neighbour_counts(discrepancy, 1, include_self=True).tolist() == [1, 1, 1, 1]
+    assert neighbour_counts(discrepancy, 2, include_self=True).tolist() == [2, 3, 2, 1]
+    assert neighbour_counts(np.zeros((3, 3)), 1, include_self=True).tolist() == [
+        1,
+        1,
+        1,
+    ]  # oneself before ties
+    discrepancy[:, 3] = discrepancy[3] = np.inf
+    assert neighbour_counts(discrepancy, 2, include_self=True).tolist() == [2, 3, 1, 0]
+
+
+@pytest.mark.parametrize("variant", [Flare, FlareCode])
+def test_oneself_takes_one_vote_of_each_client(judge, deltas, variant: type[Flare]) -> None:
+    counted = judge(variant(neighbours=5, include_self=True), deltas)
+    others = judge(variant(neighbours=4), deltas)
+    np.testing.assert_allclose((1 - counted.scores) * 9, (1 - others.scores) * 8 + 1)
+    if variant is Flare:  # one vote more for everybody moves no softmax
+        np.testing.assert_allclose(counted.weights, others.weights)
+    narrow = judge(variant(neighbours=1, include_self=True), deltas)
+    np.testing.assert_allclose(narrow.weights, np.full(9, 1 / 9))
+
+
 def test_softmax_by_hand() -> None:
     np.testing.assert_allclose(softmax(np.array([0.0, np.log(3)])), [0.25, 0.75])
     np.testing.assert_allclose(softmax(np.array([2000.0, 0.0])), [1, 0])
@@ -212,9 +237,12 @@ SETTING = Setting(population=9, cohort=5, num_malicious=1, rounds=3, num_classes
         (Flare(neighbours=5), {}, "neighbours", 4),
         (FlareCode(neighbours=5), {}, "neighbours", 4),
         (Flare(label=10), {}, "label", 9),
+        (Flare(label=3), {"server_classes": {0: 5, 3: 1, 5: 6}}, "label", 5),
+        (FlareCode(label=3), {"server_classes": {1: 12}}, "label", 1),
+        (Flare(label=3), {"server_classes": dict.fromkeys(range(12), 1)}, "label", None),
     ],
 )
-def test_settings_that_are_refused(defense: Flare, changed: dict, key: str, nearest: int) -> None:
+def test_settings_that_are_refused(defense: Flare, changed: dict, key: str, nearest: int | None) -> None:
     with pytest.raises(ConfigError) as caught:
         defense.check(replace(SETTING, **changed))
     assert (caught.value.key, caught.value.nearest) == (key, nearest)
@@ -223,6 +251,7 @@ def test_settings_that_are_refused(defense: Flare, changed: dict, key: str, near
 def test_settings_that_work() -> None:
     for defense in (Flare(), FlareCode(), Flare(neighbours=4, label=9)):
         defense.check(SETTING)
+    Flare(label=3).check(replace(SETTING, server_classes={3: 2, 4: 10}))
 
 
 @pytest.mark.parametrize(

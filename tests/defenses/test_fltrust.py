@@ -19,13 +19,13 @@ from raysim.errors import ConfigError
 
 @pytest.fixture
 def judge(make_updates, make_context, tiny_model, monkeypatch):
-    """judge(U, u_0, **cut) -> Verdict, with the server's update given instead of trained."""
+    """judge(U, u_0, defense, **cut) -> Verdict, with the server's update given instead of trained."""
 
-    def apply(rows, reference, **cut):
+    def apply(rows, reference, defense=FLTrust(), **cut):
         updates = make_updates(rows, **cut)
         context = make_context(updates, factory=tiny_model.factory, server_data=tiny_model.server_data)
         monkeypatch.setattr(fltrust, "train_on_server", lambda *args: np.array([*reference, 7.0], np.float32))
-        verdict, state = FLTrust().apply({}, updates, context)
+        verdict, state = defense.apply({}, updates, context)
         assert state == {}
         return verdict
 
@@ -55,6 +55,27 @@ def test_nobody_trusted_keeps_the_global_model(judge, rows, reference) -> None:
     assert not verdict.aggregate.any()
     assert not verdict.weights.any()
     assert verdict.flagged.all()
+
+
+def test_nobody_trusted_is_the_uniform_mean_if_asked(judge) -> None:
+    # At the length 5 of u_0 the updates are (0, -3, -4), (0, -5, 0) and nothing.
+    verdict = judge([[0, -6, -8], [0, -1, 0], [0, 0, 0]], [0, 3, 4], FLTrust(no_trust="uniform"))
+    np.testing.assert_allclose(verdict.aggregate, [0, -8 / 3, -4 / 3], rtol=1e-6)
+    assert verdict.weights.tolist() == [1 / 3] * 3
+    assert not verdict.flagged.any()
+
+
+def test_uniform_changes_nothing_where_somebody_is_trusted(judge) -> None:
+    rows, reference = [[0, 6, 8], [0, 1, 0], [0, -3, -4]], [0, 3, 4]
+    keep, uniform = judge(rows, reference), judge(rows, reference, FLTrust(no_trust="uniform"))
+    assert uniform.aggregate.tobytes() == keep.aggregate.tobytes()
+    assert uniform.weights.tolist() == keep.weights.tolist()
+    assert uniform.flagged.tolist() == [False, False, True]
+
+
+def test_refuses_an_unknown_choice() -> None:
+    with pytest.raises(ConfigError, match=r"no_trust: must be one of keep, uniform.*'uniform'"):
+        FLTrust(no_trust="uniforms")  # type: ignore[arg-type]
 
 
 def test_a_single_client_passes_through(judge) -> None:

@@ -87,6 +87,23 @@ def test_three_clients_by_hand(judge) -> None:
     assert verdict.aggregate.tolist() == [0, 3, 0]
 
 
+@pytest.mark.parametrize(
+    ("divide_by", "aggregate"),
+    [("weights", [0, 1.5, 3]), ("clients", [0, 0.75, 1.5]), ("nothing", [0, 3, 6])],
+)
+def test_what_the_sum_is_divided_by(judge, divide_by: Any, aggregate: list[float]) -> None:
+    # Weights 0, 0, 1 and 1 before normalisation.
+    verdict, _ = judge(
+        FoolsGold(features="all", divide_by=divide_by), [[1, 0, 0], [2, 0, 0], [0, 3, 0], [0, 0, 6]]
+    )
+    assert verdict.aggregate.tolist() == aggregate
+    assert verdict.weights.tolist() == [0, 0, 0.5, 0.5]
+    assert verdict.scores.tolist() == [1, 1, 0, 0]
+    verdict, _ = judge(FoolsGold(features="all", divide_by=divide_by), [[1, 2, 3]] * 4)
+    assert not verdict.aggregate.any()
+    assert verdict.flagged.all()
+
+
 @pytest.mark.parametrize("rows", [[[1, 2, 3]] * 4, [[0.1, 0.2, -0.7]] * 7])
 def test_equal_updates_are_one_attacker_with_many_names(judge, rows) -> None:
     verdict, _ = judge(FoolsGold(features="all"), rows)
@@ -160,7 +177,16 @@ def test_however_the_matrix_is_cut(judge, features: str) -> None:
     assert all(np.array_equal(first["history"][name], second["history"][name]) for name in first["history"])
 
 
-@pytest.mark.parametrize(("key", "value"), [("features", "heads"), ("clip", 0.0), ("clip", float("nan"))])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("features", "heads"),
+        ("clip", 0.0),
+        ("clip", float("nan")),
+        ("clip", float("inf")),
+        ("divide_by", "client"),
+    ],
+)
 def test_refusals(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=key):
         FoolsGold(**{key: value})

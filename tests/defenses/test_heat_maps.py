@@ -218,6 +218,11 @@ def test_convenience_takes_the_models_buffers_where_none_are_given() -> None:
         ({"method": "layercm"}, ["method", "did you mean 'layercam'"]),
         ({"size": "nativ"}, ["size", "did you mean 'native'"]),
         ({"size": 0}, ["size"]),
+        ({"size": 2.5}, ["size", "2.5", "nearest valid: 2"]),
+        ({"size": None}, ["size", "None"]),
+        ({"image": np.full((1, 16, 16), np.nan)}, ["image", "finite"]),
+        ({"global_parameters": GLOBAL + np.inf}, ["global_parameters", "finite"]),
+        ({"model": "digits_cnn"}, ["model", "torch module", "'digits_cnn'"]),
         ({"target": 3}, ["target", "0 to 2"]),
         ({"model": FACTORY.build(), "cam_layer": "7"}, ["cam_layer"]),
     ],
@@ -286,6 +291,7 @@ def test_the_server_must_hold_an_image(scene, make_context) -> None:
         ("map_size", "inputs"),
         ("map_size", 0),
         ("map_size", True),
+        ("map_size", 2.5),
     ],
 )
 def test_options_out_of_range(option: str, value: object) -> None:

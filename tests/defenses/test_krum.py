@@ -46,6 +46,35 @@ def test_against_byzfl_where_the_definitions_agree(apply_once, byzfl):
     assert verdict.aggregate.tobytes() == byzfl.Krum(4)(rows).tobytes()
 
 
+# -3, 0, 3 and 100, 100.5, 105.5: 0 has the nearest two at 3 and 3, 100.5 at 0.5 and 5.
+TWO_GROUPS = [[-3.0], [0.0], [3.0], [100.0], [100.5], [105.5]]
+
+
+@pytest.mark.parametrize(
+    ("squared", "scores", "winner"),
+    [(True, [45, 18, 45, 30.5, 25.25, 55.25], 1), (False, [9, 6, 9, 6, 5.5, 10.5], 4)],
+)
+def test_plain_distances_by_hand(apply_once, squared, scores, winner):
+    verdict = apply_once(Krum(num_byzantine=2, squared=squared), TWO_GROUPS)
+    assert verdict.scores.tolist() == scores
+    assert np.flatnonzero(verdict.weights).tolist() == [winner]
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "scores"),
+    [(1, [1, 1, 4, 36]), (2, [10, 5, 13, 36 + 64]), (3, [91, 69, 49, 36 + 64 + 81]), (4, [91, 69, 49, 181])],
+)
+def test_neighbours_by_hand(apply_once, neighbours, scores):
+    verdict = apply_once(Krum(num_byzantine=0, neighbours=neighbours), [[0.0], [1.0], [3.0], [9.0]])
+    assert verdict.scores.tolist() == scores
+
+
+def test_neighbours_as_byzfl_counts_them(apply_once, byzfl):
+    rows = np.random.default_rng(12).standard_normal((11, 40)).astype(np.float32)
+    verdict = apply_once(Krum(num_byzantine=3, neighbours=11 - 3 - 1), rows)
+    assert verdict.aggregate.tobytes() == byzfl.Krum(3)(rows).tobytes()
+
+
 def test_none_assumes_the_most_that_is_tolerated(apply_once):
     rows = np.random.default_rng(1).standard_normal((9, 4))
     assert apply_once(Krum(), rows).flagged.sum() == 3
@@ -64,9 +93,10 @@ def test_near_duplicates_are_told_apart(apply_once):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_or_two_rows_return_the_first(apply_once, count):
-    verdict = apply_once(Krum(num_byzantine=4), [[1.0, 2.0], [5.0, 5.0]][:count])
-    assert verdict.aggregate.tolist() == [1.0, 2.0]
-    assert not verdict.flagged.any()
+    for rule in (Krum(num_byzantine=4), Krum(num_byzantine=4, squared=False, neighbours=3)):
+        verdict = apply_once(rule, [[1.0, 2.0], [5.0, 5.0]][:count])
+        assert verdict.aggregate.tolist() == [1.0, 2.0]
+        assert not verdict.flagged.any()
 
 
 def test_fewer_rows_than_planned_assume_fewer_attackers(apply_once):
@@ -86,3 +116,9 @@ def test_refuses_more_attackers_than_it_tolerates():
     assert (caught.value.key, caught.value.value, caught.value.nearest) == ("num_byzantine", 4, 3)
     with pytest.raises(ConfigError, match="at least 0"):
         Krum(num_byzantine=-1)
+
+
+def test_refuses_no_neighbours():
+    with pytest.raises(ConfigError) as caught:
+        Krum(neighbours=0)
+    assert (caught.value.key, caught.value.value, caught.value.nearest) == ("neighbours", 0, 1)

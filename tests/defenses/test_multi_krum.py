@@ -30,6 +30,22 @@ def test_data_weighted(apply_once):
     assert verdict.aggregate.tolist() == [3.0]
 
 
+@pytest.mark.parametrize(
+    ("options", "scores", "aggregate"),
+    [
+        ({}, [45, 18, 45, 30.5, 25.25, 55.25], (0 + 100.5) / 2),
+        ({"squared": False}, [9, 6, 9, 6, 5.5, 10.5], (0 + 100.5) / 2),
+        ({"neighbours": 1}, [9, 9, 9, 0.25, 0.25, 25], (100 + 100.5) / 2),
+        ({"squared": False, "neighbours": 3}, [112, 106, 106, 103, 103, 113], (100 + 100.5) / 2),
+    ],
+)
+def test_plain_distances_and_neighbours_by_hand(apply_once, options, scores, aggregate):
+    rows = [[-3.0], [0.0], [3.0], [100.0], [100.5], [105.5]]
+    verdict = apply_once(MultiKrum(num_byzantine=2, num_selected=2, **options), rows)
+    assert verdict.scores.tolist() == scores
+    assert verdict.aggregate.tolist() == [aggregate]
+
+
 def test_no_attackers_assumed_is_the_mean(apply_once):
     rows = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
     verdict = apply_once(MultiKrum(num_byzantine=0), rows)
@@ -55,3 +71,5 @@ def test_checks():
         assert (caught.value.key, caught.value.nearest) == (key, nearest)
     with pytest.raises(ConfigError, match="num_selected"):
         MultiKrum(num_selected=0)
+    with pytest.raises(ConfigError, match="neighbours"):
+        MultiKrum(neighbours=0)

@@ -34,7 +34,28 @@ def test_noise_has_the_given_deviation_and_depends_on_the_round(make_updates, ma
     assert abs(np.corrcoef(draws[0], draws[2])[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("wrong", [{"bound": 0.0}, {"noise_std": -0.1}, {"noise_std": float("nan")}])
+def test_noise_on_clients_is_averaged_with_their_shares(make_updates, make_context):
+    updates = make_updates(np.zeros((2, 20_000)), num_examples=[3, 1])
+    on_aggregate, on_clients = (
+        NormClip(noise_std=0.5, noise_on=place).apply({}, updates, make_context(updates))[0].aggregate
+        for place in ("aggregate", "clients")
+    )
+    # independent noises of variance 1/4 with shares 3/4 and 1/4: (9/16 + 1/16) / 4
+    assert on_clients.std() == pytest.approx(np.sqrt(10 / 64), rel=0.03)
+    np.testing.assert_allclose(on_clients, on_aggregate * np.sqrt(10 / 16), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bound": 0.0},
+        {"bound": float("inf")},
+        {"noise_std": -0.1},
+        {"noise_std": float("nan")},
+        {"noise_std": float("inf")},
+        {"noise_on": "client"},
+    ],
+)
 def test_ranges(wrong):
     with pytest.raises(ConfigError) as caught:
         NormClip(**wrong)

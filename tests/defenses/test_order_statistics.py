@@ -19,7 +19,10 @@ def test_against_numpy(count):
 
 
 def test_even_count_takes_the_mean_of_the_middle_two():
-    assert median(np.array([[1.0], [2.0], [10.0], [4.0]], np.float32)) == 3.0
+    columns = np.array([[1.0], [2.0], [10.0], [4.0]], np.float32)
+    assert median(columns) == 3.0
+    assert median(columns, even="lower") == 2.0
+    assert median(columns, even="upper") == 4.0
 
 
 def test_numbers_near_the_end_of_the_range_do_not_overflow():

@@ -118,6 +118,49 @@ def test_median_counts_by_hand() -> None:
     assert median_counts(even, tol=0.0).tolist() == pytest.approx([0, 1 + 2 / 3, 1 + 2 / 3, 2 / 3])
 
 
+def test_counts_with_ties_in_the_order_of_clients_by_hand() -> None:
+    # columns: 1 2 3 4 5 | a mean of zero | ties for the lowest place | all equal
+    columns = np.array([[1, -2, 1, 6], [2, -1, 1, 6], [3, 0, 1, 6], [4, 1, 2, 6], [5, 2, 3, 6]], np.float32)
+    counts = trimmed_counts(columns, trim=1, tol=0.0, first=True)
+    assert counts.tolist() == [3, 0, 0, 0, 3]  # of the equal ones, the first is lowest and the last highest
+    odd = np.array([[1, -3, 5, 2], [2, 0, 5, 2], [9, 4, 7, 2]], np.float32)
+    assert median_counts(odd, tol=0.0, first=True).tolist() == [0, 3, 0]
+    even = np.array([[1, 1], [2, 4], [3, 4], [9, 4]], np.float32)
+    assert median_counts(even, tol=0.0, first=True).tolist() == [0, 2, 2, 0]
+
+
+@pytest.mark.parametrize("rule", ["trimmed_mean", "median"])
+def test_the_order_of_clients_matters_only_for_equal_values(judge: Callable, rule: str) -> None:
+    rows = np.random.default_rng(4).normal(size=(8, 300))
+    for values, same in ((rows, True), (rows.round(), False)):
+        shared, first = judge(PDRR(rule=rule), values), judge(PDRR(rule=rule, ties="first"), values)
+        assert np.array_equal(shared.scores, first.scores) == same
+
+
+def test_what_is_assumed_after_removal_by_hand(judge: Callable) -> None:
+    # One parameter; the two crafted clients are the two lowest, which trimming 2 of 7 takes, with 5 and 9.
+    rows: list[list[float]] = [[-90], [-80], [1], [2], [4], [5], [9]]
+    fewer = judge(PDRR(rule="trimmed_mean", trim=2, q=1.0), rows)
+    assert fewer.flagged.tolist() == [True, True, False, False, False, True, True]
+    assert fewer.aggregate.tolist() == pytest.approx([7 / 3])  # 1, 2, 4: nothing is trimmed any more
+    same = judge(PDRR(rule="trimmed_mean", trim=2, q=1.0, after_removal="same"), rows)
+    assert same.flagged.tolist() == fewer.flagged.tolist()
+    assert same.aggregate.tolist() == [2]  # one on each side, the most that three bear
+
+
+def test_krum_after_removal_by_hand(judge: Callable) -> None:
+    # Six clients agree and are removed. Of the five left, at 9, 9.1, 12, 13 and 14 on a diagonal, 4 - 6 removed = 0
+    # malicious ones leave three neighbours, to which 12 is nearest (1 + 4 + 8.41); two, the most that five bear,
+    # leave one neighbour, and 9 is as near to it as 9.1.
+    rows = [[-1.0, 1.0]] * 6 + [[place, place] for place in (9.0, 9.1, 12.0, 13.0, 14.0)]
+    fewer = judge(PDRR(num_byzantine=4), rows)
+    same = judge(PDRR(num_byzantine=4, after_removal="same"), rows)
+    for verdict, winner in ((fewer, 8), (same, 6)):
+        assert verdict.flagged.tolist() == [True] * 6 + [False] * 5
+        assert verdict.weights.tolist() == [float(row == winner) for row in range(11)]
+        assert verdict.aggregate.tolist() == rows[winner]
+
+
 @pytest.mark.parametrize("count", [2, 3, 6, 7])
 @pytest.mark.parametrize("whole_numbers", [False, True])
 def test_counts_are_those_of_brute_force(count: int, whole_numbers: bool) -> None:
@@ -172,7 +215,16 @@ def test_trim_falls_back_on_what_is_assumed() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rule": "fedavg"}, {"q": 1.1}, {"tol": -1.0}, {"trim": -1}, {"num_byzantine": -1}]
+    "wrong",
+    [
+        {"rule": "fedavg"},
+        {"q": 1.1},
+        {"tol": -1.0},
+        {"trim": -1},
+        {"num_byzantine": -1},
+        {"ties": "last"},
+        {"after_removal": "none"},
+    ],
 )
 def test_refuses(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -41,6 +41,23 @@ def test_one_step_by_hand(apply_once):
     assert verdict.aggregate == np.float32(0.6)
 
 
+def test_one_step_from_zero_by_hand(apply_once):
+    # Distances 1, 2 and 4 to zero: pulls 1, 1/2 and 1/4, over 7/4.
+    verdict = apply_once(RFA(max_iterations=1, start="zero"), [[1.0], [-2.0], [4.0]])
+    np.testing.assert_allclose(verdict.weights, [4 / 7, 2 / 7, 1 / 7])
+    np.testing.assert_allclose(verdict.aggregate, [4 / 7], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_from_zero_against_byzfl(apply_once, byzfl, steps):
+    rows = np.random.default_rng(3).standard_normal((10, 20)).astype(np.float32)
+    rows[8:] *= 30
+    rows[0] = 0
+    expected = byzfl.GeometricMedian(nu=0.1, T=steps)(rows.astype(np.float64))
+    rule = RFA(max_iterations=steps, tolerance=0.0, smoothing=0.1, start="zero")
+    np.testing.assert_allclose(apply_once(rule, rows).aggregate, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_a_point_with_more_than_half_of_the_weight_is_returned(apply_once):
     rows = np.random.default_rng(1).standard_normal((5, 8)).astype(np.float32) * 10
     rows[[1, 4]] = rows[2]
@@ -59,7 +76,17 @@ def test_against_byzfl_at_the_fixed_point(apply_once, byzfl):
     np.testing.assert_allclose(verdict.aggregate, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"max_iterations": 0}, {"tolerance": -1.0}, {"smoothing": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_iterations": 0},
+        {"tolerance": -1.0},
+        {"tolerance": float("inf")},
+        {"smoothing": 0.0},
+        {"smoothing": float("inf")},
+        {"start": "median"},
+    ],
+)
 def test_ranges(wrong):
     with pytest.raises(ConfigError) as caught:
         RFA(**wrong)

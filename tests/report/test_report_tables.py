@@ -7,7 +7,16 @@ import pytest
 
 from raysim.metrics import detection
 from raysim.report.finished_run import read_finished_run
-from raysim.report.tables import detections, flatten, ids, rejections, seconds, setting, stage_times
+from raysim.report.tables import (
+    detections,
+    flatten,
+    ids,
+    rejections,
+    seconds,
+    setting,
+    stage_times,
+    with_titles,
+)
 
 
 def spans(*rows: tuple) -> dict[str, np.ndarray]:
@@ -144,3 +153,16 @@ def test_flatten():
         ("nodes[1].cpus", "8"),
         ("tags", "a, b"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (None, "none"),
+        ("oracle", "oracle (calibration only)"),
+        ({"name": "krum", "num_byzantine": 2}, "krum (num_byzantine 2)"),
+        ([{"name": "clip_norm"}, {"name": "oracle"}], "clip_norm, then oracle (calibration only)"),
+    ],
+)
+def test_a_defense_that_is_shown_the_truth_is_named_so(chosen, words):
+    assert setting(with_titles({"defense": chosen}), "defense") == words

@@ -14,6 +14,7 @@ from raysim.bench.costs.peers import PeerTime
 from raysim.bench.costs.targets import Judged, ratio
 from raysim.bench.matrix import Matrix
 from raysim.bench.report import print_machine, spread
+from raysim.composition import defense_title
 
 MIB = 2**20
 
@@ -49,7 +50,7 @@ def print_costs(costs: Sequence[DefenseCost]) -> None:
     table = _table("defense, stage", "s", "x copy", "x Gram", "MB in", "MB out", "tasks", "nodes", "peak MiB")
     for cost in costs:
         table.add_row(
-            cost.label,
+            defense_title(cost.label),
             f"{np.median(cost.apply_s):.3f}",
             f"{ratio(cost.apply_s, cost.copy_s):.2f}",
             f"{ratio(cost.apply_s, cost.gram_s):.2f}",

@@ -9,6 +9,7 @@ import numpy as np
 
 from raysim.bench.costs.defense_cost import DefenseCost
 from raysim.bench.costs.peers import PeerTime
+from raysim.composition import defense_title
 
 GRAM_FACTOR = 1.6
 PEER_FACTOR = 5.0
@@ -107,7 +108,8 @@ def judge_memory(costs: Sequence[DefenseCost], tile_bytes: int, model_bytes: int
     """
     limit = (MEMORY_FACTOR * tile_bytes + model_bytes) / 2**20
     rows = [
-        Judged(f"{cost.label}: memory of one task", cost.task_memory / 2**20, limit, "MiB") for cost in costs
+        Judged(f"{defense_title(cost.label)}: memory of one task", cost.task_memory / 2**20, limit, "MiB")
+        for cost in costs
     ]
     if costs:
         peak = max(cost.resident_peak for cost in costs) / 2**20

@@ -19,6 +19,7 @@ from raysim.bench.detection.measure import (
     defense_options,
 )
 from raysim.bench.report import machine_lines
+from raysim.defense import title
 
 COLUMNS = ("recall", "FPR", "accuracy", "s/round")
 
@@ -65,6 +66,8 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _table(plan: Plan, data: str, results: Mapping[Cell, CellResult]) -> list[str]:
+    from defenses import DEFENSES
+
     setting = SETTINGS[data]
     training = setting["training"]
     limit = f" ({setting['data']['limit']:,} training samples)" if "limit" in setting["data"] else ""
@@ -81,20 +84,13 @@ def _table(plan: Plan, data: str, results: Mapping[Cell, CellResult]) -> list[st
         "|" + "|".join([":---", *["---:"] * (len(head) - 1)]) + "|",
     ]
     for name in plan.defenses:
-        cells = [_label(name)]
+        cells = [title(name, DEFENSES[name])]
         for attack in plan.attacks:
             mean = _mean([results.get(Cell(data, attack, name, seed)) for seed in plan.seeds])
             values = (mean.recall, mean.fpr, mean.accuracy, mean.detection_s)
             cells += ["failed"] * len(COLUMNS) if mean.problem else [_number(value) for value in values]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-def _label(name: str) -> str:
-    """A defense that is shown the truth is named as what it is."""
-    from defenses import DEFENSES
-
-    return f"{name} (calibration: shown the truth)" if DEFENSES[name].calibration else name
 
 
 def _mean(results: Sequence[CellResult | None]) -> CellResult:

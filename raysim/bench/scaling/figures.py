@@ -22,6 +22,7 @@ from raysim.bench.scaling.read import Measured
 from raysim.bench.scaling.sections import number
 from raysim.bench.scaling.tables import LIMITS
 from raysim.bench.scaling.view import View
+from raysim.composition import defense_title
 from raysim.report.figures import GRID, INK, QUIET, WIDTH
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288")
@@ -185,7 +186,7 @@ def maps(view: View) -> Figure | None:
         _style(axes)
         axes.yaxis.grid(color=GRID, lw=0.8)
         axes.set_ylim(0.0, None)
-        _title(axes, f"{defense}, {_nodes(count)}, d = {view.parameters:,}", pad=24)
+        _title(axes, f"{defense_title(defense)}, {_nodes(count)}, d = {view.parameters:,}", pad=24)
         axes.set_xlabel("clients K")
         axes.legend(
             loc="lower left",

@@ -13,6 +13,7 @@ from raysim.bench.scaling.figures import draw
 from raysim.bench.scaling.fit import DigestMismatch, Growth, digest_mismatches, growth
 from raysim.bench.scaling.read import Measured, read_about, read_memory, read_stages
 from raysim.bench.scaling.view import View, views
+from raysim.composition import defense_title
 from raysim.errors import RecordError
 from raysim.records import write_atomically
 from raysim.report.tables import flatten, ids
@@ -139,7 +140,7 @@ def _mismatch(found: DigestMismatch) -> str:
         f"{digest[:12]}: " + ", ".join(_runs(nodes, runs) for nodes in sorted({nodes for nodes, _ in runs}))
         for digest, runs in found.found.items()
     )
-    what = f"{found.defense}, K = {found.clients}, d = {found.parameters:,}, seed {found.seed}"
+    what = f"{defense_title(found.defense)}, K = {found.clients}, d = {found.parameters:,}, seed {found.seed}"
     return f"- {what} ({found.setup.title}): {variants}"
 
 

@@ -10,6 +10,7 @@ from raysim.bench.scaling.fit import Growth, Ratio, limit_ratio, shares, strong_
 from raysim.bench.scaling.read import COPY, GRAM, Measured, PeakMemory, Setup, Subject
 from raysim.bench.scaling.tables import LIMITS, WHOLE
 from raysim.bench.scaling.view import LIMIT_LABELS, View
+from raysim.composition import defense_title
 
 GIB, MIB = 2**30, 2**20
 
@@ -57,7 +58,7 @@ def limits(view: View) -> list[str]:
         for nodes in view.nodes:
             cells = [_limits_cell(view, defense, clients, nodes) for clients in view.clients]
             if any(cells):
-                rows.append([defense, *_nodes_cell(view, nodes), *cells])
+                rows.append([defense_title(defense), *_nodes_cell(view, nodes), *cells])
     if not rows:
         return ["No limits were measured.", ""]
     title = "#### Times the Gram product (times the copy)"
@@ -113,7 +114,7 @@ def maps(view: View, drawn: Drawn) -> list[str]:
             cells = [
                 "" if m is None else f"{number(m[0])} / {number(m[1])} ({m[1] / m[0]:.2f} x)" for m in medians
             ]
-            rows.append([defense, *_nodes_cell(view, nodes), *cells])
+            rows.append([defense_title(defense), *_nodes_cell(view, nodes), *cells])
     if not rows:
         return []
     head = ["defense", *_nodes_head(view), *_clients_head(view)]
@@ -169,7 +170,7 @@ def moved(view: View, drawn: Drawn) -> list[str]:
         for count in several:
             cells = [_moved_cell(view.stages(defense, clients, count)) for clients in view.clients]
             if any(cells):
-                rows.append([defense, str(count), *cells])
+                rows.append([defense_title(defense), str(count), *cells])
     lines = ["#### MB moved between nodes a round (share of the matrix)", ""]
     lines += table(["defense", "nodes", *_clients_head(view)], rows)
     return lines + _figures(drawn, moved="Bytes moved between nodes by stage")
@@ -183,7 +184,7 @@ def spilled(view: View) -> list[str]:
             what = (
                 f"while the matrix and the limits were made ({stage})"
                 if defense == LIMITS
-                else f"in {defense}"
+                else f"in {defense_title(defense)}"
             )
             rows.append(
                 f"- K = {size.clients}, {_count(size.nodes, 'node')}, {what}: the object store spilled"
@@ -207,7 +208,7 @@ def memory(view: View, found: Sequence[PeakMemory]) -> list[str]:
             else f"{m.worker_bytes / GIB:.2f} / {m.largest_worker_bytes / GIB:.2f} / {m.store_bytes / GIB:.2f}"
             for K in clients
         ]
-        rows.append([defense, str(count), str(node), *cells])
+        rows.append([defense_title(defense), str(count), str(node), *cells])
     head = ["defense", "nodes", "node", *(f"K = {K}" for K in clients)]
     title = "#### Peak memory of each node: all workers / largest worker / object store (GiB)"
     note = (
@@ -235,7 +236,7 @@ def growth_in_parameters(setup: Setup, laws: Iterable[Growth]) -> list[str]:
     for g in found:
         top[g.subject, g.nodes] = max(g.clients, top.get((g.subject, g.nodes), 0))
     rows = [
-        [g.subject.defense, g.subject.stage, str(g.clients), str(g.nodes), *_law(g)]
+        [defense_title(g.subject.defense), g.subject.stage, str(g.clients), str(g.nodes), *_law(g)]
         for g in sorted(found, key=lambda g: (g.nodes, g.subject.defense != LIMITS))
         if g.clients == top[g.subject, g.nodes]
     ]

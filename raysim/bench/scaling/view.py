@@ -10,6 +10,7 @@ import numpy as np
 
 from raysim.bench.scaling.read import COPY, GRAM, Measured, Setup, Size
 from raysim.bench.scaling.tables import LIMITS, WHOLE
+from raysim.composition import defense_title
 
 MAPS, AUTOENCODER = "cam", "autoencoder"
 """The stages of the defenses that train an autoencoder on class-activation maps."""
@@ -69,13 +70,13 @@ class View:
         return tops
 
     def label(self, whole: Measured) -> str:
-        """The defense's name, with K where that is not the largest one of this view."""
-        clients = whole.size.clients
-        return whole.defense if clients == self.clients[-1] else f"{whole.defense} (K = {clients})"
+        """The defense's title, with K where that is not the largest one of this view."""
+        name, clients = defense_title(whole.defense), whole.size.clients
+        return name if clients == self.clients[-1] else f"{name} (K = {clients})"
 
     def lines(self) -> list[tuple[str, str, str]]:
         """(defense, stage, label) of everything that is timed as a whole: the defenses, then the limits."""
-        wholes = [(defense, WHOLE, defense) for defense in self.defenses]
+        wholes = [(defense, WHOLE, defense_title(defense)) for defense in self.defenses]
         limits = [
             (LIMITS, stage, label) for stage, label in LIMIT_LABELS.items() if self.sizes(LIMITS, stage)
         ]
