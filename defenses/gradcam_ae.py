@@ -24,5 +24,5 @@ class GradCAMAE(CAMAutoencoder):
     the mean of all clients. The CIFAR-10 and CIFAR-100 scripts set the true attackers' maps to zero in some rounds.
     """
 
-    paper = "Zheng et al., WWW Companion 2024"
+    paper = "Zheng et al., ACM TOPS 2025"
     method: ClassVar[Method] = "gradcam"

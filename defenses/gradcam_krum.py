@@ -17,5 +17,5 @@ class GradCAMKrum(CAMKrum):
     one sentence and gives no numbers for it.
     """
 
-    paper = "Zheng et al., WWW Companion 2024"
+    paper = "Zheng et al., ACM TOPS 2025"
     method: ClassVar[Method] = "gradcam"
