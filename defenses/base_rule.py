@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from raysim.defense import Defense, accepted_mean
 from raysim.errors import ConfigError, unknown_name
 from raysim.updates import Updates
 
+_AFTER_REMOVAL = ("fewer", "same")
+
 
 @dataclass(frozen=True)
 class RuleDefense(Defense):
@@ -24,6 +26,8 @@ class RuleDefense(Defense):
     num_byzantine: assumed number f of malicious clients (krum: K >= 2 f + 3; None: the most that K tolerates).
     trim: values that trimmed_mean drops on each side, 2 trim < K; None: num_byzantine, or a fifth of K.
     A round left with fewer clients than planned assumes as much as they tolerate.
+    after_removal: what is assumed of the clients that are left: that many `fewer` than the number removed (the
+    default), or the `same` as of all K, cut to what the rest bears. The papers say only that the rest is aggregated.
     """
 
     rules: ClassVar[tuple[str, ...]] = ("krum", "trimmed_mean", "median")
@@ -31,10 +35,13 @@ class RuleDefense(Defense):
     rule: str = "krum"
     num_byzantine: int | None = None
     trim: int | None = None
+    after_removal: Literal["fewer", "same"] = "fewer"
 
     def __post_init__(self) -> None:
         if self.rule not in self.rules:
             raise unknown_name("rule", self.rule, self.rules)
+        if self.after_removal not in _AFTER_REMOVAL:
+            raise unknown_name("after_removal", self.after_removal, _AFTER_REMOVAL)
         check_num_byzantine(self.num_byzantine)
         if self.trim is not None and self.trim < 0:
             raise ConfigError("trim", "must be at least 0", self.trim, 0)
@@ -62,23 +69,24 @@ class RuleDefense(Defense):
     def reaggregate(
         self, updates: Updates, flagged: np.ndarray, distances: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """(aggregate [d], weights [K] or None) of the rule on unflagged rows, f and trim less the removed.
+        """(aggregate [d], weights [K] or None) of the rule on unflagged rows, f and trim as `after_removal` says.
 
         All flagged: a zero aggregate, so that the global model stays, and zero weights.
         """
         count, removed = updates.num_clients, int(flagged.sum())
         if removed == count or self.rule == "fedavg":
             return accepted_mean(updates, flagged)
+        gone = removed if self.after_removal == "fewer" else 0
         if self.rule == "krum":
             assert distances is not None
-            num_byzantine = max(0, assumed_byzantine(self.num_byzantine, count) - removed)
+            num_byzantine = max(0, assumed_byzantine(self.num_byzantine, count) - gone)
             weights = np.zeros(count)
             weights[krum_winner(distances, np.flatnonzero(~flagged), num_byzantine)] = 1.0
             return updates.combine(weights), weights
         rest = updates.select(~flagged) if removed else updates
         if self.rule == "median":
             return rest.map_columns("order_statistics", median), None
-        trim = min(max(0, self.assumed_trim(count) - removed), (rest.num_clients - 1) // 2)
+        trim = min(max(0, self.assumed_trim(count) - gone), (rest.num_clients - 1) // 2)
         return rest.map_columns("order_statistics", partial(trimmed_mean, trim=trim)), None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -15,6 +15,8 @@ from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
 from raysim.updates import Updates
+
+_TIES = ("shared", "first")
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,9 @@ class PDRR(RuleDefense):
     - `median`: n_i is in how many parameters client i is the median (either middle one where K is even; the paper
       says d, meaning K); malicious when n_i <= (1 - q) max n.
 
-    Counts leave out parameters with s = 0. The paper leaves two things open. ties: equal values of a parameter have
-    `shared` what their places count for (the default), or the earlier clients have the lower places (`first`, what
-    a stable sort of the clients gives). after_removal: the rest is aggregated by the same rule, with num_byzantine and
-    trim less the number removed (`fewer`, the default), or as assumed for all K (`same`), cut to what the rest bears.
+    Counts leave out parameters with s = 0. The rest is aggregated by the same rule. The paper leaves open what it then
+    assumes (`after_removal`), and ties: equal values of a parameter have `shared` what their places count for (the
+    default), or the earlier clients have the lower places (`first`, what a stable sort of the clients gives).
     q = 0.5 by default; the paper's usable range, krum: 0.1 to 0.99. Scores: rho_i, n_i / max n, 1 - n_i / max n.
     Cost O(K^2 d) for krum, O(d K log K) for the others.
     """
@@ -44,7 +45,6 @@ class PDRR(RuleDefense):
     q: float = 0.5
     tol: float = 0.0
     ties: Literal["shared", "first"] = "shared"
-    after_removal: Literal["fewer", "same"] = "fewer"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,9 +52,8 @@ class PDRR(RuleDefense):
             raise ConfigError("q", "must be at least 0 and at most 1", self.q, 0.5)
         if not self.tol >= 0:
             raise ConfigError("tol", "must be at least 0", self.tol, 0.0)
-        for key, known in (("ties", ("shared", "first")), ("after_removal", ("fewer", "same"))):
-            if getattr(self, key) not in known:
-                raise unknown_name(key, getattr(self, key), known)
+        if self.ties not in _TIES:
+            raise unknown_name("ties", self.ties, _TIES)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Pre-aggregate and count in one pass over the columns, remove, aggregate what is left."""
@@ -85,20 +84,6 @@ class PDRR(RuleDefense):
         if self.rule == "median":
             scores = 1 - scores
         return Verdict(*self.reaggregate(updates, flagged, distances), scores, flagged), state
-
-    def reaggregate(
-        self, updates: Updates, flagged: np.ndarray, distances: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """As RuleDefense's; with after_removal = `same`, f and trim as assumed for all K."""
-        if self.after_removal == "fewer" or self.rule == "median" or flagged.all():
-            return super().reaggregate(updates, flagged, distances)
-        count, members = updates.num_clients, np.flatnonzero(~flagged)
-        if distances is not None:
-            weights = np.zeros(count)
-            weights[krum_winner(distances, members, assumed_byzantine(self.num_byzantine, count))] = 1.0
-            return updates.combine(weights), weights
-        same = replace(self, trim=self.assumed_trim(count), after_removal="fewer")
-        return same.reaggregate(updates.select(~flagged), np.zeros(len(members), bool), None)
 
 
 def sign_sums(columns: np.ndarray, *, winner: int, tol: float) -> np.ndarray:

@@ -3,8 +3,8 @@
 The matrix is a grid. A *row block* is what one client host returned: the rows of a few clients. A *column
 shard* is a fixed range of parameters, the same for all blocks. A tile is one row block in one shard; the
 buffers (layout.py) are one more tile behind the last shard. K x d is gathered by no method but `gather_rows`
-and `to_array`: rows are worked on block by block, columns shard by shard, each in a task that reads the tiles it needs and walks them a few thousand
-columns at a time, so that what it works on stays in the cache.
+and `to_array`: rows are worked on block by block, columns shard by shard, each in a task that reads the tiles it
+needs and walks them a few thousand columns at a time, so that what it works on stays in the cache.
 
 Sums over columns are formed per *chunk*, a width that depends on the K rows that came in, and added in column
 order; rows selected or transformed from them keep that width. So no result depends on how the matrix was cut
@@ -175,7 +175,8 @@ class Updates:
     ) -> np.ndarray:
         """fn(columns [K, c], *along [c]) -> [c], called for BLOCK_COLUMNS at a time in tasks of column shards. Returns [d].
 
-        along: of which fn gets the same columns, [c] or [m, c]. A column's result may depend on that column only. dtype: what fn gets the columns as; they are read-only and gone after the call.
+        along: of which fn gets the same columns, [c] or [m, c]. A column's result may depend on that column only.
+        dtype: what fn gets the columns as; they are read-only and gone after the call.
         """
         shards = self._shards(along)
         items = []

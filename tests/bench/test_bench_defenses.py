@@ -21,6 +21,7 @@ from raysim.bench.detection.measure import (
     Cell,
     CellResult,
     Plan,
+    code_version,
     defense_options,
     origin,
     read_result,
@@ -286,23 +287,25 @@ def test_detection_measures_once_and_writes_the_table(tmp_path: Path):
 def test_other_settings_are_measured_again_and_problems_are_told(tmp_path: Path):
     plan = Plan(("digits",), ("noise",), ("krum",), rounds=2)
     cell = Cell("digits", "noise", "krum", 0)
-    content = {**origin(plan.config(cell)), "result": {"problem": "RunError: no memory"}}
+    code = code_version()
+    content = {**origin(plan.config(cell), code), "result": {"problem": "RunError: no memory"}}
     (tmp_path / f"{cell.name}.json").write_text(json.dumps(content))
-    result = read_result(plan, cell, tmp_path)
+    result = read_result(plan, cell, tmp_path, code)
     assert result is not None
     text = markdown(plan, {cell: result}, 1)
     assert "| krum | failed | failed | failed | failed |" in text
     assert "- digits-noise-krum-seed-0: RunError: no memory" in text
-    assert read_result(Plan(("digits",), ("noise",), ("krum",), rounds=3), cell, tmp_path) is None
+    assert read_result(Plan(("digits",), ("noise",), ("krum",), rounds=3), cell, tmp_path, code) is None
 
 
 @pytest.mark.parametrize("changed", ["config", "commit", "versions"])
 def test_numbers_of_other_settings_or_code_are_not_read(tmp_path, changed):
     plan, cell = Plan(("digits",), ("noise",), ("rlr",)), Cell("digits", "noise", "rlr", 0)
-    kept = json.loads(json.dumps({**origin(plan.config(cell)), "result": {}}))
+    code = code_version()
+    kept = json.loads(json.dumps({**origin(plan.config(cell), code), "result": {}}))
     assert kept["config"]["defense"]["learning_rate"] == 1.0, "defaults are written out"
     path = tmp_path / f"{cell.name}.json"
     path.write_text(json.dumps(kept))
-    assert read_result(plan, cell, tmp_path) is not None
+    assert read_result(plan, cell, tmp_path, code) is not None
     path.write_text(json.dumps({**kept, changed: "another"}))
-    assert read_result(plan, cell, tmp_path) is None
+    assert read_result(plan, cell, tmp_path, code) is None

@@ -75,6 +75,15 @@ def test_aggregates_are_the_rules_own(make_updates: Callable, rule: Any) -> None
         np.testing.assert_allclose(aggregates[left_out], expected, atol=1e-6)
 
 
+def test_what_is_assumed_after_removal_by_hand(make_updates: Callable) -> None:
+    """Without the flagged 9, trimming 1 - 1 = 0 a side averages 0, 1, 2 and 97; trimming 1 as before 1 and 2."""
+    updates = make_updates([[0.0], [1.0], [2.0], [97.0], [9.0]])
+    flagged = np.array([False, False, False, False, True])
+    for after_removal, aggregate in (("fewer", 25.0), ("same", 1.5)):
+        defense = LFR(trim=1, after_removal=after_removal)  # type: ignore[arg-type]
+        assert defense.reaggregate(updates, flagged, None)[0].tolist() == [aggregate]
+
+
 def test_row_by_row_keeps_rows_and_order(make_updates: Callable) -> None:
     rows = np.arange(12).reshape(4, 3)
     updates = make_updates(rows, rows_per_block=3).select([0, 2, 3])

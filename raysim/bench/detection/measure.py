@@ -158,19 +158,19 @@ def measure_all(
     plan: Plan, folder: Path, workers: int, tell: Callable[[Cell, int, int], None]
 ) -> dict[Cell, CellResult]:
     """Run what is not in `folder` yet, `workers` cells at a time; all results. tell(cell, done, total) after each."""
-    every = list(plan.cells())
+    every, code = list(plan.cells()), code_version()
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = [cell for cell in every if read_result(plan, cell, folder) is None]
+    waiting = [cell for cell in every if read_result(plan, cell, folder, code) is None]
     done = len(every) - len(waiting)
     if workers == 1:
         for cell in waiting:
-            run_cell(plan, cell, folder)
+            run_cell(plan, cell, folder, code)
             done += 1
             tell(cell, done, len(every))
     elif waiting:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=spawn) as pool:
-            running = {pool.submit(run_cell, plan, cell, folder): cell for cell in waiting}
+            running = {pool.submit(run_cell, plan, cell, folder, code): cell for cell in waiting}
             try:
                 for future in as_completed(running):
                     future.result()
@@ -179,12 +179,12 @@ def measure_all(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    results = {cell: read_result(plan, cell, folder) for cell in every}
+    results = {cell: read_result(plan, cell, folder, code) for cell in every}
     return {cell: result for cell, result in results.items() if result is not None}
 
 
-def run_cell(plan: Plan, cell: Cell, folder: Path) -> None:
-    """Run one cell and keep its numbers; a setting that the defense refuses, or fails in, is kept as its problem."""
+def run_cell(plan: Plan, cell: Cell, folder: Path, code: Mapping[str, Any]) -> None:
+    """Run one cell and keep its numbers, as those of this code; a setting that the defense refuses, or fails in, is kept as its problem."""
     import raysim
 
     config = plan.config(cell)
@@ -194,30 +194,31 @@ def run_cell(plan: Plan, cell: Cell, folder: Path) -> None:
             result = summarised(run.rounds, run.table("spans").to_pylist())
         except (ConfigError, RunError) as error:
             result = CellResult(problem=f"{type(error).__name__}: {error}")
-    content = {**origin(config), "result": dataclasses.asdict(result)}
+    content = {**origin(config, code), "result": dataclasses.asdict(result)}
     write_atomically(folder / f"{cell.name}.json", json.dumps(content, indent=1).encode())
 
 
-def read_result(plan: Plan, cell: Cell, folder: Path) -> CellResult | None:
+def read_result(plan: Plan, cell: Cell, folder: Path, code: Mapping[str, Any]) -> CellResult | None:
     """What an earlier run kept of this cell; None where there is nothing, or it came from other settings or code."""
     path = folder / f"{cell.name}.json"
     if not path.exists():
         return None
     content = json.loads(path.read_text())
-    wanted = json.loads(json.dumps(origin(plan.config(cell))))
+    wanted = json.loads(json.dumps(origin(plan.config(cell), code)))
     if any(content.get(key) != value for key, value in wanted.items()):
         return None
     return CellResult(**content["result"])
 
 
-def origin(config: ExperimentConfig) -> dict[str, Any]:
-    """What a cell's numbers depend on: its settings with all defaults, the commit, and versions of libraries."""
-    code = environment()
-    return {
-        "config": written_out(config).to_mapping(),
-        "commit": code["commit"],
-        "versions": code["versions"],
-    }
+def origin(config: ExperimentConfig, code: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell's numbers depend on: its settings with all defaults, and the code."""
+    return {"config": written_out(config).to_mapping(), **code}
+
+
+def code_version() -> dict[str, Any]:
+    """The commit, and versions of libraries. Asks git: once for a table, not for every cell."""
+    found = environment()
+    return {key: found[key] for key in ("commit", "versions")}
 
 
 def summarised(rounds: Sequence[Mapping[str, Any]], spans: Sequence[Mapping[str, Any]]) -> CellResult:
