@@ -13,7 +13,7 @@ from attacks.rows import mean_row, one_row_for_all, std_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 PROBABILITY_RANGE = (0.01, 0.99)
 """Bounds of the normal probability that z is read from: without them it is -inf or +inf in small cohorts."""

@@ -15,7 +15,7 @@ from raysim.attack import ClientContext, ClientData
 from raysim.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from raysim.client import LocalTrainer
+    from raysim.engine.host import LocalTrainer
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from raysim.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from raysim.client import LocalTrainer
+    from raysim.engine.host import LocalTrainer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from attacks.rows import everyone, gram_with, mean_row, square_distances
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, Setting, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 NORM_COLUMNS = 2**20
 """Columns whose noise one task adds up."""

@@ -13,7 +13,7 @@ from attacks.rows import everyone, mean_row, std_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 STAGE = "fang_coordinates"
 

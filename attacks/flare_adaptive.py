@@ -16,7 +16,7 @@ from raysim.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from raysim.client import LocalTrainer
+    from raysim.engine.host import LocalTrainer
 
 BATCH = 256
 

@@ -20,8 +20,8 @@ from attacks.rows import buffer_row, mean_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

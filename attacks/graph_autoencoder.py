@@ -95,7 +95,7 @@ def fit_autoencoder(
     import torch
     from torch.nn import functional
 
-    from raysim.flat_optimizer import FlatOptimizer
+    from raysim.training.flat_optimizer import FlatOptimizer
 
     mixing = torch.from_numpy(propagation(adjacency).astype(np.float32))
     inputs = mixing @ torch.from_numpy(features.astype(np.float32))

@@ -20,7 +20,7 @@ from raysim.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     import torch
 
-    from raysim.client import LocalTrainer
+    from raysim.engine.host import LocalTrainer
 
 CHOICES = {
     "inputs": ("trojan", "semantic"),
@@ -208,7 +208,7 @@ class MaliciousStep:
     ) -> None:
         import torch
 
-        from raysim.flat_optimizer import FlatOptimizer
+        from raysim.training.flat_optimizer import FlatOptimizer
 
         self.images = torch.from_numpy(data.images).to(trainer.device)
         self.labels = torch.from_numpy(data.labels).to(trainer.device)

@@ -13,7 +13,7 @@ from attacks.rows import gram_with, mean_row, one_row_for_all, square_distances,
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 DIRECTIONS = ("std", "unit", "sign")
 

@@ -13,8 +13,8 @@ from attacks.noise_columns import ColumnNoise
 from raysim.attack import Attack, ClientContext, ClientData, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 
 NOISED = ("weight", "bias")
 """A tensor is noised when its name contains one of these."""

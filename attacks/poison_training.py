@@ -11,7 +11,7 @@ import numpy as np
 from raysim.attack import Attack, ClientContext, ClientData
 from raysim.context import Setting
 from raysim.errors import ConfigError
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from raysim.attack import View
-from raysim.layout import Layout
-from raysim.row_blocks import RowBlock
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.row_blocks import RowBlock
+from raysim.matrix.updates import Updates
 
 
 def everyone(view: View) -> Updates:

@@ -13,7 +13,7 @@ from attacks.rows import mean_row, one_row_for_all
 from raysim.attack import Attack, ClientContext, ClientData, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def bring_up(
     if kind == "namespaces":
         namespaces.require()
     # Imported here: this module is part of `raysim --help`, and composition comes with torch.
-    from raysim.ray_cluster import write_token
+    from raysim.backends.ray_connection import write_token
 
     folder = Path(tempfile.mkdtemp(prefix="raysim-"))
     try:
@@ -129,7 +129,7 @@ def _environment(token: Path) -> dict[str, str]:
 
 def _existing(address: str, nodes: int) -> Cluster:
     """The cluster at an address, when it has so many nodes."""
-    from raysim.ray_cluster import authenticate
+    from raysim.backends.ray_connection import authenticate
 
     environment = {**WORKER_ENVIRONMENT, "RAY_AUTH_MODE": "", **os.environ}
     authenticate(environment, new_cluster=False)

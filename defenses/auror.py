@@ -12,7 +12,7 @@ from defenses.features import global_head, head_updates
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _BLOCK = 8192
 """Parameters clustered in one task."""

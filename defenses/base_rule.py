@@ -14,7 +14,7 @@ from defenses.order_statistics import median, trimmed_mean
 from raysim.context import Setting
 from raysim.defense import Defense, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _AFTER_REMOVAL = ("fewer", "same")
 

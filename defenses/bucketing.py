@@ -15,7 +15,7 @@ from defenses.mixing import mix_rows
 from raysim.context import Context, State
 from raysim.defense import PreAggregation
 from raysim.errors import ConfigError
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from defenses.voting import no_suspicions, vote
 from raysim.context import Context, Setting, State
 from raysim.defense import Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 ROUNDING = 1e-6
 """Errors closer than this count as equal: the float32 reconstructions of equal maps need not agree to the last bit."""

@@ -9,10 +9,10 @@ import numpy as np
 from defenses.distances import squared_distances
 from defenses.heat_maps import HeatMapDefense
 from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine, krum_scores
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting, State
 from raysim.defense import Verdict
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

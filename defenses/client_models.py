@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysim.backend import Reference
+from raysim.backends.base import Reference
 from raysim.context import ModelFactory
 from raysim.errors import unknown_name
-from raysim.layout import Layout
-from raysim.row_stage import RowStage
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.row_stage import RowStage
+from raysim.matrix.updates import Updates
 
 if TYPE_CHECKING:
     import torch

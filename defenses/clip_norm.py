@@ -14,7 +14,7 @@ from defenses.distances import squared_norms
 from raysim.context import Context, State
 from raysim.defense import PreAggregation
 from raysim.errors import ConfigError
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from raysim import rng
 from raysim.context import Context, ModelFactory, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 CLOSE = 1e-5
 """A squared distance below this share of |a|^2 + |b|^2 is computed again from differences. The Gram matrix is

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from defenses.leave_one_out import ImpactDefense
 from raysim.context import Context, State
 from raysim.defense import Verdict
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _MARGIN = ("flag", "accept")
 _TOLERANCE = 1e-10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from raysim.context import Context
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 def head_updates(updates: Updates, ctx: Context, *, bias: bool = True) -> np.ndarray:

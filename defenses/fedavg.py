@@ -11,7 +11,7 @@ import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

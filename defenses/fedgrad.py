@@ -23,7 +23,7 @@ from defenses.krum import assumed_byzantine, check_num_byzantine, krum_scores
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _CHOICES = {
     "similarity": ("pair", "batch", "matrix", "transitive"),

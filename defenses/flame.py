@@ -17,8 +17,8 @@ import numpy as np
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.grid import steps
-from raysim.updates import Updates
+from raysim.matrix.column_walk import steps
+from raysim.matrix.updates import Updates
 
 _CLUSTERING = ("cosine", "rows")
 

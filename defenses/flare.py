@@ -19,8 +19,8 @@ from defenses.mmd import centred, median_squared_distance, pairwise_mmd
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.row_stage import RowStage
-from raysim.updates import Updates
+from raysim.matrix.row_stage import RowStage
+from raysim.matrix.updates import Updates
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,7 @@ from defenses.sketch import sketch, sketch_codes
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.matrix.updates import BLOCK_COLUMNS, Updates
 
 _GAPS = ("mean_log", "log_mean")
 

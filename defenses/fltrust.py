@@ -17,8 +17,8 @@ from raysim.attack import ClientData
 from raysim.context import Context, ModelFactory, ServerData, Setting, State, TrainingRecipe
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 
 _NO_TRUST = ("keep", "uniform")
 
@@ -88,7 +88,7 @@ def train_on_server(
     round: int,
 ) -> np.ndarray:
     """The update [d + b] that local training by `recipe` makes of the server's data."""
-    from raysim.client import LocalTrainer
+    from raysim.engine.host import LocalTrainer
 
     trainer = LocalTrainer(factory, layout, recipe)
     client = ClientData(np.array(data.images), np.array(data.labels))  # torch wants them writable

@@ -22,7 +22,7 @@ from defenses.features import head_updates
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _FEATURES = ("head", "all")
 _DIVISORS = ("weights", "clients", "nothing")

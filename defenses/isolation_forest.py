@@ -13,7 +13,7 @@ from defenses.krum import check_num_byzantine
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _FEATURES = ("head", "components")
 _MAX_SAMPLES = 256

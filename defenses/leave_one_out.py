@@ -16,8 +16,8 @@ from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, Setting
 from raysim.defense import Verdict
 from raysim.errors import ConfigError
-from raysim.row_blocks import RowBlock
-from raysim.updates import Updates
+from raysim.matrix.row_blocks import RowBlock
+from raysim.matrix.updates import Updates
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,7 +15,7 @@ from defenses.order_statistics import Even, median
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 def mix_rows(

@@ -18,7 +18,7 @@ from defenses.distances import squared_norms
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _NOISE_ON = ("aggregate", "clients")
 

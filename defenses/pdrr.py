@@ -14,7 +14,7 @@ from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _TIES = ("shared", "first")
 

@@ -21,7 +21,7 @@ from defenses.distances import squared_distances, squared_norms
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 _STARTS = ("mean", "zero")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raysim.layout import Entry
+from raysim.matrix.layout import Entry
 
 
 def sketch_codes(

@@ -19,8 +19,8 @@ from defenses.sketch import sketch, sketch_codes, sketch_size
 from raysim.context import Context, ModelFactory, Setting, State, TrainingRecipe
 from raysim.defense import Defense
 from raysim.errors import ConfigError, unknown_name
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 
 _SURROGATES = ("head", "all")
 _LIMIT = 1e6
@@ -103,7 +103,7 @@ def _train(
     seed: int,
 ) -> np.ndarray:
     from raysim.attack import ClientData
-    from raysim.client import LocalTrainer
+    from raysim.engine.host import LocalTrainer
 
     size = sketch_size(codes)
     taken: list[np.ndarray] = []

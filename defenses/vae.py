@@ -15,8 +15,8 @@ from defenses.snapshots import SnapshotDetector
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
+from raysim.matrix.updates import Updates
 from raysim.rng import torch_randomness
-from raysim.updates import Updates
 
 _SCORES = ("error", "probability")
 

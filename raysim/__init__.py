@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raysim.attack import Attack, Visibility
-from raysim.config import ExperimentConfig, load_config
+from raysim.config.schema import ExperimentConfig, load_config
 from raysim.defense import Defense, PreAggregation, Verdict, chain
 from raysim.errors import ConfigError, DataError, RaysimError, RecordError, RunError
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 if TYPE_CHECKING:
-    from raysim.execution import Observer
-    from raysim.runner import RunResult
+    from raysim.runs.execution import Observer
+    from raysim.runs.runner import RunResult
 
 __all__ = [
     "Attack",
@@ -68,10 +68,10 @@ def run(
     """Run one experiment and leave its results in the folder `out/name` (default name: date and time).
 
     backend: `ray` (a cluster on this machine, or the one at `address`) or `inprocess` (this process, no Ray);
-    the results are the same bytes. observe: called with every `raysim.execution.Progress`. Raises
+    the results are the same bytes. observe: called with every `raysim.runs.execution.Progress`. Raises
     ConfigError or DataError before anything starts, RunError when the run fails.
     """
-    from raysim.runner import run as carry_out
+    from raysim.runs.runner import run as carry_out
 
     return carry_out(config, name=name, out=out, backend=backend, address=address, observe=observe)
 
@@ -84,6 +84,6 @@ def resume(
     observe: Observer | None = None,
 ) -> RunResult:
     """Continue the run in folder `path` from its newest checkpoint; the result is that of an undisturbed run."""
-    from raysim.runner import resume as carry_on
+    from raysim.runs.runner import resume as carry_on
 
     return carry_on(path, backend=backend, address=address, observe=observe)

@@ -18,12 +18,12 @@ import numpy as np
 from raysim import rng
 from raysim.context import Context, Setting, State
 from raysim.errors import RunError
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 
 if TYPE_CHECKING:
-    from raysim.client import LocalTrainer
     from raysim.data.dataset import Dataset
+    from raysim.engine.host import LocalTrainer
 
 
 class Visibility(enum.Enum):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from raysim import rng
-from raysim.backend import Backend, Needs, Reference
+from raysim.backends.base import Backend, Needs, Reference
 from raysim.errors import ConfigError
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from raysim.context import Context, Setting, State
-from raysim.row_stage import RowStage
-from raysim.updates import Updates
+from raysim.matrix.row_stage import RowStage
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

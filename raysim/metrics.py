@@ -10,7 +10,7 @@ here it is undefined. A ratio whose denominator is zero is NaN everywhere in thi
 how many values it ran.
 
 Main accuracy, attack success and target confidence are counted where the model is evaluated
-(`raysim.training.LocalTrainer.evaluate`): attack success is the accuracy on inputs that carry the label the attacker
+(`raysim.training.local.LocalTrainer.evaluate`): attack success is the accuracy on inputs that carry the label the attacker
 wants, those of that class left out (`Attack.triggered_test`). How they are quoted is here: `summarise`.
 """
 

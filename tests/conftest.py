@@ -25,7 +25,7 @@ def data_root() -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray cluster for all tests that need one: 2 CPUs and one logical GPU."""
-    from raysim import ray_cluster
+    from raysim.backends import ray_connection as ray_cluster
 
     with ray_cluster.connected(num_cpus=2, num_gpus=1, object_store_memory=2**29):
         yield

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from raysim import ray_cluster
-from raysim.backend import Needs
-from raysim.layout import Layout
-from raysim.records import digest
-from raysim.row_blocks import RowBlock, cut
-from raysim.telemetry import WHOLE_STAGE
-from raysim.updates import Updates
+from raysim.backends import ray_connection as ray_cluster
+from raysim.backends.base import Needs
+from raysim.backends.telemetry import WHOLE_STAGE
+from raysim.matrix.layout import Layout
+from raysim.matrix.row_blocks import RowBlock, cut
+from raysim.matrix.updates import Updates
+from raysim.runs.directory import digest
 
 ROWS, SHARDS = 4, 4
 
@@ -103,7 +103,7 @@ def locations(references: list[Any], expected: list[list[str]], patience_s: floa
     import ray
     from ray.experimental import get_object_locations
 
-    from raysim.ray_backend import short_name
+    from raysim.backends.ray_backend import short_name
 
     deadline = time.monotonic() + patience_s
     while True:
@@ -118,8 +118,8 @@ def locations(references: list[Any], expected: list[list[str]], patience_s: floa
 
 def where_the_data_cannot_be_worked_on(columns: int) -> dict[str, Any]:
     """Tasks read a block on a node whose CPUs are all reserved by a client actor, and one on a node that is gone."""
-    from raysim.placement import Node
-    from raysim.ray_backend import ClientActors, RayBackend
+    from raysim.backends.placement import Node
+    from raysim.backends.ray_backend import ClientActors, RayBackend
 
     backend = RayBackend(ClientActors(1, cpus=1.0), workers=2)
     backend.start_clients(Host, ())
@@ -138,7 +138,7 @@ def where_the_data_cannot_be_worked_on(columns: int) -> dict[str, Any]:
 def main(columns: int, target: Path) -> None:
     found: dict[str, Any] = {}
     with ray_cluster.connected(address="auto"):
-        from raysim.ray_backend import ClientActors, RayBackend
+        from raysim.backends.ray_backend import ClientActors, RayBackend
 
         backend = RayBackend(ClientActors(2), workers=2)
         backend.start_clients(Host, ())

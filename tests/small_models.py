@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from raysim import rng
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
 
 
 @dataclass(frozen=True)

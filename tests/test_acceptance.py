@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from attacks.fang_krum import FangKrum
-from defenses import evaluate
-from raysim.backend import InProcessBackend, ThreadLimit
-from raysim.composition import compose
-from raysim.config import load_config
-from raysim.experiment import RoundRecord
+from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.composition.compose import compose, evaluate
+from raysim.config.schema import load_config
+from raysim.engine.experiment import RoundRecord
+from raysim.engine.simulation import initial_state, rounds, start
 from raysim.metrics import detection
 from raysim.presets import generated
-from raysim.simulation import initial_state, rounds, start
 from tests.attacks.crafting import craft
 from tests.test_contract_defenses import CLIENTS, FACTORY, SMALLER, random_rows, server_data
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from attacks import ATTACKS
-from raysim import simulation
-from raysim.backend import InProcessBackend, ThreadLimit
-from raysim.composition import compose
-from raysim.config import ExperimentConfig, load_config
+from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig, load_config
 from raysim.data.dataset import normalise
-from raysim.experiment import RoundRecord
+from raysim.engine import simulation
+from raysim.engine.experiment import RoundRecord
 
 CLIENTS = 12
 ATTACKERS = (2, 7, 9)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from raysim.attack import Attack, ClientContext, ClientData, DataPool, View, Visibility
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting
 from raysim.errors import RunError
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 from tests.small_models import samples
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from raysim.backend import Held, InProcessBackend, Needs, ThreadLimit, frozen, located
+from raysim.backends.base import Held, InProcessBackend, Needs, ThreadLimit, frozen, located
 from raysim.errors import ConfigError, RunError
 
 
@@ -139,7 +139,7 @@ def test_threads_are_limited_inside_tasks_and_put_back():
 def test_prepare_worker_holds_for_libraries_loaded_later():
     """In a process of its own, since the setting is for good."""
     script = """
-from raysim.backend import prepare_worker
+from raysim.backends.base import prepare_worker
 prepare_worker(1)
 import numpy, os, scipy.linalg, torch
 from threadpoolctl import threadpool_info

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from raysim import checkpoint
 from raysim.errors import RecordError
+from raysim.runs import checkpoint
 
 STATE = {
     "round": 3,

@@ -13,11 +13,11 @@ from typer.testing import CliRunner, Result
 
 import raysim
 import raysim.report
-from raysim.cli import KINDS, app
-from raysim.composition import catalogue, papers, written_out
-from raysim.execution import Progress
-from raysim.records import RunDirectory
-from raysim.telemetry import Span
+from raysim.backends.telemetry import Span
+from raysim.cli.main import KINDS, app
+from raysim.composition.compose import catalogue, papers, written_out
+from raysim.runs.directory import RunDirectory
+from raysim.runs.execution import Progress
 
 Raysim = Callable[..., Result]
 

@@ -9,12 +9,20 @@ import pytest
 import torch
 
 from raysim.attack import Attack, ClientData
-from raysim.client import Campaign, ClientHost, HostPlan, RoundOrder, Schedule, UploadMeta, reason_to_reject
 from raysim.context import TrainingRecipe
 from raysim.data.dataset import Dataset, normalise
+from raysim.engine.host import (
+    Campaign,
+    ClientHost,
+    HostPlan,
+    RoundOrder,
+    Schedule,
+    UploadMeta,
+    reason_to_reject,
+)
 from raysim.errors import DataError, RunError
-from raysim.layout import Layout
-from raysim.training import LocalTrainer
+from raysim.matrix.layout import Layout
+from raysim.training.local import LocalTrainer
 from tests.small_models import SmallNet, samples
 
 SEED = 11

@@ -12,8 +12,17 @@ from torch import nn
 
 import raysim
 from raysim.attack import Attack, ClientData
-from raysim.client import Campaign, ClientHost, RoundOrder, Schedule
-from raysim.cohort_training import (
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig
+from raysim.context import TrainingRecipe
+from raysim.engine.host import Campaign, ClientHost, RoundOrder, Schedule
+from raysim.engine.simulation import split_cohort
+from raysim.errors import ConfigError, RunError
+from raysim.matrix.layout import Layout
+from raysim.models import build_model
+from raysim.models.recipe import ModelRecipe
+from raysim.training.local import LocalTrainer
+from raysim.training.stacked import (
     CohortTrainer,
     group_size,
     leaf_layers,
@@ -22,15 +31,6 @@ from raysim.cohort_training import (
     stacked_forward,
     step_bytes,
 )
-from raysim.composition import compose
-from raysim.config import ExperimentConfig
-from raysim.context import TrainingRecipe
-from raysim.errors import ConfigError, RunError
-from raysim.layout import Layout
-from raysim.models import build_model
-from raysim.models.recipe import ModelRecipe
-from raysim.simulation import split_cohort
-from raysim.training import LocalTrainer
 from tests.small_models import SmallNet
 
 DIGITS = ModelRecipe("digits_cnn", 10, (1, 8, 8), 0, {"width": 0.25})

@@ -13,7 +13,7 @@ from attacks import ATTACKS
 from defenses import DEFENSES
 from raysim import Attack, ConfigError, DataError, Defense
 from raysim import data as datasets
-from raysim.composition import (
+from raysim.composition.compose import (
     catalogue,
     compose,
     defense_title,
@@ -26,11 +26,11 @@ from raysim.composition import (
     set_aside,
     written_out,
 )
-from raysim.config import Component, ExperimentConfig
+from raysim.config.schema import Component, ExperimentConfig
 from raysim.data.dataset import Dataset, normalise
 from raysim.data.partition import PARTITIONS
 from raysim.defense import Chain
-from raysim.drawn_updates import UPDATES
+from raysim.engine.drawn_updates import UPDATES
 from raysim.models import MODELS
 
 HERE = __name__

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from raysim.config import (
+from raysim.config.schema import (
     ExperimentConfig,
     Group,
     apply_overrides,

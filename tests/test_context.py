@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.context import Context, ServerData
 from raysim.errors import ConfigError
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
 from tests.small_models import SmallNet, samples
 
 

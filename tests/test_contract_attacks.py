@@ -14,13 +14,13 @@ import pytest
 
 from attacks import ATTACKS
 from raysim.attack import Attack, View, Visibility
-from raysim.backend import Backend, InProcessBackend, ThreadLimit
-from raysim.client import ClientHost, RoundOrder
-from raysim.composition import compose
-from raysim.config import ExperimentConfig
+from raysim.backends.base import Backend, InProcessBackend, ThreadLimit
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig
 from raysim.context import Context
-from raysim.experiment import Experiment
-from raysim.updates import Updates
+from raysim.engine.experiment import Experiment
+from raysim.engine.host import ClientHost, RoundOrder
+from raysim.matrix.updates import Updates
 
 CLIENTS = 12
 ATTACKERS = (2, 7, 9)
@@ -162,7 +162,7 @@ def test_the_base_is_honest_in_every_hook():
 
 @every_attack
 def test_same_seed_same_bytes_however_clients_and_columns_are_cut(name, monkeypatch):
-    monkeypatch.setattr("raysim.updates.CHUNK_VALUES", 1)  # chunks of 4,096 columns
+    monkeypatch.setattr("raysim.matrix.updates.CHUNK_VALUES", 1)  # chunks of 4,096 columns
     attack, rows = attack_of(name), trained_rows(name)
     one_by_one = np.concatenate([train(experiment_of(name), (client,)) for client in ATTACKERS])
     assert one_by_one.tobytes() == rows[list(ATTACKERS)].tobytes()
@@ -231,7 +231,7 @@ def test_success_is_measured_on_labels_the_model_has(name):
 @pytest.mark.parametrize("name", sorted(name for name in ATTACKS if ATTACKS[name].craft is not Attack.craft))
 def test_ray_and_in_process_craft_the_same_bytes(name, ray_cluster):
     """What is trained is a pure function of the host's arguments on either; crafting is tasks on tiles."""
-    from raysim.ray_backend import ClientActors, RayBackend
+    from raysim.backends.ray_backend import ClientActors, RayBackend
 
     attack, rows = attack_of(name), trained_rows(name)
     dim = experiment_of(name).plan.layout.dim

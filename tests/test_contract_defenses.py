@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defenses import DEFENSES, evaluate
-from raysim import checkpoint
-from raysim.backend import Backend, InProcessBackend, ThreadLimit
+from defenses import DEFENSES
+from raysim.backends.base import Backend, InProcessBackend, ThreadLimit
+from raysim.composition.compose import evaluate
 from raysim.context import Context, ServerData, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 from raysim.models.recipe import ModelRecipe
-from raysim.updates import Updates
+from raysim.runs import checkpoint
 
 FACTORY = ModelRecipe("digits_cnn", 10, (1, 8, 8), 0, {"width": 0.6})
 """5,416 parameters: two chunks of columns."""
@@ -51,7 +52,7 @@ every_defense = pytest.mark.parametrize("name", sorted(DEFENSES))
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Chunks of 4,096 columns, so that a small model has several; and one thread."""
-    monkeypatch.setattr("raysim.updates.CHUNK_VALUES", 1)
+    monkeypatch.setattr("raysim.matrix.updates.CHUNK_VALUES", 1)
     with ThreadLimit(1)():
         yield
 
@@ -300,7 +301,7 @@ def test_non_finite_clients_are_left_out(name):
 @every_defense
 def test_ray_and_in_process_give_the_same_bytes(name, ray_cluster):
     """Three rounds with different cohorts, as Ray tasks on row blocks and column shards, and in this process."""
-    from raysim.ray_backend import ClientActors, RayBackend
+    from raysim.backends.ray_backend import ClientActors, RayBackend
 
     dim = layout_and_vector()[0].dim
     tiling = {"rows_per_block": 3, "bounds": (0, 4096, dim)}

@@ -9,7 +9,7 @@ import pytest
 
 from defenses.oracle import Oracle
 from raysim import chain
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting
 from raysim.defense import (
     Chain,
@@ -22,8 +22,8 @@ from raysim.defense import (
     title,
 )
 from raysim.errors import ConfigError
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 
 ROWS = np.array([[1, 0], [2, 0], [4, 2], [8, 4]], np.float32)
 

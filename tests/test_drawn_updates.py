@@ -7,19 +7,20 @@ import pytest
 from typer.testing import CliRunner
 
 import raysim
-from raysim import ConfigError, RaysimError, recording, rng
-from raysim.backend import InProcessBackend
-from raysim.cli import app
-from raysim.composition import compose
-from raysim.config import Component, ExperimentConfig
-from raysim.execution import execute
-from raysim.plan import lines, make_plan
-from raysim.records import RunDirectory
-from raysim.replay import replay
+from raysim import ConfigError, RaysimError, rng
+from raysim.backends.base import InProcessBackend
+from raysim.cli.main import app
+from raysim.composition.compose import compose
+from raysim.composition.estimate import lines, make_plan
+from raysim.composition.resources import Capacity
+from raysim.config.schema import Component, ExperimentConfig
+from raysim.engine import recording
+from raysim.engine.simulation import start, train
+from raysim.engine.synthetic_updates import Population
+from raysim.replay.replay import replay
 from raysim.report import render
-from raysim.resources import Capacity
-from raysim.simulation import start, train
-from raysim.synthetic_updates import Population
+from raysim.runs.directory import RunDirectory
+from raysim.runs.execution import execute
 
 VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_examples"]
 
@@ -171,7 +172,7 @@ def test_what_updates_cannot_be(drawn, updates, problem):
 
 def test_the_plan_draws_and_does_not_train(drawn, monkeypatch):
     experiment = compose(ExperimentConfig.from_mapping(drawn))
-    monkeypatch.setattr("raysim.client.ClientHost.train", None)
+    monkeypatch.setattr("raysim.engine.host.ClientHost.train", None)
     plan = make_plan(experiment, Capacity(cpus=2), 2**34)
     assert plan.train_s > 0
     assert "drawing one client" in dict(lines(experiment.config, plan))

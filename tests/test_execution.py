@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from raysim import Defense, Verdict, checkpoint
-from raysim.backend import InProcessBackend
-from raysim.composition import compose
-from raysim.config import ExperimentConfig
+from raysim import Defense, Verdict
+from raysim.backends.base import InProcessBackend
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig
+from raysim.engine.experiment import RunState
 from raysim.errors import RecordError, RunError
-from raysim.execution import execute, resume_state
-from raysim.experiment import RunState
-from raysim.records import RunDirectory, digest
+from raysim.runs import checkpoint
+from raysim.runs.directory import RunDirectory, digest
+from raysim.runs.execution import execute, resume_state
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 from tests.small_models import SmallNet
 
 

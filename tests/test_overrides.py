@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from raysim.config import ExperimentConfig
+from raysim.config.overrides import apply_overrides
+from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
-from raysim.overrides import apply_overrides
 
 
 def made(*overrides, **values):

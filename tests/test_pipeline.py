@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import raysim
-from raysim.backend import InProcessBackend
-from raysim.composition import compose
-from raysim.config import ExperimentConfig
-from raysim.simulation import initial_state, rounds, start
+from raysim.backends.base import InProcessBackend
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig
+from raysim.engine.simulation import initial_state, rounds, start
 
 
 def results(result):
@@ -82,7 +82,7 @@ def test_a_round_is_kept_when_the_next_one_fails(ray_cluster, tiny, tmp_path):
     attack = {"name": "tests.faulty_methods:BadUpload", "what": "raise", "schedule": {"start": 2}}
     with pytest.raises(raysim.RunError, match=r"round 2, stage train, client 8"):
         raysim.run(pipelined({**tiny, "attack": attack}), name="failed", out=tmp_path)
-    left = raysim.runner.RunResult(tmp_path / "failed")
+    left = raysim.runs.runner.RunResult(tmp_path / "failed")
     assert [row["round"] for row in left.rounds] == [0, 1]
     assert all(np.isfinite(row["main_accuracy"]) for row in left.rounds)
     assert sorted(path.name for path in (left.path / "checkpoints").iterdir())[-1].endswith("2")
@@ -90,8 +90,8 @@ def test_a_round_is_kept_when_the_next_one_fails(ray_cluster, tiny, tmp_path):
 
 @pytest.mark.ray
 def test_tasks_that_fail_when_begun_have_no_answer(ray_cluster):
-    from raysim.ray_backend import RayBackend
-    from raysim.resources import ClientActors
+    from raysim.backends.ray_backend import RayBackend
+    from raysim.composition.resources import ClientActors
 
     backend = RayBackend(ClientActors(0), workers=2)
     held = backend.put(np.arange(3.0))
@@ -105,8 +105,8 @@ def test_tasks_that_fail_when_begun_have_no_answer(ray_cluster):
 @pytest.mark.ray
 def test_two_threads_that_miss_one_actor_replace_it_once(ray_cluster, tmp_path):
     """The second call waits in the actor's queue when the first kills it: both fail, one replaces, both are done."""
-    from raysim.ray_backend import RayBackend
-    from raysim.resources import ClientActors
+    from raysim.backends.ray_backend import RayBackend
+    from raysim.composition.resources import ClientActors
 
     marker = str(tmp_path / "died")
 

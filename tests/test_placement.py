@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from raysim.backend import Needs
-from raysim.placement import Node, Placed, beside_data, bring
+from raysim.backends.base import Needs
+from raysim.backends.placement import Node, Placed, beside_data, bring
 
 A, B, C = (Node(name, f"id of {name}", cpus=2.0, memory=100.0) for name in "abc")
 CPU = Needs()

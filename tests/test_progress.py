@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raysim.execution import Progress
-from raysim.progress import Display, Standing, duration
+from raysim.report.progress import Display, Standing, duration
+from raysim.runs.execution import Progress
 
 
 def row(number: int, **values: float) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_two_nodes_give_the_same_bytes(tiny, tmp_path):
     expected = digests(raysim.run(tiny, name="inprocess", out=tmp_path, backend="inprocess"))
     script = textwrap.dedent("""
         import json, sys
-        from raysim import ray_cluster
+        from raysim.backends import ray_connection as ray_cluster
         import os
         ray_cluster.authenticate(os.environ, new_cluster=True)
         from ray.cluster_utils import Cluster
@@ -57,7 +57,7 @@ def test_two_nodes_give_the_same_bytes(tiny, tmp_path):
 
     config = json.dumps({**tiny, "resources": {"placement": "head"}})
     subprocess.run([sys.executable, "-c", script, config, str(tmp_path)], check=True, timeout=120)
-    result = raysim.runner.RunResult(tmp_path / "two")
+    result = raysim.runs.runner.RunResult(tmp_path / "two")
     assert digests(result) == expected
     spans = result.table("spans").to_pylist()
     assert len({span["node"] for span in spans if span["stage"] == "train" and span["task"] >= 0}) == 2
@@ -70,12 +70,12 @@ def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
     """Ten actors with a tenth of one logical GPU each: all on that GPU, nothing left for an eleventh."""
     import ray
 
-    from raysim.composition import compose
-    from raysim.config import ExperimentConfig
-    from raysim.ray_backend import RayBackend
-    from raysim.ray_cluster import capacity
-    from raysim.resources import client_actors
-    from raysim.simulation import start
+    from raysim.backends.ray_backend import RayBackend
+    from raysim.backends.ray_connection import capacity
+    from raysim.composition.compose import compose
+    from raysim.composition.resources import client_actors
+    from raysim.config.schema import ExperimentConfig
+    from raysim.engine.simulation import start
 
     config = ExperimentConfig.from_mapping(
         {**tiny, "population": {"clients": 4}, "attack": None, "defense": "fedavg",
@@ -94,9 +94,9 @@ def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
 
 
 def test_oversubscription_is_refused_before_any_actor_starts(ray_cluster, tiny, tmp_path):
-    from raysim.composition import compose
-    from raysim.config import ExperimentConfig
-    from raysim.ray_cluster import capacity
+    from raysim.backends.ray_connection import capacity
+    from raysim.composition.compose import compose
+    from raysim.config.schema import ExperimentConfig
 
     def refused(**resources):
         config = ExperimentConfig.from_mapping({**tiny, "resources": resources})
@@ -163,8 +163,8 @@ def test_what_is_lost_with_a_node_is_lost_work_also_when_the_server_reads_it(ray
     """So that the round is done again, as it is when a task misses it."""
     import ray
 
-    from raysim.ray_backend import RayBackend
-    from raysim.resources import ClientActors
+    from raysim.backends.ray_backend import RayBackend
+    from raysim.composition.resources import ClientActors
 
     backend = RayBackend(ClientActors(0), workers=1)
     reference = backend.put(np.arange(3))
@@ -173,6 +173,6 @@ def test_what_is_lost_with_a_node_is_lost_work_also_when_the_server_reads_it(ray
     def gone(_):
         raise ray.exceptions.ObjectLostError(reference.object.hex(), None, "a node")
 
-    monkeypatch.setattr("raysim.ray_backend.ray.get", gone)
+    monkeypatch.setattr("raysim.backends.ray_backend.ray.get", gone)
     with pytest.raises(LostWork, match="left behind"):
         backend.get(reference)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import raysim
-from raysim import RecordError, recording
-from raysim.backend import InProcessBackend
-from raysim.layout import Entry, Layout
-from raysim.updates import Updates
+from raysim import RecordError
+from raysim.backends.base import InProcessBackend
+from raysim.engine import recording
+from raysim.matrix.layout import Entry, Layout
+from raysim.matrix.updates import Updates
 
 LAYOUT = Layout((Entry("w", (40,), 0, 40),), (Entry("m", (2,), 40, 42),))
 
@@ -92,7 +93,7 @@ def test_a_run_keeps_its_updates_as_often_as_asked(tiny, tmp_path):
     result = raysim.run(config, name="run", out=tmp_path, backend="inprocess")
     rounds = recording.recorded_rounds(result.path / "updates")
     assert [path.name for path in rounds] == ["round-000000", "round-000002"]
-    from raysim.composition import compose
+    from raysim.composition.compose import compose
 
     last = recording.read(rounds[-1], compose(result.config).plan.layout, InProcessBackend())
     np.testing.assert_array_equal(last.updates.client_ids[last.truth], [8, 9])

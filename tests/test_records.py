@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raysim.backends.telemetry import Span
 from raysim.errors import RecordError
 from raysim.metrics import Detection
-from raysim.records import COLUMNS, RunDirectory, digest, environment, schema, write_atomically
-from raysim.telemetry import Span
+from raysim.runs.directory import COLUMNS, RunDirectory, digest, environment, schema, write_atomically
 
 SPAN = Span("train", 0, "node", 1.5, 0.25, 0.2, 100, 200, 2**20, 1, 50)
 

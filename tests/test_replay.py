@@ -7,10 +7,10 @@ from typer.testing import CliRunner
 
 import raysim
 from raysim import ConfigError, RecordError
-from raysim.cli import app
-from raysim.config import Component
-from raysim.replay import labels, parse_defenses, replay
-from raysim.runner import RunResult
+from raysim.cli.main import app
+from raysim.config.schema import Component
+from raysim.replay.replay import labels, parse_defenses, replay
+from raysim.runs.runner import RunResult
 
 VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_examples"]
 

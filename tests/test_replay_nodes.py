@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 import raysim
 from raysim import ConfigError, RecordError, RunError
-from raysim.cli import app
-from raysim.config import Component
-from raysim.replay_nodes import parse_nodes, replay_on_nodes
-from raysim.replay_summary import read_replay
+from raysim.cli.main import app
+from raysim.config.schema import Component
+from raysim.replay.on_nodes import parse_nodes, replay_on_nodes
+from raysim.replay.summary import read_replay
 
 KRUM = Component(name="krum", num_byzantine=2)
 

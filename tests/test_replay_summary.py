@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 import raysim
-from raysim.config import Component
+from raysim.config.schema import Component
 from raysim.metrics import Detection
-from raysim.records import RunDirectory
-from raysim.replay import replay
-from raysim.replay_summary import Replayed, comparison, read_replay, tables, verdict_digest
+from raysim.replay.replay import replay
+from raysim.replay.summary import Replayed, comparison, read_replay, tables, verdict_digest
+from raysim.runs.directory import RunDirectory
 
 RATES = Detection(1.0, 0.5, 0.25, 0.8, 2 / 3, 0.875, float("nan"))
 KRUM = Replayed(

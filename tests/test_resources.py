@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from raysim.config import ExperimentConfig
+from raysim.composition.resources import Capacity, ClientActors, client_actors, clients_per_actor, resolved
+from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
-from raysim.layout import Layout
-from raysim.resources import Capacity, ClientActors, client_actors, clients_per_actor, resolved
-from raysim.updates import CHUNK_VALUES, chunk_columns
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import CHUNK_VALUES, chunk_columns
 
 
 def config_of(clients=10, **resources):
@@ -64,11 +64,11 @@ def test_the_device_is_decided():
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr("raysim.resources._cuda", lambda: False)
+    monkeypatch.setattr("raysim.composition.resources._cuda", lambda: False)
     assert settled(Capacity(gpus=1)).device == "cpu"
     error = refused(Capacity(), device="cuda")
     assert (error.key, error.value, error.nearest) == ("resources.device", "cuda", "cpu")
-    monkeypatch.setattr("raysim.resources._cuda", lambda: True)
+    monkeypatch.setattr("raysim.composition.resources._cuda", lambda: True)
     assert settled(Capacity(gpus=1)).device == "cuda"
     assert settled(Capacity()).device == "cpu"
     assert settled(Capacity(), device="cuda").device == "cuda"

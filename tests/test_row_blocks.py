@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysim.row_blocks import BLOCK_BYTES, cut, most_rows, put_row, rows_per_block, zero_tiles
+from raysim.matrix.row_blocks import BLOCK_BYTES, cut, most_rows, put_row, rows_per_block, zero_tiles
 
 
 @pytest.mark.parametrize(

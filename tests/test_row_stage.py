@@ -10,9 +10,9 @@ import pytest
 
 import defenses.heat_maps
 import raysim
-from raysim.backend import InProcessBackend
-from raysim.row_stage import RowStage, begin_ahead, on_block
-from raysim.updates import Updates
+from raysim.backends.base import InProcessBackend
+from raysim.matrix.row_stage import RowStage, begin_ahead, on_block
+from raysim.matrix.updates import Updates
 
 
 @dataclass

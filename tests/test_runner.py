@@ -15,11 +15,12 @@ import pytest
 import yaml
 
 import raysim
-from raysim import checkpoint, records
-from raysim.config import ExperimentConfig
+from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, RecordError, RunError
-from raysim.records import COLUMNS, RunDirectory, digest, schema
-from raysim.runner import RunResult
+from raysim.runs import checkpoint
+from raysim.runs import directory as records
+from raysim.runs.directory import COLUMNS, RunDirectory, digest, schema
+from raysim.runs.runner import RunResult
 
 STATEFUL = {
     "rounds": 5,
@@ -69,7 +70,7 @@ def killed(tmp_path_factory):
     """One run per entry of KILLED, each in a process that kills itself there."""
     script = textwrap.dedent("""
         import json, os, signal, sys
-        import raysim, raysim.runner
+        import raysim, raysim.runs.runner
 
         config, killed, out = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
         raysim.run({**config, "rounds": 1}, name="imports", out=out, backend="inprocess")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import raysim
-from raysim.composition import compose
-from raysim.config import ExperimentConfig
-from raysim.experiment import active_attackers
-from raysim.simulation import draw_cohort
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig
+from raysim.engine.experiment import active_attackers
+from raysim.engine.simulation import draw_cohort
 
 
 def run(config, tmp_path, name="run", **changes):
@@ -65,8 +65,8 @@ def test_federated_averaging_learns(tiny, tmp_path):
 
 def test_one_client_and_fedavg_is_plain_training(tiny, tmp_path):
     """With one client the round is that client's training: the aggregate is its update, whole."""
-    from raysim.backend import ThreadLimit
-    from raysim.client import ClientHost, RoundOrder
+    from raysim.backends.base import ThreadLimit
+    from raysim.engine.host import ClientHost, RoundOrder
 
     result = run(tiny, tmp_path, rounds=1, population={"clients": 1}, attack=None, defense="fedavg")
     experiment = compose(result.config)
@@ -130,7 +130,7 @@ def test_an_error_in_an_attack_names_round_stage_and_client(tiny, tmp_path):
     with pytest.raises(raysim.RunError, match=r"round 1, stage train, client 8: ZeroDivisionError"):
         run(tiny, tmp_path, attack=attack)
     assert raysim.load_config(tmp_path / "run" / "config.yaml").rounds == 3
-    assert len(raysim.runner.RunResult(tmp_path / "run").rounds) == 1
+    assert len(raysim.runs.runner.RunResult(tmp_path / "run").rounds) == 1
 
 
 def test_an_error_in_a_defense_names_round_and_stage(tiny, tmp_path):

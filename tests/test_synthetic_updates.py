@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from raysim import rng
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
+from raysim.engine.synthetic_updates import synthetic_updates, tensor_scales
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 from raysim.models.recipe import ModelRecipe
-from raysim.synthetic_updates import synthetic_updates, tensor_scales
 
 
 @cache
@@ -85,7 +85,7 @@ def test_some_clients_rows_are_those_of_all():
 
 @pytest.mark.ray
 def test_bytes_do_not_depend_on_the_backend(ray_cluster):
-    from raysim.ray_backend import ClientActors, RayBackend
+    from raysim.backends.ray_backend import ClientActors, RayBackend
 
     backend = RayBackend(ClientActors(0), workers=2)
     updates, mask = synthetic_updates(backend, small(), 6, seed=3, malicious=2)

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from raysim.telemetry import (
+from raysim.backends.telemetry import (
     WHOLE_STAGE,
     Span,
     Telemetry,

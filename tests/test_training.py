@@ -15,9 +15,9 @@ from raysim.attack import ClientData
 from raysim.context import TrainingRecipe
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
-from raysim.flat_optimizer import FlatOptimizer
-from raysim.layout import Layout
-from raysim.training import LocalTrainer
+from raysim.matrix.layout import Layout
+from raysim.training.flat_optimizer import FlatOptimizer
+from raysim.training.local import LocalTrainer
 from tests.small_models import SmallNet, samples, torch_loop
 
 SEED, KEY = 11, ("train", 2, 7)

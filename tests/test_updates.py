@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from raysim.backend import InProcessBackend, ThreadLimit
+from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.backends.telemetry import num_bytes
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
-from raysim.telemetry import num_bytes
-from raysim.updates import (
+from raysim.matrix.layout import Entry, Layout
+from raysim.matrix.updates import (
     BLOCK_COLUMNS,
     CHUNK_VALUES,
     TRANSFORM_COLUMNS,

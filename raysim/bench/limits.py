@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from raysim.updates import BLOCK_COLUMNS, Updates
+from raysim.matrix.updates import BLOCK_COLUMNS, Updates
 
 
 def copy_matrix(updates: Updates) -> None:

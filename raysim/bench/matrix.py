@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysim import rng
-from raysim.backend import Backend, InProcessBackend
+from raysim.backends.base import Backend, InProcessBackend
 from raysim.context import Context, ServerData
+from raysim.engine.synthetic_updates import synthetic_updates
 from raysim.errors import ConfigError
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import CHUNK_VALUES, Updates, shard_bounds
 from raysim.models.recipe import ModelRecipe
-from raysim.synthetic_updates import synthetic_updates
-from raysim.updates import CHUNK_VALUES, Updates, shard_bounds
 
 ROUNDS = 1000
 """How many rounds defenses are told there are: more than any window or burn-in."""
@@ -114,10 +114,10 @@ def bench_backend(name: str, workers: int) -> Iterator[Backend]:
     if name == "inprocess":
         yield InProcessBackend(threads=workers)
         return
-    from raysim import ray_cluster
+    from raysim.backends import ray_connection as ray_cluster
 
     with ray_cluster.connected(num_cpus=workers):
-        from raysim.ray_backend import ClientActors, RayBackend
+        from raysim.backends.ray_backend import ClientActors, RayBackend
 
         backend = RayBackend(ClientActors(0), workers=workers, threads=1)
         try:

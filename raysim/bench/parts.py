@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysim.errors import RaysimError, RecordError, RunError
-from raysim.records import environment, write_atomically
+from raysim.runs.directory import environment, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from raysim.bench.total_memory import TotalMemory
-from raysim.config import ExperimentConfig
-from raysim.execution import Progress
-from raysim.runner import BackendName, run
+from raysim.config.schema import ExperimentConfig
+from raysim.runs.execution import Progress
+from raysim.runs.runner import BackendName, run
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from raysim.bench.population import PopulationCost
 from raysim.bench.rounds.measure import RoundTimes
-from raysim.config import ExperimentConfig
-from raysim.records import environment
+from raysim.config.schema import ExperimentConfig
+from raysim.runs.directory import environment
 
 
 def machine_lines(**settings: object) -> list[str]:

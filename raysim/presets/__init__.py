@@ -1,7 +1,7 @@
 """The experiments of five papers, cell by cell, generated from their tables.
 
 One module a paper; each yields its presets. Beside them lie presets written by hand, as YAML. Nothing here
-imports torch, and a preset is only a mapping: raysim.config makes a configuration of it.
+imports torch, and a preset is only a mapping: raysim.config.schema makes a configuration of it.
 """
 
 from __future__ import annotations

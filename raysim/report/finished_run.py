@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from raysim.errors import RecordError
-from raysim.records import COLUMNS, LATER_COLUMNS, read_table
+from raysim.runs.directory import COLUMNS, LATER_COLUMNS, read_table
 
 Columns = Mapping[str, NDArray[Any]]
 """A table: column name -> [rows]."""

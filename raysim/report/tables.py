@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from raysim.composition import defense_title
-from raysim.config import Schedule
+from raysim.backends.telemetry import WHOLE_STAGE
+from raysim.composition.compose import defense_title
+from raysim.config.schema import Schedule
 from raysim.metrics import Detection
 from raysim.report.finished_run import Columns
-from raysim.telemetry import WHOLE_STAGE
 
 GROUPS = {"train": "training", "draw": "drawing", "evaluate": "evaluation"}
 """Who is at work in a stage; every other stage is the server's."""

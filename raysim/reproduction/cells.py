@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 import raysim
-from raysim.composition import written_out
-from raysim.config import ExperimentConfig, load_config
+from raysim.composition.compose import written_out
+from raysim.config.schema import ExperimentConfig, load_config
 from raysim.errors import ConfigError, DataError, RunError, unknown_name
 from raysim.presets import PAPERS, Preset, Scale, generated
-from raysim.records import RunDirectory
 from raysim.reproduction.measures import measure
+from raysim.runs.directory import RunDirectory
 
 PLACE_ONLY = ("resources", "record", "evaluation", "checkpoint")
 """Groups of keys that two runs of the same experiment may differ in."""

@@ -81,7 +81,7 @@ def reproduce(
             raise ConfigError("match", "must be part of the name of a cell", match)
         where = backend or ("ray" if scale == "paper" else "inprocess")
         if where == "ray":
-            from raysim.ray_cluster import connected
+            from raysim.backends.ray_connection import connected
 
             opened.enter_context(connected(address))  # one cluster for all runs
         begin, sections, problems = time.monotonic(), [], 0

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from raysim.attack import Attack, View, Visibility
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.context import Context, State
-from raysim.layout import Entry, Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Entry, Layout
+from raysim.matrix.updates import Updates
 
 
 def layout_of(dim: int, buffers: int = 0) -> Layout:

@@ -11,9 +11,9 @@ import numpy as np
 from torch import nn
 
 from raysim.attack import ClientContext, ClientData, DataPool
-from raysim.client import LocalTrainer
 from raysim.context import TrainingRecipe
-from raysim.layout import Layout
+from raysim.engine.host import LocalTrainer
+from raysim.matrix.layout import Layout
 from raysim.rng import torch_randomness
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from attacks.edge_case import EdgeCase
 from raysim.attack import ClientContext, ClientData, Visibility
-from raysim.client import Campaign, ClientHost, HostPlan, RoundOrder
 from raysim.context import Setting, TrainingRecipe
 from raysim.data.dataset import Dataset
+from raysim.engine.host import Campaign, ClientHost, HostPlan, RoundOrder
 from raysim.errors import ConfigError, RunError
 from tests.attacks.local_attackers import (
     Recorded,

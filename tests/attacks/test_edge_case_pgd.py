@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attacks.edge_case_pgd import EdgeCasePGD, EdgeCasePGDReplacement, project, pull_towards
-from raysim.client import LocalTrainer
+from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
 from tests.attacks.local_attackers import (
     Recorded,

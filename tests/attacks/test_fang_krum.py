@@ -6,7 +6,7 @@ from defenses.krum import Krum
 from raysim.attack import Visibility
 from raysim.context import Setting
 from raysim.errors import ConfigError
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 from tests.attacks.crafting import craft, layout_of, round_of, tilings
 
 

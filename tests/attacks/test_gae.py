@@ -9,7 +9,7 @@ from attacks.graph_autoencoder import (
     initial_weights,
     laplacian_basis,
 )
-from raysim.backend import ThreadLimit
+from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
 from tests.attacks.crafting import craft, layout_of, round_of, tilings
 

@@ -14,7 +14,7 @@ from attacks.graph_autoencoder import (
     propagation,
     repeated,
 )
-from raysim.backend import ThreadLimit
+from raysim.backends.base import ThreadLimit
 
 
 @pytest.fixture(autouse=True)

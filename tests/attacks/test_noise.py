@@ -8,7 +8,7 @@ from attacks.noise import Noise, draw_bases, noised_columns
 from attacks.noise_columns import ColumnNoise
 from raysim.attack import ClientData, Visibility
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 from tests.attacks.crafting import craft, layout_of, round_of, tilings
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from attacks import ATTACKS
 from raysim.attack import Attack, Visibility
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.bench.costs.attack_cost import (
     CRAFTING,
     CraftCost,
@@ -19,7 +19,7 @@ from raysim.bench.costs.attack_cost import (
 )
 from raysim.bench.costs.defense_cost import parse_subjects
 from raysim.bench.matrix import Matrix, MatrixSpec, build_matrix
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.errors import ConfigError
 
 SIZE = ["--clients", "8", "--malicious", "3", "--model", "digits_cnn", "--image", "1x8x8", "--classes", "10"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from defenses.cosine import coverage_rounds, theorem_1_rounds
 from raysim.bench.studies.coverage import Plan, cohort_size, mean_and_interval, measure, one_trial, simulate
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.errors import ConfigError
 
 

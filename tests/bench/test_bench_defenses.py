@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.bench.costs import kernels
 from raysim.bench.costs.defense_cost import BETWEEN, FIRST_ROUND, DefenseCost, measure_defense, parse_subjects
 from raysim.bench.costs.peers import PeerTime
@@ -31,7 +31,7 @@ from raysim.bench.detection.table import markdown
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import MatrixSpec, build_matrix
 from raysim.bench.process_memory import MemoryWatch
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.errors import ConfigError
 
 TINY = MatrixSpec("digits_cnn", (1, 8, 8), 10, clients=8, malicious=2)
@@ -240,7 +240,7 @@ def test_a_plan_has_every_defense_and_tells_the_true_number():
 
 
 def test_every_cell_is_a_configuration_that_its_defense_accepts():
-    from raysim.composition import make_defense
+    from raysim.composition.compose import make_defense
     from raysim.context import Setting
 
     plan = Plan()

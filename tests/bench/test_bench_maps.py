@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.bench.matrix import MatrixSpec, build_matrix
 from raysim.bench.studies.maps import Plan, group_maps, measure
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.context import Context
 from raysim.errors import ConfigError
 
@@ -143,7 +143,7 @@ def test_a_mistake_is_refused_before_the_folder_is_made(tmp_path: Path):
 
 @pytest.mark.ray
 def test_maps_on_ray_are_the_same(ray_cluster):
-    from raysim.ray_backend import ClientActors, RayBackend
+    from raysim.backends.ray_backend import ClientActors, RayBackend
 
     backend = RayBackend(ClientActors(0), workers=2)
     spec = MatrixSpec(TINY.model, TINY.image, TINY.classes, clients=1, malicious=0)

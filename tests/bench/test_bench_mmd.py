@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from defenses.mmd import pairwise_mmd
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.bench.costs.kernels import kernel_context, plain_mmd
 from raysim.bench.studies import mmd as mmd_study
 from raysim.bench.studies.mmd import Plan, measure, plain_loop_s, samples_of
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.errors import ConfigError
 
 TINY = Plan((2, 5, 9), (2, 3), features=4, repeats=2)
@@ -41,7 +41,7 @@ def test_every_size_is_measured_once():
 
 
 GROWTH = """
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.bench.studies.mmd import Plan, measure
 rows = measure(Plan((2, 300), (20,), features=64, repeats=1), InProcessBackend(), 1).rows
 print(*(row["private_growth_bytes"] for row in rows))

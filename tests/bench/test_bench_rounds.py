@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.bench.population import measure, population_config
 from raysim.bench.rounds.bare_loop import BareLoop
 from raysim.bench.rounds.measure import RoundTimes, bench_config
 from raysim.bench.total_memory import TotalMemory, total_pss
-from raysim.cli import app
-from raysim.client import ClientHost, RoundOrder
-from raysim.composition import compose
-from raysim.config import ExperimentConfig
+from raysim.cli.main import app
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig
+from raysim.engine.host import ClientHost, RoundOrder
 
 
 def test_the_ratio_is_to_bare_time_over_workers():

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster import Cluster
+from raysim.backends.telemetry import Span
 from raysim.bench.parts import read_json
 from raysim.bench.rounds import growth as rounds_growth
 from raysim.bench.rounds.figure import large_stages
@@ -21,9 +22,8 @@ from raysim.bench.rounds.growth import Cell, GrowthPlan, check, measure, per_act
 from raysim.bench.rounds.growth_report import read_rounds, write_report
 from raysim.bench.rounds.tables import COLUMNS, PARTS
 from raysim.bench.rounds.worker import measure_cell, round_rows
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.errors import ConfigError, RecordError, RunError
-from raysim.telemetry import Span
 
 TINY = GrowthPlan(("digits",), clients=(4,), repeats=1, rounds=1, cpus_per_node=2)
 

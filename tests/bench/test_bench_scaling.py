@@ -20,8 +20,8 @@ from cluster import namespaces
 from defenses.fldetector import FLDetector
 from defenses.krum import Krum
 from defenses.layercam_ae import LayerCAMAE
-from raysim import recording
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
+from raysim.backends.telemetry import Span
 from raysim.bench.costs.defense_cost import BETWEEN
 from raysim.bench.scaling.cell import Work, rounds_of, stage_rows
 from raysim.bench.scaling.measure import estimates, measure, of_run, shared_cpus
@@ -29,13 +29,13 @@ from raysim.bench.scaling.memory import ProcessPeaks, SpillFolder
 from raysim.bench.scaling.plan import ScalingPlan, Size, sizes_of, split_labels
 from raysim.bench.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
 from raysim.bench.scaling.updates import Recorded, in_blocks
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.defense import Verdict
+from raysim.engine import recording
 from raysim.errors import ConfigError, RecordError, RunError
+from raysim.matrix.updates import Updates
 from raysim.models import build_model
-from raysim.records import digest
-from raysim.telemetry import Span
-from raysim.updates import Updates
+from raysim.runs.directory import digest
 
 DIGITS: dict[str, Any] = {"model": "digits_cnn", "image": (1, 8, 8), "classes": 10}
 TINY = ScalingPlan(

@@ -20,7 +20,7 @@ from raysim.bench.studies.similarity import (
     vectors_of,
 )
 from raysim.bench.studies.study import Study
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.errors import ConfigError
 
 TINY = Plan((4, 8, 12), columns=5, repeats=2, pair_limit=8, history_rounds=4, share=0.5)

@@ -11,7 +11,7 @@ import pytest
 
 import raysim
 from cluster import Cluster, processes
-from raysim.runner import RunResult
+from raysim.runs.runner import RunResult
 
 CONFIG = {
     "rounds": 2,

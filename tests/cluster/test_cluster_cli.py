@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 import cluster.clusters
 from cluster import Cluster
-from raysim.cli import app
+from raysim.cli.main import app
 
 
 def call(*words: str) -> Result:

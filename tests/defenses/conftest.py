@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from torch import nn
 
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.context import Context, ServerData
 from raysim.defense import Defense, Verdict
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 from raysim.models import MODELS, build_model
-from raysim.updates import Updates
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import defenses.auror
 from defenses.auror import AUROR
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 
 # One parameter that nobody may look at, then three weights and a bias of the last layer.
 LAYOUT = Layout(

@@ -8,7 +8,7 @@ from defenses.median import Median
 from defenses.multi_krum import MultiKrum
 from raysim.defense import chain
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 
 
 @pytest.mark.parametrize(("count", "size"), [(6, 2), (7, 2), (7, 3), (2, 5), (1, 2)])

@@ -16,12 +16,12 @@ from defenses.gradcam_ae import GradCAMAE
 from defenses.layercam_ae import LayerCAMAE
 from defenses.voting import no_suspicions
 from raysim.attack import ClientData
-from raysim.backend import InProcessBackend
-from raysim.client import LocalTrainer
+from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting, State, TrainingRecipe
+from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
+from raysim.matrix.updates import Updates
 from raysim.rng import generator
-from raysim.updates import Updates
 
 USUAL = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
 STRANGE = np.float32(1) - USUAL

@@ -13,7 +13,7 @@ from defenses.gradcam_krum import GradCAMKrum
 from defenses.layercam_krum import LayerCAMKrum
 from raysim.context import Context, Setting
 from raysim.errors import ConfigError
-from raysim.updates import Updates
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from defenses.client_models import bound_model, bound_models, head_inputs, map_models
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
 from raysim.errors import ConfigError
-from raysim.layout import Layout
-from raysim.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 
 
 @dataclass(frozen=True)

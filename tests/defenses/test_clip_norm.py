@@ -7,7 +7,7 @@ from defenses.clip_norm import ClipNorm
 from defenses.krum import Krum
 from raysim.defense import chain
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 
 ROWS = [[3.0, 4.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
 

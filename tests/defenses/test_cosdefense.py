@@ -10,7 +10,7 @@ import pytest
 
 from defenses.cosdefense import CosDefense
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 
 LAYOUT = Layout((Entry("head.weight", (2, 1), 0, 2), Entry("head.bias", (1,), 2, 3)))
 GLOBAL = np.array([2.0, 0.0, 7.0], np.float32)

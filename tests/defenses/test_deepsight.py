@@ -23,7 +23,7 @@ from defenses.deepsight import (
 )
 from raysim.context import ServerData
 from raysim.errors import ConfigError
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
 
 FAST = DeepSight(samples=30, seeds=2)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import raysim.updates
+import raysim.matrix.updates
 from defenses.distances import squared_distances, squared_norms
 
 
@@ -62,7 +62,7 @@ def test_equal_rows_are_at_distance_zero(make_updates):
 
 
 def test_tiles_do_not_matter(make_updates, monkeypatch):
-    monkeypatch.setattr(raysim.updates, "CHUNK_VALUES", 2**14)
+    monkeypatch.setattr(raysim.matrix.updates, "CHUNK_VALUES", 2**14)
     rows = np.random.default_rng(4).standard_normal((7, 9000)).astype(np.float32)
     rows[4] = rows[2] * np.float32(1 + 1e-6)
     whole = squared_distances(make_updates(rows))

@@ -7,19 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from defenses.evaluate import ModuleFactory, find_layers
 from torch import nn
 
-from defenses import ServerData, evaluate, evaluate_round
+from defenses import ServerData, evaluate_round
 from defenses.clip_norm import ClipNorm
-from defenses.evaluate import ModuleFactory, find_layers
 from defenses.fedavg import FedAvg
 from defenses.krum import Krum
+from raysim.composition.compose import evaluate
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, chain
 from raysim.errors import ConfigError
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
+from raysim.matrix.updates import Updates
 from raysim.models import MODELS, build_model
-from raysim.updates import Updates
 
 ROWS = np.array([[1.0, 0.0], [1.1, 0.0], [1.2, 0.0], [0.9, 0.0], [-9.0, 9.0]], np.float32)
 

@@ -20,11 +20,11 @@ from defenses.fedgrad import (
     weighted_mean,
 )
 from raysim.attack import ClientData
-from raysim.backend import InProcessBackend
-from raysim.client import LocalTrainer
+from raysim.backends.base import InProcessBackend
 from raysim.context import Setting, TrainingRecipe
+from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 
 CLASSES, WIDTH = 3, 2
 HEAD = (Entry("head.weight", (CLASSES, WIDTH), 4, 10), Entry("head.bias", (CLASSES,), 10, 13))

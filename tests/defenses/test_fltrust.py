@@ -11,9 +11,9 @@ import pytest
 from defenses import fltrust
 from defenses.fltrust import FLTrust
 from raysim.attack import ClientData
-from raysim.backend import InProcessBackend
-from raysim.client import LocalTrainer
+from raysim.backends.base import InProcessBackend
 from raysim.context import Setting, TrainingRecipe
+from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from defenses.foolsgold import FoolsGold, foolsgold_weights
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from defenses.layercam_ae import LayerCAMAE
 from defenses.layercam_krum import LayerCAMKrum
 from raysim.context import ServerData, Setting
 from raysim.errors import ConfigError, RunError
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
 from raysim.rng import torch_randomness
 
 

@@ -12,7 +12,7 @@ from sklearn.ensemble import IsolationForest
 from defenses.isolation_forest import IsolationForestFilter, isolation_scores
 from raysim.context import Setting
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 
 LAYOUT = Layout(
     (Entry("body", (30,), 0, 30), Entry("head.weight", (1, 3), 30, 33), Entry("head.bias", (1,), 33, 34))

@@ -6,7 +6,7 @@ import pytest
 from defenses.nearest_neighbour_mixing import NearestNeighbourMixing
 from raysim.context import Setting
 from raysim.errors import ConfigError
-from raysim.layout import Entry, Layout
+from raysim.matrix.layout import Entry, Layout
 
 
 def test_by_hand(make_updates, make_context):

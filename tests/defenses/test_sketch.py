@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from defenses.sketch import sketch, sketch_codes, sketch_size
-from raysim.layout import Entry
+from raysim.matrix.layout import Entry
 
 
 def test_by_hand() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import raysim
-from raysim.composition import make_campaigns, make_defense, place_malicious, written_out
-from raysim.config import ExperimentConfig, load_config, preset_names, read_yaml
+from raysim.composition.compose import make_campaigns, make_defense, place_malicious, written_out
+from raysim.config.schema import ExperimentConfig, load_config, preset_names, read_yaml
 from raysim.context import Setting
 from raysim.defense import Chain
 from raysim.errors import ConfigError, DataError

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysim.config import ExperimentConfig
+from raysim.config.schema import ExperimentConfig
 from raysim.metrics import detection
-from raysim.records import schema
+from raysim.runs.directory import schema
 
 WriteRun = Callable[..., Path]
 STAGES = {"train": 3.1, "evaluate": 0.4, "cam": 0.62, "autoencoder": 0.81, "gram": 0.05, "aggregate": 0.02}

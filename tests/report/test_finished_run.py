@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysim.errors import RecordError
-from raysim.records import schema
 from raysim.report.finished_run import REQUIRED, read_columns, read_finished_run
+from raysim.runs.directory import schema
 
 
 def test_reads_tables_and_settings(write_run):

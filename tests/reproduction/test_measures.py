@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysim.presets.preset import Preset
-from raysim.records import schema
 from raysim.reproduction.measures import is_share, label, measure
+from raysim.runs.directory import schema
 
 NAN = float("nan")
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from raysim.cli import app
+from raysim.cli.main import app
 from raysim.errors import ConfigError
 from raysim.presets import generated
 from raysim.presets.preset import Preset
-from raysim.records import RunDirectory
 from raysim.reproduction.cells import Cell, run_cell, select
 from raysim.reproduction.comparison import entry, keys, lines, markdown, notes
+from raysim.runs.directory import RunDirectory
 
 NAME = "pdrr/table3-krum-pdrr"
 NAN = float("nan")

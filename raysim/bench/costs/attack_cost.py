@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from raysim.attack import Attack, View, Visibility
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
+from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.bench.costs.defense_cost import Subject, check_subjects, parse_subjects, seconds
 from raysim.bench.costs.targets import Judged, ratio
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import Matrix
 from raysim.bench.process_memory import MemoryWatch
 from raysim.bench.words import named_options
-from raysim.composition import make
-from raysim.config import Component
+from raysim.composition.compose import make
+from raysim.config.schema import Component
 from raysim.context import Setting
 from raysim.errors import ConfigError
-from raysim.telemetry import WHOLE_STAGE
 
 PASS_FACTOR = 3.0
 """Crafting takes at most this many times a defense's pass over the same matrix."""

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from raysim.backend import InProcessBackend
+from raysim.backends.base import InProcessBackend
+from raysim.backends.telemetry import WHOLE_STAGE, Span
 from raysim.bench.limits import copy_matrix, gram_product
 from raysim.bench.matrix import Matrix
 from raysim.bench.process_memory import MemoryWatch
 from raysim.bench.words import named_options
-from raysim.composition import make
-from raysim.config import Component
+from raysim.composition.compose import make
+from raysim.config.schema import Component
 from raysim.context import Setting
 from raysim.defense import Defense
 from raysim.errors import ConfigError
-from raysim.telemetry import WHOLE_STAGE, Span
 
 BETWEEN = "(between stages)"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from raysim import rng
-from raysim.backend import Backend, ThreadLimit
+from raysim.backends.base import Backend, ThreadLimit
 from raysim.bench.costs.defense_cost import DefenseCost, measure_defense, parse_subjects, seconds
 from raysim.bench.costs.peers import grad_cam_map, learning, peer_package
 from raysim.bench.costs.targets import (
@@ -24,7 +24,7 @@ from raysim.bench.costs.targets import (
 from raysim.bench.matrix import Matrix, MatrixSpec, build_matrix
 from raysim.bench.process_memory import MemoryWatch
 from raysim.context import Context
-from raysim.layout import Layout
+from raysim.matrix.layout import Layout
 
 TARGET_CLASS = 3
 """The class that maps explain."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from raysim.backend import ThreadLimit
+from raysim.backends.base import ThreadLimit
 from raysim.bench.costs.defense_cost import seconds
 from raysim.errors import ConfigError
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from raysim.composition import written_out
-from raysim.config import ExperimentConfig
+from raysim.composition.compose import written_out
+from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, RunError, unknown_name
 from raysim.metrics import Detection, mean_detection
-from raysim.records import environment, write_atomically
+from raysim.runs.directory import environment, write_atomically
 
 CLIENTS, MALICIOUS = 24, 3
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from raysim.client import ClientHost, HostPlan
+from raysim.engine.host import ClientHost, HostPlan
 
 
 class BareLoop:

@@ -20,11 +20,11 @@ from raysim.bench.parts import run_driver, write_json
 from raysim.bench.rounds.measure import CASES, WARM_UP, bench_config
 from raysim.bench.rounds.tables import PARTS
 from raysim.bench.words import at_least_one
-from raysim.composition import load_data
-from raysim.config import ExperimentConfig
+from raysim.composition.compose import load_data
+from raysim.composition.resources import Capacity, client_actors, resolved
+from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, unknown_name
-from raysim.layout import Layout
-from raysim.resources import Capacity, client_actors, resolved
+from raysim.matrix.layout import Layout
 
 ACTOR_BYTES = 190 * 2**20
 """Memory of its own that one actor's process takes at least, torch included."""

@@ -22,7 +22,7 @@ from raysim.bench.scaling.report import about_lines, write_growth
 from raysim.bench.scaling.tables import WHOLE
 from raysim.bench.scaling.view import View, views
 from raysim.errors import RecordError
-from raysim.records import write_atomically
+from raysim.runs.directory import write_atomically
 
 NOTES = """\
 A round is the engine's own: local training, upload, Krum, evaluation, telemetry, tables and a checkpoint. Each repeat

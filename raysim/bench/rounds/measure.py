@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from raysim.backend import Backend, InProcessBackend, ThreadLimit
+from raysim.backends.base import Backend, InProcessBackend, ThreadLimit
+from raysim.backends.telemetry import Span
 from raysim.bench.costs.targets import Judged
 from raysim.bench.rounds.bare_loop import BareLoop
-from raysim.client import ClientHost
-from raysim.composition import Capacity, compose
-from raysim.config import ExperimentConfig
-from raysim.execution import keep_round
-from raysim.experiment import Experiment
-from raysim.records import RunDirectory
-from raysim.simulation import initial_state, rounds, start
-from raysim.telemetry import Span
+from raysim.composition.compose import Capacity, compose
+from raysim.config.schema import ExperimentConfig
+from raysim.engine.experiment import Experiment
+from raysim.engine.host import ClientHost
+from raysim.engine.simulation import initial_state, rounds, start
+from raysim.runs.directory import RunDirectory
+from raysim.runs.execution import keep_round
 
 CASES: Mapping[str, dict[str, Any]] = {
     "digits": {
@@ -99,11 +99,11 @@ def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: boo
     if not on_ray:
         backend: Backend = InProcessBackend(threads=config.resources.threads)
         return _measure(compose(config, Capacity()), backend, repeats, 1)
-    from raysim import ray_cluster
+    from raysim.backends import ray_connection as ray_cluster
 
     with ray_cluster.connected(num_cpus=workers):
-        from raysim.ray_backend import RayBackend
-        from raysim.resources import client_actors
+        from raysim.backends.ray_backend import RayBackend
+        from raysim.composition.resources import client_actors
 
         experiment = compose(config, ray_cluster.capacity())
         ray_backend = RayBackend(

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from raysim import ray_cluster
-from raysim.backend import prepare_worker
+from raysim.backends import ray_connection as ray_cluster
+from raysim.backends.base import prepare_worker
+from raysim.backends.ray_backend import RayBackend
+from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
 from raysim.bench.costs.defense_cost import BETWEEN
 from raysim.bench.parts import driver_main
 from raysim.bench.rounds.growth import Cell, GrowthPlan
@@ -25,15 +27,13 @@ from raysim.bench.rounds.measure import WARM_UP
 from raysim.bench.rounds.tables import PARTS
 from raysim.bench.scaling.memory import RayWatch
 from raysim.bench.scaling.tables import WHOLE
-from raysim.composition import compose
+from raysim.composition.compose import compose
+from raysim.composition.resources import client_actors
+from raysim.engine.experiment import Experiment, RunState
+from raysim.engine.simulation import initial_state, rounds, start
 from raysim.errors import RunError
-from raysim.execution import keep_round
-from raysim.experiment import Experiment, RunState
-from raysim.ray_backend import RayBackend
-from raysim.records import RunDirectory, digest
-from raysim.resources import client_actors
-from raysim.simulation import initial_state, rounds, start
-from raysim.telemetry import WHOLE_STAGE, Span, reset_peak_memory
+from raysim.runs.directory import RunDirectory, digest
+from raysim.runs.execution import keep_round
 
 Row = dict[str, Any]
 

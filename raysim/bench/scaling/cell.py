@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysim.backend import Backend, InProcessBackend
+from raysim.backends.base import Backend, InProcessBackend
+from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
 from raysim.bench.costs.defense_cost import BETWEEN, Subject
 from raysim.bench.limits import copy_matrix, gram_product
 from raysim.bench.scaling.memory import Watch
 from raysim.bench.scaling.round import RoundMatrix
 from raysim.bench.scaling.tables import WHOLE
 from raysim.defense import Defense, Verdict
-from raysim.records import digest
-from raysim.telemetry import WHOLE_STAGE, Span, reset_peak_memory
+from raysim.runs.directory import digest
 
 LATE = 500
 """Defenses are timed in a round after this one, past any round from which they do more."""

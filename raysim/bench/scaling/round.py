@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from raysim.backend import Backend
+from raysim.backends.base import Backend
+from raysim.backends.placement import Placed
 from raysim.bench.matrix import Matrix
 from raysim.context import Context
-from raysim.placement import Placed
-from raysim.row_blocks import RowBlock
-from raysim.updates import Updates
+from raysim.matrix.row_blocks import RowBlock
+from raysim.matrix.updates import Updates
 
 
 class RoundMatrix:

@@ -9,20 +9,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from raysim import recording
-from raysim.backend import Backend
+from raysim.backends.base import Backend
 from raysim.bench.matrix import ROUNDS, Matrix, MatrixSpec, build_matrix
 from raysim.bench.scaling.plan import SYNTHETIC, ScalingPlan, Size, check_defenses, check_synthetic
-from raysim.composition import compose
-from raysim.config import load_config
+from raysim.composition.compose import compose
+from raysim.composition.resources import Capacity
+from raysim.config.schema import load_config
 from raysim.context import Context
+from raysim.engine import recording
+from raysim.engine.experiment import Experiment
+from raysim.engine.recording import Recording
 from raysim.errors import ConfigError, RecordError
-from raysim.experiment import Experiment
+from raysim.matrix.row_blocks import RowBlock
+from raysim.matrix.updates import Updates
 from raysim.models.recipe import ModelRecipe
-from raysim.recording import Recording
-from raysim.resources import Capacity
-from raysim.row_blocks import RowBlock
-from raysim.updates import Updates
 
 
 class Source(Protocol):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raysim.backend import Backend, InProcessBackend
+from raysim.backends.base import Backend, InProcessBackend
+from raysim.backends.placement import Placed
 from raysim.bench.parts import driver_main
 from raysim.bench.scaling.cell import Row, Stopwatch, measure_defense, measure_limits
 from raysim.bench.scaling.memory import LocalWatch, RayWatch, Watch
@@ -24,7 +25,6 @@ from raysim.bench.scaling.round import RoundMatrix, anchor
 from raysim.bench.scaling.tables import LIMITS, PARTS
 from raysim.bench.scaling.updates import Source, source_of
 from raysim.errors import RunError
-from raysim.placement import Placed
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ def _bench(plan: ScalingPlan, nodes: int) -> Iterator[Bench]:
         inside = InProcessBackend()
         yield Bench(inside, inside, LocalWatch(), 1)
         return
-    from raysim import ray_cluster
+    from raysim.backends import ray_connection as ray_cluster
 
     with ray_cluster.connected(os.environ["RAY_ADDRESS"]):
-        from raysim.ray_backend import ClientActors, RayBackend, short_name
+        from raysim.backends.ray_backend import ClientActors, RayBackend, short_name
 
         capacity, found = ray_cluster.capacity(), len(ray_cluster.nodes())
         if found != nodes:

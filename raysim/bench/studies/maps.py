@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from raysim import rng
-from raysim.backend import Backend
+from raysim.backends.base import Backend
+from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.bench.matrix import MatrixSpec, build_matrix
 from raysim.bench.studies.study import Study, Times, finish, growth_text, markdown_table, panels, settings_of
 from raysim.context import Context
+from raysim.engine.synthetic_updates import synthetic_updates
 from raysim.errors import ConfigError, unknown_name
-from raysim.synthetic_updates import synthetic_updates
-from raysim.telemetry import WHOLE_STAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

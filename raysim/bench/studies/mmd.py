@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysim import rng
-from raysim.backend import Backend, ThreadLimit
+from raysim.backends.base import Backend, ThreadLimit
 from raysim.bench.costs.defense_cost import seconds
 from raysim.bench.costs.kernels import kernel_context, plain_mmd
 from raysim.bench.process_memory import MemoryWatch

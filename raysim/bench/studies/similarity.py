@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from raysim import rng
-from raysim.backend import ThreadLimit
+from raysim.backends.base import ThreadLimit
 from raysim.bench.costs.defense_cost import seconds
 from raysim.bench.studies.study import (
     Study,

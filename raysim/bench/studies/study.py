@@ -17,7 +17,7 @@ import numpy as np
 
 from raysim.bench.report import machine_lines
 from raysim.bench.scaling.fit import power_law
-from raysim.records import environment, write_atomically
+from raysim.runs.directory import environment, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

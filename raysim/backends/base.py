@@ -1,0 +1,292 @@
+"""Where the work runs: the contract of a backend, and the one that needs nothing but this process.
+
+The engine, the defenses and the attacks name a stage, a function and its arguments; a backend decides
+which process does it. A *reference* is whatever `put` or a kept result returned: opaque, cheap to hold,
+resolved to its value when it is a task's argument. Both backends run the same functions on the same
+arguments and return results in the order of the items, so their answers agree byte for byte.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from raysim.backends.telemetry import Telemetry, measured
+from raysim.errors import RaysimError, RunError
+
+Reference = Any
+Kept = tuple[tuple[Reference, ...], Any]
+"""What a task left behind (references, in the order its function returned them) and its small answer."""
+Begun = Any
+"""A task under way: what `begin` returned, for `finish`."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one task reserves while it runs: CPU cores, share of a GPU, bytes of memory (0 = unstated)."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int = 0
+
+
+class Backend(ABC):
+    """Runs tasks and hosts the clients. `workers`: how many tasks can run at the same time."""
+
+    workers: int
+    telemetry: Telemetry
+
+    @abstractmethod
+    def put(self, value: Any) -> Reference:
+        """Publish a value once, for any number of tasks."""
+
+    @abstractmethod
+    def get(self, reference: Reference) -> Any:
+        """The value behind a reference, in this process."""
+
+    @abstractmethod
+    def map(
+        self,
+        stage: str,
+        fn: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        *,
+        keep: int = 0,
+        needs: Needs = Needs(),
+    ) -> list[Any]:
+        """Run fn(*item) for every item, one task each, and return the answers in the items' order.
+
+        keep: the function returns a tuple of keep + 1 values; the first `keep` stay where they were made
+        and come back as references: the result is then a list of `Kept`.
+        """
+
+    def run(self, stage: str, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()) -> Any:
+        """Run fn(*args) as one task."""
+        return self.map(stage, fn, [args], needs=needs)[0]
+
+    @abstractmethod
+    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """Bring up the processes that host clients; each calls make_host(*args) once."""
+
+    @abstractmethod
+    def call_clients(
+        self,
+        stage: str,
+        method: str,
+        items: Sequence[tuple[Any, ...]],
+        *,
+        keep: int = 0,
+        then: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
+        """Call a method of a client host for every item, like `map`.
+
+        then: called in this process with (item number, its result) as soon as that is there, in any order; not
+        for an item whose host failed too often.
+        """
+
+    @abstractmethod
+    def begin(
+        self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
+    ) -> Begun:
+        """Start fn(*args) as task `number` of a stage without waiting for it."""
+
+    @abstractmethod
+    def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
+        """The answers of tasks that were begun, None for those that failed: they are not tried again."""
+
+    def apart(self) -> Backend | None:
+        """This backend for a second thread, with telemetry of its own; None where nothing can overlap."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 (most backends have nothing to close)
+        """Let go of processes and references."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A reference of the in-process backend."""
+
+    value: Any
+
+
+class InProcessBackend(Backend):
+    """Everything in this process, one task after the other; needs no Ray.
+
+    threads: of BLAS and torch while a task runs; the process's own setting is put back afterwards.
+    """
+
+    def __init__(self, telemetry: Telemetry | None = None, threads: int = 1) -> None:
+        self.telemetry = telemetry or Telemetry()
+        self.workers = 1
+        self._limit = ThreadLimit(threads)
+        self._host: Any = None
+
+    def put(self, value: Any) -> Held:
+        return Held(frozen(value))
+
+    def get(self, reference: Reference) -> Any:
+        return reference.value if isinstance(reference, Held) else reference
+
+    def map(
+        self,
+        stage: str,
+        fn: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        *,
+        keep: int = 0,
+        needs: Needs = Needs(),
+    ) -> list[Any]:
+        return self._one_by_one(stage, fn, items, keep)
+
+    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._host = make_host(*(self.get(argument) for argument in args))
+
+    def call_clients(
+        self,
+        stage: str,
+        method: str,
+        items: Sequence[tuple[Any, ...]],
+        *,
+        keep: int = 0,
+        then: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
+        return self._one_by_one(stage, getattr(self._host, method), items, keep, then)
+
+    def begin(
+        self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
+    ) -> Begun:
+        """Does the task at once."""
+        resolved = tuple(self.get(argument) for argument in args)
+        try:
+            with self._limit():
+                result, span = measured(stage, number, self.telemetry.node, fn, resolved)
+        except Exception:
+            return None
+        return frozen(result), span
+
+    def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
+        with self.telemetry.stage(stage) as meter:
+            meter.tasks.extend(done[1] for done in begun if done is not None)
+        return [None if done is None else done[0] for done in begun]
+
+    def _one_by_one(
+        self,
+        stage: str,
+        fn: Callable[..., Any],
+        items: Sequence[tuple[Any, ...]],
+        keep: int,
+        then: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
+        results: list[Any] = []
+        self.telemetry.on_progress(stage, 0, len(items))
+        with self.telemetry.stage(stage) as meter, self._limit():
+            meter.inside = True
+            for number, item in enumerate(items):
+                args = tuple(self.get(argument) for argument in item)
+                with located(stage):
+                    result, span = measured(stage, number, self.telemetry.node, fn, args)
+                meter.tasks.append(span)
+                results.append(self._keep(result, keep))
+                self.telemetry.on_progress(stage, number + 1, len(items))
+                if then is not None:
+                    then(number, results[-1])
+        return results
+
+    def _keep(self, result: Any, keep: int) -> Any:
+        """The answer, its arrays read-only as those that come out of Ray's object store."""
+        if not keep:
+            return frozen(result)
+        *kept, answer = result
+        return tuple(self.put(value) for value in kept), frozen(answer)
+
+
+@contextmanager
+def located(stage: str, method: str = "") -> Iterator[None]:
+    """Any failure inside becomes, or stays, an error that names the stage (and the method at work)."""
+    try:
+        yield
+    except RunError as error:
+        raise error.located(stage=stage) from error
+    except RaysimError:
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise RunError(f"{method}: {problem}" if method else problem, stage=stage) from error
+
+
+def frozen(value: Any) -> Any:
+    """The value with its arrays marked read-only, as they would be in Ray's object store."""
+    if isinstance(value, np.ndarray):
+        view = value.view()
+        view.flags.writeable = False
+        return view
+    if type(value) in (list, tuple):
+        return type(value)(frozen(item) for item in value)
+    if type(value) is dict:
+        return {key: frozen(item) for key, item in value.items()}
+    return value
+
+
+class ThreadLimit:
+    """Limits BLAS, OpenMP and torch to `threads` inside `with`: sums then have one order everywhere."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._modules = -1
+        self._controller: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """The limit, for the length of the block."""
+        import torch
+        from threadpoolctl import ThreadpoolController
+
+        # Looking through the loaded libraries takes milliseconds: only when modules were imported since.
+        if self._modules != len(sys.modules):
+            self._controller, self._modules = ThreadpoolController(), len(sys.modules)
+        before = torch.get_num_threads()
+        with self._controller.limit(limits=self.threads):
+            torch.set_num_threads(self.threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def prepare_worker(threads: int) -> None:
+    """Set up a worker process for good, once: its threads, also in libraries it loads later, and its memory."""
+    from threadpoolctl import threadpool_limits
+
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    threadpool_limits(limits=threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+def keep_freed_memory(most_bytes: int = 2**28) -> None:
+    """Let this process keep up to `most_bytes` of freed memory instead of handing it back to the kernel at once.
+
+    A training step allocates and frees the same activations again and again; faulting their pages in anew each
+    time cost up to half of a step here. Does nothing where the C library is not glibc.
+    """
+    try:
+        glibc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    trim_threshold, mmap_threshold, largest_heap_block = -1, -3, 2**25
+    glibc.mallopt(trim_threshold, most_bytes)
+    glibc.mallopt(mmap_threshold, largest_heap_block)

@@ -1,0 +1,108 @@
+"""Where references lie, what has to be brought to a task, and the node a task is sent to.
+
+Kept results lie on the node of the task that made them, and everything else follows from where tasks ran: nothing
+here asks Ray. So it is not seen when Ray drops a copy because its object store is full, and fetches it again, or
+when it brings arguments to a node and then runs the task on another, as it may where it chooses the node itself.
+Ray carries values below 100 KB inside its messages; they are counted as if they lay where they were made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raysim.backends.base import Needs
+from raysim.backends.telemetry import num_bytes
+
+NEARLY_MOST = 0.5
+"""A node with this share of what the best one holds is as good: tasks are dealt among such nodes.
+
+Column tasks read tiles of all nodes, hardly ever exactly equal shares: sent to the largest, all would queue there.
+"""
+
+MOST_OF_ITS_SHARE = 2
+"""A node is given at most so many times its share of a stage's tasks, by CPUs, but always one per CPU.
+
+Where a few nodes hold everything (the clients' results on the one node with GPUs), the others would stand idle.
+"""
+
+
+@dataclass(eq=False)
+class Placed:
+    """A reference: the object, its bytes of arrays, and the nodes that hold it.
+
+    made: a task made it and it was left there. Published values are not: they are there to be sent around.
+    """
+
+    object: Any
+    size: int
+    nodes: set[str]
+    made: bool = False
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node and what lasting reservations leave of it for tasks. name: as in spans; id: as Ray wants it."""
+
+    name: str
+    id: str
+    cpus: float
+    gpus: float = 0.0
+    memory: float = 0.0
+
+    def offers(self, needs: Needs) -> bool:
+        """Whether a task with these needs can ever run here."""
+        slack = 1e-6
+        return (
+            needs.cpus <= self.cpus + slack
+            and needs.gpus <= self.gpus + slack
+            and needs.memory <= self.memory + slack
+        )
+
+
+def bring(arguments: Sequence[Any], node: str, origin: str) -> int:
+    """Bytes of a task's arguments that were brought to its node, which is noted to hold them from now on.
+
+    Arrays given by value come from the `origin`, the node of the process that starts tasks, every time.
+    """
+    moved = 0
+    for argument in arguments:
+        if not isinstance(argument, Placed):
+            moved += 0 if node == origin else num_bytes(argument)
+        elif node not in argument.nodes:
+            argument.nodes.add(node)
+            moved += argument.size
+    return moved
+
+
+def beside_data(items: Sequence[Sequence[Any]], needs: Needs, nodes: Sequence[Node]) -> list[Node | None]:
+    """For every task, the node that holds most bytes of its arguments; None: it is Ray's to place.
+
+    Counted are results that tasks left behind. Of nodes that hold nearly as much as the best, the one with the
+    fewest tasks of this stage for its CPUs is taken, then the one that holds most, then the first by name. Out are
+    nodes that cannot meet the needs and those that have enough to do already (MOST_OF_ITS_SHARE).
+    """
+    if len(nodes) == 1:
+        return [None] * len(items)
+    able = {node.name: node for node in nodes if node.offers(needs)}
+    cpus = {name: max(node.cpus, 1.0) for name, node in able.items()}
+    share = MOST_OF_ITS_SHARE * len(items) / max(sum(cpus.values()), 1.0)
+    given = dict.fromkeys(able, 0)
+    chosen: list[Node | None] = []
+    for item in items:
+        held: Counter[str] = Counter()
+        for argument in {argument for argument in item if isinstance(argument, Placed) and argument.made}:
+            held.update(dict.fromkeys(argument.nodes & able.keys(), argument.size))
+        enough = NEARLY_MOST * max(held.values(), default=0)
+        ranks = [
+            (given[name] / cpus[name], -size, name)
+            for name, size in held.items()
+            if size >= enough and given[name] < max(cpus[name], share * cpus[name])
+        ]
+        best = min(ranks)[-1] if ranks else None
+        chosen.append(able[best] if best else None)
+        if best:
+            given[best] += 1
+    return chosen

@@ -1,0 +1,116 @@
+"""A connection to Ray: a cluster of this machine's own, or one that exists."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from raysim.composition.compose import Capacity
+from raysim.errors import ConfigError
+
+
+def authenticate(environment: MutableMapping[str, str], *, new_cluster: bool) -> None:
+    """Decide Ray's authentication explicitly, before Ray is used.
+
+    A new cluster gets a token of its own in a file only its owner can read. For a cluster that exists the
+    mode is `token` where a token is configured, else `disabled`. A mode that is set already is kept.
+    """
+    if environment.get("RAY_AUTH_MODE"):
+        return
+    configured = (
+        environment.get("RAY_AUTH_TOKEN")
+        or environment.get("RAY_AUTH_TOKEN_PATH")
+        or (Path.home() / ".ray" / "auth_token").exists()
+    )
+    if new_cluster and not configured:
+        folder = tempfile.mkdtemp(prefix="raysim-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        environment["RAY_AUTH_TOKEN_PATH"] = str(write_token(Path(folder)))
+    environment["RAY_AUTH_MODE"] = "token" if new_cluster or configured else "disabled"
+    if "ray" in sys.modules:
+        # Ray reads the mode when it is imported; this is how its own `ray.init` makes it read it again.
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+
+
+def write_token(folder: Path) -> Path:
+    """A new random token in a file of mode 0600."""
+    path = folder / "auth_token"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None, **options: Any) -> Iterator[None]:
+    """Ray, initialised inside the block: the cluster at `address`, or a new one on this machine.
+
+    A process that is connected already keeps its connection, and keeps it afterwards.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        # Without support for several machines, which a cluster of one has no use for, Ray stays on 127.0.0.1.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    authenticate(os.environ, new_cluster=address is None)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # "local" always starts a cluster; without it Ray joins whichever it finds running on the machine.
+    settings: dict[str, Any] = {
+        "address": address or "local",
+        "log_to_driver": False,
+        "logging_level": "error",
+    }
+    if address is None:
+        settings["include_dashboard"] = False
+    try:
+        ray.init(**{**settings, **options})
+    except ConnectionError as error:
+        raise ConfigError("address", f"must be that of a running Ray cluster ({error})", address) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def capacity() -> Capacity:
+    """What the connected cluster has."""
+    import ray
+
+    total = ray.cluster_resources()
+    return Capacity(
+        cpus=max(1, int(total.get("CPU", 1))),
+        gpus=total.get("GPU", 0.0),
+        object_store_bytes=int(total.get("object_store_memory", 0)),
+    )
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The cluster's nodes, for environment.json."""
+    import ray
+
+    return [
+        {
+            "node": node["NodeID"][:12],
+            "host": node["NodeManagerHostname"],
+            "address": node["NodeManagerAddress"],
+            "resources": {
+                key: value for key, value in node["Resources"].items() if not key.startswith("node:")
+            },
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

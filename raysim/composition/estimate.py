@@ -1,0 +1,197 @@
+"""What a run will need, estimated before anything starts: processes, memory, object store, time.
+
+Numbers are sums over what the engine is known to hold, not measurements of a run; the seconds come from
+training one group of clients and evaluating one batch here, so they hold for machines like this one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+
+from raysim.backends.base import ThreadLimit
+from raysim.composition.resources import Capacity, ClientActors, client_actors
+from raysim.config.schema import ExperimentConfig
+from raysim.engine.experiment import Experiment
+from raysim.engine.host import ClientHost, RoundOrder
+from raysim.engine.simulation import split_cohort
+from raysim.matrix.updates import chunk_columns
+
+PROCESS_BYTES = 200 * 2**20
+"""Own memory of a worker process that has imported torch (measured: about 190 MB)."""
+
+STORE_SHARE = 0.3
+"""Share of a machine's memory that Ray gives its object store."""
+
+DEFAULT_TILE_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An estimate, and what speaks against running it as it is."""
+
+    actors: ClientActors
+    calls_per_round: int
+    model_bytes: int
+    actor_bytes: int
+    store_bytes: int
+    """Object-store bytes of one round: uploads, global vectors, data, test sets, partition."""
+    column_shards: int
+    row_blocks: int
+    gram_bytes: int
+    """K x K matrices held at a time: partial sums of one shard and the result."""
+    train_s: float
+    """Seconds to train one client, or to draw its update; NaN without calibration."""
+    evaluate_s: float
+    """Seconds to evaluate the test sets on one worker."""
+    round_s: float
+    """Training (or drawing) and evaluation of a round on all workers; the defense comes on top."""
+    warnings: tuple[str, ...]
+
+
+def local_capacity() -> Capacity:
+    """What a Ray cluster on this machine alone would offer."""
+    import torch
+
+    memory = psutil.virtual_memory().total
+    return Capacity(
+        cpus=psutil.cpu_count() or 1,
+        gpus=float(torch.cuda.device_count()),
+        object_store_bytes=int(STORE_SHARE * memory),
+    )
+
+
+def make_plan(
+    experiment: Experiment, capacity: Capacity, memory_bytes: int, *, calibrate: bool = True
+) -> Plan:
+    """The estimate for a composed experiment on machines of this capacity and memory in all."""
+    config, layout = experiment.config, experiment.plan.layout
+    cohort = config.population.cohort_size
+    workers = capacity.workers(config.resources.threads)
+    actors = client_actors(config, workers)
+    calls = split_cohort(np.arange(cohort), experiment, workers)
+    model = 4 * layout.num_columns
+    rows = max(len(call) for call in calls) * model
+    data = sum(array.nbytes for array in experiment.arrays)
+    store = cohort * model + 3 * model + data
+    chunks_per_shard = -(-(layout.dim // max(len(experiment.plan.bounds) - 1, 1)) // chunk_columns(cohort))
+    gram = 8 * cohort**2 * (chunks_per_shard + 2)
+    # A host holds the model, its gradient, the start and the optimizer's momenta, and the rows it makes.
+    actor = PROCESS_BYTES + 5 * model + rows
+    train_s, evaluate_s = calibration(experiment, calls[0]) if calibrate else (float("nan"), float("nan"))
+    busy = min(workers, actors.count)
+    round_s = (cohort * train_s + evaluate_s / max(config.evaluation.every, 1)) / busy
+    return Plan(
+        actors=actors,
+        calls_per_round=len(calls),
+        model_bytes=model,
+        actor_bytes=actor,
+        store_bytes=store,
+        column_shards=len(experiment.plan.bounds) - 1,
+        row_blocks=len(calls),
+        gram_bytes=gram,
+        train_s=train_s,
+        evaluate_s=evaluate_s,
+        round_s=round_s,
+        warnings=tuple(objections(config, capacity, memory_bytes, actors, actor, store, gram)),
+    )
+
+
+def objections(
+    config: ExperimentConfig,
+    capacity: Capacity,
+    memory_bytes: int,
+    actors: ClientActors,
+    actor_bytes: int,
+    store_bytes: int,
+    gram_bytes: int,
+) -> list[str]:
+    """What will not fit, each with the key to change."""
+    found = []
+    if actors.count * actor_bytes > 0.7 * memory_bytes:
+        fits = max(1, int(0.7 * memory_bytes / actor_bytes))
+        hosted = -(-config.population.cohort_size // fits)
+        found.append(
+            f"{actors.count} client actors need {gibibytes(actors.count * actor_bytes)} of {gibibytes(memory_bytes)}: "
+            f"set resources.clients_per_actor to at least {hosted}"
+        )
+    if capacity.object_store_bytes and store_bytes > 0.8 * capacity.object_store_bytes:
+        found.append(
+            f"a round puts {gibibytes(store_bytes)} into an object store of {gibibytes(capacity.object_store_bytes)} "
+            "and will spill to disk: reduce population.cohort, add nodes, or take a narrower model (model.width)"
+        )
+    if gram_bytes > 0.2 * memory_bytes:
+        found.append(
+            f"pairwise defenses hold {gibibytes(gram_bytes)} of K x K matrices: reduce population.cohort"
+        )
+    reserved = actors.count * actors.gpus
+    if reserved > capacity.gpus:
+        found.append(f"actors reserve {reserved:g} GPUs of {capacity.gpus:g}: reduce resources.client_gpus")
+    return found
+
+
+def calibration(experiment: Experiment, call: np.ndarray) -> tuple[float, float]:
+    """(seconds a client, training a group of middling size; seconds for all test sets), one worker, warmed up.
+
+    Where updates are drawn instead, the first are those of drawing the rows of one call, a client's share.
+    """
+    host = ClientHost(experiment.plan, *experiment.arrays)
+    middle = np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2 :]
+    drawn = experiment.plan.synthetic is not None
+    group = call if drawn else np.sort(middle[: experiment.plan.cohort_size])
+    batch = min(experiment.config.evaluation.batch_size, experiment.test_sizes[0])
+    order = RoundOrder(0, int(experiment.sizes[group].sum()))
+
+    def upload() -> None:
+        if drawn:
+            host.draw(order, group)
+        else:
+            host.train(order, group.tolist(), experiment.initial, None)
+
+    with ThreadLimit(experiment.config.resources.threads)():
+        upload()
+        began = time.perf_counter()
+        upload()
+        trained = time.perf_counter()
+        host.evaluate(experiment.initial, 0, 0, batch)
+        ended = time.perf_counter()
+    seconds = (trained - began) / len(group)
+    return seconds, (ended - trained) * sum(experiment.test_sizes) / batch
+
+
+def gibibytes(count: float) -> str:
+    """A number of bytes for people."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
+
+
+def lines(config: ExperimentConfig, plan: Plan) -> list[tuple[str, str]]:
+    """The plan as (what, how much), for printing."""
+    actors = plan.actors
+    reserved = (
+        f", each reserving {actors.cpus:g} CPUs and {actors.gpus:g} GPUs"
+        if actors.cpus or actors.gpus
+        else ""
+    )
+    rows = [
+        ("client actors", f"{actors.count}{reserved}; {plan.calls_per_round} calls a round"),
+        (
+            "memory of an actor",
+            f"{gibibytes(plan.actor_bytes)} ({gibibytes(actors.count * plan.actor_bytes)} in all)",
+        ),
+        ("model", f"{gibibytes(plan.model_bytes)}, buffers included"),
+        ("object store, a round", gibibytes(plan.store_bytes)),
+        ("tiles", f"{plan.row_blocks} row blocks x {plan.column_shards} column shards (and one of buffers)"),
+        ("K x K matrices", gibibytes(plan.gram_bytes)),
+    ]
+    if plan.round_s == plan.round_s:
+        work = "training" if config.updates.name == "trained" else "drawing"
+        rows += [
+            (f"{work} one client", f"{plan.train_s:.3f} s"),
+            (f"{work} and evaluation", f"{plan.round_s:.2f} s a round"),
+            ("rounds an hour", f"at most {3600 / plan.round_s:.0f}, the defense not counted"),
+            ("the whole run", f"at least {config.rounds * plan.round_s:.0f} s"),
+        ]
+    return rows

@@ -1,0 +1,394 @@
+"""The experiment configuration: typed, frozen, YAML, dotted overrides.
+
+Groups and keys are the public contract. Attacks, defenses, models, data sets and partitions are *components*:
+a `name` and that component's own options side by side (`defense: {name: krum, num_byzantine: 3}`); the options
+are checked against the component when the experiment is composed (composition.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from raysim.config.overrides import apply_overrides
+from raysim.config.refusals import Location, refusal
+from raysim.errors import ConfigError, nearest_name
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class Group(BaseModel):
+    """A group of keys: frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, which would pass for 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("must not be a boolean")
+        return value
+
+
+class Component(Group):
+    """A name and the named thing's own options."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The component's own options."""
+        return dict(self.model_extra or {})
+
+
+def _named(value: Any) -> Any:
+    """`krum` is short for `{name: krum}`; `none` for nothing."""
+    if isinstance(value, str):
+        return None if value.lower() == "none" else {"name": value}
+    return value
+
+
+class Schedule(Group):
+    """When an attack is active: rounds start, start + every, ... before stop (null: to the end)."""
+
+    start: int = Field(0, ge=0)
+    stop: int | None = Field(None, ge=1)
+    every: int = Field(1, ge=1)
+    participation: Literal["pool", "frequency"] = Field(
+        "pool", description="pool: its clients are drawn like all; frequency: they join every active round"
+    )
+
+
+class Attack(Component):
+    """An attack: its options, when it is active, and which of the malicious clients it commands (null: all)."""
+
+    schedule: Schedule = Schedule()
+    clients: int | list[int] | None = None
+
+
+class Population(Group):
+    """Who takes part."""
+
+    clients: int = Field(24, ge=1)
+    cohort: int | None = Field(None, ge=1, description="clients sampled each round; null: all")
+    malicious: int | float = Field(0, ge=0, description="a count, or a fraction below 1 of `clients`")
+    placement: Literal["last", "random"] | list[int] = "last"
+    mode: Literal["replace", "append"] = Field(
+        "replace", description="replace: the malicious are among `clients`; append: they come on top of them"
+    )
+
+    @property
+    def num_malicious(self) -> int:
+        """The number of malicious clients."""
+        if isinstance(self.malicious, float) and self.malicious < 1:
+            return round(self.malicious * self.clients)
+        return int(self.malicious)
+
+    @property
+    def total(self) -> int:
+        """All clients, malicious ones included."""
+        return self.clients + (self.num_malicious if self.mode == "append" else 0)
+
+    @property
+    def cohort_size(self) -> int:
+        """Clients in a round."""
+        return self.cohort or self.total
+
+
+class Data(Component):
+    """Which data, where it lies, how it is split among clients."""
+
+    name: str = "digits"
+    root: str | None = Field(None, description="null: $RAYSIM_DATA, then the user's cache folder")
+    partition: Annotated[Component, BeforeValidator(_named)] = Field(
+        Component(name="iid"), description="without effect with `updates: synthetic`, where nobody trains"
+    )
+    limit: int | None = Field(None, ge=1, description="use at most this many training samples")
+    download: bool = False
+
+
+class Optimizer(Group):
+    """The clients' optimizer; its memory starts afresh each round."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class Training(Group):
+    """What a client does in a round, and defenses that train on the server's data.
+
+    Clients do not train with `updates: synthetic`: there these keys are for such defenses alone.
+    """
+
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
+    lr_decay: float = Field(1.0, gt=0, le=1, description="the learning rate of round t is lr * lr_decay**t")
+    cohort_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="clients trained together, as one stack of small models; 1: one after another; auto: a rule",
+    )
+
+
+class ServerData(Group):
+    """Samples the server itself holds, which no client has: probe images, root and validation sets."""
+
+    samples: int = Field(100, ge=0)
+    classes: list[int] | None = Field(None, description="draw from these classes only; null: all")
+    source: Literal["train", "test"] = Field("train", description="which split they are taken out of")
+
+
+class Resources(Group):
+    """Where the work runs. None of these keys changes a result."""
+
+    client_cpus: float = Field(
+        0.0, ge=0, description="CPU share one client reserves; an actor reserves the sum"
+    )
+    client_gpus: float = Field(
+        0.0, ge=0, le=1, description="GPU share one client reserves; an actor reserves the sum"
+    )
+    clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    server_gpus: float = Field(0.0, ge=0)
+    threads: int = Field(1, ge=1, description="BLAS and torch threads of every process")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    placement: Literal["data", "head", "spread"] = Field(
+        "data",
+        description="where tasks run on Ray: data: on the node that holds what they read; head: the server's; "
+        "spread: all in turn",
+    )
+    pipeline: bool = Field(
+        False,
+        description="start a defense's work on single rows as they arrive and, on Ray, evaluate a round while the "
+        "next one trains; spans then overlap: leave it off to study costs",
+    )
+    tile_bytes: Literal["auto"] | Annotated[int, Field(ge=4096)] = Field(
+        "auto", description="size of K rows in one column shard, and of one upload call; auto: a rule"
+    )
+    column_shards: int | None = Field(None, ge=1, description="filled in: the number of column shards")
+
+
+class Record(Group):
+    """What is kept besides the tables."""
+
+    updates: bool = False
+    heat_maps: bool = Field(True, description="keep the defense's arrays (heat maps, similarity matrices)")
+    every: int = Field(1, ge=1)
+
+
+class Evaluation(Group):
+    """Main accuracy and attack success."""
+
+    every: int = Field(1, ge=1)
+    batch_size: int = Field(64, ge=1)
+
+
+class Checkpoint(Group):
+    """How often the whole state is saved (the last round always is), and how many are kept."""
+
+    every: int = Field(10, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+def _list_of_components(value: Any) -> Any:
+    value = _named(value)
+    if value is None:
+        return ()
+    if isinstance(value, list | tuple):
+        return tuple(_named(item) for item in value)
+    return (value,)
+
+
+class ExperimentConfig(Group):
+    """One experiment, whole. See the groups for their keys.
+
+    >>> ExperimentConfig(population={"clients": 10, "malicious": 0.2}).population.num_malicious
+    2
+    """
+
+    seed: int = Field(0, ge=0)
+    rounds: int = Field(10, ge=1)
+    population: Population = Population()
+    data: Annotated[Data, BeforeValidator(_named)] = Data()
+    model: Annotated[Component, BeforeValidator(_named)] = Component(name="digits_cnn")
+    updates: Annotated[Component, BeforeValidator(_named)] = Field(
+        Component(name="trained"), description="trained, or synthetic: drawn from the seed (drawn_updates.py)"
+    )
+    training: Training = Training()
+    attack: Annotated[tuple[Attack, ...], BeforeValidator(_list_of_components)] = ()
+    defense: Annotated[tuple[Component, ...], BeforeValidator(_list_of_components)] = (
+        Component(name="fedavg"),
+    )
+    server_data: ServerData = ServerData()
+    resources: Resources = Resources()
+    record: Record = Record()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise refusal(error, partial(_dotted, values), type(self)) from None
+        check_population(self)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> ExperimentConfig:
+        """From nested dicts, as YAML gives them."""
+        for key in values:
+            if not isinstance(key, str):
+                raise ConfigError("config", "must have the names of groups as its keys", key)
+        return cls(**values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Nested dicts; one attack or defense stands alone, several as a list."""
+        values = self.model_dump(mode="json")
+        for group in ("attack", "defense"):
+            items = values[group]
+            values[group] = None if not items else items[0] if len(items) == 1 else items
+        return values
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML, every key written out."""
+        return yaml.safe_dump(self.to_mapping(), sort_keys=False)
+
+    def with_values(self, **groups: Mapping[str, Any]) -> ExperimentConfig:
+        """A copy with keys of groups replaced: `config.with_values(resources={"threads": 2})`."""
+        values = self.to_mapping()
+        for group, changes in groups.items():
+            values[group] = {**values[group], **changes}
+        return type(self).from_mapping(values)
+
+
+def numbered(group: str, items: Sequence[Any], number: int) -> str:
+    """The dotted key of one of a group's items: with its number only where there are several."""
+    return group if len(items) == 1 else f"{group}.{number}"
+
+
+def check_population(config: ExperimentConfig) -> None:
+    """The rules that tie keys of different groups together and need no component."""
+    population = config.population
+    count = population.num_malicious
+    if isinstance(population.malicious, float) and population.malicious >= 1 and population.malicious % 1:
+        raise ConfigError(
+            "population.malicious",
+            "must be a whole number, or a fraction below 1",
+            population.malicious,
+            count,
+        )
+    if population.mode == "replace" and count > population.clients:
+        raise ConfigError(
+            "population.malicious", f"must not exceed population.clients ({population.clients})",
+            population.malicious, population.clients,
+        )  # fmt: skip
+    if population.cohort_size > population.total:
+        raise ConfigError(
+            "population.cohort", f"must not exceed the population of {population.total}",
+            population.cohort, population.total,
+        )  # fmt: skip
+    if isinstance(population.placement, list):
+        ids = population.placement
+        if len(set(ids)) != len(ids) or any(not 0 <= i < population.total for i in ids):
+            raise ConfigError(
+                "population.placement", f"must list distinct client ids from 0 to {population.total - 1}", ids
+            )
+        if len(ids) != count:
+            raise ConfigError(
+                "population.placement", f"must list as many ids as population.malicious ({count})", ids
+            )
+        if population.mode == "append":
+            raise ConfigError(
+                "population.placement", "must be last or random with population.mode=append", ids, "last"
+            )
+    if not config.defense:
+        raise ConfigError("defense", "must name at least one defense", None, "fedavg")
+    for number, attack in enumerate(config.attack):
+        group = numbered("attack", config.attack, number)
+        if attack.schedule.stop is not None and attack.schedule.stop <= attack.schedule.start:
+            raise ConfigError(
+                f"{group}.schedule.stop", f"must be greater than {group}.schedule.start",
+                attack.schedule.stop, attack.schedule.start + 1,
+            )  # fmt: skip
+
+
+def load_config(
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    scale: Literal["paper", "small"] = "paper",
+) -> ExperimentConfig:
+    """A configuration from a YAML file or the name of a preset, with `KEY=VALUE` overrides.
+
+    Nothing named: the preset `quickstart`. scale: of a paper's preset; files and other presets have one only.
+    """
+    values = read_yaml(source or "quickstart", scale)
+    return ExperimentConfig.from_mapping(apply_overrides(values, overrides))
+
+
+def read_yaml(source: str | Path, scale: Literal["paper", "small"] = "paper") -> dict[str, Any]:
+    """The mapping in a YAML file, or in a preset of that name, without `reported` and `description`."""
+    from raysim.presets import generated
+
+    preset = generated().get(str(source))
+    if scale not in ("paper", "small"):
+        raise ConfigError("scale", "must be paper or small", scale, "paper")
+    if preset is None and scale == "small":
+        raise ConfigError("scale", f"must be left out: {source} is not one of a paper's presets", scale)
+    values = _mapping_in(source) if preset is None else preset.mapping(scale)
+    return {key: value for key, value in values.items() if key not in ("reported", "description")}
+
+
+def _mapping_in(source: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or in a preset that is one."""
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        names = preset_names()
+        if str(source) not in names:
+            raise ConfigError(
+                "preset", "must name a preset or a .yaml file", str(source), nearest_name(str(source), names)
+            )
+        path = PRESETS / f"{source}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("config", f"must be a readable file ({error.strerror})", str(source)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError("config", f"must be text in UTF-8 ({error.reason})", str(source)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError("config", f"must be valid YAML ({error})", str(source)) from None
+    if not isinstance(values, dict):
+        raise ConfigError("config", "must hold a mapping of groups", type(values).__name__)
+    return values
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with raysim: those written as YAML, then the papers'."""
+    from raysim.presets import generated
+
+    written = sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
+    return [*written, *generated()]
+
+
+def _dotted(values: Mapping[str, Any], location: Location) -> str:
+    """The key as it was written: one attack or defense alone has no number."""
+    if len(location) > 1 and isinstance(location[1], int):
+        items = values[str(location[0])]
+        if not isinstance(items, list | tuple):
+            location = [location[0], *location[2:]]
+    return ".".join(map(str, location))

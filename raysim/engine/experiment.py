@@ -1,0 +1,116 @@
+"""What a run is made of, and what its rounds hand on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from raysim.backends.base import Backend, Reference
+from raysim.backends.telemetry import Span
+from raysim.config.schema import ExperimentConfig
+from raysim.context import Context, ServerData, State
+from raysim.defense import Defense
+from raysim.engine.host import HostPlan
+from raysim.engine.recording import Recording
+from raysim.matrix.updates import Updates
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run needs, composed and checked; the big arrays are references to a backend's store."""
+
+    config: ExperimentConfig
+    plan: HostPlan
+    initial: np.ndarray
+    """The global vector [d + b] before round 0."""
+    defense: Defense
+    server_data: ServerData | None
+    sizes: np.ndarray
+    """Training samples of every client [N]."""
+    malicious: np.ndarray
+    """Sorted ids of the malicious clients."""
+    arrays: tuple[Any, ...]
+    """What a ClientHost is made from, besides the plan: data, partition, test sets."""
+    test_sizes: tuple[int, ...]
+    """Samples in the clean test set and in each triggered one."""
+
+    def published(self, backend: Backend) -> Experiment:
+        """The same with its arrays in the backend's store: one copy a node, whoever reads them."""
+        return replace(self, arrays=tuple(backend.put(array) for array in self.arrays))
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What one round hands to the next."""
+
+    round: int
+    """Number of the next round = rounds done."""
+    global_vector: np.ndarray
+    previous_vector: np.ndarray | None
+    defense: State
+    attacks: tuple[State, ...]
+
+    def tree(self) -> dict[str, Any]:
+        """The state as a tree that a checkpoint holds."""
+        return {
+            "round": self.round,
+            "global_vector": self.global_vector,
+            "previous_vector": self.previous_vector,
+            "defense": self.defense,
+            "attacks": list(self.attacks),
+        }
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> RunState:
+        """The state in a checkpoint's tree."""
+        return cls(**{**tree, "attacks": tuple(tree["attacks"])})
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What a round leaves behind: rows for the tables, the defense's arrays, and what it judged."""
+
+    number: int
+    row: dict[str, Any]
+    clients: list[dict[str, Any]]
+    artifacts: dict[str, np.ndarray]
+    spans: list[Span]
+    judged: Recording
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """The rows a round received, and why some of the cohort's must not be used."""
+
+    updates: Updates
+    reasons: dict[int, str]
+    """Client id -> reason, for rows that are unusable or never came."""
+    train_loss: float
+    notes: dict[str, str]
+    """Client id -> what a compromised client remarked about the round."""
+
+
+def active_attackers(experiment: Experiment, round: int) -> np.ndarray:
+    """Ids of the clients that attack in this round."""
+    return experiment.plan.attackers(round)
+
+
+def round_context(
+    experiment: Experiment, backend: Backend, state: RunState, published: Reference, role: str
+) -> Context:
+    """What a method is given in this round; role: "defense", or "attack" with its number."""
+    return Context(
+        backend=backend,
+        seed=experiment.config.seed,
+        role=role,
+        round=state.round,
+        rounds=experiment.config.rounds,
+        layout=experiment.plan.layout,
+        published=published,
+        global_vector=state.global_vector,
+        factory=experiment.plan.factory,
+        server_data=experiment.server_data if role == "defense" else None,
+        recipe=experiment.plan.recipe,
+    )

@@ -1,0 +1,373 @@
+"""The host that trains many clients, and what it is told and answers.
+
+A client is its data indices and nothing else. A host (one per worker process) keeps one model and trains
+clients with it, one after another or, where the model is small, several at once. Everything a host returns
+is a pure function of (round, clients trained together, global vector): any host may do it, twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from raysim.attack import Attack, ClientContext, ClientData, DataPool
+from raysim.context import ModelFactory, TrainingRecipe
+from raysim.data.dataset import Dataset, normalise
+from raysim.engine.drawn_updates import Planted, Synthetic
+from raysim.errors import RaysimError, RunError
+from raysim.matrix.layout import Layout
+from raysim.matrix.row_blocks import put_row, zero_tiles
+from raysim.training.local import LocalTrainer
+from raysim.training.stacked import CohortTrainer
+
+__all__ = [
+    "Campaign",
+    "ClientHost",
+    "HostPlan",
+    "LocalTrainer",
+    "RoundOrder",
+    "Schedule",
+    "UploadMeta",
+    "reason_to_reject",
+]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When an attack is active: rounds start, start + every, ... before stop (None = to the end).
+
+    joins: its clients take part in every active round (fixed frequency), instead of being drawn (fixed pool).
+    """
+
+    start: int = 0
+    stop: int | None = None
+    every: int = 1
+    joins: bool = False
+
+    def active(self, round: int) -> bool:
+        """Whether round number `round` (from 0) is one of them."""
+        return (
+            round >= self.start
+            and (self.stop is None or round < self.stop)
+            and (round - self.start) % self.every == 0
+        )
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """One attack, the clients it has compromised (sorted ids), and when it is active."""
+
+    attack: Attack
+    client_ids: np.ndarray
+    schedule: Schedule = Schedule()
+
+    @property
+    def trains_alone(self) -> bool:
+        """Whether its clients cannot train as the honest do: the attack trains in its own way, or not at all."""
+        return type(self.attack).train is not Attack.train or not self.attack.trains
+
+    def place(self, client: int) -> int | None:
+        """The client's place among the compromised ones, None when it is honest."""
+        position = int(np.searchsorted(self.client_ids, client))
+        inside = position < len(self.client_ids) and self.client_ids[position] == client
+        return position if inside else None
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """What every host needs to know, small enough to send to each."""
+
+    seed: int
+    factory: ModelFactory
+    layout: Layout
+    recipe: TrainingRecipe
+    lr_decay: float
+    device: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    campaigns: tuple[Campaign, ...]
+    bounds: tuple[int, ...]
+    evaluation_batch: int
+    cohort_size: int = 1
+    """Clients that train together; 1 = one after another."""
+    synthetic: Synthetic | None = None
+    """How updates are drawn; None: they are trained."""
+    attack_std: tuple[float, ...] | None = None
+    """What attackers' and test images are divided by instead of `std`; None: the same."""
+
+    def attackers(self, round: int) -> np.ndarray:
+        """Sorted ids of the clients that attack in this round."""
+        return _client_ids(c for c in self.campaigns if c.schedule.active(round))
+
+    def joining(self, round: int) -> np.ndarray:
+        """Sorted ids of the clients that take part in this round without being drawn."""
+        return _client_ids(c for c in self.campaigns if c.schedule.joins and c.schedule.active(round))
+
+    def planted(self, clients: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which of these clients' drawn rows lie away from the others [k] bool."""
+        return np.isin(clients, _client_ids(c for c in self.campaigns if isinstance(c.attack, Planted)))
+
+    def groups(self, round: int, clients: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Positions in `clients` of those that train together: by `cohort_size` in order, but for loners.
+
+        The same for a whole cohort and for parts of it that no group straddles.
+        """
+        loners = _client_ids(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
+        alone = np.isin(clients, loners)
+        rest, size = np.flatnonzero(~alone), self.cohort_size
+        together = [rest[first : first + size] for first in range(0, len(rest), size)]
+        return [*together, *np.flatnonzero(alone)[:, None]]
+
+    def campaign_of(self, round: int, client: int) -> tuple[Campaign, int]:
+        """The campaign that a client attacks for in this round and its place there; (HONEST, -1) for none."""
+        for campaign in self.campaigns:
+            place = campaign.place(client)
+            if place is not None:
+                return (campaign, place) if campaign.schedule.active(round) else (HONEST, -1)
+        return HONEST, -1
+
+    def learning_rate(self, round: int) -> float:
+        """The honest clients' learning rate in this round."""
+        return self.recipe.learning_rate * self.lr_decay**round
+
+
+@dataclass(frozen=True)
+class RoundOrder:
+    """What the server says to the hosts about one round."""
+
+    round: int
+    cohort_examples: int
+
+
+@dataclass(frozen=True)
+class UploadMeta:
+    """What the server learns of one upload without reading it. reason: why it must not be used, or empty.
+
+    note: what an attacking client remarked about the round, for the record alone.
+    """
+
+    client: int
+    num_examples: int
+    train_loss: float
+    reason: str = ""
+    note: str = ""
+
+
+class ClientHost:
+    """Trains any client and evaluates any part of the test sets, with one resident model.
+
+    images, labels: the training set; indices, offsets: the partition (CSR); tests: (images, labels) of the
+    clean test set and of each triggered one.
+    """
+
+    def __init__(
+        self,
+        plan: HostPlan,
+        images: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        offsets: np.ndarray,
+        *tests: np.ndarray,
+    ) -> None:
+        self.plan = plan
+        self.train_set = Dataset(images, labels)
+        self.indices, self.offsets = indices, offsets
+        self.tests = [Dataset(*pair) for pair in zip(tests[::2], tests[1::2], strict=True)]
+        self.trainer = LocalTrainer(plan.factory, plan.layout, plan.recipe, plan.device)
+        self.cohort_trainer = CohortTrainer(self.trainer) if plan.cohort_size > 1 else None
+
+    def train(
+        self,
+        order: RoundOrder,
+        clients: Sequence[int],
+        global_vector: np.ndarray,
+        previous: np.ndarray | None,
+    ) -> tuple[Any, ...]:
+        """Train these clients; one tile per column shard, the buffers' tile, and the list of UploadMeta."""
+        tiles = zero_tiles(len(clients), self.plan.bounds, self.plan.layout.num_columns)
+        metas: dict[int, UploadMeta] = {}
+        for group in self.plan.groups(order.round, clients):
+            members = [int(clients[position]) for position in group]
+            if len(group) > 1:
+                trained = self._upload_together(tiles, group, order, members, global_vector, previous)
+            else:
+                with _naming(order.round, members):
+                    write = partial(put_row, tiles, group[0])
+                    trained = [self._upload(write, order, members[0], global_vector, previous)]
+            metas.update(zip(group.tolist(), trained, strict=True))
+        return (*tiles, [metas[position] for position in range(len(clients))])
+
+    def draw(self, order: RoundOrder, clients: Sequence[int] | np.ndarray) -> tuple[Any, ...]:
+        """What `train` answers, with rows drawn from the seed; every client claims one example."""
+        plan = self.plan
+        assert plan.synthetic is not None, "called only where updates are drawn"
+        members, planted = np.asarray(clients), plan.planted(clients)
+        tiles = plan.synthetic.tiles(plan.seed, order.round, members, planted, plan.layout, plan.bounds)
+        return (*tiles, [UploadMeta(int(client), 1, float("nan")) for client in clients])
+
+    def evaluate(self, vector: np.ndarray, which: int, first: int, last: int) -> np.ndarray:
+        """Evaluate samples [first, last) of test set `which`: see LocalTrainer.evaluate."""
+        test = self.tests[which]
+        part = Dataset(test.images[first:last], test.labels[first:last])
+        self.trainer.load(vector)
+        plan = self.plan
+        return self.trainer.evaluate(part, plan.mean, plan.attack_std or plan.std, plan.evaluation_batch)
+
+    def data_of(self, client: int, std: tuple[float, ...] | None = None) -> ClientData:
+        """A client's own samples, ready for the model; std: what to divide by, None: what honest clients do."""
+        return self._samples(self._indices(client), std or self.plan.std)
+
+    def pool(self, clients: Sequence[int] | np.ndarray) -> DataPool:
+        """What these attackers hold together, in the order given; images are read and normalised on demand."""
+        std = self.plan.attack_std or self.plan.std
+        indices = np.concatenate([self._indices(int(client)) for client in clients])
+        return DataPool(
+            self.train_set.labels[indices].astype(np.int64),
+            lambda positions: self._samples(indices[positions], std),
+        )
+
+    def _indices(self, client: int) -> np.ndarray:
+        return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+    def _samples(self, indices: np.ndarray, std: tuple[float, ...]) -> ClientData:
+        images = normalise(self.train_set.images[indices], self.plan.mean, std).numpy()
+        return ClientData(images, self.train_set.labels[indices].astype(np.int64))
+
+    def _upload(
+        self,
+        write: Callable[[np.ndarray], None],
+        order: RoundOrder,
+        client: int,
+        global_vector: np.ndarray,
+        previous: np.ndarray | None,
+    ) -> UploadMeta:
+        """Train one client and `write` its update; returns what the server needs to know of it."""
+        self.trainer.train_loss = float("nan")
+        data, attack, context = self._prepare(order, client, global_vector, previous)
+        if not attack.trains:
+            return UploadMeta(client, len(data), float("nan"), note="; ".join(context.notes))
+        fit = partial(
+            self._fit,
+            global_vector,
+            key=("train", order.round, client),
+            learning_rate=self.plan.learning_rate(order.round),
+        )
+        submitted = attack.train(fit, data, context)
+        return self._accept(write, submitted, context, len(data), self.trainer.train_loss)
+
+    def _upload_together(
+        self,
+        tiles: Sequence[np.ndarray],
+        places: np.ndarray,
+        order: RoundOrder,
+        clients: Sequence[int],
+        global_vector: np.ndarray,
+        previous: np.ndarray | None,
+    ) -> list[UploadMeta]:
+        """Train clients that train honestly, each on its own data, into their rows of the tiles."""
+        assert self.cohort_trainer is not None, "groups of several are formed only where there is one"
+        data, contexts = [], []
+        for client in clients:
+            with _naming(order.round, [client]):
+                own, _, context = self._prepare(order, client, global_vector, previous)
+            data.append(own)
+            contexts.append(context)
+        with _naming(order.round, clients):
+            updates, losses = self.cohort_trainer.fit(
+                global_vector,
+                data,
+                [("train", order.round, client) for client in clients],
+                seed=self.plan.seed,
+                learning_rate=self.plan.learning_rate(order.round),
+            )
+        return [
+            self._accept(partial(put_row, tiles, place), update, context, len(own), float(loss))
+            for place, update, context, own, loss in zip(places, updates, contexts, data, losses, strict=True)
+        ]
+
+    def _prepare(
+        self, order: RoundOrder, client: int, global_vector: np.ndarray, previous: np.ndarray | None
+    ) -> tuple[ClientData, Attack, ClientContext]:
+        """What the client trains on, its attack (an honest one where it attacks not), and the attack's context."""
+        plan = self.plan
+        campaign, colluder = plan.campaign_of(order.round, client)
+        std = plan.std if campaign is HONEST or plan.attack_std is None else plan.attack_std
+        context = ClientContext(
+            seed=plan.seed,
+            round=order.round,
+            client=client,
+            colluder=colluder,
+            num_colluders=len(campaign.client_ids),
+            num_classes=plan.factory.num_classes,
+            layout=plan.layout,
+            global_vector=global_vector,
+            previous_global_vector=previous,
+            trainer=self.trainer,
+            learning_rate=plan.learning_rate(order.round),
+            cohort_examples=order.cohort_examples,
+            mean=plan.mean,
+            std=std,
+            pool=partial(self.pool, campaign.client_ids),
+        )
+        return campaign.attack.poison_data(self.data_of(client, std), context), campaign.attack, context
+
+    def _fit(self, global_vector: np.ndarray, data: ClientData, **options: Any) -> np.ndarray:
+        return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.plan.seed, **options)
+
+    def _accept(
+        self,
+        write: Callable[[np.ndarray], None],
+        submitted: Any,
+        context: ClientContext,
+        examples: int,
+        loss: float,
+    ) -> UploadMeta:
+        reason = reason_to_reject(submitted, self.plan.layout)
+        if not reason:
+            write(submitted)
+        return UploadMeta(context.client, examples, loss, reason, "; ".join(context.notes))
+
+
+HONEST = Campaign(Attack(), np.zeros(0, np.int64))
+"""What clients that do not attack take part in: every hook of the base is honest."""
+
+
+def _client_ids(campaigns: Iterable[Campaign]) -> np.ndarray:
+    ids = [campaign.client_ids for campaign in campaigns]
+    return np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
+
+
+@contextmanager
+def _naming(round: int, clients: Sequence[int]) -> Iterator[None]:
+    """Say in errors which client, or which clients trained together, met them, and in which round."""
+    client = clients[0] if len(clients) == 1 else None
+    together = "" if client is not None else f" (training clients {clients} together)"
+    try:
+        yield
+    except RunError as error:
+        raise RunError(error.problem + together, stage=error.stage, round=round, client=client) from error
+    except RaysimError:
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}{together}"
+        raise RunError(problem, stage="train", round=round, client=client) from error
+
+
+def reason_to_reject(submitted: Any, layout: Layout) -> str:
+    """Why an upload must not reach an aggregate ("missing", "wrong shape ...", "non-finite"), or ""."""
+    if submitted is None:
+        return "missing"
+    if not isinstance(submitted, np.ndarray) or not np.issubdtype(submitted.dtype, np.floating):
+        return f"not an array of floats: {type(submitted).__name__}"
+    if submitted.shape not in ((layout.dim,), (layout.num_columns,)):
+        return f"wrong shape {submitted.shape}, expected ({layout.num_columns},)"
+    with np.errstate(over="ignore"):
+        held = submitted.astype(np.float32, copy=False)
+    if not np.isfinite(held).all():
+        return "non-finite"
+    return ""

@@ -1,0 +1,344 @@
+"""One federated experiment, round by round.
+
+`run_round` is the story: draw a cohort, publish the global model, train (or draw the updates), let the attacker craft,
+judge, aggregate, score the verdict against the truth the defense never saw; then `evaluate`. `rounds` repeats it from
+any state, so that a run in one go and a run that was resumed do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from raysim import rng
+from raysim.backends.base import Backend, Reference, located
+from raysim.context import State
+from raysim.defense import Verdict, expand
+from raysim.engine.crafting import crafting_clients, let_attackers_craft
+from raysim.engine.experiment import (
+    Experiment,
+    RoundRecord,
+    RunState,
+    Uploads,
+    active_attackers,
+    round_context,
+)
+from raysim.engine.host import ClientHost, RoundOrder, UploadMeta
+from raysim.engine.recording import Recording
+from raysim.engine.round_record import measured, record_round
+from raysim.errors import LostWork, RunError
+from raysim.matrix.row_blocks import RowBlock, most_rows, rows_per_block
+from raysim.matrix.row_stage import Ahead, RowStage, begin_ahead
+from raysim.matrix.updates import Updates
+
+LOST_ROUNDS = 3
+"""How often one round is done again when results were lost with a node."""
+
+
+def start(experiment: Experiment, backend: Backend) -> None:
+    """Bring up the hosts that train clients."""
+    backend.start_clients(ClientHost, (experiment.plan, *experiment.arrays))
+
+
+def initial_state(experiment: Experiment, backend: Backend) -> RunState:
+    """The state before round 0."""
+    state = RunState(0, experiment.initial, None, {}, ())
+    published = backend.put(experiment.initial)
+    return replace(
+        state,
+        defense=experiment.defense.init(round_context(experiment, backend, state, published, "defense")),
+        attacks=tuple(
+            campaign.attack.init(round_context(experiment, backend, state, published, f"attack {number}"))
+            for number, campaign in enumerate(experiment.plan.campaigns)
+        ),
+    )
+
+
+Round = tuple[RunState, RoundRecord]
+"""The state after a round, and its record."""
+
+Result = TypeVar("Result")
+
+
+def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Iterator[Round]:
+    """The remaining rounds, one after the other.
+
+    With resources.pipeline, and where the backend can, a round is evaluated while the next one trains; a round that
+    was played is evaluated and handed out also when the next one fails.
+    """
+    played = _played(experiment, backend, state)
+    aside = backend.apart() if experiment.config.resources.pipeline else None
+    if aside is None:
+        for result in played:
+            yield _evaluated(experiment, backend, result)
+        return
+    waiting: Future[Round] | None = None
+    failure: Exception | None = None
+    with ThreadPoolExecutor(1) as other_thread:
+        while True:
+            try:
+                following = next(played, None)
+            except Exception as error:
+                following, failure = None, error
+            earlier, waiting = waiting, None
+            if following is not None:
+                waiting = other_thread.submit(_evaluated, experiment, aside, _let_go(experiment, following))
+                del following  # it holds what the round has let go
+            if earlier is not None:
+                yield earlier.result()
+            if failure is not None:
+                raise failure
+            if waiting is None:
+                return
+
+
+def _played(experiment: Experiment, backend: Backend, state: RunState) -> Iterator[Round]:
+    """The remaining rounds as they are before evaluation."""
+    previous: Reference = None if state.previous_vector is None else backend.put(state.previous_vector)
+    while state.round < experiment.config.rounds:
+        published = backend.put(state.global_vector)
+        work = partial(run_round, experiment, backend, state, published, previous)
+        result = _again_if_lost(state.round, work)
+        state, previous = result[0], published
+        yield result
+        del result, work
+
+
+def _evaluated(experiment: Experiment, backend: Backend, played: Round) -> Round:
+    """The round with its measures and their spans."""
+    state, record = played
+    work = partial(evaluate, experiment, backend, record.number, state.global_vector)
+    measures = _again_if_lost(record.number, work)
+    spans = [*record.spans, *backend.telemetry.drain()]
+    return state, replace(record, row={**record.row, **measured(measures)}, spans=spans)
+
+
+def _let_go(experiment: Experiment, played: Round) -> Round:
+    """The round without its rows, unless they are to be recorded."""
+    state, record = played
+    if experiment.config.record.updates and record.number % experiment.config.record.every == 0:
+        return played
+    judged = replace(record.judged, updates=replace(record.judged.updates, blocks=()))
+    return state, replace(record, judged=judged)
+
+
+def _again_if_lost(round: int, work: Callable[[], Result]) -> Result:
+    """work(), done again when results were lost with a node; the spans of lost attempts are kept."""
+    try:
+        for _ in range(LOST_ROUNDS):
+            try:
+                return work()
+            except LostWork:
+                continue
+        return work()
+    except RunError as error:
+        raise error.located(round=round) from error
+
+
+def run_round(
+    experiment: Experiment, backend: Backend, state: RunState, published: Reference, previous: Reference
+) -> Round:
+    """One round, from the global model to the next and its record, without evaluation."""
+    backend.telemetry.round = state.round
+    cohort = draw_cohort(experiment, state.round)
+    stage = stage_ahead(experiment, backend, state, published)
+    uploads = train(experiment, backend, state.round, cohort, published, previous, stage)
+    uploads, attack_states, notes = let_attackers_craft(experiment, backend, state, published, uploads)
+    usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
+    verdict, defense_state = judge(experiment, backend, state, published, uploads.updates, usable)
+    new_vector = apply(verdict, uploads.updates, usable, state.global_vector)
+    next_state = RunState(state.round + 1, new_vector, state.global_vector, defense_state, attack_states)
+    truth = np.isin(uploads.updates.client_ids, active_attackers(experiment, state.round))
+    rows = replace(uploads.updates, ahead=())
+    judged = Recording(state.round, state.global_vector, rows, usable, truth)
+    return next_state, record_round(experiment, backend, uploads, judged, verdict, notes)
+
+
+def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
+    """Sorted ids [K] of the clients that take part, from (seed, round) alone."""
+    population, wanted = len(experiment.sizes), experiment.config.population.cohort_size
+    if wanted == population:
+        return np.arange(population)
+    generator = rng.generator(experiment.config.seed, "cohort", round)
+    drawn = generator.choice(population, wanted, replace=False)
+    joining = experiment.plan.joining(round)
+    if len(joining):  # they take the places of clients drawn last
+        drawn = np.concatenate([joining, drawn[~np.isin(drawn, joining)]])[:wanted]
+    return np.sort(drawn)
+
+
+def stage_ahead(
+    experiment: Experiment, backend: Backend, state: RunState, published: Reference
+) -> RowStage | None:
+    """What the defense does with every row alone, where that is to begin as rows arrive."""
+    if not experiment.config.resources.pipeline:
+        return None
+    with located("judge", type(experiment.defense).__name__):
+        stage = experiment.defense.row_stage(round_context(experiment, backend, state, published, "defense"))
+    return stage if stage is not None and stage.key is not None else None
+
+
+def train(
+    experiment: Experiment,
+    backend: Backend,
+    round: int,
+    cohort: np.ndarray,
+    published: Reference,
+    previous: Reference,
+    stage: RowStage | None = None,
+) -> Uploads:
+    """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client.
+
+    Where updates are drawn instead, hosts draw them, and answer likewise.
+    stage: begun on every block as it arrives, but for rows that cannot be used or are about to be replaced.
+    """
+    order = RoundOrder(round, int(experiment.sizes[cohort].sum()))
+    calls = split_cohort(cohort, experiment, backend.workers, round)
+    ahead: list[Ahead] = []
+    replaced = crafting_clients(experiment, round)
+
+    def begin(number: int, answer: Any) -> None:
+        tiles, notes = answer
+        fit = [place for place, m in enumerate(notes) if not m.reason and m.client not in replaced]
+        if stage is not None and fit:
+            ids = np.array([notes[place].client for place in fit], np.int64)
+            ahead.append(begin_ahead(backend, stage, number, ids, np.array(fit), tiles))
+
+    method, shared = ("train", (published, previous)) if experiment.plan.synthetic is None else ("draw", ())
+    answers = backend.call_clients(
+        method,
+        method,
+        [(order, members, *shared) for members in calls],
+        keep=len(experiment.plan.bounds),
+        then=None if stage is None else begin,
+    )
+    blocks: list[RowBlock] = []
+    metas: list[UploadMeta] = []
+    reasons: dict[int, str] = {}
+    for members, answer in zip(calls, answers, strict=True):
+        if answer is None:
+            reasons.update({int(client): "lost: its host failed too often" for client in members})
+            continue
+        tiles, notes = answer
+        every = np.arange(len(members))
+        blocks.append(RowBlock(len(metas) + every, every, tiles))
+        metas.extend(notes)
+    reasons.update({meta.client: meta.reason for meta in metas if meta.reason})
+    updates = Updates(
+        backend=backend,
+        layout=experiment.plan.layout,
+        client_ids=np.array([meta.client for meta in metas], np.int64),
+        num_examples=np.array([meta.num_examples for meta in metas], np.int64),
+        bounds=experiment.plan.bounds,
+        blocks=tuple(blocks),
+        ahead=tuple(ahead),
+    )
+    honest = ~np.isin(updates.client_ids, active_attackers(experiment, round))
+    losses = [
+        meta.train_loss
+        for meta, fair in zip(metas, honest, strict=True)
+        if fair and np.isfinite(meta.train_loss)
+    ]
+    remarks = {str(meta.client): meta.note for meta in metas if meta.note}
+    return Uploads(updates, reasons, float(np.mean(losses)) if losses else float("nan"), remarks)
+
+
+def split_cohort(
+    cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0
+) -> list[np.ndarray]:
+    """The cohort in blocks, one per host call: `clients_per_actor` ids, or as `rows_per_block` has it.
+
+    Clients that train together are not parted: a block ends at the nearest place where none are (of two, the
+    later: long calls first keep workers even).
+    """
+    plan, per_actor = experiment.plan, experiment.config.resources.clients_per_actor
+    columns = plan.layout.num_columns
+    if isinstance(per_actor, int):
+        size = min(per_actor, most_rows(columns))
+    else:
+        size = rows_per_block(len(cohort), columns, workers)
+    whole = np.ones(len(cohort) + 1, bool)
+    for group in plan.groups(round, cohort):
+        whole[group[0] + 1 : group[-1] + 1] = False
+    places = np.flatnonzero(whole)[::-1]
+    ends = {int(places[np.abs(places - end).argmin()]) for end in range(size, len(cohort), size)}
+    return np.split(cohort, sorted(ends - {0, len(cohort)}))
+
+
+def judge(
+    experiment: Experiment,
+    backend: Backend,
+    state: RunState,
+    published: Reference,
+    updates: Updates,
+    usable: np.ndarray,
+) -> tuple[Verdict, State]:
+    """The defense's verdict on the usable rows, widened to all rows received."""
+    if not usable.any():
+        count = updates.num_clients
+        nothing = np.zeros(updates.dim, np.float32)
+        return Verdict(nothing, np.zeros(count), None, np.ones(count, bool)), state.defense
+    context = round_context(experiment, backend, state, published, "defense")
+    if experiment.defense.calibration:
+        context = replace(context, truth=active_attackers(experiment, state.round))
+    name = type(experiment.defense).__name__
+    with located("judge", name):
+        verdict, defense_state = experiment.defense.apply(state.defense, updates.select(usable), context)
+    shape, expected = np.shape(verdict.aggregate), (updates.dim,)
+    if shape != expected or not np.isfinite(verdict.aggregate).all():
+        problem = f"{name} returned an aggregate of shape {shape}, not finite values of shape {expected}"
+        raise RunError(problem, stage="judge", round=state.round)
+    return expand(verdict, usable), defense_state
+
+
+def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector: np.ndarray) -> np.ndarray:
+    """The next global vector: parameters move by the aggregate, buffers by the verdict's weights.
+
+    A coordinate-wise rule has no weights: buffers then follow the data-weighted mean of the rows that were
+    not flagged.
+    """
+    d = updates.dim
+    new = global_vector.copy()
+    new[:d] += verdict.aggregate
+    if len(new) > d:
+        weights = verdict.weights
+        if weights is None:
+            accepted = usable if verdict.flagged is None else usable & ~verdict.flagged
+            weights = np.where(accepted, np.maximum(updates.num_examples, 0), 0).astype(np.float64)
+        total = weights.sum()
+        if total > 0:
+            new[d:] += updates.combine_buffers(weights / total)
+    return new
+
+
+def evaluate(
+    experiment: Experiment, backend: Backend, round: int, vector: np.ndarray
+) -> list[tuple[float, float, float]]:
+    """(accuracy, loss, mean confidence) on the clean test set and on each triggered one; [] in rounds without."""
+    config = experiment.config.evaluation
+    if (round + 1) % config.every and round + 1 != experiment.config.rounds:
+        return []
+    published = backend.put(vector)
+    items, owners = [], []
+    for which, size in enumerate(experiment.test_sizes):
+        batches = -(-size // config.batch_size)
+        per_call = config.batch_size * max(1, -(-batches // backend.workers))
+        for first in range(0, size, per_call):
+            items.append((published, which, first, min(first + per_call, size)))
+            owners.append(which)
+    answers = backend.call_clients("evaluate", "evaluate", items)
+    results = []
+    for which in range(len(experiment.test_sizes)):
+        batches_of = [answer for answer, owner in zip(answers, owners, strict=True) if owner == which]
+        if any(answer is None for answer in batches_of):
+            raise RunError(
+                "a part of the test set could not be evaluated: its host failed too often", stage="evaluate"
+            )
+        total = np.concatenate(batches_of).sum(axis=0)
+        results.append((total[1] / total[0], total[2] / total[0], total[3] / total[0]))
+    return results

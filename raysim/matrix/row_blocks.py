@@ -1,0 +1,62 @@
+"""Row blocks: the update rows of a few clients, one tile per column shard, as a client host leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from raysim.backends.base import Reference
+
+BLOCK_BYTES = 2**29
+"""A row block has at most this many bytes, but always one row."""
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows `rows` of the tiles fill the matrix rows `positions`. The last tile holds the buffers."""
+
+    positions: np.ndarray
+    rows: np.ndarray
+    tiles: tuple[Reference, ...]
+
+
+def rows_per_block(count: int, num_columns: int, workers: int) -> int:
+    """How many of `count` rows a block takes, of BLOCK_BYTES at most, for at least two blocks a worker where rows suffice
+    and, as far as whole rows go, equally many for each worker.
+
+    >>> rows_per_block(24, 1000, workers=2), rows_per_block(24, 23_500_000, workers=2)
+    (6, 4)
+    """
+    most = most_rows(num_columns)
+    turns = max(2, -(-count // (most * workers)))
+    return max(1, -(-count // (turns * workers)))
+
+
+def most_rows(num_columns: int) -> int:
+    """How many rows of so many float32 columns one block may have."""
+    return max(1, BLOCK_BYTES // max(4 * num_columns, 1))
+
+
+def zero_tiles(count: int, bounds: Sequence[int], num_columns: int) -> tuple[np.ndarray, ...]:
+    """The tiles of a block of `count` rows, to be filled: one per column shard, and the buffers' last."""
+    return tuple(
+        np.zeros((count, last - first), np.float32) for first, last in pairwise((*bounds, num_columns))
+    )
+
+
+def put_row(tiles: Sequence[np.ndarray], row: int, values: np.ndarray) -> None:
+    """Write values [d + b], or [d] where buffers stay as they are, into one row of a block."""
+    start = 0
+    for tile in tiles:
+        part = values[start : start + tile.shape[1]]
+        tile[row, : len(part)] = part
+        start += tile.shape[1]
+
+
+def cut(rows: np.ndarray, bounds: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Rows [k, d + b] as one contiguous tile per column shard, and the buffers' tile last."""
+    tiles = [rows[:, first:last] for first, last in pairwise(bounds)]
+    return tuple(np.ascontiguousarray(tile) for tile in (*tiles, rows[:, bounds[-1] :]))

@@ -1,0 +1,104 @@
+"""Work on single rows of the update matrix, which can begin before the last row is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from raysim.backends.base import Backend, Begun, Needs, Reference
+
+
+@dataclass(frozen=True)
+class RowStage:
+    """A stage whose result for a row depends on that row and `shared` only.
+
+    fn(rows, tiles, *shared) -> one result for each of `rows` (row numbers in the tiles): picklable. shared: values
+    and references. buffers: whether the last of the tiles is the buffers'.
+    key: two stages of one name and key give a row the same result within one round. None: not known, and the stage
+    is never begun ahead.
+    """
+
+    name: str
+    fn: Callable[..., Sequence[Any]]
+    shared: tuple[Any, ...] = ()
+    buffers: bool = True
+    needs: Needs = Needs()
+    key: tuple[Hashable, ...] | None = None
+
+    @property
+    def task(self) -> Callable[..., list[Any]]:
+        """What a task calls, with `arguments`."""
+        return partial(_on_tiles, self.fn)
+
+    def arguments(self, rows: np.ndarray, tiles: Sequence[Reference]) -> tuple[Any, ...]:
+        """The arguments of the task for these rows of a row block."""
+        used = tiles if self.buffers else tiles[:-1]
+        return (rows, len(used), *used, *self.shared)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A row stage's task that was begun as its rows arrived; client_ids: whose they are, -1 = no longer."""
+
+    name: str
+    key: tuple[Hashable, ...]
+    client_ids: np.ndarray
+    begun: Begun
+
+    def without(self, client_ids: np.ndarray) -> Ahead:
+        """The same where these clients' rows have become others."""
+        return replace(self, client_ids=np.where(np.isin(self.client_ids, client_ids), -1, self.client_ids))
+
+
+def begin_ahead(
+    backend: Backend,
+    stage: RowStage,
+    number: int,
+    client_ids: np.ndarray,
+    rows: np.ndarray,
+    tiles: Sequence[Reference],
+) -> Ahead:
+    """Begin the stage as task `number` on some rows of a row block, and whose they are."""
+    assert stage.key is not None, "a stage without a key is never asked for again"
+    begun = backend.begin(stage.name, number, stage.task, *stage.arguments(rows, tiles), needs=stage.needs)
+    return Ahead(stage.name, stage.key, client_ids, begun)
+
+
+def finish_ahead(backend: Backend, stage: RowStage, ahead: Sequence[Ahead]) -> dict[int, Any]:
+    """{client: result} of what was begun of this stage and did not fail."""
+    own = [
+        part for part in ahead if stage.key is not None and (part.name, part.key) == (stage.name, stage.key)
+    ]
+    if not own:
+        return {}
+    answers = zip(own, backend.finish(stage.name, [part.begun for part in own]), strict=True)
+    results = {
+        int(client): result
+        for part, answer in answers
+        if answer is not None
+        for client, result in zip(part.client_ids, answer, strict=True)
+    }
+    results.pop(-1, None)
+    return results
+
+
+def on_block(
+    fn: Callable[..., Sequence[Any]], rows: np.ndarray, tiles: Sequence[np.ndarray], *shared: Any
+) -> Any:
+    """fn(block [k, columns], *shared) of the rows, copied together where they are not one whole tile."""
+    if len(rows) != len(tiles[0]) or (rows != np.arange(len(rows))).any():
+        tiles = [tile[rows] for tile in tiles]
+    return fn(tiles[0] if len(tiles) == 1 else np.concatenate(tiles, axis=1), *shared)
+
+
+def _on_tiles(fn: Callable[..., Sequence[Any]], rows: np.ndarray, count: int, *rest: Any) -> list[Any]:
+    results = list(fn(rows, rest[:count], *rest[count:]))
+    if len(results) != len(rows):
+        raise ValueError(
+            f"a row function must return one result per row; got {len(results)} for {len(rows)} rows"
+        )
+    return results

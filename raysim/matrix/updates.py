@@ -1,0 +1,415 @@
+"""The uploads of one round: a K x d matrix that lies in tiles where its rows were made.
+
+The matrix is a grid. A *row block* is what one client host returned: the rows of a few clients. A *column
+shard* is a fixed range of parameters, the same for all blocks. A tile is one row block in one shard; the
+buffers (layout.py) are one more tile behind the last shard. K x d is gathered by no method but `gather_rows`
+and `to_array`: rows are worked on block by block, columns shard by shard, each in a task that reads the tiles it
+needs and walks them a few thousand columns at a time, so that what it works on stays in the cache.
+
+Sums over columns are formed per *chunk*, a width that depends on the K rows that came in, and added in column
+order; rows selected or transformed from them keep that width. So no result depends on how the matrix was cut
+into tiles (`shard_bounds` cuts at whole chunks), or on which node a tile lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from raysim.backends.base import Backend, Needs, Reference
+from raysim.matrix.column_walk import Grid, steps
+from raysim.matrix.layout import Layout
+from raysim.matrix.row_blocks import RowBlock, cut
+from raysim.matrix.row_stage import Ahead, RowStage, finish_ahead, on_block
+
+CHUNK_VALUES = 2**24
+"""Values in one chunk of columns (64 MiB of float32): what is summed at a time."""
+
+BLOCK_COLUMNS = 4096
+"""Columns that `map_columns` and `reduce_columns` give to their function at a time; a chunk is a multiple of it."""
+
+TRANSFORM_COLUMNS = 4 * BLOCK_COLUMNS
+"""Columns that `transform` gives to its function at a time."""
+
+Along = np.ndarray | Reference | tuple[Reference, ...]
+"""Columns beside the matrix's, [d] or [m, d]: an array, a reference to one at least as wide, or one reference per shard
+(for `transform` also one for the buffers)."""
+
+
+def chunk_columns(num_clients: int) -> int:
+    """Width of a chunk: a power of two near CHUNK_VALUES / K, at least 4096 and at least about 2 K."""
+    wanted = max(CHUNK_VALUES // max(num_clients, 1), 2 * num_clients, 4096)
+    return 1 << (wanted.bit_length() - 1)
+
+
+def shard_bounds(num_clients: int, dim: int, tile_bytes: int) -> tuple[int, ...]:
+    """Column bounds (0, ..., d) of shards of whole chunks and at most about tile_bytes of K x shard float32.
+
+    >>> shard_bounds(100, 13_706, 2**26)
+    (0, 13706)
+    """
+    chunk = chunk_columns(num_clients)
+    width = max(1, tile_bytes // (4 * max(num_clients, 1) * chunk)) * chunk
+    return (*range(0, dim, width), dim) if dim else (0, 0)
+
+
+@dataclass(frozen=True)
+class Updates:
+    """K client updates (local minus global, float32), rows in client-id order. Says nothing of who is malicious.
+
+    client_ids [K] int64, num_examples [K] int64, layout (d = layout.dim), bounds: column shards, chunk: columns
+    summed at a time (0: by the rule, from K). ahead: work on rows that was begun as they arrived.
+    """
+
+    backend: Backend
+    layout: Layout
+    client_ids: np.ndarray
+    num_examples: np.ndarray
+    bounds: tuple[int, ...]
+    blocks: tuple[RowBlock, ...]
+    chunk: int = 0
+    ahead: tuple[Ahead, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.chunk:
+            object.__setattr__(self, "chunk", chunk_columns(self.num_clients))
+
+    @classmethod
+    def from_array(
+        cls,
+        deltas: np.ndarray,
+        backend: Backend,
+        *,
+        layout: Layout | None = None,
+        client_ids: np.ndarray | None = None,
+        num_examples: np.ndarray | None = None,
+        bounds: tuple[int, ...] | None = None,
+        rows_per_block: int | None = None,
+    ) -> Updates:
+        """Cut a matrix [K, d] (or [K, d + b]) that is already in this process into tiles.
+
+        Rows are put in client-id order; client_ids defaults to 0..K-1, num_examples to ones.
+        """
+        count = len(deltas)
+        ids = np.arange(count) if client_ids is None else np.asarray(client_ids, dtype=np.int64)
+        examples = np.ones(count, np.int64) if num_examples is None else np.asarray(num_examples, np.int64)
+        order = np.argsort(ids, kind="stable")
+        matrix = np.asarray(deltas, dtype=np.float32)
+        layout = layout or Layout.flat(matrix.shape[1])
+        bounds = bounds or shard_bounds(count, layout.dim, 4 * CHUNK_VALUES)
+        per_block = rows_per_block or max(count, 1)
+        blocks = []
+        for first in range(0, count, per_block):
+            members = order[first : first + per_block]
+            in_order = (members == np.arange(first, first + len(members))).all()
+            tiles = cut(matrix[first : first + per_block] if in_order else matrix[members], bounds)
+            positions = np.arange(first, first + len(members))
+            blocks.append(
+                RowBlock(positions, np.arange(len(members)), tuple(backend.put(tile) for tile in tiles))
+            )
+        return cls(backend, layout, ids[order], examples[order], bounds, tuple(blocks))
+
+    @property
+    def num_clients(self) -> int:
+        """Number K of rows."""
+        return len(self.client_ids)
+
+    @property
+    def dim(self) -> int:
+        """Number d of parameters."""
+        return self.layout.dim
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Data shares p_i = n_i / sum n_j [K] float64; uniform when nobody claims an example."""
+        total = self.num_examples.sum()
+        if total <= 0:
+            return np.full(self.num_clients, 1.0 / max(self.num_clients, 1))
+        return self.num_examples / total
+
+    def map_rows(
+        self,
+        stage: str,
+        fn: Callable[..., Sequence[Any]],
+        *shared: Any,
+        buffers: bool = False,
+        needs: Needs = Needs(),
+    ) -> list[Any]:
+        """fn(block [k, d], *shared) -> k results; one task per row block. Returns K results in client order.
+
+        buffers: the block is [k, d + b] instead. A result may depend on its own row and `shared` only.
+        """
+        return self.map_row_stage(RowStage(stage, partial(on_block, fn), shared, buffers, needs))
+
+    def map_row_stage(self, stage: RowStage) -> list[Any]:
+        """The stage's result for every row, K in client order: what was begun ahead is waited for.
+
+        The rest is one task per row block.
+        """
+        ready = finish_ahead(self.backend, stage, self.ahead)
+        missing = np.array([int(client) not in ready for client in self.client_ids], bool)
+        results = [ready.get(int(client)) for client in self.client_ids]
+        if ready and not missing.any():
+            return results
+        rest, places = self.select(missing) if ready else self, np.flatnonzero(missing)
+        items = [stage.arguments(block.rows, block.tiles) for block in rest.blocks]
+        answers = self.backend.map(stage.name, stage.task, items, needs=stage.needs)
+        for block, answer in zip(rest.blocks, answers, strict=True):
+            for position, result in zip(block.positions, answer, strict=True):
+                results[places[position]] = result
+        return results
+
+    def map_columns(
+        self,
+        stage: str,
+        fn: Callable[..., np.ndarray],
+        *along: Along,
+        dtype: Any = np.float32,
+        shards_per_task: int = 1,
+        needs: Needs = Needs(),
+    ) -> np.ndarray:
+        """fn(columns [K, c], *along [c]) -> [c], called for BLOCK_COLUMNS at a time in tasks of column shards. Returns [d].
+
+        along: of which fn gets the same columns, [c] or [m, c]. A column's result may depend on that column only.
+        dtype: what fn gets the columns as; they are read-only and gone after the call.
+        """
+        shards = self._shards(along)
+        items = []
+        for first, last in steps(0, len(shards), shards_per_task):
+            group = shards[first:last]
+            items.append((len(group), *(argument for shard in group for argument in shard)))
+        parts = self.backend.map(stage, partial(_map_shards, fn, dtype), items, needs=needs)
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def reduce_columns(
+        self,
+        stage: str,
+        fn: Callable[..., np.ndarray],
+        *along: Along,
+        dtype: Any = np.float32,
+        needs: Needs = Needs(),
+    ) -> np.ndarray:
+        """The sum of fn(columns [K, c], *along [c]) -> array of any fixed shape, over all columns.
+
+        fn is called for BLOCK_COLUMNS at a time; its results are added up per chunk, and chunks in column order.
+        along, dtype: as in `map_columns`.
+        """
+        total: np.ndarray | None = None
+        work = partial(_reduce_shard, fn, dtype)
+        for parts in self.backend.map(stage, work, self._shards(along), needs=needs):
+            for part in parts:
+                total = part if total is None else total + part
+        assert total is not None, "a matrix has at least one shard"
+        return total
+
+    def transform(
+        self,
+        stage: str,
+        fn: Callable[..., np.ndarray],
+        *along: Along,
+        client_ids: np.ndarray | None = None,
+        num_examples: np.ndarray | None = None,
+        needs: Needs = Needs(),
+    ) -> Updates:
+        """New rows from all rows, shard by shard, left where they are made: nothing is gathered.
+
+        fn(columns [K, c], first_column, *along [c] or [m, c]) -> [m, c], column by column; called for TRANSFORM_COLUMNS at
+        a time, and for the buffer columns, with first_column >= d (`along` that is only [d] wide has no columns there).
+        client_ids [m]: whose rows these are (default: the same clients).
+        """
+        ids = self.client_ids if client_ids is None else np.asarray(client_ids, dtype=np.int64)
+        examples = self.num_examples if client_ids is None else np.ones(len(ids), np.int64)
+        if num_examples is not None:
+            examples = np.asarray(num_examples, np.int64)
+        items = self._shards(along, with_buffers=True)
+        kept = self.backend.map(stage, partial(_transform_shard, fn, len(ids)), items, keep=1, needs=needs)
+        tiles = tuple(references[0] for references, _ in kept)
+        every = np.arange(len(ids))
+        block = RowBlock(every, every, tiles)
+        return replace(self, client_ids=ids, num_examples=examples, blocks=(block,), ahead=())
+
+    def gram(self, stage: str = "gram", *, centre: np.ndarray | Reference | None = None) -> np.ndarray:
+        """U U^T [K, K] float64, of rows minus `centre` [d] where that is given.
+
+        Products of float32 rows, accumulated in float64 in column order.
+        """
+        if centre is None:
+            return self.reduce_columns(stage, _gram, dtype=np.float64)
+        return self.reduce_columns(stage, _centred_gram, centre, dtype=np.float64)
+
+    def columns(self, name: str, stage: str = "columns") -> np.ndarray:
+        """One named parameter of all clients: [K, *shape] float32."""
+        entry = self.layout.entry(name)
+        pieces = []
+        for shard, (first, last) in enumerate(pairwise(self.bounds)):
+            start, stop = max(entry.start, first), min(entry.stop, last)
+            if start < stop:
+                pieces.append((shard, slice(start - first, stop - first)))
+        items = [
+            (block.rows, [piece for _, piece in pieces], *(block.tiles[shard] for shard, _ in pieces))
+            for block in self.blocks
+        ]
+        out = np.empty((self.num_clients, entry.stop - entry.start), np.float32)
+        for block, part in zip(self.blocks, self.backend.map(stage, _slice_rows, items), strict=True):
+            out[block.positions] = part
+        return out.reshape(self.num_clients, *entry.shape)
+
+    def combine(self, weights: np.ndarray, stage: str = "combine") -> np.ndarray:
+        """The weighted sum of rows [d] float32, accumulated in float64. weights [K]; rows of weight 0 are not read."""
+        used = np.flatnonzero(weights)
+        if not len(used):
+            return np.zeros(self.dim, np.float32)
+        values = np.asarray(weights, np.float64)[used]
+        part = self.select(used)
+        # Where few row blocks are read, a task takes more shards: as many bytes as a shard of all rows has.
+        together = len(self.blocks) // len(part.blocks)
+        weigh = partial(_weighted_sum, values)
+        return part.map_columns(stage, weigh, dtype=np.float64, shards_per_task=together)
+
+    def combine_buffers(self, weights: np.ndarray) -> np.ndarray:
+        """The weighted sum of buffer changes [b]; integer counters are copied from the first row of weight > 0."""
+        used = np.flatnonzero(weights)
+        size = self.layout.num_columns - self.dim
+        if not size or not len(used):
+            return np.zeros(size, np.float32)
+        rows = np.empty((self.num_clients, size), np.float32)
+        items = [(block.rows, [slice(None)], block.tiles[-1]) for block in self.blocks]
+        for block, part in zip(self.blocks, self.backend.map("buffers", _slice_rows, items), strict=True):
+            rows[block.positions] = part
+        total = _weighted_sum(np.asarray(weights, np.float64)[used], rows[used].astype(np.float64))
+        counters = self.layout.counter_columns()
+        total[counters] = rows[used[0], counters]
+        return total
+
+    def select(self, members: np.ndarray) -> Updates:
+        """The rows `members` (indices or a mask over K) as Updates; order stays client-id order."""
+        members = np.asarray(members)
+        keep = np.flatnonzero(members) if members.dtype == bool else np.sort(members)
+        new_position = np.full(self.num_clients, -1)
+        new_position[keep] = np.arange(len(keep))
+        blocks = []
+        for block in self.blocks:
+            inside = new_position[block.positions] >= 0
+            if inside.any():
+                blocks.append(
+                    RowBlock(new_position[block.positions[inside]], block.rows[inside], block.tiles)
+                )
+        return replace(
+            self,
+            client_ids=self.client_ids[keep],
+            num_examples=self.num_examples[keep],
+            blocks=tuple(blocks),
+        )
+
+    def replace_rows(self, crafted: Updates) -> Updates:
+        """These rows, with those of crafted.client_ids taken from `crafted`; no tile is read.
+
+        Raises ValueError when the two are cut at different columns.
+        """
+        if crafted.bounds != self.bounds:
+            raise ValueError(f"rows cut at columns {crafted.bounds} cannot join rows cut at {self.bounds}")
+        stays = ~np.isin(self.client_ids, crafted.client_ids)
+        honest = self.select(stays)
+        ids = np.concatenate([honest.client_ids, crafted.client_ids])
+        order = np.argsort(ids, kind="stable")
+        position = np.empty(len(ids), np.int64)
+        position[order] = np.arange(len(ids))
+        moved = [replace(block, positions=position[block.positions]) for block in honest.blocks]
+        moved += [
+            replace(block, positions=position[honest.num_clients + block.positions])
+            for block in crafted.blocks
+        ]
+        examples = np.concatenate([honest.num_examples, crafted.num_examples])[order]
+        ahead = tuple(part.without(crafted.client_ids) for part in self.ahead)
+        return replace(self, client_ids=ids[order], num_examples=examples, blocks=tuple(moved), ahead=ahead)
+
+    def to_array(self, *, buffers: bool = False) -> np.ndarray:
+        """The whole matrix [K, d] (or [K, d + b]) in this process. For tests, oracles and small matrices."""
+        return np.stack(self.map_rows("gather", list, buffers=buffers))
+
+    def gather_rows(self) -> list[np.ndarray]:
+        """Every row's parameters [d] in an array of its own in this process, K in client order, read tile by tile."""
+        rows = [np.empty(self.dim, np.float32) for _ in self.client_ids]
+        for block in self.blocks:
+            for reference, (first, last) in zip(block.tiles, pairwise(self.bounds), strict=False):
+                tile = self.backend.get(reference)
+                for position, row in zip(block.positions, block.rows, strict=True):
+                    rows[position][first:last] = tile[row]
+        return rows
+
+    def _shards(self, along: Sequence[Any], with_buffers: bool = False) -> list[tuple[Any, ...]]:
+        """Arguments of one task per column shard: where rows go, columns, the tiles, then `along`."""
+        positions = [block.positions for block in self.blocks]
+        rows = [block.rows for block in self.blocks]
+        whole = [not isinstance(vector, np.ndarray | tuple) for vector in along]
+        bounds = list(pairwise(self.bounds))
+        if with_buffers:
+            bounds.append((self.dim, self.layout.num_columns))
+        items = []
+        for shard, (first, last) in enumerate(bounds):
+            grid = Grid(positions, rows, self.num_clients, first, last, self.chunk, whole)
+            sliced = (_of_shard(vector, shard, first, last) for vector in along)
+            items.append((grid, *(block.tiles[shard] for block in self.blocks), *sliced))
+        return items
+
+
+def _of_shard(vector: Along, shard: int, first: int, last: int) -> np.ndarray | Reference:
+    """What the task of one shard is given of an `along`; a whole one is cut there."""
+    if isinstance(vector, tuple):
+        return vector[shard]
+    return vector[..., first:last] if isinstance(vector, np.ndarray) else vector
+
+
+def _map_shards(fn: Callable[..., np.ndarray], dtype: Any, count: int, *arguments: Any) -> np.ndarray:
+    """The results of `count` consecutive shards, whose arguments follow each other, in one vector."""
+    each = len(arguments) // count
+    parts = []
+    for grid, *rest in (arguments[first : first + each] for first in range(0, count * each, each)):
+        walk = grid.walk(tuple(rest), (0, grid.width), BLOCK_COLUMNS, dtype)
+        parts += [np.array(fn(*block)) for _, block in walk]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _reduce_shard(
+    fn: Callable[..., np.ndarray], dtype: Any, grid: Grid, *arguments: np.ndarray
+) -> list[np.ndarray]:
+    sums = []
+    for chunk in steps(0, grid.width, grid.chunk):
+        total: np.ndarray | None = None
+        for _, block in grid.walk(arguments, chunk, BLOCK_COLUMNS, dtype):
+            result = fn(*block)
+            total = np.array(result) if total is None else total + result
+        assert total is not None, "a chunk has columns"
+        sums.append(total)
+    return sums
+
+
+def _transform_shard(
+    fn: Callable[..., np.ndarray], count: int, grid: Grid, *arguments: np.ndarray
+) -> tuple[np.ndarray, None]:
+    out = np.empty((count, grid.width), np.float32)
+    for part, (columns, *along) in grid.walk(arguments, (0, grid.width), TRANSFORM_COLUMNS):
+        out[:, part] = fn(columns, grid.first + part.start, *along)
+    return out, None
+
+
+def _slice_rows(rows: np.ndarray, pieces: list[slice], *tiles: np.ndarray) -> np.ndarray:
+    return np.concatenate([tile[rows, piece] for tile, piece in zip(tiles, pieces, strict=True)], axis=1)
+
+
+def _gram(columns: np.ndarray) -> np.ndarray:
+    return columns @ columns.T
+
+
+def _centred_gram(columns: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    return _gram(columns - centre)
+
+
+def _weighted_sum(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    total: np.ndarray = weights @ columns
+    return total.astype(np.float32)

@@ -1,0 +1,213 @@
+"""Replay defenses on recorded updates: the same rows, the same server data, the same random draws.
+
+A replayed defense starts from its state before round 0 and sees the recorded rounds in order. Where every
+round was recorded, its verdicts are those it would have given live, byte for byte, as long as the recorded run
+is its own; another defense sees the rounds that the recorded run's defense led to.
+
+    replays/krum/             what krum found: rounds, clients and spans with the columns of a run; the notes of a
+                              round hold the SHA-256 of the verdict's aggregate
+    replays/krum@2nodes/      the same on two nodes (replay_nodes.py)
+    replays/summary.md        all of them side by side (replay_summary.py)
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raysim.backends.base import Backend, InProcessBackend
+from raysim.composition.compose import compose, make_defense
+from raysim.composition.resources import Capacity
+from raysim.config.schema import Component, ExperimentConfig, load_config
+from raysim.engine import recording
+from raysim.engine.experiment import Experiment, RoundRecord, Uploads
+from raysim.engine.round_record import record_round
+from raysim.engine.simulation import initial_state, judge
+from raysim.errors import ConfigError, RecordError
+from raysim.replay.summary import FOLDER, write_summary
+from raysim.runs.directory import RunDirectory, digest, environment
+from raysim.runs.runner import BackendName
+
+Observe = Callable[[str, int, int], None]
+"""Told after every round: the replay's name, rounds done, rounds in all."""
+
+REASON = "rejected by the engine when recorded"
+
+
+def replay(
+    run: Path,
+    defenses: Sequence[Component],
+    *,
+    rounds: tuple[int, int] | None = None,
+    backend: BackendName = "inprocess",
+    address: str | None = None,
+    suffix: str = "",
+    warm_up: bool = False,
+    observe: Observe = lambda name, done, total: None,
+) -> list[Path]:
+    """Run every defense on the recorded rounds of `run` (all, or first..last), one directory each.
+
+    Writes rounds, clients and spans in `run/replays/<label><suffix>/` with the columns of a run (accuracies are
+    NaN: nothing is trained or evaluated), replacing an earlier replay of that name. warm_up: judge the first
+    of them once before, so that starting processes and loading libraries is not timed. Returns the directories.
+    """
+    planned, found = prepared(run, defenses, rounds)
+    directories = [run / FOLDER / (label + suffix) for label in labels(defenses)]
+    if backend == "inprocess":
+        if address is not None:
+            raise ConfigError("address", "belongs to backend ray", address)
+        for wanted, directory in zip(planned, directories, strict=True):
+            local = InProcessBackend(threads=wanted.resources.threads)
+            experiment = compose(wanted, Capacity())
+            records = replayed(experiment, local, local, found, warm_up)
+            _keep(experiment, records, len(found), directory, environment(replay=True), observe)
+    else:
+        _replay_on_ray(planned, found, directories, address, warm_up, observe)
+    write_summary(run)
+    return directories
+
+
+def prepared(
+    run: Path, defenses: Sequence[Component], rounds: tuple[int, int] | None
+) -> tuple[list[ExperimentConfig], list[Path]]:
+    """The run's configuration with each of the defenses, and the recorded rounds; refuses what cannot work."""
+    config = load_config(run / "config.yaml")
+    found = recording.recorded_rounds(run / "updates")
+    if rounds is not None:
+        found = [path for path in found if rounds[0] <= int(path.name.removeprefix("round-")) <= rounds[1]]
+    if not found:
+        raise RecordError(f"{run} has no recorded updates in that range; run it with record.updates=true")
+    planned = [with_defense(config, component) for component in defenses]
+    for wanted in planned:
+        make_defense(wanted)
+    return planned, found
+
+
+def _replay_on_ray(
+    planned: Sequence[ExperimentConfig],
+    found: Sequence[Path],
+    directories: Sequence[Path],
+    address: str | None,
+    warm_up: bool,
+    observe: Observe,
+) -> None:
+    from raysim.backends import ray_connection as ray_cluster
+
+    with ray_cluster.connected(address):
+        from raysim.backends.ray_backend import ClientActors, RayBackend
+
+        available = ray_cluster.capacity()
+        about = environment(replay=True, nodes=ray_cluster.nodes())
+        for wanted, directory in zip(planned, directories, strict=True):
+            threads, placement = wanted.resources.threads, wanted.resources.placement
+            workers = available.workers(threads)
+            backend = RayBackend(ClientActors(0), workers=workers, threads=threads, placement=placement)
+            # Row blocks come to lie on all nodes, as they do where clients train.
+            loader = RayBackend(
+                ClientActors(0),
+                workers=workers,
+                threads=threads,
+                placement="spread",
+                telemetry=backend.telemetry,
+            )
+            experiment = compose(wanted, available)
+            records = replayed(experiment, backend, loader, found, warm_up)
+            _keep(experiment, records, len(found), directory, about, observe)
+
+
+def parse_defenses(texts: Sequence[str]) -> list[Component]:
+    """Components from `krum,median` and from YAML such as `{name: krum, num_byzantine: 3}`."""
+    components = []
+    for text in texts:
+        if text.strip().startswith("{"):
+            try:
+                values = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise ConfigError("--defense", "must be names, or a YAML mapping with a name", text) from None
+            if not isinstance(values, dict) or "name" not in values:
+                raise ConfigError("--defense", "must have a name", text)
+            components.append(Component(**values))
+        else:
+            components += [Component(name=name.strip()) for name in text.split(",") if name.strip()]
+    if not components:
+        raise ConfigError("--defense", "must name at least one defense", list(texts))
+    return components
+
+
+def parse_rounds(text: str | None) -> tuple[int, int] | None:
+    """`3-7` or `5` as (first, last); None for all.
+
+    >>> parse_rounds("3-7"), parse_rounds("5")
+    ((3, 7), (5, 5))
+    """
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not first.isdigit() or (last and not last.isdigit()):
+        raise ConfigError("--rounds", "must have the form FIRST-LAST", text, "0-9")
+    return int(first), int(last or first)
+
+
+def labels(defenses: Sequence[Component]) -> list[str]:
+    """A directory name for each: its name, numbered where it comes twice."""
+    names = [component.name.replace(":", ".").replace("/", ".") for component in defenses]
+    return [
+        name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    ]
+
+
+def with_defense(config: ExperimentConfig, component: Component) -> ExperimentConfig:
+    """The configuration of the recorded run with another defense."""
+    values: dict[str, Any] = config.to_mapping()
+    return ExperimentConfig.from_mapping({**values, "defense": component.model_dump()})
+
+
+def replayed(
+    experiment: Experiment,
+    backend: Backend,
+    loader: Backend,
+    found: Sequence[Path],
+    warm_up: bool = False,
+) -> Iterator[RoundRecord]:
+    """The defense's verdict on every recorded round, in order.
+
+    loader: runs the tasks that read them. warm_up: the first is judged once before, and forgotten.
+    """
+    if warm_up:
+        next(replayed(experiment, backend, loader, found))
+    state = initial_state(experiment, backend)
+    for path in found:
+        judged = recording.read(path, experiment.plan.layout, backend, loader)
+        state = replace(state, round=judged.round, global_vector=judged.global_vector)
+        published = backend.put(judged.global_vector)
+        verdict, defense_state = judge(experiment, backend, state, published, judged.updates, judged.usable)
+        state = replace(state, defense=defense_state)
+        unusable = judged.updates.client_ids[~judged.usable]
+        uploads = Uploads(judged.updates, dict.fromkeys(unusable.tolist(), REASON), float("nan"), {})
+        notes = {"aggregate": digest(verdict.aggregate)}
+        yield record_round(experiment, backend, uploads, judged, verdict, notes)
+
+
+def _keep(
+    experiment: Experiment,
+    records: Iterator[RoundRecord],
+    count: int,
+    path: Path,
+    about: dict[str, Any],
+    observe: Observe,
+) -> None:
+    """Write a replay's directory, round by round."""
+    shutil.rmtree(path, ignore_errors=True)
+    directory = RunDirectory(path)
+    directory.start(experiment.config.to_yaml(), about)
+    for number, record in enumerate(records):
+        directory.write_artifacts(record.number, record.artifacts)
+        directory.write_round(record.number, record.row, record.clients, record.spans)
+        observe(path.name, number + 1, count)
+    directory.finish()

@@ -1,0 +1,93 @@
+"""What a run found, as tables for a terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from raysim.report.finished_run import Columns
+
+STAGES_SHOWN = 6
+"""How many stages the results list, longest first."""
+
+RATES = {
+    "recall": "recall",
+    "precision": "precision",
+    "fpr": "FPR",
+    "f1": "F1",
+    "auc_hard": "AUC, decisions",
+    "auc_score": "AUC, scores",
+}
+
+
+def utilities(rounds: Columns) -> Table:
+    """Main accuracy, and attack success where there is one."""
+    from raysim.metrics import LAST_ROUNDS, summarise
+    from raysim.report.progress import percent
+
+    table = grid("", "final", "best", f"mean of last {min(LAST_ROUNDS, rounds['round'].size)}")
+    for column, label in (("main_accuracy", "main accuracy"), ("attack_success_rate", "attack success")):
+        summary = summarise(rounds[column])
+        if column == "main_accuracy" or summary.final == summary.final:
+            table.add_row(label, *map(percent, summary))
+    return table
+
+
+def replays(run: Path, directories: list[Path]) -> list[Table]:
+    """What every replay caught and cost, and the seconds of its stages."""
+    from raysim.replay.summary import read_replay, tables
+
+    shown = []
+    for headings, rows in tables([read_replay(run, directory) for directory in directories]):
+        table = grid(*headings)
+        for row in rows:
+            table.add_row(*row)
+        shown.append(table)
+    return shown
+
+
+def detection(rounds: Columns) -> Table:
+    """Detection rates, each with the number of rounds its mean is over."""
+    from raysim.metrics import mean_detection
+    from raysim.report.progress import rate
+    from raysim.report.tables import detections
+
+    mean, counts = mean_detection(detections(rounds))
+    table = grid("detection", "mean", "rounds")
+    for name, label in RATES.items():
+        table.add_row(label, rate(getattr(mean, name)), str(counts[name]))
+    return table
+
+
+def stages(spans: Columns, rounds: int) -> Table:
+    """The stages that took longest."""
+    from raysim.report.tables import seconds, stage_times
+
+    table = grid("stage", "a round", "")
+    for time in stage_times(spans)[:STAGES_SHOWN]:
+        table.add_row(time.stage, seconds(time.wall_s / max(rounds, 1)))
+    return table
+
+
+def grid(*headings: str) -> Table:
+    """A table without lines; columns after the first are numbers where there are headings."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))
+    for number, heading in enumerate(headings or ("", "")):
+        table.add_column(heading, justify="right" if headings and number else "left")
+    return table
+
+
+def console() -> Console:
+    """Where results go. Names and paths are no markup, and nothing is wrapped where nobody watches."""
+    from rich.console import Console
+
+    watched = sys.stdout.isatty()
+    width = None if watched else 10_000
+    return Console(force_terminal=watched, width=width, markup=False, emoji=False, highlight=False)

@@ -1,0 +1,305 @@
+"""What a run leaves behind: its directory, the tables and their columns.
+
+    config.yaml         the resolved configuration
+    environment.json    versions, machine, nodes, commit
+    rounds.parquet      one row a round
+    clients.parquet     one row a client and round
+    spans.parquet       one row a stage (task = -1) or task
+    artifacts/          arrays the defense kept, by round
+    updates/            recorded updates, see recording.py
+    checkpoints/        see checkpoint.py
+    report.html         see report/
+    parts/              one file a table and round while a run is going on
+
+Every finished round is three small Parquet files, the row of `rounds` written last: a run that is killed
+keeps all rounds that have one. `finish` turns the parts into the three tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raysim.backends.telemetry import Span
+from raysim.errors import RecordError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "rounds": {
+        "round": ("int32", "round number, from 0"),
+        "clients": ("int32", "uploads received"),
+        "malicious": ("int32", "true attackers in the cohort whose attack was active"),
+        "flagged": ("int32", "uploads flagged by the defense or rejected by the engine"),
+        "accepted": ("int32", "uploads with a weight above 0; all unflagged ones for coordinate-wise rules"),
+        "main_accuracy": ("float64", "share of clean test samples classified right; NaN when not evaluated"),
+        "main_loss": ("float64", "mean cross-entropy on the clean test set"),
+        "attack_success_rate": (
+            "float64",
+            "share of triggered test inputs classified as the target; NaN without",
+        ),
+        "target_confidence": ("float64", "mean softmax probability of the target on triggered inputs"),
+        "recall": ("float64", "flagged attackers / attackers; NaN when undefined"),
+        "precision": ("float64", "flagged attackers / flagged"),
+        "fpr": ("float64", "flagged benign / benign"),
+        "acc": ("float64", "right verdicts / all"),
+        "f1": ("float64", "harmonic mean of recall and precision"),
+        "auc_hard": ("float64", "area under the ROC curve of the 0/1 verdicts"),
+        "auc_score": ("float64", "rank AUC of the scores, ties one half"),
+        "train_loss": ("float64", "mean training loss over honest clients"),
+        "notes": ("string", "what attacks reported of themselves, as JSON"),
+    },
+    "clients": {
+        "round": ("int32", "round number, from 0"),
+        "client": ("int64", "client id"),
+        "malicious": ("bool", "whether this client attacked in this round"),
+        "flagged": ("bool", "the verdict; null where the defense does not exclude clients"),
+        "score": ("float64", "suspicion, higher is worse; null where the defense has no score"),
+        "weight": ("float64", "share in the aggregate; null for coordinate-wise rules"),
+        "num_examples": ("int64", "claimed number of training samples"),
+        "reason": ("string", "why the engine kept the upload from the defense; empty otherwise"),
+    },
+    "spans": {
+        "round": ("int32", "round number, from 0"),
+        "stage": ("string", "name of the stage"),
+        "task": ("int32", "number of the task; -1: the whole stage as the server saw it"),
+        "node": ("string", "node it ran on"),
+        "start_s": ("float64", "start, seconds since the epoch"),
+        "wall_s": ("float64", "wall-clock seconds"),
+        "cpu_s": ("float64", "processor seconds of the process"),
+        "bytes_in": ("int64", "bytes of arrays in the arguments"),
+        "bytes_out": ("int64", "bytes of arrays in the results"),
+        "peak_memory_bytes": ("int64", "peak resident memory of the process during the span"),
+        "retries": ("int32", "times the task was started again"),
+        "bytes_moved": ("int64", "bytes of arrays in the arguments that were brought from other nodes"),
+    },
+}
+"""Table -> column -> (type, meaning). Units are in the names."""
+
+LATER_COLUMNS: Mapping[str, Sequence[str]] = {"spans": ("bytes_moved",)}
+"""Columns that runs of earlier versions lack; they are read as null there."""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def schema(table: str) -> pa.Schema:
+    """The Arrow schema of a table."""
+    import pyarrow as pa
+
+    types = {
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+        "string": pa.string(),
+    }
+    return pa.schema([pa.field(name, types[kind]) for name, (kind, _) in COLUMNS[table].items()])
+
+
+def default_name(out: Path) -> str:
+    """The date and time; -2, -3, ... where `out` holds that already, as of a run begun in the same second."""
+    name = now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while (out / name).exists():
+        number += 1
+        name = f"{now}-{number}"
+    return name
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Writes and reads one run's directory."""
+
+    path: Path
+
+    def start(self, config_yaml: str, environment: Mapping[str, Any]) -> None:
+        """Create the directory; RecordError when a run is there already."""
+        if (self.path / "config.yaml").exists():
+            raise RecordError(f"{self.path} already holds a run: resume it, or choose another --name")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
+        write_atomically(self.path / "config.yaml", config_yaml.encode())
+
+    def require(self) -> None:
+        """RecordError unless a run is here."""
+        if not (self.path / "config.yaml").exists():
+            raise RecordError(f"{self.path} holds no run: config.yaml is missing")
+
+    def write_round(
+        self, number: int, round_row: Mapping[str, Any], clients: Rows, spans: Sequence[Span]
+    ) -> None:
+        """Keep one finished round; the row of `rounds` last, for it says that the round is whole."""
+        self._write_part("spans", number, [{"round": number, **asdict(span)} for span in spans])
+        self._write_part("clients", number, clients)
+        self._write_part("rounds", number, [round_row])
+
+    def write_artifacts(self, number: int, artifacts: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays of one round as .npy files."""
+        if not artifacts:
+            return
+        folder = self.path / "artifacts" / f"round-{number:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in artifacts.items():
+            with open(folder / f"{name}.npy", "wb") as file:
+                np.save(file, np.asarray(array), allow_pickle=False)
+
+    def forget_rounds_from(self, number: int) -> None:
+        """Drop what was written of round `number` and later, so that a resumed run writes it again."""
+        import pyarrow.compute as pc
+
+        for table in COLUMNS:
+            final = self.path / f"{table}.parquet"
+            if final.exists():
+                whole = read_table(final, table)
+                kept = whole.filter(pc.less(whole["round"], number))
+                if len(kept) < len(whole):
+                    _write_parquet(final, kept)
+            for part in self._parts(table):
+                if _number(part) >= number:
+                    part.unlink()
+        for kind in ("artifacts", "updates"):
+            for folder in (self.path / kind).glob("round-*"):
+                if _number(folder) >= number:
+                    shutil.rmtree(folder)
+
+    def finished_rounds(self) -> int:
+        """How many rounds are whole."""
+        return len(self.read("rounds"))
+
+    def read(self, table: str) -> pa.Table:
+        """One table: the finished file and, while the run goes on or after a kill, the parts of later rounds."""
+        import pyarrow as pa
+
+        final = self.path / f"{table}.parquet"
+        tables = [read_table(final, table)] if final.exists() else [schema(table).empty_table()]
+        known = set(tables[0]["round"].to_pylist())
+        whole = {_number(part) for part in self._parts("rounds")}
+        new = [part for part in self._parts(table) if _number(part) in whole - known]
+        return pa.concat_tables([*tables, *(read_table(part, table) for part in new)])
+
+    def finish(self) -> None:
+        """Write the three tables from the parts, then drop the parts. Safe to call again."""
+        if not (self.path / "parts").exists():
+            return
+        for table in COLUMNS:
+            _write_parquet(self.path / f"{table}.parquet", self.read(table))
+        shutil.rmtree(self.path / "parts")
+
+    def _write_part(self, table: str, number: int, rows: Rows) -> None:
+        import pyarrow as pa
+
+        folder = self.path / "parts" / table
+        folder.mkdir(parents=True, exist_ok=True)
+        rows_of = pa.Table.from_pylist(list(rows), schema=schema(table))
+        _write_parquet(folder / f"{number:06d}.parquet", rows_of)
+
+    def _parts(self, table: str) -> list[Path]:
+        return sorted((self.path / "parts" / table).glob("[0-9]*.parquet"))
+
+
+def read_table(path: Path, table: str) -> pa.Table:
+    """The rows in one file of a table, with null in LATER_COLUMNS that it lacks; RecordError when it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(f"{path} is damaged: {error}") from error
+    for name in LATER_COLUMNS.get(table, ()):
+        if name not in rows.column_names:
+            field = schema(table).field(name)
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    """The whole file or nothing; its bytes follow from the rows alone, however the table was put together."""
+    import pyarrow.parquet as pq
+
+    temporary = path.with_name(f".{path.stem}.tmp")
+    pq.write_table(table.combine_chunks(), temporary)
+    os.replace(temporary, path)
+
+
+def environment(**extra: Any) -> dict[str, Any]:
+    """Versions, machine and commit, for environment.json."""
+    names = ("raysim", "torch", "torchvision", "ray", "numpy", "scikit-learn", "pyarrow")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "commit": _commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        **extra,
+    }
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """A SHA-256 of arrays: types, shapes and bytes."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype.str}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("round-"))
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout raysim runs from, with "+" when it was changed; None outside of one."""
+    folder = Path(__file__).parent
+    try:
+        run = [
+            subprocess.run(
+                ["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+            )
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run[0].stdout.strip() + ("+" if run[1].stdout.strip() else "")

@@ -1,0 +1,65 @@
+"""The driver's side of a run on Ray: publish the data, start the Server actor, watch it, restart it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import exceptions as gone
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raysim.backends.ray_backend import as_own_error
+from raysim.composition.resources import client_actors
+from raysim.engine.experiment import Experiment
+from raysim.errors import RunError
+from raysim.runs.execution import Observer
+from raysim.runs.server import Server
+
+SERVER_RESTARTS = 3
+"""How often a Server actor that died is started again from the newest checkpoint."""
+
+POLL_S = 0.1
+
+
+def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -> None:
+    """Run the experiment in a Server actor on this node, on that many workers; returns when it is done."""
+    config = experiment.config
+    # The driver owns the data: it outlives a server that has to be started again.
+    held = replace(experiment, arrays=tuple(ray.put(array) for array in experiment.arrays))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {
+        "num_cpus": 0,
+        "num_gpus": config.resources.server_gpus,
+        "max_concurrency": 2,
+        "scheduling_strategy": here,
+    }
+    actor_class: Any = ray.remote(Server).options(**options)
+    for attempt in range(SERVER_RESTARTS + 1):
+        server = actor_class.remote(held, path, client_actors(config, workers), workers)
+        try:
+            _watch(server, observe)
+            return
+        except gone.RayActorError as error:
+            if attempt == SERVER_RESTARTS:
+                raise RunError(f"the Server actor died {attempt + 1} times: {error}") from error
+        finally:
+            ray.kill(server)
+
+
+def _watch(server: Any, observe: Observer) -> None:
+    """Pass on progress until the run is over; the run's own error is raised as it was raised there."""
+    finished = server.run.remote()
+    over = False
+    while not over:
+        over = bool(ray.wait([finished], timeout=POLL_S)[0])
+        try:
+            for event in ray.get(server.progress.remote()):
+                observe(event)
+        except gone.RayActorError:
+            over = True
+    try:
+        ray.get(finished)
+    except gone.RayTaskError as error:
+        raise as_own_error(error) from error

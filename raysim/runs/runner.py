@@ -1,0 +1,172 @@
+"""Run an experiment from a configuration, on Ray or in this process, and read what it left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from raysim.backends.base import InProcessBackend
+from raysim.composition.compose import Capacity, compose
+from raysim.config.schema import ExperimentConfig, load_config
+from raysim.engine.experiment import RunState
+from raysim.errors import ConfigError, RecordError
+from raysim.runs import checkpoint
+from raysim.runs.directory import RunDirectory, default_name, digest, environment
+from raysim.runs.execution import Observer, Progress, execute
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BackendName = Literal["ray", "inprocess"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run's directory, read back."""
+
+    path: Path
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The resolved configuration."""
+        return load_config(self.path / "config.yaml")
+
+    def table(self, name: Literal["rounds", "clients", "spans"]) -> pa.Table:
+        """One of the tables documented in `raysim.runs.directory.COLUMNS`."""
+        return RunDirectory(self.path).read(name)
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rows of `rounds`, one a round."""
+        return self.table("rounds").to_pylist()
+
+    @property
+    def global_vector(self) -> np.ndarray:
+        """The final global parameters and buffers [d + b] float32."""
+        saved = checkpoint.checkpoints(self.path / "checkpoints")
+        if not saved:
+            raise RecordError(f"{self.path} has no checkpoint yet")
+        return RunState.from_tree(checkpoint.load(saved[-1])).global_vector
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the final global vector."""
+        return digest(self.global_vector)
+
+
+def run(
+    config: ExperimentConfig | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    out: str | Path = "runs",
+    backend: BackendName = "ray",
+    address: str | None = None,
+    observe: Observer | None = None,
+) -> RunResult:
+    """Run one experiment and leave its results in `out/name`; name: by default the date and time.
+
+    backend: `ray` (the cluster at `address` or RAY_ADDRESS, else a new one on this machine) or `inprocess` (no
+    Ray). observe is called with every Progress. Raises ConfigError or DataError before anything starts, RunError when the run fails.
+    """
+    if not isinstance(config, ExperimentConfig):
+        config = ExperimentConfig.from_mapping(config)
+    path = Path(out) / (name or default_name(Path(out)))
+    if (path / "config.yaml").exists():
+        raise ConfigError("name", f"{path} already holds a run; resume it or choose another name", path.name)
+    return _carry_out(config, path, backend, address, observe or _unobserved, new=True)
+
+
+def resume(
+    path: str | Path,
+    *,
+    backend: BackendName = "ray",
+    address: str | None = None,
+    observe: Observer | None = None,
+) -> RunResult:
+    """Continue a run that was killed, from its newest checkpoint; the result is that of an undisturbed run."""
+    directory = RunDirectory(Path(path))
+    directory.require()
+    config = RunResult(Path(path)).config
+    return _carry_out(config, Path(path), backend, address, observe or _unobserved, new=False)
+
+
+def _carry_out(
+    config: ExperimentConfig,
+    path: Path,
+    backend: BackendName,
+    address: str | None,
+    observe: Observer,
+    *,
+    new: bool,
+) -> RunResult:
+    path = path.absolute()
+    if backend == "inprocess":
+        if address is not None:
+            raise ConfigError("address", "belongs to backend ray", address)
+        if config.resources.client_gpus or config.resources.client_cpus:
+            raise ConfigError(
+                "resources", "client_gpus and client_cpus are reservations with Ray: use backend ray, or leave them at 0",
+                {"client_gpus": config.resources.client_gpus, "client_cpus": config.resources.client_cpus},
+            )  # fmt: skip
+        _in_process(config, path, observe, new=new)
+    elif backend == "ray":
+        _on_ray(config, path, address, observe, new=new)
+    else:
+        raise ConfigError("backend", "must be ray or inprocess", backend, "ray")
+    return RunResult(path)
+
+
+def _in_process(config: ExperimentConfig, path: Path, observe: Observer, *, new: bool) -> None:
+    experiment = compose(config, Capacity(gpus=_visible_gpus()))
+    directory = RunDirectory(path)
+    if new:
+        directory.start(experiment.config.to_yaml(), environment(backend="inprocess", seed=config.seed))
+    backend = InProcessBackend(threads=config.resources.threads)
+    try:
+        execute(experiment.published(backend), backend, directory, observe)
+    finally:
+        directory.finish()
+
+
+def _on_ray(
+    config: ExperimentConfig, path: Path, address: str | None, observe: Observer, *, new: bool
+) -> None:
+    from raysim.backends import ray_connection as ray_cluster
+
+    _dry_check(config)
+    with ray_cluster.connected(address or os.environ.get("RAY_ADDRESS")):
+        from raysim.runs.ray_driver import drive
+
+        capacity = ray_cluster.capacity()
+        experiment = compose(config, capacity)
+        directory = RunDirectory(path)
+        if new:
+            about = environment(backend="ray", seed=config.seed, nodes=ray_cluster.nodes())
+            directory.start(experiment.config.to_yaml(), about)
+        try:
+            drive(experiment, path, capacity.workers(config.resources.threads), observe)
+        finally:
+            directory.finish()
+
+
+def _dry_check(config: ExperimentConfig) -> None:
+    """Refuse what can be refused without data and without Ray, so that mistakes cost no start-up."""
+    from raysim.composition.compose import make_campaigns, make_defense, place_malicious
+
+    make_defense(config)
+    make_campaigns(config, place_malicious(config))
+
+
+def _visible_gpus() -> float:
+    import torch
+
+    return float(torch.cuda.device_count())
+
+
+def _unobserved(event: Progress) -> None:
+    """For callers that do not follow the run."""

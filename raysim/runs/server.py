@@ -1,0 +1,58 @@
+"""The Server actor: owns the run on Ray, its references, its client actors and its files.
+
+The driver starts one, looks at its progress now and then, and starts another from the newest checkpoint when
+it dies.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from raysim.backends.base import prepare_worker
+from raysim.backends.ray_backend import ClientActors, RayBackend
+from raysim.engine.experiment import Experiment
+from raysim.runs.directory import RunDirectory
+from raysim.runs.execution import Progress, execute
+
+
+class Server:
+    """Runs one experiment on Ray; `run` and `progress` are called concurrently."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        path: Path,
+        actors: ClientActors,
+        workers: int,
+    ) -> None:
+        resources = experiment.config.resources
+        prepare_worker(resources.threads)
+        self.experiment, self.directory = experiment, RunDirectory(path)
+        self.backend = RayBackend(
+            actors, workers=workers, threads=resources.threads, placement=resources.placement
+        )
+        self._events: list[Progress] = []
+        self._lock = threading.Lock()
+
+    def run(self) -> str:
+        """Run to the end; the digest of the final global vector."""
+        try:
+            return execute(self.experiment, self.backend, self.directory, self._observe)
+        finally:
+            self.backend.close()
+
+    def progress(self) -> list[Progress]:
+        """What happened since the last call."""
+        with self._lock:
+            events, self._events = self._events, []
+        return events
+
+    def places(self) -> list[dict[str, Any]]:
+        """Node, process and GPUs of the client actors."""
+        return self.backend.client_places()
+
+    def _observe(self, event: Progress) -> None:
+        with self._lock:
+            self._events.append(event)
