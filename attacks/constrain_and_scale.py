@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from attacks.trigger import Trigger
-from raysim.attack import ClientContext, ClientData
+from raysim.attack import ClientContext
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:

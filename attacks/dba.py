@@ -9,7 +9,8 @@ import numpy as np
 
 from attacks.trigger import StampedBackdoor
 from attacks.triggers import dba_strips
-from raysim.attack import ClientContext, ClientData
+from raysim.attack import ClientContext
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from attacks.edge_inputs import EdgeInputs, Source, edge_generator
 from attacks.poison_training import PoisonTraining
-from raysim.attack import ClientContext, ClientData, DataPool, Visibility
+from raysim.attack import ClientContext, Visibility
 from raysim.context import Setting
+from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset
 from raysim.data.edge_cases import ARDIS_TARGET, SOUTHWEST_TARGET
 from raysim.errors import ConfigError

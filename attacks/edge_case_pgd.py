@@ -11,7 +11,8 @@ import numpy as np
 
 from attacks.edge_case import EdgeCase, PoisonedData
 from attacks.poison_training import replacement_factor, scaled
-from raysim.attack import ClientContext, ClientData
+from raysim.attack import ClientContext
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ import numpy as np
 
 from attacks.poison_training import check_class
 from raysim import rng
-from raysim.attack import ClientContext, DataPool
+from raysim.attack import ClientContext
 from raysim.context import Setting
+from raysim.data.client_data import DataPool
 from raysim.data.dataset import Dataset, normalise
 from raysim.data.edge_cases import EDGE_CASES
 from raysim.errors import ConfigError, unknown_name

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attacks.krum_backdoor import KrumBackdoor, weighted_cross_entropy
-from raysim.attack import ClientContext, ClientData
+from raysim.attack import ClientContext
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 
 if TYPE_CHECKING:

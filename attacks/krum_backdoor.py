@@ -12,8 +12,9 @@ import numpy as np
 from attacks.edge_inputs import EdgeInputs, Source, edge_generator
 from attacks.poison_training import PoisonTraining, check_class, scaled
 from attacks.triggers import corner_patch, stamp, triggered, white
-from raysim.attack import ClientContext, ClientData, DataPool
+from raysim.attack import ClientContext
 from raysim.context import Setting
+from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError, unknown_name
 

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from attacks.poison_training import check_class
-from raysim.attack import Attack, ClientContext, ClientData
+from raysim.attack import Attack, ClientContext
 from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError, unknown_name
 

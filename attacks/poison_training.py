@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from raysim.attack import Attack, ClientContext, ClientData
+from raysim.attack import Attack, ClientContext
 from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from attacks.rows import mean_row, one_row_for_all
-from raysim.attack import Attack, ClientContext, ClientData, View, Visibility
+from raysim.attack import Attack, ClientContext, View, Visibility
 from raysim.context import Context, State
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
 

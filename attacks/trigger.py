@@ -11,8 +11,9 @@ import numpy as np
 
 from attacks.poison_training import PoisonTraining, check_class, replacement_factor, scaled
 from attacks.triggers import corner_patch, dba_strips, stamp, triggered, white
-from raysim.attack import ClientContext, ClientData
+from raysim.attack import ClientContext
 from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError, unknown_name
 

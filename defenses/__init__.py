@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from defenses.auror import AUROR
 from defenses.bucketing import Bucketing
@@ -23,7 +24,6 @@ from defenses.fltrust import FLTrust
 from defenses.foolsgold import FoolsGold
 from defenses.gradcam_ae import GradCAMAE
 from defenses.gradcam_krum import GradCAMKrum
-from defenses.heat_maps import class_activation_maps
 from defenses.isolation_forest import IsolationForestFilter
 from defenses.krum import Krum
 from defenses.layercam_ae import LayerCAMAE
@@ -41,6 +41,10 @@ from defenses.trimmed_mean import TrimmedMean
 from defenses.vae import VAEDetector
 from raysim.context import ServerData
 from raysim.defense import Defense
+
+if TYPE_CHECKING:
+    from defenses.heat_maps import class_activation_maps
+    from raysim.composition.evaluate import evaluate, evaluate_round
 
 __all__ = ["DEFENSES", "ServerData", "class_activation_maps", "evaluate", "evaluate_round"]
 
@@ -80,3 +84,16 @@ DEFENSES: Mapping[str, type[Defense]] = {
     "nearest_neighbour_mixing": NearestNeighbourMixing,
     "bucketing": Bucketing,
 }
+
+
+def __getattr__(name: str) -> Any:
+    """`evaluate`, `evaluate_round` and `class_activation_maps`: they stand above this package, or need torch."""
+    if name in ("evaluate", "evaluate_round"):
+        from raysim.composition import evaluate
+
+        return getattr(evaluate, name)
+    if name == "class_activation_maps":
+        from defenses.heat_maps import class_activation_maps
+
+        return class_activation_maps
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysim.backends.base import Reference
-from raysim.context import ModelFactory
 from raysim.errors import unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
+from raysim.models.factory import ModelFactory
 
 if TYPE_CHECKING:
     import torch

@@ -13,12 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from raysim.attack import ClientData
-from raysim.context import Context, ModelFactory, ServerData, Setting, State, TrainingRecipe
+from raysim.context import Context, ServerData, Setting, State
+from raysim.data.client_data import ClientData
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
+from raysim.models.factory import ModelFactory
+from raysim.training.recipe import TrainingRecipe
 
 _NO_TRUST = ("keep", "uniform")
 

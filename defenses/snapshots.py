@@ -16,11 +16,13 @@ import numpy as np
 from defenses.flags import check_some_remain
 from defenses.krum import check_num_byzantine
 from defenses.sketch import sketch, sketch_codes, sketch_size
-from raysim.context import Context, ModelFactory, Setting, State, TrainingRecipe
+from raysim.context import Context, Setting, State
 from raysim.defense import Defense
 from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
+from raysim.models.factory import ModelFactory
+from raysim.training.recipe import TrainingRecipe
 
 _SURROGATES = ("head", "all")
 _LIMIT = 1e6
@@ -102,7 +104,7 @@ def _train(
     count: int,
     seed: int,
 ) -> np.ndarray:
-    from raysim.attack import ClientData
+    from raysim.data.client_data import ClientData
     from raysim.engine.host import LocalTrainer
 
     size = sketch_size(codes)

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raysim.attack import Attack, Visibility
-from raysim.config.schema import ExperimentConfig, load_config
+from raysim.config.load import load_config
+from raysim.config.schema import ExperimentConfig
 from raysim.defense import Defense, PreAggregation, Verdict, chain
 from raysim.errors import ConfigError, DataError, RaysimError, RecordError, RunError
 from raysim.matrix.updates import Updates

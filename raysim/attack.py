@@ -17,13 +17,14 @@ import numpy as np
 
 from raysim import rng
 from raysim.context import Context, Setting, State
+from raysim.data.client_data import ClientData, DataPool
 from raysim.errors import RunError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 
 if TYPE_CHECKING:
     from raysim.data.dataset import Dataset
-    from raysim.engine.host import LocalTrainer
+    from raysim.training.local import LocalTrainer
 
 
 class Visibility(enum.Enum):
@@ -32,36 +33,6 @@ class Visibility(enum.Enum):
     OWN = "own data and own model only"
     COLLUDING = "the compromised clients' models"
     OMNISCIENT = "every client's model of the round"
-
-
-@dataclass(frozen=True)
-class ClientData:
-    """One client's local data: images [n, C, H, W] ready for the model (float32), labels [n] int64."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class DataPool:
-    """The local data of several clients put together: their labels [n], and the samples on demand.
-
-    take(positions [m]) reads those samples, in that order.
-    """
-
-    labels: np.ndarray
-    take: Callable[[np.ndarray], ClientData]
-
-    @classmethod
-    def of(cls, data: ClientData) -> DataPool:
-        """One client's data as a pool."""
-        return cls(data.labels, lambda positions: ClientData(data.images[positions], data.labels[positions]))
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,33 +14,16 @@ from raysim import rng
 from raysim.backends.base import Backend, Needs, Reference
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
+from raysim.models.factory import ModelFactory
+from raysim.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 State = dict[str, Any]
 """What a method remembers from round to round: a tree of dicts (string keys), lists, arrays, numbers,
 strings, booleans and None, so that a checkpoint holds it without pickle. Per-client memory is keyed by
 `str(client id)`, or stored as arrays beside an array of client ids."""
-
-
-class ModelFactory(Protocol):
-    """A picklable recipe for the network that is trained."""
-
-    @property
-    def cam_layer(self) -> str:
-        """Path of the module whose output is the activation map."""
-
-    @property
-    def head(self) -> str:
-        """Path of the last linear layer: parameters `{head}.weight` [C, h] and `{head}.bias` [C]."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-
-    def build(self) -> nn.Module:
-        """A fresh module; its parameter values are about to be overwritten."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +44,6 @@ class ServerData:
         """How many samples there are of each class that there is, in the order of classes."""
         classes, counts = np.unique(self.labels, return_counts=True)
         return dict(zip(classes.tolist(), counts.tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """Local training as the clients do it: for rules that train on server data by the same recipe."""
-
-    epochs: int = 1
-    batch_size: int = 32
-    optimizer: str = "sgd"
-    learning_rate: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from attacks import ATTACKS
 from raysim.backends.base import InProcessBackend, ThreadLimit
 from raysim.composition.compose import compose
-from raysim.config.schema import ExperimentConfig, load_config
+from raysim.config.load import load_config
+from raysim.config.schema import ExperimentConfig
 from raysim.data.dataset import normalise
 from raysim.engine import simulation
 from raysim.engine.experiment import RoundRecord

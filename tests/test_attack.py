@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from raysim.attack import Attack, ClientContext, ClientData, DataPool, View, Visibility
+from raysim.attack import Attack, ClientContext, View, Visibility
 from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting
+from raysim.data.client_data import ClientData, DataPool
 from raysim.errors import RunError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates

@@ -15,7 +15,8 @@ import raysim
 import raysim.report
 from raysim.backends.telemetry import Span
 from raysim.cli.main import KINDS, app
-from raysim.composition.compose import catalogue, papers, written_out
+from raysim.composition.compose import written_out
+from raysim.composition.registry import catalogue, papers
 from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import Progress
 

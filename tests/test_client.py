@@ -8,21 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from raysim.attack import Attack, ClientData
-from raysim.context import TrainingRecipe
+from raysim.attack import Attack
+from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset, normalise
-from raysim.engine.host import (
-    Campaign,
-    ClientHost,
-    HostPlan,
-    RoundOrder,
-    Schedule,
-    UploadMeta,
-    reason_to_reject,
-)
+from raysim.engine.campaigns import Campaign, Schedule
+from raysim.engine.host import ClientHost, HostPlan, RoundOrder, UploadMeta, reason_to_reject
 from raysim.errors import DataError, RunError
 from raysim.matrix.layout import Layout
 from raysim.training.local import LocalTrainer
+from raysim.training.recipe import TrainingRecipe
 from tests.small_models import SmallNet, samples
 
 SEED = 11

@@ -11,17 +11,19 @@ import torch
 from torch import nn
 
 import raysim
-from raysim.attack import Attack, ClientData
+from raysim.attack import Attack
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
-from raysim.context import TrainingRecipe
-from raysim.engine.host import Campaign, ClientHost, RoundOrder, Schedule
+from raysim.data.client_data import ClientData
+from raysim.engine.campaigns import Campaign, Schedule
+from raysim.engine.host import ClientHost, RoundOrder
 from raysim.engine.simulation import split_cohort
 from raysim.errors import ConfigError, RunError
 from raysim.matrix.layout import Layout
 from raysim.models import build_model
 from raysim.models.recipe import ModelRecipe
 from raysim.training.local import LocalTrainer
+from raysim.training.recipe import TrainingRecipe
 from raysim.training.stacked import (
     CohortTrainer,
     group_size,

@@ -14,18 +14,15 @@ from defenses import DEFENSES
 from raysim import Attack, ConfigError, DataError, Defense
 from raysim import data as datasets
 from raysim.composition.compose import (
-    catalogue,
     compose,
-    defense_title,
     load_data,
-    make,
     make_campaigns,
     make_defense,
-    papers,
     place_malicious,
     set_aside,
     written_out,
 )
+from raysim.composition.registry import catalogue, defense_title, make, papers
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.data.dataset import Dataset, normalise
 from raysim.data.partition import PARTITIONS

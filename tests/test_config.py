@@ -6,13 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from raysim.config.schema import (
-    ExperimentConfig,
-    Group,
-    apply_overrides,
-    load_config,
-    preset_names,
-)
+from raysim.config.load import load_config, preset_names
+from raysim.config.schema import ExperimentConfig, Group, apply_overrides
 from raysim.errors import ConfigError
 
 RICH = {

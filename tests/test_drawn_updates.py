@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 import raysim
 from raysim import ConfigError, RaysimError, rng
 from raysim.backends.base import InProcessBackend
+from raysim.backends.capacity import Capacity
 from raysim.cli.main import app
 from raysim.composition.compose import compose
 from raysim.composition.estimate import lines, make_plan
-from raysim.composition.resources import Capacity
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.engine import recording
 from raysim.engine.simulation import start, train

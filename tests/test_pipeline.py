@@ -90,8 +90,8 @@ def test_a_round_is_kept_when_the_next_one_fails(ray_cluster, tiny, tmp_path):
 
 @pytest.mark.ray
 def test_tasks_that_fail_when_begun_have_no_answer(ray_cluster):
+    from raysim.backends.capacity import ClientActors
     from raysim.backends.ray_backend import RayBackend
-    from raysim.composition.resources import ClientActors
 
     backend = RayBackend(ClientActors(0), workers=2)
     held = backend.put(np.arange(3.0))
@@ -105,8 +105,8 @@ def test_tasks_that_fail_when_begun_have_no_answer(ray_cluster):
 @pytest.mark.ray
 def test_two_threads_that_miss_one_actor_replace_it_once(ray_cluster, tmp_path):
     """The second call waits in the actor's queue when the first kills it: both fail, one replaces, both are done."""
+    from raysim.backends.capacity import ClientActors
     from raysim.backends.ray_backend import RayBackend
-    from raysim.composition.resources import ClientActors
 
     marker = str(tmp_path / "died")
 

@@ -7,10 +7,10 @@ import math
 import pytest
 from typer.testing import CliRunner
 
+from raysim.backends.capacity import Capacity
 from raysim.cli.main import app
 from raysim.composition.compose import compose
 from raysim.composition.estimate import PROCESS_BYTES, lines, make_plan
-from raysim.composition.resources import Capacity
 from raysim.config.schema import ExperimentConfig
 
 ROOMY = Capacity(cpus=2, object_store_bytes=2**33)

@@ -163,8 +163,8 @@ def test_what_is_lost_with_a_node_is_lost_work_also_when_the_server_reads_it(ray
     """So that the round is done again, as it is when a task misses it."""
     import ray
 
+    from raysim.backends.capacity import ClientActors
     from raysim.backends.ray_backend import RayBackend
-    from raysim.composition.resources import ClientActors
 
     backend = RayBackend(ClientActors(0), workers=1)
     reference = backend.put(np.arange(3))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raysim.composition.resources import Capacity, ClientActors, client_actors, clients_per_actor, resolved
+from raysim.backends.capacity import Capacity, ClientActors
+from raysim.composition.resources import client_actors, clients_per_actor, resolved
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout

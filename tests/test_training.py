@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from raysim import rng
-from raysim.attack import ClientData
-from raysim.context import TrainingRecipe
+from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.training.flat_optimizer import FlatOptimizer
 from raysim.training.local import LocalTrainer
+from raysim.training.recipe import TrainingRecipe
 from tests.small_models import SmallNet, samples, torch_loop
 
 SEED, KEY = 11, ("train", 2, 7)

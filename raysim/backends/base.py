@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from raysim.backends.telemetry import Telemetry, measured
 from raysim.errors import RaysimError, RunError
+
+if TYPE_CHECKING:
+    pass
 
 Reference = Any
 Kept = tuple[tuple[Reference, ...], Any]
@@ -290,3 +293,6 @@ def keep_freed_memory(most_bytes: int = 2**28) -> None:
     trim_threshold, mmap_threshold, largest_heap_block = -1, -3, 2**25
     glibc.mallopt(trim_threshold, most_bytes)
     glibc.mallopt(mmap_threshold, largest_heap_block)
+
+
+BackendName = Literal["ray", "inprocess"]

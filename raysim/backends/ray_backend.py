@@ -29,9 +29,9 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raysim.backends.base import Backend, Begun, Needs, Reference, located, prepare_worker
+from raysim.backends.capacity import ClientActors
 from raysim.backends.placement import Node, Placed, beside_data, bring
 from raysim.backends.telemetry import Span, Telemetry, measured, num_bytes
-from raysim.composition.resources import ClientActors
 from raysim.errors import LostWork, RunError
 
 Placement = Literal["data", "head", "spread"]

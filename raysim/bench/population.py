@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
+from raysim.backends.base import BackendName
 from raysim.bench.total_memory import TotalMemory
 from raysim.config.schema import ExperimentConfig
 from raysim.runs.execution import Progress
-from raysim.runs.runner import BackendName, run
+from raysim.runs.runner import run
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from raysim.bench.cli import app as bench_app
 from raysim.cli.cluster import app as cluster_app
 from raysim.cli.options import Address, Backend, Debug, RunPath
 from raysim.cli.replay import replay
-from raysim.config.schema import ExperimentConfig, load_config
+from raysim.config.load import load_config
+from raysim.config.schema import ExperimentConfig
 from raysim.errors import RunError
 from raysim.exit_status import complain, exit_status
 from raysim.report import terminal as results
@@ -230,7 +231,7 @@ def list_names(
         if kind is None:
             rows = [[f"raysim list {name}", text] for name, text in KINDS.items()]
         else:
-            from raysim.composition.compose import catalogue, papers
+            from raysim.composition.registry import catalogue, papers
 
             cited = papers(kind)
             rows = [

@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 
 from raysim.backends.base import ThreadLimit
-from raysim.composition.resources import Capacity, ClientActors, client_actors
+from raysim.backends.capacity import Capacity, ClientActors
+from raysim.composition.resources import client_actors
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost, RoundOrder

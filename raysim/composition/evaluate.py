@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 import defenses
+from raysim.array_checks import finite, numbers
 from raysim.backends.base import InProcessBackend
 from raysim.config.schema import Component
-from raysim.context import Context, ModelFactory, ServerData, Setting, State, TrainingRecipe
+from raysim.context import Context, ServerData, Setting, State
 from raysim.defense import Chain, Defense, Verdict, expand
 from raysim.errors import ConfigError, nearest_name, unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
+from raysim.models.factory import ModelFactory, ModuleFactory, check_factory, find_layers
+from raysim.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -164,75 +166,9 @@ def evaluate_round(
     return _reordered(expand(verdict, usable), order), state
 
 
-@dataclass(frozen=True)
-class ModuleFactory:
-    """A picklable recipe that copies a given module; a `raysim.context.ModelFactory`."""
-
-    module: nn.Module
-    cam_layer: str
-    head: str
-
-    @property
-    def num_classes(self) -> int:
-        """Number of outputs of the last linear layer."""
-        return int(cast(Any, self.module.get_submodule(self.head)).out_features)
-
-    def build(self) -> nn.Module:
-        """A copy of the module."""
-        return copy.deepcopy(self.module)
-
-
-def find_layers(model: nn.Module) -> tuple[str, str]:
-    """(module path of the activation map, module path of the last linear layer).
-
-    Those of the architecture in raysim's table whose two paths the model has, unless a convolution follows its
-    activation map; else the last convolution and the last `nn.Linear` in module order. ConfigError where the
-    model has no `nn.Linear`; without a convolution the activation map's path is empty.
-    """
-    from torch import nn
-
-    from raysim.models import MODELS
-
-    paths = {path: number for number, (path, _) in enumerate(model.named_modules())}
-    convolutions = [path for path, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    linears = [path for path, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not linears:
-        raise ConfigError("head", "must be given for a model without an nn.Linear", type(model).__name__)
-    last_convolution = convolutions[-1] if convolutions else ""
-    known = {(known.cam_layer, known.head) for known in MODELS.values()}
-    fitting = [
-        (cam_layer, head)
-        for cam_layer, head in known
-        if head in linears
-        and cam_layer in paths
-        and (paths[cam_layer] > paths[last_convolution] or last_convolution.startswith(f"{cam_layer}."))
-    ]
-    if fitting:
-        return max(fitting, key=lambda pair: (paths[pair[0]], paths[pair[1]]))
-    return last_convolution, linears[-1]
-
-
-def finite(key: str, values: ArrayLike, rule: str = "must be numbers") -> np.ndarray:
-    """The values as float32; ConfigError where they are no numbers, or not finite in float32."""
-    found = _numbers(key, values, rule)
-    good = np.isfinite(found)
-    if not good.all():
-        place = tuple(np.argwhere(~good)[0].tolist())
-        raise ConfigError(key, f"must be finite in float32, and is not at {place}", float(found[place]))
-    return found
-
-
-def check_factory(model: object) -> None:
-    """ConfigError unless it has what a `raysim.context.ModelFactory` has."""
-    parts = ("build", "cam_layer", "head", "num_classes")
-    if isinstance(model, type) or not all(hasattr(model, part) for part in parts):
-        rule = "must be a torch module, or a factory with build(), cam_layer, head and num_classes"
-        raise ConfigError("model", rule, model)
-
-
 def _made(name: str | Defense, hyper_parameters: dict[str, Any]) -> Defense:
     # The composition root imports the table of this package, which is being filled when this module is read.
-    from raysim.composition.compose import make
+    from raysim.composition.registry import make
 
     if not isinstance(name, str | Defense):
         nearest = nearest_name(getattr(name, "__name__", str(name)).lower(), defenses.DEFENSES)
@@ -267,7 +203,7 @@ def _checked(
     deltas: ArrayLike, client_ids: ArrayLike | None, num_examples: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(rows [K, d] float32, the order of their client ids, examples [K], ids [K])."""
-    rows = _numbers("deltas", deltas, "must be a matrix of numbers [K, d]")
+    rows = numbers("deltas", deltas, "must be a matrix of numbers [K, d]")
     if rows.ndim != 2 or not rows.size:
         raise ConfigError("deltas", "must be a matrix [K, d] with K and d at least 1", rows.shape)
     count = len(rows)
@@ -281,14 +217,6 @@ def _checked(
         rule = f"must be distinct, and these repeat (leave it out for 0 .. {count - 1})"
         raise ConfigError("client_ids", rule, distinct[times > 1].tolist())
     return rows, np.argsort(ids, kind="stable"), examples, ids
-
-
-def _numbers(key: str, values: ArrayLike, rule: str) -> np.ndarray:
-    try:
-        with np.errstate(over="ignore"):
-            return np.asarray(values, np.float32)
-    except (TypeError, ValueError):
-        raise ConfigError(key, rule, type(values).__name__) from None
 
 
 def _server_data(given: ServerData | tuple[ArrayLike, ArrayLike]) -> ServerData:

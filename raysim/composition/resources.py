@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raysim.backends.capacity import Capacity, ClientActors
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
@@ -13,29 +13,6 @@ from raysim.matrix.updates import CHUNK_VALUES, shard_bounds
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What the backend offers, for the `auto` rules and the refusal of over-subscription."""
-
-    cpus: int = 1
-    gpus: float = 0.0
-    object_store_bytes: int = 0
-    """0: no object store (in-process)."""
-
-    def workers(self, threads: int) -> int:
-        """How many tasks of that many threads can run at the same time, at least one."""
-        return max(1, self.cpus // threads)
-
-
-@dataclass(frozen=True)
-class ClientActors:
-    """How many client actors there are, and what each reserves."""
-
-    count: int
-    cpus: float = 0.0
-    gpus: float = 0.0
 
 
 def client_actors(config: ExperimentConfig, workers: int) -> ClientActors:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -23,11 +22,8 @@ from pydantic import (
     field_validator,
 )
 
-from raysim.config.overrides import apply_overrides
 from raysim.config.refusals import Location, refusal
-from raysim.errors import ConfigError, nearest_name
-
-PRESETS = Path(__file__).parent / "presets"
+from raysim.errors import ConfigError
 
 
 class Group(BaseModel):
@@ -326,63 +322,6 @@ def check_population(config: ExperimentConfig) -> None:
                 f"{group}.schedule.stop", f"must be greater than {group}.schedule.start",
                 attack.schedule.stop, attack.schedule.start + 1,
             )  # fmt: skip
-
-
-def load_config(
-    source: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    scale: Literal["paper", "small"] = "paper",
-) -> ExperimentConfig:
-    """A configuration from a YAML file or the name of a preset, with `KEY=VALUE` overrides.
-
-    Nothing named: the preset `quickstart`. scale: of a paper's preset; files and other presets have one only.
-    """
-    values = read_yaml(source or "quickstart", scale)
-    return ExperimentConfig.from_mapping(apply_overrides(values, overrides))
-
-
-def read_yaml(source: str | Path, scale: Literal["paper", "small"] = "paper") -> dict[str, Any]:
-    """The mapping in a YAML file, or in a preset of that name, without `reported` and `description`."""
-    from raysim.presets import generated
-
-    preset = generated().get(str(source))
-    if scale not in ("paper", "small"):
-        raise ConfigError("scale", "must be paper or small", scale, "paper")
-    if preset is None and scale == "small":
-        raise ConfigError("scale", f"must be left out: {source} is not one of a paper's presets", scale)
-    values = _mapping_in(source) if preset is None else preset.mapping(scale)
-    return {key: value for key, value in values.items() if key not in ("reported", "description")}
-
-
-def _mapping_in(source: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, or in a preset that is one."""
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
-        names = preset_names()
-        if str(source) not in names:
-            raise ConfigError(
-                "preset", "must name a preset or a .yaml file", str(source), nearest_name(str(source), names)
-            )
-        path = PRESETS / f"{source}.yaml"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("config", f"must be a readable file ({error.strerror})", str(source)) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError("config", f"must be text in UTF-8 ({error.reason})", str(source)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError("config", f"must be valid YAML ({error})", str(source)) from None
-    if not isinstance(values, dict):
-        raise ConfigError("config", "must hold a mapping of groups", type(values).__name__)
-    return values
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that come with raysim: those written as YAML, then the papers'."""
-    from raysim.presets import generated
-
-    written = sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.yaml"))
-    return [*written, *generated()]
 
 
 def _dotted(values: Mapping[str, Any], location: Location) -> str:

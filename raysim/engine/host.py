@@ -7,7 +7,7 @@ is a pure function of (round, clients trained together, global vector): any host
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from raysim.attack import Attack, ClientContext, ClientData, DataPool
-from raysim.context import ModelFactory, TrainingRecipe
+from raysim.attack import Attack, ClientContext
+from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
+from raysim.engine.campaigns import HONEST, Campaign, Schedule, _client_ids
 from raysim.engine.drawn_updates import Planted, Synthetic
 from raysim.errors import RaysimError, RunError
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import put_row, zero_tiles
+from raysim.models.factory import ModelFactory
 from raysim.training.local import LocalTrainer
+from raysim.training.recipe import TrainingRecipe
 from raysim.training.stacked import CohortTrainer
 
 __all__ = [
@@ -35,47 +38,6 @@ __all__ = [
     "UploadMeta",
     "reason_to_reject",
 ]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When an attack is active: rounds start, start + every, ... before stop (None = to the end).
-
-    joins: its clients take part in every active round (fixed frequency), instead of being drawn (fixed pool).
-    """
-
-    start: int = 0
-    stop: int | None = None
-    every: int = 1
-    joins: bool = False
-
-    def active(self, round: int) -> bool:
-        """Whether round number `round` (from 0) is one of them."""
-        return (
-            round >= self.start
-            and (self.stop is None or round < self.stop)
-            and (round - self.start) % self.every == 0
-        )
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """One attack, the clients it has compromised (sorted ids), and when it is active."""
-
-    attack: Attack
-    client_ids: np.ndarray
-    schedule: Schedule = Schedule()
-
-    @property
-    def trains_alone(self) -> bool:
-        """Whether its clients cannot train as the honest do: the attack trains in its own way, or not at all."""
-        return type(self.attack).train is not Attack.train or not self.attack.trains
-
-    def place(self, client: int) -> int | None:
-        """The client's place among the compromised ones, None when it is honest."""
-        position = int(np.searchsorted(self.client_ids, client))
-        inside = position < len(self.client_ids) and self.client_ids[position] == client
-        return position if inside else None
 
 
 @dataclass(frozen=True)
@@ -331,15 +293,6 @@ class ClientHost:
         if not reason:
             write(submitted)
         return UploadMeta(context.client, examples, loss, reason, "; ".join(context.notes))
-
-
-HONEST = Campaign(Attack(), np.zeros(0, np.int64))
-"""What clients that do not attack take part in: every hook of the base is honest."""
-
-
-def _client_ids(campaigns: Iterable[Campaign]) -> np.ndarray:
-    ids = [campaign.client_ids for campaign in campaigns]
-    return np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from raysim.models import MODELS, build_model
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """Builds network `name` for images of `input_shape` (C, H, W); a `raysim.context.ModelFactory`."""
+    """Builds network `name` for images of `input_shape` (C, H, W); a `raysim.models.factory.ModelFactory`."""
 
     name: str
     num_classes: int

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 
 from raysim.presets import fedgrad, flare, gcama, layercam_ae, pdrr
 from raysim.presets.preset import Preset, Scale
 
-__all__ = ["PAPERS", "Preset", "Scale", "generated"]
+__all__ = ["PAPERS", "PRESETS", "Preset", "Scale", "generated"]
+
+PRESETS = Path(__file__).parent
+"""The folder of the presets written as YAML."""
 
 PAPERS: Mapping[str, Callable[[], Iterator[Preset]]] = MappingProxyType(
     {

@@ -1,1 +1,1 @@
-"""."""
+"""Defenses replayed on recorded updates."""

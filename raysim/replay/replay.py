@@ -20,10 +20,11 @@ from typing import Any
 
 import yaml
 
-from raysim.backends.base import Backend, InProcessBackend
+from raysim.backends.base import Backend, BackendName, InProcessBackend
+from raysim.backends.capacity import Capacity
 from raysim.composition.compose import compose, make_defense
-from raysim.composition.resources import Capacity
-from raysim.config.schema import Component, ExperimentConfig, load_config
+from raysim.config.load import load_config
+from raysim.config.schema import Component, ExperimentConfig
 from raysim.engine import recording
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads
 from raysim.engine.round_record import record_round
@@ -31,7 +32,6 @@ from raysim.engine.simulation import initial_state, judge
 from raysim.errors import ConfigError, RecordError
 from raysim.replay.summary import FOLDER, write_summary
 from raysim.runs.directory import RunDirectory, digest, environment
-from raysim.runs.runner import BackendName
 
 Observe = Callable[[str, int, int], None]
 """Told after every round: the replay's name, rounds done, rounds in all."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raysim.backends.telemetry import WHOLE_STAGE
-from raysim.composition.compose import defense_title
-from raysim.config.schema import load_config
+from raysim.composition.registry import defense_title
+from raysim.config.load import load_config
 from raysim.metrics import Detection, mean_detection
 from raysim.report.finished_run import read_columns
 from raysim.report.progress import UNDEFINED, rate

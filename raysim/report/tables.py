@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from raysim.backends.telemetry import WHOLE_STAGE
-from raysim.composition.compose import defense_title
+from raysim.composition.registry import defense_title
 from raysim.config.schema import Schedule
 from raysim.metrics import Detection
 from raysim.report.finished_run import Columns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,19 +35,6 @@ def utilities(rounds: Columns) -> Table:
         if column == "main_accuracy" or summary.final == summary.final:
             table.add_row(label, *map(percent, summary))
     return table
-
-
-def replays(run: Path, directories: list[Path]) -> list[Table]:
-    """What every replay caught and cost, and the seconds of its stages."""
-    from raysim.replay.summary import read_replay, tables
-
-    shown = []
-    for headings, rows in tables([read_replay(run, directory) for directory in directories]):
-        table = grid(*headings)
-        for row in rows:
-            table.add_row(*row)
-        shown.append(table)
-    return shown
 
 
 def detection(rounds: Columns) -> Table:

@@ -12,7 +12,8 @@ import numpy as np
 
 import raysim
 from raysim.composition.compose import written_out
-from raysim.config.schema import ExperimentConfig, load_config
+from raysim.config.load import load_config
+from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, DataError, RunError, unknown_name
 from raysim.presets import PAPERS, Preset, Scale, generated
 from raysim.reproduction.measures import measure

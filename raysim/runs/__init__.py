@@ -1,1 +1,1 @@
-"""."""
+"""A run: its directory, its checkpoints, and how it is carried out and resumed."""

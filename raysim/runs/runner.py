@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from raysim.backends.base import InProcessBackend
+from raysim.backends.base import BackendName, InProcessBackend
 from raysim.composition.compose import Capacity, compose
-from raysim.config.schema import ExperimentConfig, load_config
+from raysim.config.load import load_config
+from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import RunState
 from raysim.errors import ConfigError, RecordError
 from raysim.runs import checkpoint
@@ -21,8 +22,6 @@ from raysim.runs.execution import Observer, Progress, execute
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-BackendName = Literal["ray", "inprocess"]
 
 
 @dataclass(frozen=True)

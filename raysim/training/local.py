@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional
 
 from raysim import rng
-from raysim.attack import ClientData
-from raysim.context import ModelFactory, TrainingRecipe
+from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset, normalise
 from raysim.matrix.layout import Layout
+from raysim.models.factory import ModelFactory
 from raysim.training.flat_optimizer import FlatOptimizer
+from raysim.training.recipe import TrainingRecipe
 
 
 class LocalTrainer:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from raysim import rng
-from raysim.attack import ClientData
+from raysim.data.client_data import ClientData
 from raysim.training.flat_optimizer import FlatOptimizer
 from raysim.training.local import LocalTrainer, batch_order
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from raysim.attack import ClientContext, ClientData, DataPool
-from raysim.context import TrainingRecipe
+from raysim.attack import ClientContext
+from raysim.data.client_data import ClientData, DataPool
 from raysim.engine.host import LocalTrainer
 from raysim.matrix.layout import Layout
 from raysim.rng import torch_randomness
+from raysim.training.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True)

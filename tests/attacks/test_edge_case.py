@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from attacks.edge_case import EdgeCase
-from raysim.attack import ClientContext, ClientData, Visibility
-from raysim.context import Setting, TrainingRecipe
+from raysim.attack import ClientContext, Visibility
+from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
-from raysim.engine.host import Campaign, ClientHost, HostPlan, RoundOrder
+from raysim.engine.campaigns import Campaign
+from raysim.engine.host import ClientHost, HostPlan, RoundOrder
 from raysim.errors import ConfigError, RunError
+from raysim.training.recipe import TrainingRecipe
 from tests.attacks.local_attackers import (
     Recorded,
     TinyFactory,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from attacks.edge_inputs import EdgeInputs, edge_generator, striped_first
-from raysim.attack import ClientData, DataPool
 from raysim.context import Setting
+from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
 from raysim.errors import ConfigError
 from tests.attacks.local_attackers import client_context, client_data, tiny_trainer

@@ -9,11 +9,12 @@ from torch.nn import functional
 
 from attacks.edge_inputs import striped_first
 from attacks.krum_backdoor import CoomedBackdoor, KrumBackdoor, MaliciousStep, pull, weight_mask
-from raysim.attack import ClientData
-from raysim.context import Setting, TrainingRecipe
+from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
 from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
+from raysim.training.recipe import TrainingRecipe
 from tests.attacks.local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 
 DATA = client_data(40)

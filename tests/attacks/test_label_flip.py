@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from attacks.label_flip import LabelFlip
-from raysim.attack import ClientData
 from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
 from tests.attacks.local_attackers import client_context, client_data, tiny_trainer

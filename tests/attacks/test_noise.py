@@ -6,7 +6,8 @@ import pytest
 
 from attacks.noise import Noise, draw_bases, noised_columns
 from attacks.noise_columns import ColumnNoise
-from raysim.attack import ClientData, Visibility
+from raysim.attack import Visibility
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Entry, Layout
 from tests.attacks.crafting import craft, layout_of, round_of, tilings

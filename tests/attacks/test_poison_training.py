@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from attacks.poison_training import PoisonTraining, check_class, replacement_factor, scaled
-from raysim.attack import ClientData
-from raysim.context import Setting, TrainingRecipe
+from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
+from raysim.training.recipe import TrainingRecipe
 from tests.attacks.local_attackers import client_context, client_data, tiny_trainer
 
 

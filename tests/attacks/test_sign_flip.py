@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from attacks.sign_flip import SignFlip
-from raysim.attack import ClientData, Visibility
+from raysim.attack import Visibility
+from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 from tests.attacks.crafting import craft, layout_of, tilings
 

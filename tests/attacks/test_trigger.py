@@ -6,9 +6,10 @@ import torch
 
 from attacks.trigger import Trigger
 from attacks.triggers import corner_patch, dba_strips
-from raysim.context import Setting, TrainingRecipe
+from raysim.context import Setting
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
+from raysim.training.recipe import TrainingRecipe
 from tests.attacks.local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 
 

@@ -15,13 +15,14 @@ from defenses.autoencoder import error_threshold, reconstruct, reconstruction_er
 from defenses.gradcam_ae import GradCAMAE
 from defenses.layercam_ae import LayerCAMAE
 from defenses.voting import no_suspicions
-from raysim.attack import ClientData
 from raysim.backends.base import InProcessBackend
-from raysim.context import Context, Setting, State, TrainingRecipe
+from raysim.context import Context, Setting, State
+from raysim.data.client_data import ClientData
 from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
 from raysim.rng import generator
+from raysim.training.recipe import TrainingRecipe
 
 USUAL = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
 STRANGE = np.float32(1) - USUAL

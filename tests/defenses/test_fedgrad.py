@@ -19,12 +19,13 @@ from defenses.fedgrad import (
     two_clusters,
     weighted_mean,
 )
-from raysim.attack import ClientData
 from raysim.backends.base import InProcessBackend
-from raysim.context import Setting, TrainingRecipe
+from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Entry, Layout
+from raysim.training.recipe import TrainingRecipe
 
 CLASSES, WIDTH = 3, 2
 HEAD = (Entry("head.weight", (CLASSES, WIDTH), 4, 10), Entry("head.bias", (CLASSES,), 10, 13))

@@ -10,11 +10,12 @@ import pytest
 
 from defenses import fltrust
 from defenses.fltrust import FLTrust
-from raysim.attack import ClientData
 from raysim.backends.base import InProcessBackend
-from raysim.context import Setting, TrainingRecipe
+from raysim.context import Setting
+from raysim.data.client_data import ClientData
 from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
+from raysim.training.recipe import TrainingRecipe
 
 
 @pytest.fixture

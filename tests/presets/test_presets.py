@@ -12,7 +12,8 @@ import pytest
 
 import raysim
 from raysim.composition.compose import make_campaigns, make_defense, place_malicious, written_out
-from raysim.config.schema import ExperimentConfig, load_config, preset_names, read_yaml
+from raysim.config.load import load_config, preset_names, read_yaml
+from raysim.config.schema import ExperimentConfig
 from raysim.context import Setting
 from raysim.defense import Chain
 from raysim.errors import ConfigError, DataError

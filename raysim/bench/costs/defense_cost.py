@@ -17,7 +17,7 @@ from raysim.bench.limits import copy_matrix, gram_product
 from raysim.bench.matrix import Matrix
 from raysim.bench.process_memory import MemoryWatch
 from raysim.bench.words import named_options
-from raysim.composition.compose import make
+from raysim.composition.registry import make
 from raysim.config.schema import Component
 from raysim.context import Setting
 from raysim.defense import Defense

@@ -14,7 +14,7 @@ from raysim.bench.costs.peers import PeerTime
 from raysim.bench.costs.targets import Judged, ratio
 from raysim.bench.matrix import Matrix
 from raysim.bench.report import print_machine, spread
-from raysim.composition.compose import defense_title
+from raysim.composition.registry import defense_title
 
 MIB = 2**20
 

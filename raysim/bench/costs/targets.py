@@ -9,7 +9,7 @@ import numpy as np
 
 from raysim.bench.costs.defense_cost import DefenseCost
 from raysim.bench.costs.peers import PeerTime
-from raysim.composition.compose import defense_title
+from raysim.composition.registry import defense_title
 
 GRAM_FACTOR = 1.6
 PEER_FACTOR = 5.0

@@ -16,12 +16,13 @@ import psutil
 from cluster.clusters import bring_up
 from cluster.plan import make_plan
 from raysim import rng
+from raysim.backends.capacity import Capacity
 from raysim.bench.parts import run_driver, write_json
 from raysim.bench.rounds.measure import CASES, WARM_UP, bench_config
 from raysim.bench.rounds.tables import PARTS
 from raysim.bench.words import at_least_one
 from raysim.composition.compose import load_data
-from raysim.composition.resources import Capacity, client_actors, resolved
+from raysim.composition.resources import client_actors, resolved
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.layout import Layout

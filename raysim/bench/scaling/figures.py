@@ -22,7 +22,7 @@ from raysim.bench.scaling.read import Measured
 from raysim.bench.scaling.sections import number
 from raysim.bench.scaling.tables import LIMITS
 from raysim.bench.scaling.view import View
-from raysim.composition.compose import defense_title
+from raysim.composition.registry import defense_title
 from raysim.report.figures import GRID, INK, QUIET, WIDTH
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288")

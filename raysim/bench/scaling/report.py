@@ -13,7 +13,7 @@ from raysim.bench.scaling.figures import draw
 from raysim.bench.scaling.fit import DigestMismatch, Growth, digest_mismatches, growth
 from raysim.bench.scaling.read import Measured, read_about, read_memory, read_stages
 from raysim.bench.scaling.view import View, views
-from raysim.composition.compose import defense_title
+from raysim.composition.registry import defense_title
 from raysim.errors import RecordError
 from raysim.report.tables import flatten, ids
 from raysim.runs.directory import write_atomically

@@ -10,7 +10,7 @@ from raysim.bench.scaling.fit import Growth, Ratio, limit_ratio, shares, strong_
 from raysim.bench.scaling.read import COPY, GRAM, Measured, PeakMemory, Setup, Subject
 from raysim.bench.scaling.tables import LIMITS, WHOLE
 from raysim.bench.scaling.view import LIMIT_LABELS, View
-from raysim.composition.compose import defense_title
+from raysim.composition.registry import defense_title
 
 GIB, MIB = 2**30, 2**20
 

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from raysim.backends.base import Backend
+from raysim.backends.capacity import Capacity
 from raysim.bench.matrix import ROUNDS, Matrix, MatrixSpec, build_matrix
 from raysim.bench.scaling.plan import SYNTHETIC, ScalingPlan, Size, check_defenses, check_synthetic
 from raysim.composition.compose import compose
-from raysim.composition.resources import Capacity
-from raysim.config.schema import load_config
+from raysim.config.load import load_config
 from raysim.context import Context
 from raysim.engine import recording
 from raysim.engine.experiment import Experiment

@@ -10,7 +10,7 @@ import numpy as np
 
 from raysim.bench.scaling.read import COPY, GRAM, Measured, Setup, Size
 from raysim.bench.scaling.tables import LIMITS, WHOLE
-from raysim.composition.compose import defense_title
+from raysim.composition.registry import defense_title
 
 MAPS, AUTOENCODER = "cam", "autoencoder"
 """The stages of the defenses that train an autoencoder on class-activation maps."""
