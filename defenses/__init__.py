@@ -13,7 +13,6 @@ from defenses.cosdefense import CosDefense
 from defenses.dagmm import DAGMM
 from defenses.deepsight import DeepSight
 from defenses.err import ERR
-from defenses.evaluate import evaluate, evaluate_round
 from defenses.faa_dl import FAADL
 from defenses.fedavg import FedAvg
 from defenses.fedgrad import FedGrad

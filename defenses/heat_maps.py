@@ -15,7 +15,7 @@ from torch import nn
 
 from defenses.class_activation import Method, model_maps, resize_maps
 from defenses.client_models import map_models, models_stage
-from defenses.evaluate import ModuleFactory, check_factory, find_layers, finite
+from raysim.array_checks import finite
 from raysim.backends.base import InProcessBackend
 from raysim.context import Context, ServerData, Setting, State
 from raysim.defense import Defense
@@ -23,7 +23,7 @@ from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
-from raysim.models.factory import ModelFactory
+from raysim.models.factory import ModelFactory, ModuleFactory, check_factory, find_layers
 
 
 @dataclass(frozen=True)

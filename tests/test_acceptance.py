@@ -13,7 +13,8 @@ import pytest
 
 from attacks.fang_krum import FangKrum
 from raysim.backends.base import InProcessBackend, ThreadLimit
-from raysim.composition.compose import compose, evaluate
+from raysim.composition.compose import compose
+from raysim.composition.evaluate import evaluate
 from raysim.config.load import load_config
 from raysim.engine.experiment import RoundRecord
 from raysim.engine.simulation import initial_state, rounds, start

@@ -7,7 +7,8 @@ import yaml
 from pydantic import ValidationError
 
 from raysim.config.load import load_config, preset_names
-from raysim.config.schema import ExperimentConfig, Group, apply_overrides
+from raysim.config.overrides import apply_overrides
+from raysim.config.schema import ExperimentConfig, Group
 from raysim.errors import ConfigError
 
 RICH = {

@@ -14,7 +14,7 @@ import pytest
 
 from defenses import DEFENSES
 from raysim.backends.base import Backend, InProcessBackend, ThreadLimit
-from raysim.composition.compose import evaluate
+from raysim.composition.evaluate import evaluate
 from raysim.context import Context, ServerData, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError

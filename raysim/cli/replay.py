@@ -57,6 +57,7 @@ def replay(
     from raysim.replay.on_nodes import parse_nodes, replay_on_nodes
     from raysim.replay.replay import parse_defenses, parse_rounds
     from raysim.replay.replay import replay as carry_out
+    from raysim.replay.terminal import replays
 
     with exit_status(debug):
         RunDirectory(path).require()
@@ -85,7 +86,7 @@ def replay(
                 path, chosen, rounds=wanted, backend=backend, address=address, warm_up=warm_up
             )
         console = results.console()
-        for table in results.replays(path, directories):
+        for table in replays(path, directories):
             console.print(table)
             console.print()
         console.print(f"tables  {path}/replays/*/{{rounds,clients,spans}}.parquet", soft_wrap=True)

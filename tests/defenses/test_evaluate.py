@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from defenses.evaluate import ModuleFactory, find_layers
 from torch import nn
 
 from defenses import ServerData, evaluate_round
@@ -21,6 +20,7 @@ from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models import MODELS, build_model
+from raysim.models.factory import ModuleFactory, find_layers
 
 ROWS = np.array([[1.0, 0.0], [1.1, 0.0], [1.2, 0.0], [0.9, 0.0], [-9.0, 9.0]], np.float32)
 
