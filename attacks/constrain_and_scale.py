@@ -16,7 +16,7 @@ from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from raysim.engine.host import LocalTrainer
+    from raysim.training.local import LocalTrainer
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from raysim.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from raysim.engine.host import LocalTrainer
+    from raysim.training.local import LocalTrainer
 
 
 @dataclass(frozen=True)

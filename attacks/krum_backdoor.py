@@ -21,7 +21,7 @@ from raysim.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     import torch
 
-    from raysim.engine.host import LocalTrainer
+    from raysim.training.local import LocalTrainer
 
 CHOICES = {
     "inputs": ("trojan", "semantic"),

@@ -90,7 +90,7 @@ def train_on_server(
     round: int,
 ) -> np.ndarray:
     """The update [d + b] that local training by `recipe` makes of the server's data."""
-    from raysim.engine.host import LocalTrainer
+    from raysim.training.local import LocalTrainer
 
     trainer = LocalTrainer(factory, layout, recipe)
     client = ClientData(np.array(data.images), np.array(data.labels))  # torch wants them writable

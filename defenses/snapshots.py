@@ -105,7 +105,7 @@ def _train(
     seed: int,
 ) -> np.ndarray:
     from raysim.data.client_data import ClientData
-    from raysim.engine.host import LocalTrainer
+    from raysim.training.local import LocalTrainer
 
     size = sketch_size(codes)
     taken: list[np.ndarray] = []

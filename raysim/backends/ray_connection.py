@@ -13,7 +13,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from raysim.composition.compose import Capacity
+from raysim.backends.capacity import Capacity
 from raysim.errors import ConfigError
 
 

@@ -55,6 +55,7 @@ HONEST = Campaign(Attack(), np.zeros(0, np.int64))
 """What clients that do not attack take part in: every hook of the base is honest."""
 
 
-def _client_ids(campaigns: Iterable[Campaign]) -> np.ndarray:
+def commanded(campaigns: Iterable[Campaign]) -> np.ndarray:
+    """Sorted ids of all clients that these campaigns command."""
     ids = [campaign.client_ids for campaign in campaigns]
     return np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)

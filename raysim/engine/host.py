@@ -18,7 +18,7 @@ import numpy as np
 from raysim.attack import Attack, ClientContext
 from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
-from raysim.engine.campaigns import HONEST, Campaign, Schedule, _client_ids
+from raysim.engine.campaigns import HONEST, Campaign, commanded
 from raysim.engine.drawn_updates import Planted, Synthetic
 from raysim.errors import RaysimError, RunError
 from raysim.matrix.layout import Layout
@@ -27,17 +27,6 @@ from raysim.models.factory import ModelFactory
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 from raysim.training.stacked import CohortTrainer
-
-__all__ = [
-    "Campaign",
-    "ClientHost",
-    "HostPlan",
-    "LocalTrainer",
-    "RoundOrder",
-    "Schedule",
-    "UploadMeta",
-    "reason_to_reject",
-]
 
 
 @dataclass(frozen=True)
@@ -64,22 +53,22 @@ class HostPlan:
 
     def attackers(self, round: int) -> np.ndarray:
         """Sorted ids of the clients that attack in this round."""
-        return _client_ids(c for c in self.campaigns if c.schedule.active(round))
+        return commanded(c for c in self.campaigns if c.schedule.active(round))
 
     def joining(self, round: int) -> np.ndarray:
         """Sorted ids of the clients that take part in this round without being drawn."""
-        return _client_ids(c for c in self.campaigns if c.schedule.joins and c.schedule.active(round))
+        return commanded(c for c in self.campaigns if c.schedule.joins and c.schedule.active(round))
 
     def planted(self, clients: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which of these clients' drawn rows lie away from the others [k] bool."""
-        return np.isin(clients, _client_ids(c for c in self.campaigns if isinstance(c.attack, Planted)))
+        return np.isin(clients, commanded(c for c in self.campaigns if isinstance(c.attack, Planted)))
 
     def groups(self, round: int, clients: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Positions in `clients` of those that train together: by `cohort_size` in order, but for loners.
 
         The same for a whole cohort and for parts of it that no group straddles.
         """
-        loners = _client_ids(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
+        loners = commanded(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
         alone = np.isin(clients, loners)
         rest, size = np.flatnonzero(~alone), self.cohort_size
         together = [rest[first : first + size] for first in range(0, len(rest), size)]

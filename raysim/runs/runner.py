@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from raysim.backends.base import BackendName, InProcessBackend
-from raysim.composition.compose import Capacity, compose
+from raysim.backends.capacity import Capacity
+from raysim.composition.compose import compose
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import RunState

@@ -12,9 +12,9 @@ from torch import nn
 
 from raysim.attack import ClientContext
 from raysim.data.client_data import ClientData, DataPool
-from raysim.engine.host import LocalTrainer
 from raysim.matrix.layout import Layout
 from raysim.rng import torch_randomness
+from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from attacks.edge_case_pgd import EdgeCasePGD, EdgeCasePGDReplacement, project, pull_towards
-from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
+from raysim.training.local import LocalTrainer
 from tests.attacks.local_attackers import (
     Recorded,
     client_context,

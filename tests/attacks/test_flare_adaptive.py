@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from attacks.flare_adaptive import FlareAdaptive, class_mean_distance, representation
 from attacks.krum_backdoor import KrumBackdoor
-from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
+from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 from tests.attacks.local_attackers import client_context, client_data, honest_training, tiny_trainer
 

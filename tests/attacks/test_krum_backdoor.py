@@ -12,8 +12,8 @@ from attacks.krum_backdoor import CoomedBackdoor, KrumBackdoor, MaliciousStep, p
 from raysim.context import Setting
 from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
-from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
+from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 from tests.attacks.local_attackers import Recorded, client_context, client_data, honest_training, tiny_trainer
 

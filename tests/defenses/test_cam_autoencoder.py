@@ -18,10 +18,10 @@ from defenses.voting import no_suspicions
 from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting, State
 from raysim.data.client_data import ClientData
-from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
 from raysim.rng import generator
+from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 
 USUAL = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)

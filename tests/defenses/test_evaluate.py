@@ -13,7 +13,7 @@ from defenses import ServerData, evaluate_round
 from defenses.clip_norm import ClipNorm
 from defenses.fedavg import FedAvg
 from defenses.krum import Krum
-from raysim.composition.compose import evaluate
+from raysim.composition.evaluate import evaluate
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, chain
 from raysim.errors import ConfigError

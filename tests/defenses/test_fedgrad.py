@@ -22,9 +22,9 @@ from defenses.fedgrad import (
 from raysim.backends.base import InProcessBackend
 from raysim.context import Setting
 from raysim.data.client_data import ClientData
-from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Entry, Layout
+from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 
 CLASSES, WIDTH = 3, 2

@@ -13,8 +13,8 @@ from defenses.fltrust import FLTrust
 from raysim.backends.base import InProcessBackend
 from raysim.context import Setting
 from raysim.data.client_data import ClientData
-from raysim.engine.host import LocalTrainer
 from raysim.errors import ConfigError
+from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from raysim.backends.base import Backend, InProcessBackend, ThreadLimit
+from raysim.backends.capacity import Capacity
 from raysim.backends.telemetry import Span
 from raysim.bench.costs.targets import Judged
 from raysim.bench.rounds.bare_loop import BareLoop
-from raysim.composition.compose import Capacity, compose
+from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost
