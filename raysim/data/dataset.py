@@ -52,6 +52,7 @@ class FederatedData:
     mean, std: per channel (or one value for all), applied after scaling to [0, 1]; (0,), (1,) = none.
     attack_std: what attackers' and test images are divided by instead, where published code does so; None = std.
     owners: [n_train] int64, the client each training sample belongs to, for the natural partition.
+    notes: what the loader decided and its user must know, one sentence each.
     Raises DataError where sets are empty, shapes differ or a label lies outside the classes.
     """
 
@@ -63,6 +64,7 @@ class FederatedData:
     std: tuple[float, ...] = (1.0,)
     owners: np.ndarray | None = None
     attack_std: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.train.images.shape[1:] != self.test.images.shape[1:]:

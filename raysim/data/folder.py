@@ -41,6 +41,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 def list_images(folder: Path, classes: Sequence[str]) -> ImageList:
     """All image files below `folder/<class>`, sorted by path inside each class.
 
+    Hidden files and folders, whose names begin with a dot, are left out: copies that editors and file managers make.
     Raises DataError where a class of `classes` has no image, or `folder` holds a class that is not in it.
     """
     if unknown := set(class_folders(folder)) - set(classes):
@@ -48,7 +49,12 @@ def list_images(folder: Path, classes: Sequence[str]) -> ImageList:
     paths: list[Path] = []
     counts = []
     for name in classes:
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        found = sorted(
+            path
+            for path in (folder / name).rglob("*")
+            if path.suffix.lower() in SUFFIXES
+            and not any(part[0] == "." for part in path.relative_to(folder / name).parts)
+        )
         if not found:
             raise DataError(f"{folder / name} holds no image ({', '.join(sorted(SUFFIXES))})")
         paths += found

@@ -150,7 +150,9 @@ def _from_parquet(
 ) -> FederatedData:
     found = parquet_files.load_split(place, form, columns, selection)
     mean, std = statistics(normalisation, found.train.images)
-    return FederatedData(name, found.train, found.test, found.classes, mean, std, found.owners)
+    return FederatedData(
+        name, found.train, found.test, found.classes, mean, std, found.owners, notes=found.notes
+    )
 
 
 def _from_folder(

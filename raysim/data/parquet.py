@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from raysim.data.class_labels import LabelColumn, encode
 from raysim.data.dataset import Dataset
 from raysim.data.images import ImageFormat, stack
 from raysim.data.selection import Selection
@@ -44,6 +45,7 @@ class ParquetImages:
     test: Dataset
     classes: tuple[str, ...]
     owners: np.ndarray | None
+    notes: tuple[str, ...] = ()
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
@@ -79,7 +81,7 @@ def load_split(folder: Path, form: ImageFormat, columns: Columns, selection: Sel
     else:
         test = train
         train_rows, test_rows = selection.hold_out(train.num_rows)
-    classes, (train_labels, test_labels) = _encode_labels(train, test)
+    classes, train_labels, test_labels, notes = encode(train.labels(), test.labels())
     owners = None
     if train.client is not None:
         owners = np.unique(train.column(train.client), return_inverse=True)[1].astype(np.int64)
@@ -92,6 +94,7 @@ def load_split(folder: Path, form: ImageFormat, columns: Columns, selection: Sel
         Dataset(test.images(test_rows, form.like(images)), test_labels[test_rows]),
         classes,
         None if owners is None else owners[train_rows],
+        notes,
     )
 
 
@@ -139,7 +142,13 @@ class _Table:
         values = pa.concat_tables([part.read([name]) for part in self.parts]).column(0)
         if values.null_count:
             raise DataError(f"{self.files[0]}: column {name} has {values.null_count} empty values")
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
         return values.to_numpy()
+
+    def labels(self) -> list[LabelColumn]:
+        """The label column of every file."""
+        return [_labels_of(file, part, self.label) for file, part in zip(self.files, self.parts, strict=True)]
 
     def images(self, rows: np.ndarray, form: ImageFormat) -> np.ndarray:
         """The images of `rows` [m], in that order, as uint8 [m, C, H, W]."""
@@ -190,22 +199,24 @@ class _Table:
         return candidates[0]
 
 
-def _encode_labels(train: _Table, test: _Table) -> tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
-    """Class names and the int64 labels of all rows of both splits."""
-    raw = [train.column(train.label), test.column(test.label)]
-    names = train.features.get(train.label, {}).get("names")
-    if raw[0].dtype.kind in "iu":
-        if names is None:
-            names = map(str, range(1 + max(int(values.max(initial=-1)) for values in raw)))
-        return tuple(names), (raw[0].astype(np.int64), raw[1].astype(np.int64))
-    values = sorted(set(raw[0].tolist()))
-    if unknown := set(raw[1].tolist()) - set(values):
-        raise DataError(f"{test.files[0]}: labels the training set lacks: {sorted(unknown)[:5]}")
-    if not all(isinstance(value, str | bool) for value in values):
-        raise DataError(f"{train.files[0]}: column {train.label} holds neither class numbers nor class names")
-    places = {value: place for place, value in enumerate(values)}
-    codes = [np.fromiter((places[value] for value in part), np.int64, len(part)) for part in raw]
-    return tuple(map(str, values)), (codes[0], codes[1])
+def _labels_of(file: Path, part: Any, name: str) -> LabelColumn:
+    import pyarrow as pa
+
+    where, column = f"{file}: column {name}", part.read([name]).column(0)
+    if column.null_count:
+        raise DataError(f"{where} has {column.null_count} empty values")
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (text or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        rule = "class labels are whole numbers or names: convert the column, and drop rows without a label"
+        raise DataError(f"{where} holds values of type {kind}; {rule}")
+    # Distinct values are found among plain strings and numbers; not every type of them knows how.
+    encoded = (column.cast(pa.large_string()) if text else column).combine_chunks().dictionary_encode()
+    names = _hub_features(part.schema_arrow).get(name, {}).get("names")
+    values, rows = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    return LabelColumn(where, values, rows, None if names is None else [str(item) for item in names])
 
 
 def _hub_features(schema: Any) -> dict[str, dict[str, Any]]:

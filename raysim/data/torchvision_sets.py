@@ -183,7 +183,9 @@ def _cifar(
             if parquet.find_files(place, "train"):
                 columns = parquet.Columns(label=label_column)
                 found = parquet.load_split(place, ImageFormat(channels=3), columns, selection)
-                data = FederatedData(name, found.train, found.test, found.classes, *statistics)
+                data = FederatedData(
+                    name, found.train, found.test, found.classes, *statistics, notes=found.notes
+                )
                 return expect(data, (3, 32, 32))
     files = f"{folder}/ or {name}/{{train,test}}-*.parquet"
     parts = from_torchvision(name, root, files, download, _both(kind, root, download))

@@ -154,3 +154,34 @@ def test_image_folder_mistakes(tmp_path: Path):
     (tmp_path / "test" / "c").rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="holds no image"):
         load("image_folder", tmp_path)
+
+
+def test_hidden_copies_and_what_is_no_image_are_left_out(tmp_path: Path):
+    make_folder(tmp_path, {"a": 5, "b": 5})
+    for name in ("a", "b"):
+        for hidden in (".ipynb_checkpoints", "deeper/.thumbnails"):
+            copy = tmp_path / name / hidden / "00-checkpoint.png"
+            copy.parent.mkdir(parents=True)
+            copy.write_bytes((tmp_path / name / "00.png").read_bytes())
+        for junk in ("._00.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+            (tmp_path / name / junk).write_bytes(b"\0\5\26\7 no image")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    data = load("image_folder", tmp_path)
+    assert data.classes == ("a", "b")
+    assert len(data.train) + len(data.test) == 10
+
+
+def test_a_folder_below_a_hidden_one_is_an_ordinary_folder(tmp_path: Path):
+    make_folder(tmp_path / ".cache" / "mine", {"a": 2, "b": 2})
+    assert load("image_folder", tmp_path / ".cache" / "mine").num_classes == 2
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".ppm", ".bmp", ".tif", ".webp"])
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, suffix: str):
+    make_folder(tmp_path, {"a": 2, "b": 2}, suffix=suffix)
+    broken = tmp_path / "b" / f"01{suffix}"
+    whole = broken.read_bytes()
+    for length in (0, 3, 9, 20, len(whole) // 2):
+        broken.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=rf"b/01\{suffix}: cannot be decoded as an image"):
+            load("image_folder", tmp_path)
