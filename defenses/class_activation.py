@@ -42,6 +42,7 @@ def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
 _METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gradcam": gradcam, "layercam": layercam}
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def model_maps(
     model: nn.Module, cam_layer: str, images: Tensor, *, method: Method, target: int | None
@@ -52,14 +53,15 @@ def model_maps(
     the network's output, which must be the pre-softmax score: after a log-softmax its gradient would carry every
     other class too. Each map is shifted and scaled to [0, 1] on its own; a map that is not finite, which exploded
     weights give, becomes zero. One forward pass in eval mode: without gradient up to `cam_layer`, whose output in
-    its last call is the activation map; then the gradient of the rest alone. The model is left as it was.
+    its last call is the activation map; then the gradient of the rest alone. The model is left as it was. The same
+    inside `torch.no_grad()` and `torch.inference_mode()`.
 
     Raises ConfigError for an unknown method or layer, a layer whose output is no activation map, and a target
     outside the network's classes.
     """
     if method not in _METHODS:
         raise unknown_name("method", method, _METHODS)
-    activations, scores = _forward(model, cam_layer, images)
+    activations, scores = _forward(model, cam_layer, images.clone() if images.is_inference() else images)
     if target is None:
         classes = scores.detach().argmax(dim=1)
     elif 0 <= target < scores.shape[1]:

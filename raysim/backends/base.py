@@ -240,7 +240,10 @@ def frozen(value: Any) -> Any:
 
 
 class ThreadLimit:
-    """Limits BLAS, OpenMP and torch to `threads` inside `with`: sums then have one order everywhere."""
+    """Limits BLAS, OpenMP and torch to `threads` inside `with`: sums then have one order everywhere.
+
+    Gradients are recorded inside as in a new worker process, whatever mode of torch the caller is in.
+    """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -260,7 +263,8 @@ class ThreadLimit:
         with self._controller.limit(limits=self.threads):
             torch.set_num_threads(self.threads)
             try:
-                yield
+                with torch.inference_mode(False), torch.enable_grad():
+                    yield
             finally:
                 torch.set_num_threads(before)
 

@@ -193,6 +193,22 @@ def test_convenience_equals_the_defense(scene, method: str, size: int | str) -> 
         assert maps.tobytes() == verdict.artifacts["heat_maps"].tobytes()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("made_inside", [False, True])
+def test_convenience_in_every_mode_of_torch(mode, made_inside: bool) -> None:
+    rows, image = changes(2), SERVER.images[0]
+    expected = defenses.class_activation_maps(FACTORY, rows, GLOBAL, image)
+    model = FACTORY.build()
+    with mode():
+        model = FACTORY.build() if made_inside else model
+        for given, options in ((FACTORY, {}), (model, {"cam_layer": "2"})):
+            found = defenses.class_activation_maps(given, rows, GLOBAL, image, **options)
+            assert found.tobytes() == expected.tobytes()
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        assert not torch.is_grad_enabled()
+    assert np.ptp(expected) > 0
+
+
 def test_convenience_takes_the_models_buffers_where_none_are_given() -> None:
     rows, model = changes(2), FACTORY.build()
     with torch.no_grad():
