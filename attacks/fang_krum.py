@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from attacks.noise_columns import BLOCK, ColumnNoise
-from attacks.rows import everyone, gram_with, mean_row, square_distances
+from attacks.rows import everyone, gram_with, mean_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, Setting, State
 from raysim.errors import ConfigError, unknown_name
+from raysim.matrix.distances import krum_scores, refined
 from raysim.matrix.updates import Updates
 
 NORM_COLUMNS = 2**20
@@ -118,8 +119,8 @@ class FangKrum(Attack):
             return rows, _sign_of_mean, failure(rule)
         is_own = np.isin(rows.client_ids, view.own.client_ids)
         gram = rows.gram("fang_krum")
-        distances = square_distances(gram)
-        winner = int(np.argmin(krum_scores(distances, neighbours)))
+        distances = refined(rows, gram, "fang_krum")
+        winner = int(np.argmin(krum_scores(distances, assumed, neighbours=neighbours)))
         dots = rows.reduce_columns("fang_krum", partial(_dot_sign, winner))
         benign = np.flatnonzero(~is_own)
         trial = KrumTrial.of(distances[np.ix_(benign, benign)], np.diag(gram)[benign], dots[benign], dots[-1])
@@ -137,7 +138,7 @@ class FangKrum(Attack):
             return view.own, _sign_of_mean, failure("fewer than 3 attackers in the cohort")
         gram = view.own.reduce_columns("fang_krum", _gram_and_sign_of_mean)
         own = gram[:-1, :-1]
-        trial = KrumTrial.of(square_distances(own), np.diag(own), gram[:-1, -1], gram[-1, -1])
+        trial = KrumTrial.of(refined(view.own, own, "fang_krum"), np.diag(own), gram[:-1, -1], gram[-1, -1])
         before = np.zeros(count, bool)
         found = self._search(trial, count - 2, list(range(1, count + 1)), view.own.dim, before)
         return view.own, _sign_of_mean, found
@@ -215,11 +216,6 @@ class KrumTrial:
         taken = np.minimum(neighbours - nearer, copies)
         honest = self.sums[np.arange(len(nearer)), neighbours - taken] + taken * to_crafted
         return bool((crafted < honest[before]).all() and (crafted <= honest[~before]).all())
-
-
-def krum_scores(distances: np.ndarray, neighbours: int) -> np.ndarray:
-    """Sum of the squared distances to the nearest `neighbours` others [K], from squared distances [K, K]."""
-    return np.sort(distances, axis=1)[:, 1 : neighbours + 1].sum(1)
 
 
 Sign = Callable[[np.ndarray], np.ndarray]

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from attacks.rows import gram_with, mean_row, one_row_for_all, square_distances, std_row
+from attacks.rows import gram_with, mean_row, one_row_for_all, std_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError, unknown_name
+from raysim.matrix.distances import distances_in
 from raysim.matrix.updates import Updates
 
 DIRECTIONS = ("std", "unit", "sign")
@@ -90,7 +91,7 @@ class MinMax(Attack):
 
     def _feasible(self, gram: np.ndarray) -> Callable[[float], bool]:
         """Whether mu + gamma p is within bounds, from the Gram matrix of the centred rows and p."""
-        bound = square_distances(gram[:-1, :-1]).max()
+        bound = distances_in(gram[:-1, :-1]).max()
         return lambda gamma: bool(_to_rows(gram, gamma).max() <= bound)
 
 
@@ -102,7 +103,7 @@ class MinSum(MinMax):
     """
 
     def _feasible(self, gram: np.ndarray) -> Callable[[float], bool]:
-        bound = square_distances(gram[:-1, :-1]).sum(1).max()
+        bound = distances_in(gram[:-1, :-1]).sum(1).max()
         return lambda gamma: bool(_to_rows(gram, gamma).sum() <= bound)
 
 

@@ -58,14 +58,6 @@ def gram_with(
     return rows @ rows.T
 
 
-def square_distances(gram: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances [K, K] from a Gram matrix [K, K]."""
-    squares = np.diag(gram)
-    distances = np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0.0)
-    np.fill_diagonal(distances, 0.0)
-    return distances
-
-
 def buffer_row(columns: np.ndarray, layout: Layout) -> np.ndarray:
     """The mean over rows of the buffer columns [K, b]; integer counters are copied from the first row."""
     row = mean_row(columns).astype(np.float32)

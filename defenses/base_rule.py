@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from defenses.distances import squared_distances
-from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine, krum_scores
+from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine
 from defenses.order_statistics import median, trimmed_mean
 from raysim.context import Setting
 from raysim.defense import Defense, accepted_mean
 from raysim.errors import ConfigError, unknown_name
+from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 
 _AFTER_REMOVAL = ("fewer", "same")

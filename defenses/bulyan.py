@@ -16,12 +16,12 @@ from functools import partial
 
 import numpy as np
 
-from defenses.distances import squared_distances
-from defenses.krum import assumed_byzantine, check_num_byzantine, krum_scores
+from defenses.krum import assumed_byzantine, check_num_byzantine
 from defenses.order_statistics import mean_around_median
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
+from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 
 

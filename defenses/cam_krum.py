@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defenses.distances import squared_distances
 from defenses.heat_maps import HeatMapDefense
-from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine, krum_scores
+from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine
 from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting, State
 from raysim.defense import Verdict
+from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 
 

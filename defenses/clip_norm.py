@@ -10,10 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from defenses.distances import squared_norms
 from raysim.context import Context, State
 from raysim.defense import PreAggregation
 from raysim.errors import ConfigError
+from raysim.matrix.distances import squared_norms
 from raysim.matrix.updates import Updates
 
 

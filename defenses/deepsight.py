@@ -17,11 +17,11 @@ import numpy as np
 
 from defenses.client_models import bound_model, map_models
 from defenses.cosine import cosine_similarities
-from defenses.distances import squared_norms
 from raysim import rng
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
+from raysim.matrix.distances import squared_norms
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory

@@ -17,12 +17,12 @@ from typing import Literal
 import numpy as np
 
 from defenses.cosine import cosine_similarities, transitive_similarities
-from defenses.distances import squared_distances
 from defenses.features import head_updates
-from defenses.krum import assumed_byzantine, check_num_byzantine, krum_scores
+from defenses.krum import assumed_byzantine, check_num_byzantine
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
+from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 
 _CHOICES = {

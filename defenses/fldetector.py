@@ -13,7 +13,8 @@ from defenses.sketch import sketch, sketch_codes
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError, unknown_name
-from raysim.matrix.updates import BLOCK_COLUMNS, Updates
+from raysim.matrix.column_tasks import BLOCK_COLUMNS
+from raysim.matrix.updates import Updates
 
 _GAPS = ("mean_log", "log_mean")
 

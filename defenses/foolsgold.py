@@ -17,11 +17,11 @@ from typing import Literal
 import numpy as np
 
 from defenses.cosine import cosines_from_gram
-from defenses.distances import squared_norms
 from defenses.features import head_updates
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
+from raysim.matrix.distances import squared_norms
 from raysim.matrix.updates import Updates
 
 _FEATURES = ("head", "all")

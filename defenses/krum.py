@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defenses.distances import squared_distances
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
+from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 
 
@@ -58,27 +58,6 @@ class Krum(Defense):
         flagged = np.zeros(updates.num_clients, bool)
         flagged[ranking[updates.num_clients - num_byzantine :]] = True
         return Verdict(updates.combine(weights), weights, scores, flagged), state
-
-
-def krum_scores(
-    distances: np.ndarray, num_byzantine: int, *, squared: bool = True, neighbours: int | None = None
-) -> np.ndarray:
-    """Sum over the max(1, K - f - 2) nearest other rows of the squared distances [K, K]: scores [K] float64.
-
-    squared: False sums their square roots. neighbours: how many are summed instead, at most K - 1.
-
-    >>> krum_scores(np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 4.0], [9.0, 4.0, 0.0]]), 0)
-    array([1., 1., 4.])
-    """
-    count = len(distances)
-    if neighbours is None:
-        neighbours = max(count - num_byzantine - 2, 1)
-    others = distances[~np.eye(count, dtype=bool)].reshape(count, count - 1)
-    if neighbours < count - 1:
-        others = np.partition(others, neighbours - 1, axis=1)[:, :neighbours]
-    if not squared:
-        others = np.sqrt(others)
-    return np.sort(others, axis=1).sum(axis=1)
 
 
 def assumed_byzantine(num_byzantine: int | None, count: int) -> int:

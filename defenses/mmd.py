@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from raysim.context import Context
+from raysim.matrix.distances import distances_between
 
 Estimator = Literal["paper", "unbiased"]
 
@@ -69,7 +70,7 @@ def median_squared_distance(points: np.ndarray) -> float:
     if len(points) > BANDWIDTH_POINTS:
         golden = (np.sqrt(5.0) - 1.0) / 2.0
         points = points[np.unique((np.arange(BANDWIDTH_POINTS) * golden % 1.0 * len(points)).astype(int))]
-    above = _squared_distances(points, points)[np.triu_indices(len(points), 1)]
+    above = distances_between(points, points)[np.triu_indices(len(points), 1)]
     median = float(np.median(above)) if len(above) else 0.0
     return median if median > 0 or not len(above) else float(above.mean(dtype=np.float64))
 
@@ -80,7 +81,7 @@ def _tile_sums(
     """Kernel sums [a, b] float64 between the sets of two blocks [a, m, o] and [b, m, o]."""
     (place, left), (other, right) = first, second
     size = left.shape[1]
-    kernel = _squared_distances(left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2]))
+    kernel = distances_between(left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2]))
     if place == other:
         np.fill_diagonal(kernel, 0.0)
     kernel *= np.float32(-0.5 / squared_bandwidth)
@@ -88,12 +89,3 @@ def _tile_sums(
     rows = kernel.reshape(len(left), size, -1).sum(axis=1)
     sums = rows.reshape(len(left), len(right), size).sum(axis=2, dtype=np.float64)
     return (sums + sums.T) / 2.0 if place == other else sums
-
-
-def _squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Squared distances [a, b] float32 between rows [a, o] and [b, o]."""
-    distances = left @ right.T
-    distances *= -2.0
-    distances += np.einsum("ao,ao->a", left, left)[:, None]
-    distances += np.einsum("bo,bo->b", right, right)
-    return np.maximum(distances, 0.0, out=distances)

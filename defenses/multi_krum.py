@@ -11,17 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defenses.distances import squared_distances
-from defenses.krum import (
-    assumed_byzantine,
-    check_cohort,
-    check_neighbours,
-    check_num_byzantine,
-    krum_scores,
-)
+from defenses.krum import assumed_byzantine, check_cohort, check_neighbours, check_num_byzantine
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError
+from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 
 

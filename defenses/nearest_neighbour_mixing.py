@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defenses.distances import squared_distances
 from defenses.krum import check_num_byzantine
 from defenses.mixing import mix_rows
 from raysim.context import Context, Setting, State
 from raysim.defense import PreAggregation
 from raysim.errors import ConfigError
+from raysim.matrix.distances import squared_distances
 from raysim.matrix.updates import Updates
 
 

@@ -17,10 +17,10 @@ from typing import Literal
 
 import numpy as np
 
-from defenses.distances import squared_distances, squared_norms
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
+from raysim.matrix.distances import squared_distances, squared_norms
 from raysim.matrix.updates import Updates
 
 _STARTS = ("mean", "zero")

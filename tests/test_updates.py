@@ -12,11 +12,10 @@ import pytest
 from raysim.backends.base import InProcessBackend, ThreadLimit
 from raysim.backends.telemetry import num_bytes
 from raysim.errors import ConfigError
+from raysim.matrix.column_tasks import BLOCK_COLUMNS, TRANSFORM_COLUMNS
 from raysim.matrix.layout import Entry, Layout
 from raysim.matrix.updates import (
-    BLOCK_COLUMNS,
     CHUNK_VALUES,
-    TRANSFORM_COLUMNS,
     Updates,
     chunk_columns,
     shard_bounds,

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from raysim.matrix.updates import BLOCK_COLUMNS, Updates
+from raysim.matrix.column_tasks import BLOCK_COLUMNS
+from raysim.matrix.updates import Updates
 
 
 def copy_matrix(updates: Updates) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from raysim.backends.base import Backend, Needs, Reference
+from raysim.matrix import column_tasks
 from raysim.matrix.column_walk import Grid, steps
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import RowBlock, cut
@@ -29,12 +30,6 @@ from raysim.matrix.row_stage import Ahead, RowStage, finish_ahead, on_block
 
 CHUNK_VALUES = 2**24
 """Values in one chunk of columns (64 MiB of float32): what is summed at a time."""
-
-BLOCK_COLUMNS = 4096
-"""Columns that `map_columns` and `reduce_columns` give to their function at a time; a chunk is a multiple of it."""
-
-TRANSFORM_COLUMNS = 4 * BLOCK_COLUMNS
-"""Columns that `transform` gives to its function at a time."""
 
 Along = np.ndarray | Reference | tuple[Reference, ...]
 """Columns beside the matrix's, [d] or [m, d]: an array, a reference to one at least as wide, or one reference per shard
@@ -183,7 +178,7 @@ class Updates:
         for first, last in steps(0, len(shards), shards_per_task):
             group = shards[first:last]
             items.append((len(group), *(argument for shard in group for argument in shard)))
-        parts = self.backend.map(stage, partial(_map_shards, fn, dtype), items, needs=needs)
+        parts = self.backend.map(stage, partial(column_tasks.map_shards, fn, dtype), items, needs=needs)
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def reduce_columns(
@@ -200,7 +195,7 @@ class Updates:
         along, dtype: as in `map_columns`.
         """
         total: np.ndarray | None = None
-        work = partial(_reduce_shard, fn, dtype)
+        work = partial(column_tasks.reduce_shard, fn, dtype)
         for parts in self.backend.map(stage, work, self._shards(along), needs=needs):
             for part in parts:
                 total = part if total is None else total + part
@@ -227,7 +222,9 @@ class Updates:
         if num_examples is not None:
             examples = np.asarray(num_examples, np.int64)
         items = self._shards(along, with_buffers=True)
-        kept = self.backend.map(stage, partial(_transform_shard, fn, len(ids)), items, keep=1, needs=needs)
+        kept = self.backend.map(
+            stage, partial(column_tasks.transform_shard, fn, len(ids)), items, keep=1, needs=needs
+        )
         tiles = tuple(references[0] for references, _ in kept)
         every = np.arange(len(ids))
         block = RowBlock(every, every, tiles)
@@ -239,8 +236,8 @@ class Updates:
         Products of float32 rows, accumulated in float64 in column order.
         """
         if centre is None:
-            return self.reduce_columns(stage, _gram, dtype=np.float64)
-        return self.reduce_columns(stage, _centred_gram, centre, dtype=np.float64)
+            return self.reduce_columns(stage, column_tasks.gram, dtype=np.float64)
+        return self.reduce_columns(stage, column_tasks.centred_gram, centre, dtype=np.float64)
 
     def columns(self, name: str, stage: str = "columns") -> np.ndarray:
         """One named parameter of all clients: [K, *shape] float32."""
@@ -255,7 +252,9 @@ class Updates:
             for block in self.blocks
         ]
         out = np.empty((self.num_clients, entry.stop - entry.start), np.float32)
-        for block, part in zip(self.blocks, self.backend.map(stage, _slice_rows, items), strict=True):
+        for block, part in zip(
+            self.blocks, self.backend.map(stage, column_tasks.slice_rows, items), strict=True
+        ):
             out[block.positions] = part
         return out.reshape(self.num_clients, *entry.shape)
 
@@ -268,7 +267,7 @@ class Updates:
         part = self.select(used)
         # Where few row blocks are read, a task takes more shards: as many bytes as a shard of all rows has.
         together = len(self.blocks) // len(part.blocks)
-        weigh = partial(_weighted_sum, values)
+        weigh = partial(column_tasks.weighted_sum, values)
         return part.map_columns(stage, weigh, dtype=np.float64, shards_per_task=together)
 
     def combine_buffers(self, weights: np.ndarray) -> np.ndarray:
@@ -279,9 +278,13 @@ class Updates:
             return np.zeros(size, np.float32)
         rows = np.empty((self.num_clients, size), np.float32)
         items = [(block.rows, [slice(None)], block.tiles[-1]) for block in self.blocks]
-        for block, part in zip(self.blocks, self.backend.map("buffers", _slice_rows, items), strict=True):
+        for block, part in zip(
+            self.blocks, self.backend.map("buffers", column_tasks.slice_rows, items), strict=True
+        ):
             rows[block.positions] = part
-        total = _weighted_sum(np.asarray(weights, np.float64)[used], rows[used].astype(np.float64))
+        total = column_tasks.weighted_sum(
+            np.asarray(weights, np.float64)[used], rows[used].astype(np.float64)
+        )
         counters = self.layout.counter_columns()
         total[counters] = rows[used[0], counters]
         return total
@@ -363,53 +366,3 @@ def _of_shard(vector: Along, shard: int, first: int, last: int) -> np.ndarray | 
     if isinstance(vector, tuple):
         return vector[shard]
     return vector[..., first:last] if isinstance(vector, np.ndarray) else vector
-
-
-def _map_shards(fn: Callable[..., np.ndarray], dtype: Any, count: int, *arguments: Any) -> np.ndarray:
-    """The results of `count` consecutive shards, whose arguments follow each other, in one vector."""
-    each = len(arguments) // count
-    parts = []
-    for grid, *rest in (arguments[first : first + each] for first in range(0, count * each, each)):
-        walk = grid.walk(tuple(rest), (0, grid.width), BLOCK_COLUMNS, dtype)
-        parts += [np.array(fn(*block)) for _, block in walk]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _reduce_shard(
-    fn: Callable[..., np.ndarray], dtype: Any, grid: Grid, *arguments: np.ndarray
-) -> list[np.ndarray]:
-    sums = []
-    for chunk in steps(0, grid.width, grid.chunk):
-        total: np.ndarray | None = None
-        for _, block in grid.walk(arguments, chunk, BLOCK_COLUMNS, dtype):
-            result = fn(*block)
-            total = np.array(result) if total is None else total + result
-        assert total is not None, "a chunk has columns"
-        sums.append(total)
-    return sums
-
-
-def _transform_shard(
-    fn: Callable[..., np.ndarray], count: int, grid: Grid, *arguments: np.ndarray
-) -> tuple[np.ndarray, None]:
-    out = np.empty((count, grid.width), np.float32)
-    for part, (columns, *along) in grid.walk(arguments, (0, grid.width), TRANSFORM_COLUMNS):
-        out[:, part] = fn(columns, grid.first + part.start, *along)
-    return out, None
-
-
-def _slice_rows(rows: np.ndarray, pieces: list[slice], *tiles: np.ndarray) -> np.ndarray:
-    return np.concatenate([tile[rows, piece] for tile, piece in zip(tiles, pieces, strict=True)], axis=1)
-
-
-def _gram(columns: np.ndarray) -> np.ndarray:
-    return columns @ columns.T
-
-
-def _centred_gram(columns: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    return _gram(columns - centre)
-
-
-def _weighted_sum(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    total: np.ndarray = weights @ columns
-    return total.astype(np.float32)

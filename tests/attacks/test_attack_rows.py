@@ -1,7 +1,8 @@
 import numpy as np
 
-from attacks.rows import everyone, gram_with, mean_row, one_row_for_all, square_distances, std_row
+from attacks.rows import everyone, gram_with, mean_row, one_row_for_all, std_row
 from raysim.attack import Visibility
+from raysim.matrix.distances import distances_in
 from tests.attacks.crafting import layout_of, round_of
 
 
@@ -41,4 +42,4 @@ def test_gram_with_an_added_row():
     joint = np.concatenate([rows, rows.astype(np.float64).sum(0, keepdims=True)])
     np.testing.assert_allclose(gram, joint @ joint.T, rtol=1e-9)
     expected = ((joint[:, None] - joint[None]) ** 2).sum(2)
-    np.testing.assert_allclose(square_distances(gram), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(distances_in(gram), expected, rtol=1e-9, atol=1e-9)

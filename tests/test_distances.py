@@ -4,7 +4,23 @@ import numpy as np
 import pytest
 
 import raysim.matrix.updates
-from defenses.distances import squared_distances, squared_norms
+from raysim.backends.base import InProcessBackend
+from raysim.matrix.distances import (
+    distances_between,
+    distances_in,
+    krum_scores,
+    refined,
+    squared_distances,
+    squared_norms,
+)
+from raysim.matrix.updates import Updates
+
+
+@pytest.fixture
+def make_updates():
+    return lambda rows, **options: Updates.from_array(
+        np.array(rows, np.float32), InProcessBackend(), **options
+    )
 
 
 def exact(rows: np.ndarray) -> np.ndarray:
@@ -69,3 +85,23 @@ def test_tiles_do_not_matter(make_updates, monkeypatch):
     tiled = squared_distances(make_updates(rows, rows_per_block=2, bounds=(0, 4096, 8192, 9000)))
     assert whole.tobytes() == tiled.tobytes()
     assert whole[2, 4] == pytest.approx(exact(rows)[2, 4], rel=1e-9)
+
+
+def test_a_gram_at_hand_gives_the_same_distances(make_updates):
+    rows = np.random.default_rng(3).standard_normal((5, 300)).astype(np.float32)
+    rows[1] = rows[0] + np.float32(1e-6)
+    updates = make_updates(rows)
+    np.testing.assert_array_equal(refined(updates, updates.gram()), squared_distances(updates))
+    np.testing.assert_allclose(distances_in(updates.gram())[2:, 2:], exact(rows)[2:, 2:], rtol=1e-12)
+
+
+def test_distances_between_two_sets_of_points():
+    left, right = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 4.0], [3.0, 4.0], [6.0, 8.0]])
+    assert distances_between(left, right).tolist() == [[16, 25, 100], [9, 0, 25]]
+
+
+def test_krum_scores_of_a_given_number_of_neighbours():
+    points = np.array([[0.0], [1.0], [3.0], [7.0]])
+    scores = krum_scores(exact(points), 0, neighbours=2)
+    assert scores.tolist() == [1 + 9, 1 + 4, 4 + 9, 16 + 36]
+    assert krum_scores(exact(points), 0, neighbours=1, squared=False).tolist() == [1, 1, 2, 4]

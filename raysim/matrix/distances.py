@@ -1,6 +1,6 @@
-"""Squared Euclidean distances and norms of the rows of a distributed matrix.
+"""Squared Euclidean distances, and what is made of them: the one place where they are computed.
 
-All distances come from one Gram matrix in float64: |a - b|^2 = |a|^2 + |b|^2 - 2 ab. Where two rows lie so
+Distances between the rows of a distributed matrix come from one Gram matrix in float64: |a - b|^2 = |a|^2 + |b|^2 - 2 ab. Where two rows lie so
 close together that this difference loses its digits (colluders that submit almost the same vector, models
 instead of updates), the rows are shifted onto one of their own first: float32 numbers subtract exactly in
 float64, and the Gram matrix of the differences has digits to spare.
@@ -22,7 +22,12 @@ good to about 1e-14 of the norms, so that every distance keeps at least nine dig
 
 def squared_distances(updates: Updates, stage: str = "gram") -> np.ndarray:
     """All squared Euclidean distances between rows [K, K] float64: symmetric, exactly 0 between equal rows."""
-    distances, close = _from_gram(updates.gram(stage))
+    return refined(updates, updates.gram(stage), stage)
+
+
+def refined(updates: Updates, gram: np.ndarray, stage: str = "gram") -> np.ndarray:
+    """The same from the Gram matrix [K, K] float64 of these rows, where that is at hand already."""
+    distances, close = _from_gram(gram)
     while close.any():
         groups = _groups(close)
         rows = np.concatenate(groups)
@@ -41,6 +46,49 @@ def squared_distances(updates: Updates, stage: str = "gram") -> np.ndarray:
 def squared_norms(updates: Updates, stage: str = "norms") -> np.ndarray:
     """Squared Euclidean norms of the rows [K] float64."""
     return updates.reduce_columns(stage, _squared_norms, dtype=np.float64)
+
+
+def distances_in(gram: np.ndarray) -> np.ndarray:
+    """Squared distances [n, n] in a Gram matrix [n, n] whose rows cannot be read again, clamped at 0.
+
+    Good to about 1e-14 of the squared norms: enough for the largest distances of rows that were centred, not for
+    small distances between long rows.
+    """
+    return _from_gram(gram)[0]
+
+
+def distances_between(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Squared distances [a, b] between the points [a, o] and [b, o], in their precision, clamped at 0.
+
+    The points should be centred: a common offset takes digits from their products.
+    """
+    distances = left @ right.T
+    distances *= -2.0
+    distances += np.einsum("ao,ao->a", left, left)[:, None]
+    distances += np.einsum("bo,bo->b", right, right)
+    return np.maximum(distances, 0.0, out=distances)
+
+
+def krum_scores(
+    distances: np.ndarray, num_byzantine: int, *, squared: bool = True, neighbours: int | None = None
+) -> np.ndarray:
+    """Sum over the max(1, K - f - 2) nearest other rows of the squared distances [K, K]: scores [K] float64.
+
+    squared: False sums their square roots. neighbours: how many are summed instead, at most K - 1.
+    Blanchard et al., NIPS 2017, section 4.
+
+    >>> krum_scores(np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 4.0], [9.0, 4.0, 0.0]]), 0)
+    array([1., 1., 4.])
+    """
+    count = len(distances)
+    if neighbours is None:
+        neighbours = max(count - num_byzantine - 2, 1)
+    others = distances[~np.eye(count, dtype=bool)].reshape(count, count - 1)
+    if neighbours < count - 1:
+        others = np.partition(others, neighbours - 1, axis=1)[:, :neighbours]
+    if not squared:
+        others = np.sqrt(others)
+    return np.sort(others, axis=1).sum(axis=1)
 
 
 def _from_gram(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

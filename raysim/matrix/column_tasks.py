@@ -1,0 +1,72 @@
+"""What one task does with the columns of its shards: `Updates` sends these functions to where the tiles lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from raysim.matrix.column_walk import Grid, steps
+
+BLOCK_COLUMNS = 4096
+"""Columns that `map_columns` and `reduce_columns` give to their function at a time; a chunk is a multiple of it."""
+
+TRANSFORM_COLUMNS = 4 * BLOCK_COLUMNS
+"""Columns that `transform` gives to its function at a time."""
+
+
+def map_shards(fn: Callable[..., np.ndarray], dtype: Any, count: int, *arguments: Any) -> np.ndarray:
+    """The results of `count` consecutive shards, whose arguments follow each other, in one vector."""
+    each = len(arguments) // count
+    parts = []
+    for grid, *rest in (arguments[first : first + each] for first in range(0, count * each, each)):
+        walk = grid.walk(tuple(rest), (0, grid.width), BLOCK_COLUMNS, dtype)
+        parts += [np.array(fn(*block)) for _, block in walk]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def reduce_shard(
+    fn: Callable[..., np.ndarray], dtype: Any, grid: Grid, *arguments: np.ndarray
+) -> list[np.ndarray]:
+    """fn's results added up per chunk of the shard, one array a chunk."""
+    sums = []
+    for chunk in steps(0, grid.width, grid.chunk):
+        total: np.ndarray | None = None
+        for _, block in grid.walk(arguments, chunk, BLOCK_COLUMNS, dtype):
+            result = fn(*block)
+            total = np.array(result) if total is None else total + result
+        assert total is not None, "a chunk has columns"
+        sums.append(total)
+    return sums
+
+
+def transform_shard(
+    fn: Callable[..., np.ndarray], count: int, grid: Grid, *arguments: np.ndarray
+) -> tuple[np.ndarray, None]:
+    """New rows [count, c] float32 for the columns of the shard; the second result is what a kept task returns."""
+    out = np.empty((count, grid.width), np.float32)
+    for part, (columns, *along) in grid.walk(arguments, (0, grid.width), TRANSFORM_COLUMNS):
+        out[:, part] = fn(columns, grid.first + part.start, *along)
+    return out, None
+
+
+def slice_rows(rows: np.ndarray, pieces: list[slice], *tiles: np.ndarray) -> np.ndarray:
+    """Rows of several tiles, one piece of columns of each, side by side."""
+    return np.concatenate([tile[rows, piece] for tile, piece in zip(tiles, pieces, strict=True)], axis=1)
+
+
+def gram(columns: np.ndarray) -> np.ndarray:
+    """Inner products of the rows [K, K]."""
+    return columns @ columns.T
+
+
+def centred_gram(columns: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Inner products of the rows minus `centre` [c]: [K, K]."""
+    return gram(columns - centre)
+
+
+def weighted_sum(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """weights [K] times columns [K, c] float64: [c] float32."""
+    total: np.ndarray = weights @ columns
+    return total.astype(np.float32)
