@@ -65,7 +65,7 @@ class EdgeCase(PoisonTraining):
 
     @property
     def visibility(self) -> Visibility:
-        """Colluding, for D' is put together from the data of all of them, unless each draws its own."""
+        """COLLUDING, because D' is built from all colluders' data, unless each draws its own."""
         return Visibility.OWN if self.distinct_poison else Visibility.COLLUDING
 
     def check(self, setting: Setting) -> None:

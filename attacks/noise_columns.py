@@ -16,7 +16,7 @@ begin at multiples of it (up to K = 1024)."""
 
 @dataclass(frozen=True)
 class ColumnNoise:
-    """An endless row of independent draws, of which any range of columns can be had at any time.
+    """An unbounded row of independent draws; any column range can be generated on demand.
 
     seed, key: what the draws are keyed by (`rng.generator`); the block number is added to the key.
 

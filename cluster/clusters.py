@@ -128,7 +128,7 @@ def _environment(token: Path) -> dict[str, str]:
 
 
 def _existing(address: str, nodes: int) -> Cluster:
-    """The cluster at an address, when it has so many nodes."""
+    """Connect to the cluster at `address` once it has that many nodes."""
     from raysim.backends.ray_connection import authenticate
 
     environment = {**WORKER_ENVIRONMENT, "RAY_AUTH_MODE": "", **os.environ}

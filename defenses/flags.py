@@ -24,5 +24,5 @@ def assumed_malicious(num_byzantine: int | None, num_clients: int) -> int:
 def check_some_remain(num_byzantine: int | None, setting: Setting) -> None:
     """Refuse to remove every client of a cohort."""
     if num_byzantine is not None and num_byzantine >= setting.cohort:
-        rule = f"must be below the cohort of {setting.cohort}, for some must remain"
+        rule = f"must be smaller than the cohort ({setting.cohort}): at least one client has to remain"
         raise ConfigError("num_byzantine", rule, num_byzantine, setting.cohort - 1)

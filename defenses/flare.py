@@ -173,7 +173,7 @@ class FlareCode(Flare):
 
     @property
     def fewest_samples(self) -> int:
-        """The ports take what there is."""
+        """The published ports accept any number of samples."""
         return 2
 
     def discrepancies(self, representations: np.ndarray, ctx: Context) -> np.ndarray:

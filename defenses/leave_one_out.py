@@ -49,7 +49,7 @@ class ImpactDefense(RuleDefense):
             raise ConfigError("batch_size", "must be at least 1", self.batch_size, 1)
 
     def check(self, setting: Setting) -> None:
-        """What the rule needs, validation data, and somebody must remain."""
+        """The rule's own requirements, validation data, and a cohort that is not removed entirely."""
         super().check(setting)
         check_some_remain(self.num_byzantine, setting)
         if setting.server_samples < 1:

@@ -46,7 +46,7 @@ class SnapshotDetector(Defense):
         check_num_byzantine(self.num_byzantine)
 
     def check(self, setting: Setting) -> None:
-        """Server data to train on, and somebody must remain."""
+        """Requires server data to train on, and a cohort that is not removed entirely."""
         check_some_remain(self.num_byzantine, setting)
         if setting.server_samples < 1:
             rule = "must be at least 1: this detector learns from the server's data"

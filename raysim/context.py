@@ -41,7 +41,7 @@ class ServerData:
 
     @property
     def class_counts(self) -> dict[int, int]:
-        """How many samples there are of each class that there is, in the order of classes."""
+        """Number of samples per class, for the classes present, in ascending order."""
         classes, counts = np.unique(self.labels, return_counts=True)
         return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 

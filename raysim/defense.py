@@ -157,7 +157,7 @@ def title(label: str, defense: Defense | type[Defense]) -> str:
 
 
 def _seen_by(step: Defense, ctx: Context) -> Context:
-    """What one step of a chain is shown: the truth only where that is what it is there for."""
+    """The context passed to one step of a chain; `truth` is kept for calibration steps only."""
     return ctx if step.calibration or ctx.truth is None else replace(ctx, truth=None)
 
 

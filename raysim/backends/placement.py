@@ -23,7 +23,7 @@ Column tasks read tiles of all nodes, hardly ever exactly equal shares: sent to 
 """
 
 MOST_OF_ITS_SHARE = 2
-"""A node is given at most so many times its share of a stage's tasks, by CPUs, but always one per CPU.
+"""A node gets at most this multiple of its share of a stage's tasks (by CPUs), and at least one per CPU.
 
 Where a few nodes hold everything (the clients' results on the one node with GPUs), the others would stand idle.
 """

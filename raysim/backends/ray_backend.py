@@ -201,7 +201,7 @@ class RayBackend(Backend):
         return self._actor_class.options(**options).remote(self.threads, make_host, *objects(args))
 
     def _strategies(self, items: Sequence[tuple[Any, ...]], needs: Needs) -> list[Any]:
-        """Ray's scheduling strategy for every task; soft: a node that is gone is no obstacle."""
+        """Ray's scheduling strategy for every task; soft affinity: falls back to another node if the chosen one has died."""
         if self.placement == "spread":
             return ["SPREAD"] * len(items)
         nodes = self._nodes()

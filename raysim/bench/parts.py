@@ -30,7 +30,7 @@ Columns = Mapping[str, Mapping[str, tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Parts:
-    """The tables of a grid. whole: the table whose part says that a cell is finished, and so is written last."""
+    """The tables of a grid. whole: the table written last; its part marks the cell as finished."""
 
     columns: Columns
     whole: str

@@ -164,7 +164,7 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
 
 
 def hold_one(config: ExperimentConfig, source: FederatedData) -> tuple[Dataset, Partition]:
-    """For drawn updates: one sample, which nobody reads and everybody holds, and so claims one example."""
+    """A placeholder of one sample that every client holds, so that each claims one example; it is never read."""
     clients = config.population.total
     one = source.train.select(np.zeros(1, np.int64))
     return one, Partition(np.zeros(clients, np.int32), np.arange(clients + 1))

@@ -32,7 +32,7 @@ DEFAULT_TILE_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Plan:
-    """An estimate, and what speaks against running it as it is."""
+    """A resource estimate, with warnings about what will not fit."""
 
     actors: ClientActors
     calls_per_round: int

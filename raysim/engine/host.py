@@ -64,12 +64,12 @@ class HostPlan:
         return np.isin(clients, commanded(c for c in self.campaigns if isinstance(c.attack, Planted)))
 
     def groups(self, round: int, clients: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Positions in `clients` of those that train together: by `cohort_size` in order, but for loners.
+        """Positions in `clients`, grouped into stacks of `cohort_size`; a client that must train alone forms a group of one.
 
         The same for a whole cohort and for parts of it that no group straddles.
         """
-        loners = commanded(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
-        alone = np.isin(clients, loners)
+        solo = commanded(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
+        alone = np.isin(clients, solo)
         rest, size = np.flatnonzero(~alone), self.cohort_size
         together = [rest[first : first + size] for first in range(0, len(rest), size)]
         return [*together, *np.flatnonzero(alone)[:, None]]
@@ -244,7 +244,7 @@ class ClientHost:
     def _prepare(
         self, order: RoundOrder, client: int, global_vector: np.ndarray, previous: np.ndarray | None
     ) -> tuple[ClientData, Attack, ClientContext]:
-        """What the client trains on, its attack (an honest one where it attacks not), and the attack's context."""
+        """The client's training data, its attack (HONEST's when it does not attack this round), and the attack's context."""
         plan = self.plan
         campaign, colluder = plan.campaign_of(order.round, client)
         std = plan.std if campaign is HONEST or plan.attack_std is None else plan.attack_std

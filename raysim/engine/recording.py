@@ -125,7 +125,7 @@ def _load_tiles(
 
 @contextmanager
 def _damage_of(path: Path) -> Iterator[None]:
-    """What reading it can meet, as a RecordError that names the recording."""
+    """Turn errors met while reading into a RecordError that names the recording."""
     try:
         yield
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:

@@ -175,7 +175,7 @@ def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
 def stage_ahead(
     experiment: Experiment, backend: Backend, state: RunState, published: Reference
 ) -> RowStage | None:
-    """What the defense does with every row alone, where that is to begin as rows arrive."""
+    """The defense's per-row stage, if it may start while uploads are still arriving; otherwise None."""
     if not experiment.config.resources.pipeline:
         return None
     with located("judge", type(experiment.defense).__name__):

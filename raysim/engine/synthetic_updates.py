@@ -50,14 +50,16 @@ class Population:
             tile = np.empty((len(clients), last - first), np.float32)
             factor = scale * _per_column(entries, first, last)
             centre = factor * shared.standard_normal(last - first, np.float32)
-            away = centre
+            malicious_centre = centre
             if malicious.any():
-                away = centre + self.shift * factor * planted.standard_normal(last - first, np.float32)
+                malicious_centre = centre + self.shift * factor * planted.standard_normal(
+                    last - first, np.float32
+                )
             factor *= np.float32(self.spread)
-            for row, generator, evil in zip(tile, own, malicious, strict=True):
+            for row, generator, is_malicious in zip(tile, own, malicious, strict=True):
                 generator.standard_normal(dtype=np.float32, out=row)
                 row *= factor
-                row += away if evil else centre
+                row += malicious_centre if is_malicious else centre
             tiles.append(tile)
         buffers = self.layout.num_columns - self.layout.dim
         return [*tiles, np.zeros((len(clients), buffers), np.float32)]
@@ -81,7 +83,7 @@ def synthetic_updates(
 
     norm: the expected norm of an honest update, in units of the parameters; small beside the global model's, so that
     global parameters plus update still make a usable network. spread: a client's own part beside the shared one.
-    shift: how far, in units of the shared part, the malicious ones lie away; 0 hides them. Who they are is drawn from
+    shift: how far, in units of the shared part, the malicious ones lie malicious_centre; 0 hides them. Who they are is drawn from
     the seed. bounds: column shards (0, ..., d), by default 64 MiB of K rows each. rows_per_block: rows that one task
     makes and holds; by default as `row_blocks.rows_per_block` has it. Cost O(K d).
 

@@ -21,7 +21,7 @@ SPACING = 16
 class Grid:
     """How a column task finds its rows: the shard's columns [first, last), summed in chunks.
 
-    whole: which of what lies along came as references, uncut; the others hold the shard's columns only.
+    whole[i]: True if the i-th `along` argument was passed uncut, by reference; the others hold the shard's columns only.
     """
 
     positions: list[np.ndarray]

@@ -42,7 +42,7 @@ class RowStage:
 
 @dataclass(frozen=True)
 class Ahead:
-    """A row stage's task that was begun as its rows arrived; client_ids: whose they are, -1 = no longer."""
+    """A row-stage task started early. client_ids: owner of each row; -1 if the row was replaced afterwards."""
 
     name: str
     key: tuple[Hashable, ...]

@@ -142,9 +142,9 @@ class Updates:
         return self.map_row_stage(RowStage(stage, partial(on_block, fn), shared, buffers, needs))
 
     def map_row_stage(self, stage: RowStage) -> list[Any]:
-        """The stage's result for every row, K in client order: what was begun ahead is waited for.
+        """The stage's result for every row, K in client order.
 
-        The rest is one task per row block.
+        Waits for stages started early and runs the remaining rows, one task per row block.
         """
         ready = finish_ahead(self.backend, stage, self.ahead)
         missing = np.array([int(client) not in ready for client in self.client_ids], bool)

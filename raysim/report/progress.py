@@ -28,7 +28,7 @@ CLIENTS_WORK = ("train", "draw")
 
 @dataclass
 class Standing:
-    """Where a run is, from the news of it.
+    """State of a run, updated from its progress events.
 
     cohort: clients in a round. earlier: rows of `rounds` from before a resume; those the resumed run does again
     are left out.

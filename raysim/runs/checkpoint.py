@@ -54,7 +54,7 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise RecordError(f"checkpoint {path} is damaged: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict):
-        raise RecordError(f"checkpoint {path} is damaged: its root is no mapping")
+        raise RecordError(f"checkpoint {path} is damaged: the top level of state.json is not a mapping")
     return state
 
 

@@ -142,7 +142,7 @@ class RunDirectory:
     def write_round(
         self, number: int, round_row: Mapping[str, Any], clients: Rows, spans: Sequence[Span]
     ) -> None:
-        """Keep one finished round; the row of `rounds` last, for it says that the round is whole."""
+        """Keep one finished round. The `rounds` row is written last: its presence marks the round as complete."""
         self._write_part("spans", number, [{"round": number, **asdict(span)} for span in spans])
         self._write_part("clients", number, clients)
         self._write_part("rounds", number, [round_row])

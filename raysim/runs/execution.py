@@ -18,7 +18,7 @@ from raysim.runs.directory import RunDirectory, digest, write_atomically
 
 @dataclass(frozen=True)
 class Progress:
-    """One piece of news: a stage moved on, or (`row` filled) a round ended."""
+    """A progress event: a stage advanced, or (with `row`) a round ended."""
 
     round: int
     rounds: int

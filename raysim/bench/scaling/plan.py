@@ -180,7 +180,9 @@ def sizes_of(
         return (Size(own),)
     if "width" not in MODELS[model].options:
         able = ", ".join(name for name, found in MODELS.items() if "width" in found.options)
-        raise ConfigError("parameters", f"needs a model with a width ({able}), which {model} has not", wanted)
+        raise ConfigError(
+            "parameters", f"needs a model with a `width` option ({able}); {model} has none", wanted
+        )
     sizes = [Size(own) if number == own else _nearest_size(number, count) for number in wanted]
     return tuple({size.parameters: size for size in sizes}.values())
 

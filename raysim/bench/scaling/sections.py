@@ -156,7 +156,7 @@ def nodes(view: View, drawn: Drawn) -> list[str]:
         lines += ["Work that grows as K^p can reach n^(1 - p) at most: 1 for p = 1, 1/n for p = 2.", ""]
         lines += table(head, weak)
     else:
-        lines += ["The K hold no K on one node beside n K on n nodes: no weak scaling.", ""]
+        lines += ["No weak scaling: no K on one node has a matching n * K on n nodes.", ""]
     return lines + _figures(drawn, nodes="Speed-up against nodes")
 
 

@@ -33,7 +33,7 @@ class Source(Protocol):
         """d + b by d, for every size of the plan."""
 
     def check(self) -> None:
-        """Raise ConfigError for matrices that there are none of, or that a defense cannot work on."""
+        """Raise ConfigError if a matrix does not exist or a defense cannot run on it."""
 
     def matrix(self, clients: int, size: Size, backend: Backend) -> Matrix:
         """One of them, on a backend."""
