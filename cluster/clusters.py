@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import namespaces, processes
-from cluster.plan import KINDS, Plan, make_plan
+from cluster.plan import KINDS, ClusterPlan, make_plan
 from raysim.errors import ConfigError, RunError
 
 __all__ = ["KINDS", "WORKER_ENVIRONMENT", "Cluster", "bring_up"]
@@ -149,7 +149,7 @@ def _existing(address: str, nodes: int) -> Cluster:
     return Cluster(found, {**environment, "RAY_ADDRESS": found})
 
 
-def _first_words(keeper: subprocess.Popen[str], plan: Plan) -> dict[str, Any]:
+def _first_words(keeper: subprocess.Popen[str], plan: ClusterPlan) -> dict[str, Any]:
     """Where the cluster is, once it is up."""
     assert keeper.stdout is not None, "it is a pipe"
     ready, _, _ = select.select([keeper.stdout], [], [], START_LIMIT_S)

@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 
 from cluster import namespaces, processes, raylets
-from cluster.plan import Plan
+from cluster.plan import ClusterPlan
 
 STARTS = {"local": raylets.started, "raylets": raylets.started, "namespaces": namespaces.started}
 
 
 def main() -> None:
     """Keep one cluster."""
-    plan, folder = Plan.from_json(sys.argv[1]), Path(sys.argv[2])
+    plan, folder = ClusterPlan.from_json(sys.argv[1]), Path(sys.argv[2])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         with STARTS[plan.kind](plan, folder) as (address, inside):

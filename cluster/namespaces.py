@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cluster import processes
-from cluster.plan import Plan
+from cluster.plan import ClusterPlan
 from raysim.errors import ConfigError
 
 PORT = 6379
@@ -59,7 +59,7 @@ def inside(namespace: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def started(plan: Plan, folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+def started(plan: ClusterPlan, folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(The head's address, the words that take a driver to the head's host.)"""
     with network(plan.nodes, plan.bandwidth) as hosts:
         try:
@@ -102,7 +102,7 @@ def token_bucket(bandwidth: str) -> list[str]:
     return ["rate", bandwidth, "burst", f"{burst}b", "latency", f"{QUEUE_S * 1000:g}ms"]
 
 
-def _start_nodes(plan: Plan, folder: Path, hosts: list[str]) -> None:
+def _start_nodes(plan: ClusterPlan, folder: Path, hosts: list[str]) -> None:
     """The head, then all other nodes at once. Raises RuntimeError with Ray's last words."""
 
     def start(number: int, *words: str) -> subprocess.Popen[str]:

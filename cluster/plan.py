@@ -28,7 +28,7 @@ RATE = re.compile(r"\d+(\.\d+)?[kmgt]?bit")
 
 
 @dataclass(frozen=True)
-class Plan:
+class ClusterPlan:
     """Nodes to start on this machine. What each has: CPUs, GPUs (a number of whole ones, counted on from one
     node to the next), bytes of object store, bytes of memory for tasks that ask for memory; bandwidth [`tc`
     notation] of each host's link in each direction, None for no limit.
@@ -47,7 +47,7 @@ class Plan:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, text: str) -> ClusterPlan:
         """The inverse of `to_json`."""
         return cls(**json.loads(text))
 
@@ -64,7 +64,7 @@ def make_plan(
     gpus_per_node: int,
     object_store_bytes: int | None,
     bandwidth: str | None,
-) -> Plan:
+) -> ClusterPlan:
     """A plan with everything decided; ConfigError for what cannot be.
 
     By default the nodes share this machine: its CPUs in equal parts (at least one each), 30 % of its free memory
@@ -93,7 +93,7 @@ def make_plan(
             raise ConfigError("bandwidth", "must be a rate such as 100mbit or 1gbit", bandwidth, "1gbit")
     free = psutil.virtual_memory().available
     shared = psutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else free
-    return Plan(
+    return ClusterPlan(
         kind=kind,
         nodes=nodes,
         cpus=cpus_per_node or max(1, len(os.sched_getaffinity(0)) // nodes),

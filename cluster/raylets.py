@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster import processes
-from cluster.plan import Plan
+from cluster.plan import ClusterPlan
 
 LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
-def started(plan: Plan, folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+def started(plan: ClusterPlan, folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(The address, no words that take a driver elsewhere.) The folder is $RAY_TMPDIR already.
 
     Not `ray start`: it takes no loopback address, and listens on every interface of the machine.

@@ -116,7 +116,10 @@ def configuration(
                 "placement": list(attackers),
             },
             "data": {"name": "digits", "limit": 360},
-            "training": {"batch_size": 8, "cohort_size": 1},  # a part of the cohort trains to the same bytes
+            "training": {
+                "batch_size": 8,
+                "clients_per_stack": 1,
+            },  # a part of the cohort trains to the same bytes
             "server_data": {"samples": 40},
             "attack": attack,
             "defense": defense,
@@ -238,12 +241,12 @@ def test_attack_success_is_the_share_of_targeted_inputs_taken_for_the_target():
     for after, record in simulation.rounds(experiment, backend, state):
         images, labels = experiment.arrays[-2:]
         assert set(labels.tolist()) == {3}
-        network = experiment.plan.factory.build().eval()
+        network = experiment.setup.factory.build().eval()
         torch.nn.utils.vector_to_parameters(
             torch.from_numpy(after.global_vector.copy()), network.parameters()
         )
         with torch.no_grad():
-            odds = network(normalise(images, experiment.plan.mean, experiment.plan.std)).softmax(1).numpy()
+            odds = network(normalise(images, experiment.setup.mean, experiment.setup.std)).softmax(1).numpy()
         assert record.row["attack_success_rate"] == pytest.approx((odds.argmax(axis=1) == 3).mean(), abs=1e-9)
         assert record.row["target_confidence"] == pytest.approx(odds[:, 3].mean(), rel=1e-5)
 

@@ -12,7 +12,7 @@ from raysim.attack import Attack
 from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset, normalise
 from raysim.engine.campaigns import Campaign, Schedule
-from raysim.engine.host import ClientHost, HostPlan, RoundOrder, UploadMeta, reason_to_reject
+from raysim.engine.host import ClientHost, HostSetup, RoundOrder, UploadMeta, reason_to_reject
 from raysim.errors import DataError, RunError
 from raysim.matrix.layout import Layout
 from raysim.training.local import LocalTrainer
@@ -143,11 +143,11 @@ def host_of(*campaigns, kind="linear", bounds=(0, 103), **plan):
     offsets = np.array([0, 10, 12, 12, 30, 40])
     pixels = np.round(255 * images).astype(np.uint8)
     clean, triggered = samples(9, seed=5), samples(5, seed=6)
-    return ClientHost(HostPlan(**{**values, **plan}), pixels, labels, indices, offsets, *clean, *triggered)
+    return ClientHost(HostSetup(**{**values, **plan}), pixels, labels, indices, offsets, *clean, *triggered)
 
 
 def rows_of(host, clients, round=2, start=None, previous=None):
-    vector = start_of(host.plan.factory.kind) if start is None else start
+    vector = start_of(host.setup.factory.kind) if start is None else start
     *tiles, metas = host.train(RoundOrder(round, 35), clients, vector, previous)
     return np.concatenate(tiles, axis=1), metas
 

@@ -237,22 +237,22 @@ def composed(tiny, **training):
 
 def test_the_choice_is_written_into_the_resolved_configuration(tiny):
     found = composed(tiny)
-    assert found.config.training.cohort_size == found.plan.cohort_size == 3
-    assert composed(tiny, cohort_size=5).plan.cohort_size == 5
-    assert composed(tiny, cohort_size=1).plan.cohort_size == 1
+    assert found.config.training.clients_per_stack == found.setup.clients_per_stack == 3
+    assert composed(tiny, clients_per_stack=5).setup.clients_per_stack == 5
+    assert composed(tiny, clients_per_stack=1).setup.clients_per_stack == 1
     again = compose(ExperimentConfig.from_mapping(found.config.to_mapping()))
     assert again.config == found.config
 
 
 def test_a_group_is_refused_where_the_model_cannot_be_stacked(tiny):
     dropout = {**tiny, "model": {"name": "lenet_wang", "width": 0.1}}
-    assert composed(dropout).plan.cohort_size == 1
+    assert composed(dropout).setup.clients_per_stack == 1
     with pytest.raises(ConfigError, match="Dropout2d") as caught:
-        composed(dropout, cohort_size=4)
-    assert (caught.value.key, caught.value.nearest) == ("training.cohort_size", 1)
+        composed(dropout, clients_per_stack=4)
+    assert (caught.value.key, caught.value.nearest) == ("training.clients_per_stack", 1)
     with pytest.raises(ConfigError) as caught:
-        composed(tiny, cohort_size=0)
-    assert caught.value.key == "training.cohort_size"
+        composed(tiny, clients_per_stack=0)
+    assert caught.value.key == "training.clients_per_stack"
 
 
 # -- who trains with whom ------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class Stained(Attack):
 
 
 def plan_with(tiny, *campaigns, size=3):
-    plan = composed({**tiny, "attack": None, "population": {"clients": 10}}, cohort_size=size).plan
+    plan = composed({**tiny, "attack": None, "population": {"clients": 10}}, clients_per_stack=size).setup
     return replace(plan, campaigns=campaigns)
 
 
@@ -293,16 +293,16 @@ def test_groups_are_cut_by_position_and_loners_left_out(tiny):
     assert listed(plan.groups(0, cohort)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert listed(plan.groups(1, cohort)) == [[0, 1, 2], [4, 5, 6], [8], [3], [7]]
     assert listed(plan.groups(1, cohort[3:])) == [[1, 2, 3], [5], [0], [4]]
-    assert listed(replace(plan, cohort_size=1).groups(0, [7, 3])) == [[0], [1]]
+    assert listed(replace(plan, clients_per_stack=1).groups(0, [7, 3])) == [[0], [1]]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 @pytest.mark.parametrize("per_actor", ["auto", 1, 2, 5, 50])
 def test_no_block_parts_a_group(tiny, workers, per_actor):
-    experiment = composed({**tiny, "attack": None, "population": {"clients": 24}}, cohort_size=4)
+    experiment = composed({**tiny, "attack": None, "population": {"clients": 24}}, clients_per_stack=4)
     config = experiment.config.with_values(resources={"clients_per_actor": per_actor})
-    plan = replace(experiment.plan, campaigns=(Campaign(OwnTraining(), np.array([3, 9, 10, 23])),))
-    experiment = replace(experiment, config=config, plan=plan)
+    plan = replace(experiment.setup, campaigns=(Campaign(OwnTraining(), np.array([3, 9, 10, 23])),))
+    experiment = replace(experiment, config=config, setup=plan)
     cohort = np.arange(24)
     blocks = split_cohort(cohort, experiment, workers)
     np.testing.assert_array_equal(np.concatenate(blocks), cohort)
@@ -312,7 +312,7 @@ def test_no_block_parts_a_group(tiny, workers, per_actor):
 
 
 def test_blocks_without_groups_are_as_long_as_asked(tiny):
-    experiment = composed({**tiny, "attack": None}, cohort_size=1)
+    experiment = composed({**tiny, "attack": None}, clients_per_stack=1)
     cohort = np.arange(10)
     assert [len(block) for block in split_cohort(cohort, experiment, 2)] == [3, 3, 3, 1]
     assert [len(block) for block in split_cohort(cohort, experiment, 1)] == [5, 5]
@@ -358,7 +358,7 @@ def grouped(tiny, attack="label_flip"):
         **tiny,
         "population": {"clients": 14, "malicious": 4, "placement": [1, 6, 7, 12]},
         "attack": [{"name": "tests.test_cohort_training:OwnTraining", "clients": [6, 12]}, {"name": attack}],
-        "training": {"batch_size": 8, "cohort_size": 4},
+        "training": {"batch_size": 8, "clients_per_stack": 4},
         "defense": "fedavg",
     }
 
@@ -378,7 +378,7 @@ def test_hosts_and_tiles_change_nothing(tiny, tmp_path):
 
 def test_a_run_in_groups_is_a_run_one_after_another(tiny, tmp_path):
     config = {**grouped(tiny), "rounds": 1}
-    one = {**config, "training": {"batch_size": 8, "cohort_size": 1}}
+    one = {**config, "training": {"batch_size": 8, "clients_per_stack": 1}}
     first = raysim.run(config, name="groups", out=tmp_path, backend="inprocess")
     second = raysim.run(one, name="one", out=tmp_path, backend="inprocess")
     np.testing.assert_allclose(first.global_vector, second.global_vector, rtol=1e-5, atol=1e-7)

@@ -289,7 +289,7 @@ def test_no_client_and_no_test_set_holds_a_server_sample(source):
     experiment = compose(config_of(server_data={"samples": 20, "source": source}))
     images, _, indices, offsets, test_images, _ = experiment.arrays
     assert len(set(indices.tolist())) == len(indices)
-    mean, std = experiment.plan.mean, experiment.plan.std
+    mean, std = experiment.setup.mean, experiment.setup.std
     server = {image.tobytes() for image in experiment.server_data.images}
     for others in (images[indices], test_images):
         assert not server & {image.tobytes() for image in normalise(others, mean, std).numpy()}
@@ -532,7 +532,7 @@ def test_what_the_parts_of_an_experiment_are():
                   "optimizer": {"name": "sgd", "lr": 0.2, "momentum": 0.5, "weight_decay": 0.1}},
     )  # fmt: skip
     experiment = compose(config)
-    plan = experiment.plan
+    plan = experiment.setup
     assert plan.recipe.__dict__ == {
         "epochs": 3, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.2, "momentum": 0.5, "weight_decay": 0.1
     }  # fmt: skip

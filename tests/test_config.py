@@ -297,3 +297,12 @@ def test_an_unknown_preset_is_refused_with_the_nearest():
         match=r"preset: must name a preset or a .yaml file; received 'quickstrat'; did you mean 'quickstart'\?",
     ):
         load_config("quickstrat")
+
+
+def test_the_former_name_of_clients_per_stack_is_accepted_with_a_warning():
+    with pytest.warns(FutureWarning, match="training.clients_per_stack"):
+        config = ExperimentConfig.from_mapping({"training": {"cohort_size": 3}})
+    assert config.training.clients_per_stack == 3
+    with pytest.raises(ConfigError, match="former name") as caught:
+        ExperimentConfig.from_mapping({"training": {"cohort_size": 3, "clients_per_stack": 2}})
+    assert caught.value.key == "training"

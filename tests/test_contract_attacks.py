@@ -41,7 +41,10 @@ def experiment_of(name: str | None, attackers: tuple[int, ...] = ATTACKERS) -> E
         "rounds": 2,
         "population": {"clients": CLIENTS},
         "data": {"name": "digits", "limit": 240},
-        "training": {"batch_size": 8, "cohort_size": 1},  # a part of the cohort trains to the same bytes
+        "training": {
+            "batch_size": 8,
+            "clients_per_stack": 1,
+        },  # a part of the cohort trains to the same bytes
         "defense": "fedavg",
     }
     if name is not None:
@@ -51,12 +54,12 @@ def experiment_of(name: str | None, attackers: tuple[int, ...] = ATTACKERS) -> E
 
 
 def attack_of(name: str) -> Attack:
-    return experiment_of(name).plan.campaigns[0].attack
+    return experiment_of(name).setup.campaigns[0].attack
 
 
 def train(experiment: Experiment, clients: tuple[int, ...], round: int = 0) -> np.ndarray:
     """The rows [c, d + b] that these clients train, in a fresh host."""
-    host = ClientHost(experiment.plan, *experiment.arrays)
+    host = ClientHost(experiment.setup, *experiment.arrays)
     previous = experiment.initial * np.float32(0.99) if round else None
     *tiles, metas = host.train(RoundOrder(round, 200), clients, experiment.initial, previous)
     assert [meta.reason for meta in metas] == [""] * len(clients)
@@ -87,7 +90,7 @@ def submitted(
 ) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]:
     """(rows [K, d + b] after `craft`, diagnostics, state) of the last of some rounds on the same rows."""
     experiment, backend = experiment_of(None), backend or InProcessBackend()
-    layout = experiment.plan.layout
+    layout = experiment.setup.layout
     state: dict[str, Any] = {}
     after = updates = Updates.from_array(
         rows, backend, layout=layout, num_examples=np.full(len(rows), 20), **tiling
@@ -104,7 +107,7 @@ def submitted(
             layout=layout,
             published=backend.put(experiment.initial),
             global_vector=experiment.initial,
-            factory=experiment.plan.factory,
+            factory=experiment.setup.factory,
         )
         state = state if round else attack.init(context)
         crafted, state = attack.craft(state, View(updates.select(own), seen, len(rows)), context)
@@ -166,7 +169,7 @@ def test_same_seed_same_bytes_however_clients_and_columns_are_cut(name, monkeypa
     attack, rows = attack_of(name), trained_rows(name)
     one_by_one = np.concatenate([train(experiment_of(name), (client,)) for client in ATTACKERS])
     assert one_by_one.tobytes() == rows[list(ATTACKERS)].tobytes()
-    dim = experiment_of(name).plan.layout.dim
+    dim = experiment_of(name).setup.layout.dim
     assert dim > 3 * 4096
     whole = submitted(attack, rows, bounds=(0, dim))[0]
     tilings: list[dict[str, Any]] = [
@@ -224,7 +227,7 @@ def test_success_is_measured_on_labels_the_model_has(name):
     assert len(tests) in (2, 4)
     for images, labels in zip(tests[::2], tests[1::2], strict=True):
         assert len(images) == len(labels) > 0
-        assert 0 <= labels.min() <= labels.max() < experiment.plan.factory.num_classes
+        assert 0 <= labels.min() <= labels.max() < experiment.setup.factory.num_classes
 
 
 @pytest.mark.ray
@@ -234,7 +237,7 @@ def test_ray_and_in_process_craft_the_same_bytes(name, ray_cluster):
     from raysim.backends.ray_backend import ClientActors, RayBackend
 
     attack, rows = attack_of(name), trained_rows(name)
-    dim = experiment_of(name).plan.layout.dim
+    dim = experiment_of(name).setup.layout.dim
     tiling = {"rows_per_block": 5, "bounds": (0, 4096, dim)}
     here = submitted(attack, rows, rounds=2, **tiling)
     there = submitted(attack, rows, rounds=2, backend=RayBackend(ClientActors(0), workers=2), **tiling)

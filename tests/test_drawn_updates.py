@@ -16,7 +16,7 @@ from raysim.composition.estimate import lines, make_plan
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.engine import recording
 from raysim.engine.simulation import start, train
-from raysim.engine.synthetic_updates import Population
+from raysim.engine.synthetic_updates import DrawnPopulation
 from raysim.replay.replay import replay
 from raysim.report import render
 from raysim.runs.directory import RunDirectory
@@ -48,8 +48,8 @@ def test_a_row_is_the_populations_own_for_seed_round_and_client(drawn):
     population = {"clients": 10, "malicious": 2}
     config = {**drawn, "updates": {"name": "synthetic", "norm": 2.0, "spread": 0.5, "shift": 3.0}}
     experiment = compose(ExperimentConfig.from_mapping({**config, "population": population}))
-    layout = experiment.plan.layout
-    model = Population(layout, rng.torch_seed(0, "updates", 4), 2.0, 0.5, 3.0)
+    layout = experiment.setup.layout
+    model = DrawnPopulation(layout, rng.torch_seed(0, "updates", 4), 2.0, 0.5, 3.0)
     planted = np.arange(10) >= 8
     expected, _ = model.rows(np.arange(10), planted, (0, layout.dim))
     np.testing.assert_array_equal(rows(config, round=4)[:, : layout.dim], expected)
@@ -98,7 +98,7 @@ def test_an_attack_crafts_from_honest_rows_when_it_is_active(drawn, tmp_path):
     assert [row["malicious"] for row in result.rounds] == [0, 2, 0]
     for number, attackers in ((0, []), (1, [8, 9])):
         path = result.path / "updates" / f"round-{number:06d}"
-        judged = recording.read(path, compose(result.config).plan.layout, InProcessBackend())
+        judged = recording.read(path, compose(result.config).setup.layout, InProcessBackend())
         matrix = judged.updates.to_array(buffers=True)
         changed = (matrix != rows({**drawn, "population": {"clients": 10}}, round=number)).any(axis=1)
         assert np.flatnonzero(changed).tolist() == attackers

@@ -95,7 +95,7 @@ def test_a_run_keeps_its_updates_as_often_as_asked(tiny, tmp_path):
     assert [path.name for path in rounds] == ["round-000000", "round-000002"]
     from raysim.composition.compose import compose
 
-    last = recording.read(rounds[-1], compose(result.config).plan.layout, InProcessBackend())
+    last = recording.read(rounds[-1], compose(result.config).setup.layout, InProcessBackend())
     np.testing.assert_array_equal(last.updates.client_ids[last.truth], [8, 9])
     weights = np.array([row["weight"] for row in result.table("clients").to_pylist() if row["round"] == 2])
     moved = last.global_vector.copy()

@@ -70,7 +70,7 @@ def test_one_client_and_fedavg_is_plain_training(tiny, tmp_path):
 
     result = run(tiny, tmp_path, rounds=1, population={"clients": 1}, attack=None, defense="fedavg")
     experiment = compose(result.config)
-    host = ClientHost(experiment.plan, *experiment.arrays)
+    host = ClientHost(experiment.setup, *experiment.arrays)
     with ThreadLimit(1)():
         *tiles, _ = host.train(RoundOrder(0, 1), [0], experiment.initial, None)
     expected = experiment.initial + np.concatenate([tile[0] for tile in tiles])

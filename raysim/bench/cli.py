@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from raysim.bench.option_lists import at_least_one
 from raysim.bench.rounds.cli import rounds
 from raysim.bench.scaling.cli import scaling
 from raysim.bench.studies.cli import studies
-from raysim.bench.words import at_least_one
 from raysim.exit_status import exit_status
 
 app = typer.Typer(
@@ -170,7 +170,7 @@ def detection(
     Runs whose numbers are in --out-dir already are not done again, unless their settings have changed.
     """
     with exit_status():
-        from raysim.bench.detection.measure import Cell, Plan, measure_all
+        from raysim.bench.detection.measure import DetectionCell, DetectionPlan, measure_all
         from raysim.bench.detection.table import markdown
         from raysim.errors import ConfigError
 
@@ -178,9 +178,11 @@ def detection(
         numbers = _words(seeds)
         if not numbers or not all(number.isdecimal() for number in numbers):
             raise ConfigError("seeds", "must be whole numbers with commas between", seeds, "0")
-        plan = Plan(_words(data), _words(attack), _words(defense), tuple(map(int, numbers)), rounds, root)
+        plan = DetectionPlan(
+            _words(data), _words(attack), _words(defense), tuple(map(int, numbers)), rounds, root
+        )
 
-        def tell(cell: Cell, done: int, total: int) -> None:
+        def tell(cell: DetectionCell, done: int, total: int) -> None:
             typer.echo(f"{done} of {total}: {cell.name}", err=True)
 
         text = markdown(plan, measure_all(plan, out_dir, workers, tell), workers)

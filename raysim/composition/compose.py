@@ -22,7 +22,7 @@ from raysim.composition.registry import (
     _defaults,
     make,
 )
-from raysim.composition.resources import cohort_size, resolved
+from raysim.composition.resources import clients_per_stack, resolved
 from raysim.config.schema import ExperimentConfig, numbered
 from raysim.context import ServerData, Setting
 from raysim.data.dataset import Dataset, FederatedData, normalise
@@ -31,7 +31,7 @@ from raysim.defense import Chain, Defense, chain
 from raysim.engine.campaigns import Campaign, Schedule
 from raysim.engine.drawn_updates import UPDATES, Planted, Synthetic, Trained, acts_in_training
 from raysim.engine.experiment import Experiment
-from raysim.engine.host import HostPlan
+from raysim.engine.host import HostSetup
 from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import shard_bounds
@@ -110,8 +110,8 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
     updates = make_updates(config)
     synthetic = updates if isinstance(updates, Synthetic) else None
     train_set, partition = hold_one(config, source) if synthetic else deal(config, source, train_pool)
-    together = 1 if synthetic else cohort_size(config, model, source.input_shape)
-    config = config.with_values(training={"cohort_size": together})
+    together = 1 if synthetic else clients_per_stack(config, model, source.input_shape)
+    config = config.with_values(training={"clients_per_stack": together})
     tests = [test]
     for number, campaign in enumerate(campaigns):
         group = numbered("attack", config.attack, number)
@@ -121,7 +121,7 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
             if not len(triggered):
                 raise ConfigError(group, "its target leaves no test sample to measure attack success on", 0)
             tests.append(triggered)
-    plan = HostPlan(
+    setup = HostSetup(
         seed=config.seed,
         factory=factory,
         layout=layout,
@@ -141,12 +141,12 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
         campaigns=campaigns,
         bounds=_bounds(config, layout),
         evaluation_batch=config.evaluation.batch_size,
-        cohort_size=together,
+        clients_per_stack=together,
         synthetic=synthetic,
     )
     return Experiment(
         config=config,
-        plan=plan,
+        setup=setup,
         initial=layout.vector(model),
         defense=defense,
         server_data=server_data,

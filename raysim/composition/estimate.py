@@ -31,7 +31,7 @@ DEFAULT_TILE_BYTES = 2**26
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """A resource estimate, with warnings about what will not fit."""
 
     actors: ClientActors
@@ -67,9 +67,9 @@ def local_capacity() -> Capacity:
 
 def make_plan(
     experiment: Experiment, capacity: Capacity, memory_bytes: int, *, calibrate: bool = True
-) -> Plan:
+) -> Estimate:
     """The estimate for a composed experiment on machines of this capacity and memory in all."""
-    config, layout = experiment.config, experiment.plan.layout
+    config, layout = experiment.config, experiment.setup.layout
     cohort = config.population.cohort_size
     workers = capacity.workers(config.resources.threads)
     actors = client_actors(config, workers)
@@ -78,20 +78,20 @@ def make_plan(
     rows = max(len(call) for call in calls) * model
     data = sum(array.nbytes for array in experiment.arrays)
     store = cohort * model + 3 * model + data
-    chunks_per_shard = -(-(layout.dim // max(len(experiment.plan.bounds) - 1, 1)) // chunk_columns(cohort))
+    chunks_per_shard = -(-(layout.dim // max(len(experiment.setup.bounds) - 1, 1)) // chunk_columns(cohort))
     gram = 8 * cohort**2 * (chunks_per_shard + 2)
     # A host holds the model, its gradient, the start and the optimizer's momenta, and the rows it makes.
     actor = PROCESS_BYTES + 5 * model + rows
     train_s, evaluate_s = calibration(experiment, calls[0]) if calibrate else (float("nan"), float("nan"))
     busy = min(workers, actors.count)
     round_s = (cohort * train_s + evaluate_s / max(config.evaluation.every, 1)) / busy
-    return Plan(
+    return Estimate(
         actors=actors,
         calls_per_round=len(calls),
         model_bytes=model,
         actor_bytes=actor,
         store_bytes=store,
-        column_shards=len(experiment.plan.bounds) - 1,
+        column_shards=len(experiment.setup.bounds) - 1,
         row_blocks=len(calls),
         gram_bytes=gram,
         train_s=train_s,
@@ -139,10 +139,10 @@ def calibration(experiment: Experiment, call: np.ndarray) -> tuple[float, float]
 
     Where updates are drawn instead, the first are those of drawing the rows of one call, a client's share.
     """
-    host = ClientHost(experiment.plan, *experiment.arrays)
+    host = ClientHost(experiment.setup, *experiment.arrays)
     middle = np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2 :]
-    drawn = experiment.plan.synthetic is not None
-    group = call if drawn else np.sort(middle[: experiment.plan.cohort_size])
+    drawn = experiment.setup.synthetic is not None
+    group = call if drawn else np.sort(middle[: experiment.setup.clients_per_stack])
     batch = min(experiment.config.evaluation.batch_size, experiment.test_sizes[0])
     order = RoundOrder(0, int(experiment.sizes[group].sum()))
 
@@ -168,7 +168,7 @@ def gibibytes(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
 
 
-def lines(config: ExperimentConfig, plan: Plan) -> list[tuple[str, str]]:
+def lines(config: ExperimentConfig, plan: Estimate) -> list[tuple[str, str]]:
     """The plan as (what, how much), for printing."""
     actors = plan.actors
     reserved = (

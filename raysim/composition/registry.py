@@ -17,8 +17,8 @@ from defenses import DEFENSES
 from raysim import data as datasets
 from raysim.attack import Attack
 from raysim.config.load import preset_names, read_yaml
-from raysim.config.refusals import refusal, refuse_odd_numbers
 from raysim.config.schema import Component
+from raysim.config.validation import refusal, refuse_odd_numbers
 from raysim.data.partition import PARTITIONS
 from raysim.defense import Defense, title
 from raysim.engine.drawn_updates import UPDATES

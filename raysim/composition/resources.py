@@ -68,7 +68,7 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
     )
 
 
-def cohort_size(config: ExperimentConfig, model: nn.Module, input_shape: Sequence[int]) -> int:
+def clients_per_stack(config: ExperimentConfig, model: nn.Module, input_shape: Sequence[int]) -> int:
     """How many clients train together: what was asked for, or a rule on the model and the batches.
 
     `auto` is 1 on a GPU, where nothing was measured. ConfigError where the model cannot be stacked; the device
@@ -76,7 +76,7 @@ def cohort_size(config: ExperimentConfig, model: nn.Module, input_shape: Sequenc
     """
     from raysim.training.stacked import group_size, obstacle
 
-    wanted = config.training.cohort_size
+    wanted = config.training.clients_per_stack
     if wanted == "auto":
         if config.resources.device != "cpu":
             return 1
@@ -84,7 +84,9 @@ def cohort_size(config: ExperimentConfig, model: nn.Module, input_shape: Sequenc
         return group_size(cohort, model, input_shape, config.training.batch_size)
     reason = obstacle(model) if wanted > 1 else ""
     if reason:
-        raise ConfigError("training.cohort_size", f"must be 1 with {config.model.name}: {reason}", wanted, 1)
+        raise ConfigError(
+            "training.clients_per_stack", f"must be 1 with {config.model.name}: {reason}", wanted, 1
+        )
     return wanted
 
 

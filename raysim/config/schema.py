@@ -7,6 +7,7 @@ are checked against the component when the experiment is composed (composition.p
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -20,9 +21,10 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
-from raysim.config.refusals import Location, refusal
+from raysim.config.validation import Location, refusal
 from raysim.errors import ConfigError
 
 
@@ -60,7 +62,7 @@ def _named(value: Any) -> Any:
     return value
 
 
-class Schedule(Group):
+class ScheduleConfig(Group):
     """When an attack is active: rounds start, start + every, ... before stop (null: to the end)."""
 
     start: int = Field(0, ge=0)
@@ -71,14 +73,14 @@ class Schedule(Group):
     )
 
 
-class Attack(Component):
+class AttackConfig(Component):
     """An attack: its options, when it is active, and which of the malicious clients it commands (null: all)."""
 
-    schedule: Schedule = Schedule()
+    schedule: ScheduleConfig = ScheduleConfig()
     clients: int | list[int] | None = None
 
 
-class Population(Group):
+class PopulationConfig(Group):
     """Who takes part."""
 
     clients: int = Field(24, ge=1)
@@ -107,7 +109,7 @@ class Population(Group):
         return self.cohort or self.total
 
 
-class Data(Component):
+class DataConfig(Component):
     """Which data, where it lies, how it is split among clients."""
 
     name: str = "digits"
@@ -119,7 +121,7 @@ class Data(Component):
     download: bool = False
 
 
-class Optimizer(Group):
+class OptimizerConfig(Group):
     """The clients' optimizer; its memory starts afresh each round."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -128,7 +130,7 @@ class Optimizer(Group):
     weight_decay: float = Field(0.0, ge=0)
 
 
-class Training(Group):
+class TrainingConfig(Group):
     """What a client does in a round, and defenses that train on the server's data.
 
     Clients do not train with `updates: synthetic`: there these keys are for such defenses alone.
@@ -136,15 +138,28 @@ class Training(Group):
 
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(32, ge=1)
-    optimizer: Annotated[Optimizer, BeforeValidator(_named)] = Optimizer()
+    optimizer: Annotated[OptimizerConfig, BeforeValidator(_named)] = OptimizerConfig()
     lr_decay: float = Field(1.0, gt=0, le=1, description="the learning rate of round t is lr * lr_decay**t")
-    cohort_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    clients_per_stack: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="clients trained together, as one stack of small models; 1: one after another; auto: a rule",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former_name(cls, values: Any) -> Any:
+        """`cohort_size` is the former name of `clients_per_stack`."""
+        if not isinstance(values, dict) or "cohort_size" not in values:
+            return values
+        if "clients_per_stack" in values:
+            raise ValueError("must not have cohort_size, the former name of clients_per_stack, beside it")
+        warnings.warn(
+            "training.cohort_size is called training.clients_per_stack now", FutureWarning, stacklevel=2
+        )
+        return {"clients_per_stack" if key == "cohort_size" else key: value for key, value in values.items()}
 
-class ServerData(Group):
+
+class ServerDataConfig(Group):
     """Samples the server itself holds, which no client has: probe images, root and validation sets."""
 
     samples: int = Field(100, ge=0)
@@ -152,7 +167,7 @@ class ServerData(Group):
     source: Literal["train", "test"] = Field("train", description="which split they are taken out of")
 
 
-class Resources(Group):
+class ResourcesConfig(Group):
     """Where the work runs. None of these keys changes a result."""
 
     client_cpus: float = Field(
@@ -181,7 +196,7 @@ class Resources(Group):
     column_shards: int | None = Field(None, ge=1, description="filled in: the number of column shards")
 
 
-class Record(Group):
+class RecordConfig(Group):
     """What is kept besides the tables."""
 
     updates: bool = False
@@ -189,14 +204,14 @@ class Record(Group):
     every: int = Field(1, ge=1)
 
 
-class Evaluation(Group):
+class EvaluationConfig(Group):
     """Main accuracy and attack success."""
 
     every: int = Field(1, ge=1)
     batch_size: int = Field(64, ge=1)
 
 
-class Checkpoint(Group):
+class CheckpointConfig(Group):
     """How often the whole state is saved (the last round always is), and how many are kept."""
 
     every: int = Field(10, ge=1)
@@ -221,22 +236,22 @@ class ExperimentConfig(Group):
 
     seed: int = Field(0, ge=0)
     rounds: int = Field(10, ge=1)
-    population: Population = Population()
-    data: Annotated[Data, BeforeValidator(_named)] = Data()
+    population: PopulationConfig = PopulationConfig()
+    data: Annotated[DataConfig, BeforeValidator(_named)] = DataConfig()
     model: Annotated[Component, BeforeValidator(_named)] = Component(name="digits_cnn")
     updates: Annotated[Component, BeforeValidator(_named)] = Field(
         Component(name="trained"), description="trained, or synthetic: drawn from the seed (drawn_updates.py)"
     )
-    training: Training = Training()
-    attack: Annotated[tuple[Attack, ...], BeforeValidator(_list_of_components)] = ()
+    training: TrainingConfig = TrainingConfig()
+    attack: Annotated[tuple[AttackConfig, ...], BeforeValidator(_list_of_components)] = ()
     defense: Annotated[tuple[Component, ...], BeforeValidator(_list_of_components)] = (
         Component(name="fedavg"),
     )
-    server_data: ServerData = ServerData()
-    resources: Resources = Resources()
-    record: Record = Record()
-    evaluation: Evaluation = Evaluation()
-    checkpoint: Checkpoint = Checkpoint()
+    server_data: ServerDataConfig = ServerDataConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    record: RecordConfig = RecordConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     def __init__(self, **values: Any) -> None:
         try:

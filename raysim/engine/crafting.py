@@ -23,7 +23,7 @@ def crafting_clients(experiment: Experiment, round: int) -> frozenset[int]:
     """Ids of the clients whose rows may be replaced in this round."""
     crafting = [
         campaign.client_ids.tolist()
-        for campaign in experiment.plan.campaigns
+        for campaign in experiment.setup.campaigns
         if campaign.schedule.active(round) and campaign.attack.visibility is not Visibility.OWN
     ]
     return frozenset(client for ids in crafting for client in ids)
@@ -42,7 +42,7 @@ def let_attackers_craft(
     attackers = active_attackers(experiment, state.round)
     sent = np.array(sorted(set(updates.client_ids.tolist()) - set(reasons)), np.int64)
     benign = updates.select(np.isin(updates.client_ids, np.setdiff1d(sent, attackers)))
-    for number, campaign in enumerate(experiment.plan.campaigns):
+    for number, campaign in enumerate(experiment.setup.campaigns):
         attack = campaign.attack
         if attack.visibility is Visibility.OWN or not campaign.schedule.active(state.round):
             continue
@@ -55,12 +55,12 @@ def let_attackers_craft(
         with located("craft", type(attack).__name__):
             crafted, attack_states[number] = attack.craft(attack_states[number], view, context)
         said = attack.diagnostics(attack_states[number])
-        if len(experiment.plan.campaigns) == 1:
+        if len(experiment.setup.campaigns) == 1:
             notes.update(said)
         elif said:
-            notes[numbered("attack", experiment.plan.campaigns, number)] = said
+            notes[numbered("attack", experiment.setup.campaigns, number)] = said
         if crafted is not None:
-            rows, unfit = checked_rows(crafted, own, experiment.plan.layout)
+            rows, unfit = checked_rows(crafted, own, experiment.setup.layout)
             reasons.update(unfit)
             updates = updates.replace_rows(rows)
     return replace(uploads, updates=updates, reasons=reasons), tuple(attack_states), notes

@@ -16,7 +16,7 @@ import numpy as np
 
 from raysim import rng
 from raysim.attack import Attack
-from raysim.engine.synthetic_updates import Population
+from raysim.engine.synthetic_updates import DrawnPopulation
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 
@@ -31,7 +31,7 @@ class Synthetic:
     """Drawn from the seed around a direction that all clients share; malicious ones lie away from it.
 
     norm: of an honest update, in units of the parameters; spread: a client's own part beside the shared one; shift:
-    how far malicious clients lie away where no attack is named (0 hides them). See `synthetic_updates.Population`.
+    how far malicious clients lie away where no attack is named (0 hides them). See `synthetic_updates.DrawnPopulation`.
     A row depends on (seed, round, client) alone. Every client claims one example, and nobody trains: the keys of
     `training` and `data.partition` have no effect, but that defenses which train on the server's data still follow
     `training`. Attacks craft from honest rows; those that act in local training are refused.
@@ -59,7 +59,7 @@ class Synthetic:
         bounds: tuple[int, ...],
     ) -> list[np.ndarray]:
         """The tiles of these clients' rows in this round, the buffers' zeros last. planted [k] bool: who lies away."""
-        population = Population(
+        population = DrawnPopulation(
             layout, rng.torch_seed(seed, "updates", round), self.norm, self.spread, self.shift
         )
         return population.rows(clients, planted, bounds)

@@ -12,7 +12,7 @@ from raysim.backends.telemetry import Span
 from raysim.config.schema import ExperimentConfig
 from raysim.context import Context, ServerData, State
 from raysim.defense import Defense
-from raysim.engine.host import HostPlan
+from raysim.engine.host import HostSetup
 from raysim.engine.recording import Recording
 from raysim.matrix.updates import Updates
 
@@ -22,7 +22,7 @@ class Experiment:
     """Everything a run needs, composed and checked; the big arrays are references to a backend's store."""
 
     config: ExperimentConfig
-    plan: HostPlan
+    setup: HostSetup
     initial: np.ndarray
     """The global vector [d + b] before round 0."""
     defense: Defense
@@ -94,7 +94,7 @@ class Uploads:
 
 def active_attackers(experiment: Experiment, round: int) -> np.ndarray:
     """Ids of the clients that attack in this round."""
-    return experiment.plan.attackers(round)
+    return experiment.setup.attackers(round)
 
 
 def round_context(
@@ -107,10 +107,10 @@ def round_context(
         role=role,
         round=state.round,
         rounds=experiment.config.rounds,
-        layout=experiment.plan.layout,
+        layout=experiment.setup.layout,
         published=published,
         global_vector=state.global_vector,
-        factory=experiment.plan.factory,
+        factory=experiment.setup.factory,
         server_data=experiment.server_data if role == "defense" else None,
-        recipe=experiment.plan.recipe,
+        recipe=experiment.setup.recipe,
     )

@@ -30,7 +30,7 @@ from raysim.training.stacked import CohortTrainer
 
 
 @dataclass(frozen=True)
-class HostPlan:
+class HostSetup:
     """What every host needs to know, small enough to send to each."""
 
     seed: int
@@ -44,7 +44,7 @@ class HostPlan:
     campaigns: tuple[Campaign, ...]
     bounds: tuple[int, ...]
     evaluation_batch: int
-    cohort_size: int = 1
+    clients_per_stack: int = 1
     """Clients that train together; 1 = one after another."""
     synthetic: Synthetic | None = None
     """How updates are drawn; None: they are trained."""
@@ -64,13 +64,13 @@ class HostPlan:
         return np.isin(clients, commanded(c for c in self.campaigns if isinstance(c.attack, Planted)))
 
     def groups(self, round: int, clients: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Positions in `clients`, grouped into stacks of `cohort_size`; a client that must train alone forms a group of one.
+        """Positions in `clients`, grouped into stacks of `clients_per_stack`; a client that must train alone forms a group of one.
 
         The same for a whole cohort and for parts of it that no group straddles.
         """
         solo = commanded(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
         alone = np.isin(clients, solo)
-        rest, size = np.flatnonzero(~alone), self.cohort_size
+        rest, size = np.flatnonzero(~alone), self.clients_per_stack
         together = [rest[first : first + size] for first in range(0, len(rest), size)]
         return [*together, *np.flatnonzero(alone)[:, None]]
 
@@ -118,19 +118,19 @@ class ClientHost:
 
     def __init__(
         self,
-        plan: HostPlan,
+        setup: HostSetup,
         images: np.ndarray,
         labels: np.ndarray,
         indices: np.ndarray,
         offsets: np.ndarray,
         *tests: np.ndarray,
     ) -> None:
-        self.plan = plan
+        self.setup = setup
         self.train_set = Dataset(images, labels)
         self.indices, self.offsets = indices, offsets
         self.tests = [Dataset(*pair) for pair in zip(tests[::2], tests[1::2], strict=True)]
-        self.trainer = LocalTrainer(plan.factory, plan.layout, plan.recipe, plan.device)
-        self.cohort_trainer = CohortTrainer(self.trainer) if plan.cohort_size > 1 else None
+        self.trainer = LocalTrainer(setup.factory, setup.layout, setup.recipe, setup.device)
+        self.cohort_trainer = CohortTrainer(self.trainer) if setup.clients_per_stack > 1 else None
 
     def train(
         self,
@@ -140,9 +140,9 @@ class ClientHost:
         previous: np.ndarray | None,
     ) -> tuple[Any, ...]:
         """Train these clients; one tile per column shard, the buffers' tile, and the list of UploadMeta."""
-        tiles = zero_tiles(len(clients), self.plan.bounds, self.plan.layout.num_columns)
+        tiles = zero_tiles(len(clients), self.setup.bounds, self.setup.layout.num_columns)
         metas: dict[int, UploadMeta] = {}
-        for group in self.plan.groups(order.round, clients):
+        for group in self.setup.groups(order.round, clients):
             members = [int(clients[position]) for position in group]
             if len(group) > 1:
                 trained = self._upload_together(tiles, group, order, members, global_vector, previous)
@@ -155,10 +155,10 @@ class ClientHost:
 
     def draw(self, order: RoundOrder, clients: Sequence[int] | np.ndarray) -> tuple[Any, ...]:
         """What `train` answers, with rows drawn from the seed; every client claims one example."""
-        plan = self.plan
-        assert plan.synthetic is not None, "called only where updates are drawn"
-        members, planted = np.asarray(clients), plan.planted(clients)
-        tiles = plan.synthetic.tiles(plan.seed, order.round, members, planted, plan.layout, plan.bounds)
+        setup = self.setup
+        assert setup.synthetic is not None, "called only where updates are drawn"
+        members, planted = np.asarray(clients), setup.planted(clients)
+        tiles = setup.synthetic.tiles(setup.seed, order.round, members, planted, setup.layout, setup.bounds)
         return (*tiles, [UploadMeta(int(client), 1, float("nan")) for client in clients])
 
     def evaluate(self, vector: np.ndarray, which: int, first: int, last: int) -> np.ndarray:
@@ -166,16 +166,16 @@ class ClientHost:
         test = self.tests[which]
         part = Dataset(test.images[first:last], test.labels[first:last])
         self.trainer.load(vector)
-        plan = self.plan
-        return self.trainer.evaluate(part, plan.mean, plan.attack_std or plan.std, plan.evaluation_batch)
+        setup = self.setup
+        return self.trainer.evaluate(part, setup.mean, setup.attack_std or setup.std, setup.evaluation_batch)
 
     def data_of(self, client: int, std: tuple[float, ...] | None = None) -> ClientData:
         """A client's own samples, ready for the model; std: what to divide by, None: what honest clients do."""
-        return self._samples(self._indices(client), std or self.plan.std)
+        return self._samples(self._indices(client), std or self.setup.std)
 
     def pool(self, clients: Sequence[int] | np.ndarray) -> DataPool:
         """What these attackers hold together, in the order given; images are read and normalised on demand."""
-        std = self.plan.attack_std or self.plan.std
+        std = self.setup.attack_std or self.setup.std
         indices = np.concatenate([self._indices(int(client)) for client in clients])
         return DataPool(
             self.train_set.labels[indices].astype(np.int64),
@@ -186,7 +186,7 @@ class ClientHost:
         return self.indices[self.offsets[client] : self.offsets[client + 1]]
 
     def _samples(self, indices: np.ndarray, std: tuple[float, ...]) -> ClientData:
-        images = normalise(self.train_set.images[indices], self.plan.mean, std).numpy()
+        images = normalise(self.train_set.images[indices], self.setup.mean, std).numpy()
         return ClientData(images, self.train_set.labels[indices].astype(np.int64))
 
     def _upload(
@@ -206,7 +206,7 @@ class ClientHost:
             self._fit,
             global_vector,
             key=("train", order.round, client),
-            learning_rate=self.plan.learning_rate(order.round),
+            learning_rate=self.setup.learning_rate(order.round),
         )
         submitted = attack.train(fit, data, context)
         return self._accept(write, submitted, context, len(data), self.trainer.train_loss)
@@ -233,8 +233,8 @@ class ClientHost:
                 global_vector,
                 data,
                 [("train", order.round, client) for client in clients],
-                seed=self.plan.seed,
-                learning_rate=self.plan.learning_rate(order.round),
+                seed=self.setup.seed,
+                learning_rate=self.setup.learning_rate(order.round),
             )
         return [
             self._accept(partial(put_row, tiles, place), update, context, len(own), float(loss))
@@ -245,30 +245,30 @@ class ClientHost:
         self, order: RoundOrder, client: int, global_vector: np.ndarray, previous: np.ndarray | None
     ) -> tuple[ClientData, Attack, ClientContext]:
         """The client's training data, its attack (HONEST's when it does not attack this round), and the attack's context."""
-        plan = self.plan
-        campaign, colluder = plan.campaign_of(order.round, client)
-        std = plan.std if campaign is HONEST or plan.attack_std is None else plan.attack_std
+        setup = self.setup
+        campaign, colluder = setup.campaign_of(order.round, client)
+        std = setup.std if campaign is HONEST or setup.attack_std is None else setup.attack_std
         context = ClientContext(
-            seed=plan.seed,
+            seed=setup.seed,
             round=order.round,
             client=client,
             colluder=colluder,
             num_colluders=len(campaign.client_ids),
-            num_classes=plan.factory.num_classes,
-            layout=plan.layout,
+            num_classes=setup.factory.num_classes,
+            layout=setup.layout,
             global_vector=global_vector,
             previous_global_vector=previous,
             trainer=self.trainer,
-            learning_rate=plan.learning_rate(order.round),
+            learning_rate=setup.learning_rate(order.round),
             cohort_examples=order.cohort_examples,
-            mean=plan.mean,
+            mean=setup.mean,
             std=std,
             pool=partial(self.pool, campaign.client_ids),
         )
         return campaign.attack.poison_data(self.data_of(client, std), context), campaign.attack, context
 
     def _fit(self, global_vector: np.ndarray, data: ClientData, **options: Any) -> np.ndarray:
-        return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.plan.seed, **options)
+        return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.setup.seed, **options)
 
     def _accept(
         self,
@@ -278,7 +278,7 @@ class ClientHost:
         examples: int,
         loss: float,
     ) -> UploadMeta:
-        reason = reason_to_reject(submitted, self.plan.layout)
+        reason = reason_to_reject(submitted, self.setup.layout)
         if not reason:
             write(submitted)
         return UploadMeta(context.client, examples, loss, reason, "; ".join(context.notes))

@@ -42,7 +42,7 @@ LOST_ROUNDS = 3
 
 def start(experiment: Experiment, backend: Backend) -> None:
     """Bring up the hosts that train clients."""
-    backend.start_clients(ClientHost, (experiment.plan, *experiment.arrays))
+    backend.start_clients(ClientHost, (experiment.setup, *experiment.arrays))
 
 
 def initial_state(experiment: Experiment, backend: Backend) -> RunState:
@@ -54,7 +54,7 @@ def initial_state(experiment: Experiment, backend: Backend) -> RunState:
         defense=experiment.defense.init(round_context(experiment, backend, state, published, "defense")),
         attacks=tuple(
             campaign.attack.init(round_context(experiment, backend, state, published, f"attack {number}"))
-            for number, campaign in enumerate(experiment.plan.campaigns)
+            for number, campaign in enumerate(experiment.setup.campaigns)
         ),
     )
 
@@ -166,7 +166,7 @@ def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
         return np.arange(population)
     generator = rng.generator(experiment.config.seed, "cohort", round)
     drawn = generator.choice(population, wanted, replace=False)
-    joining = experiment.plan.joining(round)
+    joining = experiment.setup.joining(round)
     if len(joining):  # they take the places of clients drawn last
         drawn = np.concatenate([joining, drawn[~np.isin(drawn, joining)]])[:wanted]
     return np.sort(drawn)
@@ -209,12 +209,12 @@ def train(
             ids = np.array([notes[place].client for place in fit], np.int64)
             ahead.append(begin_ahead(backend, stage, number, ids, np.array(fit), tiles))
 
-    method, shared = ("train", (published, previous)) if experiment.plan.synthetic is None else ("draw", ())
+    method, shared = ("train", (published, previous)) if experiment.setup.synthetic is None else ("draw", ())
     answers = backend.call_clients(
         method,
         method,
         [(order, members, *shared) for members in calls],
-        keep=len(experiment.plan.bounds),
+        keep=len(experiment.setup.bounds),
         then=None if stage is None else begin,
     )
     blocks: list[RowBlock] = []
@@ -231,10 +231,10 @@ def train(
     reasons.update({meta.client: meta.reason for meta in metas if meta.reason})
     updates = Updates(
         backend=backend,
-        layout=experiment.plan.layout,
+        layout=experiment.setup.layout,
         client_ids=np.array([meta.client for meta in metas], np.int64),
         num_examples=np.array([meta.num_examples for meta in metas], np.int64),
-        bounds=experiment.plan.bounds,
+        bounds=experiment.setup.bounds,
         blocks=tuple(blocks),
         ahead=tuple(ahead),
     )
@@ -256,7 +256,7 @@ def split_cohort(
     Clients that train together are not parted: a block ends at the nearest place where none are (of two, the
     later: long calls first keep workers even).
     """
-    plan, per_actor = experiment.plan, experiment.config.resources.clients_per_actor
+    plan, per_actor = experiment.setup, experiment.config.resources.clients_per_actor
     columns = plan.layout.num_columns
     if isinstance(per_actor, int):
         size = min(per_actor, most_rows(columns))

@@ -24,7 +24,7 @@ from raysim.matrix.updates import CHUNK_VALUES, Updates, shard_bounds
 
 
 @dataclass(frozen=True)
-class Population:
+class DrawnPopulation:
     """What the rows are drawn from.
 
     u_i = a (g + spread e_i), for malicious clients a (g + spread e_i + shift h), with a = norm / sqrt(1 + spread^2).
@@ -115,7 +115,7 @@ def synthetic_updates(
     parts = [
         np.arange(first, min(first + rows_per_block, count)) for first in range(0, count, rows_per_block)
     ]
-    population = backend.put(Population(layout, seed, norm, spread, shift))
+    population = backend.put(DrawnPopulation(layout, seed, norm, spread, shift))
     items = [(population, ids[part], mask[part], bounds) for part in parts]
     kept = backend.map("synthetic", _make_block, items, keep=len(bounds))
     blocks = tuple(
@@ -149,6 +149,6 @@ def _per_column(scales: list[tuple[int, float]], first: int, last: int) -> np.nd
 
 
 def _make_block(
-    population: Population, clients: np.ndarray, malicious: np.ndarray, bounds: tuple[int, ...]
+    population: DrawnPopulation, clients: np.ndarray, malicious: np.ndarray, bounds: tuple[int, ...]
 ) -> tuple[object, ...]:
     return (*population.rows(clients, malicious, bounds), None)

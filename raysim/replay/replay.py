@@ -183,7 +183,7 @@ def replayed(
         next(replayed(experiment, backend, loader, found))
     state = initial_state(experiment, backend)
     for path in found:
-        judged = recording.read(path, experiment.plan.layout, backend, loader)
+        judged = recording.read(path, experiment.setup.layout, backend, loader)
         state = replace(state, round=judged.round, global_vector=judged.global_vector)
         published = backend.put(judged.global_vector)
         verdict, defense_state = judge(experiment, backend, state, published, judged.updates, judged.usable)

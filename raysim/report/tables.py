@@ -11,14 +11,14 @@ import numpy as np
 
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.composition.registry import defense_title
-from raysim.config.schema import Schedule
+from raysim.config.schema import ScheduleConfig
 from raysim.metrics import Detection
 from raysim.report.finished_run import Columns
 
 GROUPS = {"train": "training", "draw": "drawing", "evaluate": "evaluation"}
 """Who is at work in a stage; every other stage is the server's."""
 
-EVERY_ROUND = Schedule().model_dump()
+EVERY_ROUND = ScheduleConfig().model_dump()
 """The schedule of an attack that is always active."""
 
 

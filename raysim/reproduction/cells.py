@@ -24,7 +24,7 @@ PLACE_ONLY = ("resources", "record", "evaluation", "checkpoint")
 
 
 @dataclass(frozen=True)
-class Cell:
+class PaperCell:
     """A preset and its measures, key -> a value a seed. problem: why it was not, or not wholly, run."""
 
     preset: Preset
@@ -77,7 +77,7 @@ def run_cell(
     address: str | None = None,
     overrides: Sequence[str] = (),
     started: Callable[[str], None] = lambda text: None,
-) -> Cell:
+) -> PaperCell:
     """Run what is not yet finished under out/scale/NAME/seed-N, and measure it.
 
     A run that lacks data, or fails, is told in `problem`; the other seeds go on. ConfigError where a folder
@@ -95,7 +95,7 @@ def run_cell(
             continue
         for key, value in measure(path, preset, preset.metrics).items():
             values[key].append(value)
-    return Cell(preset, values, "; ".join(problems))
+    return PaperCell(preset, values, "; ".join(problems))
 
 
 def _finish(

@@ -6,30 +6,30 @@ import math
 from collections.abc import Sequence
 
 from raysim.presets import Scale
-from raysim.reproduction.cells import Cell
+from raysim.reproduction.cells import PaperCell
 from raysim.reproduction.measures import is_share, label
 
 DOUBT = "(?)"
 NOT_REPORTED = ""
 
 
-def header(cells: Sequence[Cell]) -> list[str]:
+def header(cells: Sequence[PaperCell]) -> list[str]:
     """The column headings of a table."""
     return ["cell", *map(label, keys(cells)), "notes"]
 
 
-def lines(cells: Sequence[Cell], scale: Scale) -> list[list[str]]:
+def lines(cells: Sequence[PaperCell], scale: Scale) -> list[list[str]]:
     """A line a cell: `reported | measured ± spread` in each column, and what has to be said about it."""
     shown = keys(cells)
     return [[cell.preset.cell, *(entry(cell, key) for key in shown), notes(cell, scale)] for cell in cells]
 
 
-def keys(cells: Sequence[Cell]) -> list[str]:
+def keys(cells: Sequence[PaperCell]) -> list[str]:
     """The measures of a table: those of any of its cells."""
     return list(dict.fromkeys(key for cell in cells for key in cell.preset.metrics))
 
 
-def entry(cell: Cell, key: str) -> str:
+def entry(cell: PaperCell, key: str) -> str:
     """`reported | measured ± spread`; a dash is the paper's or an undefined measure."""
     if key not in cell.preset.metrics:
         return NOT_REPORTED
@@ -52,19 +52,19 @@ def number(key: str, value: float | None) -> str:
     return f"{100 * value:.1f}" if is_share(key) else f"{value:.3f}"
 
 
-def notes(cell: Cell, scale: Scale) -> str:
+def notes(cell: PaperCell, scale: Scale) -> str:
     """What stands in for what, what the paper's own numbers contradict, and what went wrong."""
     return "; ".join(remarks(cell, scale))
 
 
-def remarks(cell: Cell, scale: Scale) -> list[str]:
+def remarks(cell: PaperCell, scale: Scale) -> list[str]:
     """The notes of a cell, one by one."""
     doubted = [f"{DOUBT} {label(key)}: {why}" for key, why in cell.preset.doubts.items()]
     stand_ins = [cell.preset.stand_ins] if scale == "small" and cell.preset.stand_ins else []
     return [*stand_ins, *doubted, *([f"not run: {cell.problem}"] if cell.problem else [])]
 
 
-def markdown(title: str, cells: Sequence[Cell], scale: Scale) -> str:
+def markdown(title: str, cells: Sequence[PaperCell], scale: Scale) -> str:
     """A section with a table, and below it what has to be said about its cells, each remark once."""
     rows = [
         header(cells)[:-1],

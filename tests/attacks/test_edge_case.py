@@ -11,7 +11,7 @@ from raysim.context import Setting
 from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
 from raysim.engine.campaigns import Campaign
-from raysim.engine.host import ClientHost, HostPlan, RoundOrder
+from raysim.engine.host import ClientHost, HostSetup, RoundOrder
 from raysim.errors import ConfigError, RunError
 from raysim.training.recipe import TrainingRecipe
 from tests.attacks.local_attackers import (
@@ -129,7 +129,7 @@ def test_host_gathers_the_colluders_data_and_claims_the_set_s_size(tmp_path: Pat
     trainer = tiny_trainer()
     whole = client_data(40)
     attack = EdgeCase(clean_samples=12, edge_samples=4)
-    plan = HostPlan(
+    plan = HostSetup(
         seed=0,
         factory=factory,
         layout=trainer.layout,
@@ -157,7 +157,7 @@ def test_host_gathers_the_colluders_data_and_claims_the_set_s_size(tmp_path: Pat
 def test_notes_reach_the_server() -> None:
     trainer = tiny_trainer()
     whole = ClientData(client_data(8).images, np.zeros(8, np.int64))
-    plan = HostPlan(
+    plan = HostSetup(
         seed=0,
         factory=TinyFactory(),
         layout=trainer.layout,

@@ -11,7 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from defenses.cosine import coverage_rounds, theorem_1_rounds
-from raysim.bench.studies.coverage import Plan, cohort_size, mean_and_interval, measure, one_trial, simulate
+from raysim.bench.studies.coverage import (
+    CoveragePlan,
+    cohort_size,
+    mean_and_interval,
+    measure,
+    one_trial,
+    simulate,
+)
 from raysim.cli.main import app
 from raysim.errors import ConfigError
 
@@ -45,7 +52,7 @@ def test_events_by_hand(cohorts, events):
 
 def test_a_cohort_of_all_needs_one_round():
     assert (simulate(7, 7, 5, seed=0) == 1).all()
-    (row,) = measure(Plan((7,), ("7",), 3)).rows
+    (row,) = measure(CoveragePlan((7,), ("7",), 3)).rows
     assert (row["exact_rounds"], row["linked_rounds_mean"], row["met_rounds_half_ci"]) == (1.0, 1.0, 0.0)
 
 
@@ -86,7 +93,7 @@ def test_cohorts_that_are_none_are_refused(word):
 )
 def test_plans_that_say_nothing_are_refused(plan, key):
     with pytest.raises(ConfigError, match=key):
-        Plan(**plan)
+        CoveragePlan(**plan)
 
 
 def test_the_command_leaves_three_files_and_tells_where_the_bound_fails(tmp_path: Path):

@@ -18,9 +18,9 @@ from raysim.bench.costs.defense_cost import BETWEEN, FIRST_ROUND, DefenseCost, m
 from raysim.bench.costs.peers import PeerTime
 from raysim.bench.costs.targets import RFA_SUBJECT, Judged, judge_defenses, judge_memory
 from raysim.bench.detection.measure import (
-    Cell,
     CellResult,
-    Plan,
+    DetectionCell,
+    DetectionPlan,
     code_version,
     defense_options,
     origin,
@@ -232,7 +232,7 @@ def test_ratios_know_their_direction():
 def test_a_plan_has_every_defense_and_tells_the_true_number():
     from defenses import DEFENSES
 
-    cells = list(Plan(data=("digits",), attacks=("noise",)).cells())
+    cells = list(DetectionPlan(data=("digits",), attacks=("noise",)).cells())
     assert {cell.defense for cell in cells} == set(DEFENSES)
     assert defense_options("krum") == {"num_byzantine": 3}
     assert defense_options("trimmed_mean") == {"trim": 3}
@@ -243,7 +243,7 @@ def test_every_cell_is_a_configuration_that_its_defense_accepts():
     from raysim.composition.compose import make_defense
     from raysim.context import Setting
 
-    plan = Plan()
+    plan = DetectionPlan()
     for cell in plan.cells():
         config = plan.config(cell)
         made = make_defense(config)
@@ -285,8 +285,8 @@ def test_detection_measures_once_and_writes_the_table(tmp_path: Path):
 
 
 def test_other_settings_are_measured_again_and_problems_are_told(tmp_path: Path):
-    plan = Plan(("digits",), ("noise",), ("krum",), rounds=2)
-    cell = Cell("digits", "noise", "krum", 0)
+    plan = DetectionPlan(("digits",), ("noise",), ("krum",), rounds=2)
+    cell = DetectionCell("digits", "noise", "krum", 0)
     code = code_version()
     content = {**origin(plan.config(cell), code), "result": {"problem": "RunError: no memory"}}
     (tmp_path / f"{cell.name}.json").write_text(json.dumps(content))
@@ -295,12 +295,14 @@ def test_other_settings_are_measured_again_and_problems_are_told(tmp_path: Path)
     text = markdown(plan, {cell: result}, 1)
     assert "| krum | failed | failed | failed | failed |" in text
     assert "- digits-noise-krum-seed-0: RunError: no memory" in text
-    assert read_result(Plan(("digits",), ("noise",), ("krum",), rounds=3), cell, tmp_path, code) is None
+    assert (
+        read_result(DetectionPlan(("digits",), ("noise",), ("krum",), rounds=3), cell, tmp_path, code) is None
+    )
 
 
 @pytest.mark.parametrize("changed", ["config", "commit", "versions"])
 def test_numbers_of_other_settings_or_code_are_not_read(tmp_path, changed):
-    plan, cell = Plan(("digits",), ("noise",), ("rlr",)), Cell("digits", "noise", "rlr", 0)
+    plan, cell = DetectionPlan(("digits",), ("noise",), ("rlr",)), DetectionCell("digits", "noise", "rlr", 0)
     code = code_version()
     kept = json.loads(json.dumps({**origin(plan.config(cell), code), "result": {}}))
     assert kept["config"]["defense"]["learning_rate"] == 1.0, "defaults are written out"

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from raysim.backends.base import InProcessBackend
 from raysim.bench.matrix import MatrixSpec, build_matrix
-from raysim.bench.studies.maps import Plan, group_maps, measure
+from raysim.bench.studies.maps import MapsPlan, group_maps, measure
 from raysim.cli.main import app
 from raysim.context import Context
 from raysim.errors import ConfigError
 
-TINY = Plan("digits_cnn", (1, 8, 8), 10, (2, 3, 5), probe_size=None, map_size="native", repeats=2, rows=2)
+TINY = MapsPlan("digits_cnn", (1, 8, 8), 10, (2, 3, 5), probe_size=None, map_size="native", repeats=2, rows=2)
 
 
 def context() -> Context:
@@ -86,12 +86,12 @@ def test_parts_add_up():
 )
 def test_plans_out_of_range_are_refused(changed, key):
     with pytest.raises(ConfigError, match=key):
-        Plan(**changed)
+        MapsPlan(**changed)
 
 
 def test_maps_of_one_pixel_are_refused():
     with pytest.raises(ConfigError, match="more than one pixel"):
-        measure(Plan("resnet18", (3, 32, 32), clients=(2,), probe_size=None), InProcessBackend(), 1)
+        measure(MapsPlan("resnet18", (3, 32, 32), clients=(2,), probe_size=None), InProcessBackend(), 1)
 
 
 def test_the_command_leaves_three_files(tmp_path: Path):

@@ -15,11 +15,11 @@ from defenses.mmd import pairwise_mmd
 from raysim.backends.base import InProcessBackend
 from raysim.bench.costs.kernels import kernel_context, plain_mmd
 from raysim.bench.studies import mmd as mmd_study
-from raysim.bench.studies.mmd import Plan, measure, plain_loop_s, samples_of
+from raysim.bench.studies.mmd import MMDPlan, measure, plain_loop_s, samples_of
 from raysim.cli.main import app
 from raysim.errors import ConfigError
 
-TINY = Plan((2, 5, 9), (2, 3), features=4, repeats=2)
+TINY = MMDPlan((2, 5, 9), (2, 3), features=4, repeats=2)
 
 
 def test_every_size_is_measured_once():
@@ -88,7 +88,7 @@ def test_the_plain_loop_is_scaled_up_to_all_pairs(monkeypatch: pytest.MonkeyPatc
 )
 def test_plans_out_of_range_are_refused(changed, key):
     with pytest.raises(ConfigError, match=key):
-        Plan(**changed)
+        MMDPlan(**changed)
 
 
 def test_the_command_leaves_three_files(tmp_path: Path):

@@ -46,10 +46,10 @@ def test_the_bare_loop_does_the_same_work_as_the_host(tiny):
         }
     )
     experiment = compose(config)
-    host = ClientHost(experiment.plan, *experiment.arrays)
-    states = BareLoop(experiment.plan, host, np.arange(3)).round()
+    host = ClientHost(experiment.setup, *experiment.arrays)
+    states = BareLoop(experiment.setup, host, np.arange(3)).round()
     tile, _, _ = host.train(RoundOrder(0, 1), [0, 1, 2], experiment.initial, None)
-    layout = experiment.plan.layout
+    layout = experiment.setup.layout
     for row, state in zip(tile, states, strict=True):
         expected = np.concatenate([state[entry.name].numpy().reshape(-1) for entry in layout.parameters])
         np.testing.assert_allclose(experiment.initial[: layout.dim] + row, expected, atol=1e-6)

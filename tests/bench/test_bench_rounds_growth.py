@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 
 from cluster import Cluster
 from raysim.backends.telemetry import Span
-from raysim.bench.parts import read_json
+from raysim.bench.cell_store import read_json
 from raysim.bench.rounds import growth as rounds_growth
 from raysim.bench.rounds.figure import large_stages
-from raysim.bench.rounds.growth import Cell, GrowthPlan, check, measure, per_actor, shares
+from raysim.bench.rounds.growth import GrowthCell, GrowthPlan, check, measure, per_actor, shares
 from raysim.bench.rounds.growth_report import read_rounds, write_report
 from raysim.bench.rounds.tables import COLUMNS, PARTS
 from raysim.bench.rounds.worker import measure_cell, round_rows
@@ -29,7 +29,7 @@ TINY = GrowthPlan(("digits",), clients=(4,), repeats=1, rounds=1, cpus_per_node=
 
 
 def rows_of(
-    plan: GrowthPlan, cell: Cell, repeat: int, seconds: float, digest: str = "same"
+    plan: GrowthPlan, cell: GrowthCell, repeat: int, seconds: float, digest: str = "same"
 ) -> list[dict[str, Any]]:
     """What a driver would write of a repeat of one round: a whole of so many seconds, half of it training."""
     common = {
@@ -38,7 +38,7 @@ def rows_of(
         **{"gpus_per_node": plan.gpus_per_node, "clients_per_actor": str(cell.clients_per_actor)},
         **{
             "client_gpus": cell.client_gpus,
-            "cohort_size": 5,
+            "clients_per_stack": 5,
             "actors": 2,
             "actor_nodes": cell.nodes,
             "actor_gpus": 0,
@@ -101,7 +101,7 @@ def test_a_case_has_its_own_number_of_clients_where_none_is_asked_for():
 
 
 def test_a_cell_is_a_configuration():
-    config = TINY.config(Cell("digits", 20, 1, 10, 0.05))
+    config = TINY.config(GrowthCell("digits", 20, 1, 10, 0.05))
     assert config.population.clients == 20
     assert (config.resources.clients_per_actor, config.resources.client_gpus) == (10, 0.05)
     assert config.rounds == rounds_growth.WARM_UP + 1 + 1
@@ -110,11 +110,11 @@ def test_a_cell_is_a_configuration():
 
 def test_cells_that_fit_neither_the_gpus_nor_the_memory_have_an_obstacle(monkeypatch):
     plan = GrowthPlan(("digits",), gpus_per_node=1)
-    assert plan.obstacle(Cell("digits", 100, 1, "auto", 0.01)) == ""
-    assert "there are 1 GPUs" in plan.obstacle(Cell("digits", 101, 1, "auto", 0.01))
-    assert plan.obstacle(Cell("digits", 101, 2, "auto", 0.01)) == ""
+    assert plan.obstacle(GrowthCell("digits", 100, 1, "auto", 0.01)) == ""
+    assert "there are 1 GPUs" in plan.obstacle(GrowthCell("digits", 101, 1, "auto", 0.01))
+    assert plan.obstacle(GrowthCell("digits", 101, 2, "auto", 0.01)) == ""
     monkeypatch.setattr(rounds_growth, "ACTOR_BYTES", 2**60)
-    assert "memory holds 0" in plan.obstacle(Cell("digits", 5, 1, 1, 0.0))
+    assert "memory holds 0" in plan.obstacle(GrowthCell("digits", 5, 1, 1, 0.0))
 
 
 def test_the_plan_survives_json():
@@ -248,7 +248,7 @@ def test_the_report_says_growth_speed_up_and_whether_bytes_are_equal(tmp_path, d
 
 @pytest.mark.ray
 def test_a_cell_is_measured_on_its_own_actors(ray_cluster):
-    cell = Cell("digits", 4, 1, 2, 0.25)
+    cell = GrowthCell("digits", 4, 1, 2, 0.25)
     timed, memory = measure_cell(TINY, cell, None)
     assert memory == []
     stages = [row["stage"] for row in timed]
@@ -256,7 +256,7 @@ def test_a_cell_is_measured_on_its_own_actors(ray_cluster):
     assert {"train", "gram", "evaluate", "record", "checkpoint", "(between stages)"} <= set(stages)
     whole = timed[0]
     assert (whole["actors"], whole["actor_nodes"], whole["actor_gpus"]) == (2, 1, 1)
-    assert whole["cohort_size"] == 1
+    assert whole["clients_per_stack"] == 1
     assert whole["wall_s"] == pytest.approx(sum(row["wall_s"] for row in timed[1:]), rel=1e-6)
     assert set(whole) | {"repeat"} == set(COLUMNS["rounds"])
     assert len(whole["digest"]) == 64

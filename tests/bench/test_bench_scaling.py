@@ -26,7 +26,7 @@ from raysim.bench.costs.defense_cost import BETWEEN
 from raysim.bench.scaling.cell import Work, rounds_of, stage_rows
 from raysim.bench.scaling.measure import estimates, measure, of_run, shared_cpus
 from raysim.bench.scaling.memory import ProcessPeaks, SpillFolder
-from raysim.bench.scaling.plan import ScalingPlan, Size, sizes_of, split_labels
+from raysim.bench.scaling.plan import ParameterCount, ScalingPlan, sizes_of, split_labels
 from raysim.bench.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
 from raysim.bench.scaling.updates import Recorded, in_blocks
 from raysim.cli.main import app
@@ -39,7 +39,12 @@ from raysim.runs.directory import digest
 
 DIGITS: dict[str, Any] = {"model": "digits_cnn", "image": (1, 8, 8), "classes": 10}
 TINY = ScalingPlan(
-    ("krum", "trimmed_mean,trim=1"), (4, 6), (Size(13_706),), backend="inprocess", repeats=2, **DIGITS
+    ("krum", "trimmed_mean,trim=1"),
+    (4, 6),
+    (ParameterCount(13_706),),
+    backend="inprocess",
+    repeats=2,
+    **DIGITS,
 )
 
 
@@ -127,7 +132,7 @@ def test_every_repeat_has_an_order_of_its_own():
     orders = [plan.matrices(1, repeat) for repeat in range(3)]
     assert orders[0] != orders[1] != orders[2]
     assert [sorted(order, key=lambda item: item[0]) for order in orders] == [
-        [(clients, Size(13_706)) for clients in range(4, 14)]
+        [(clients, ParameterCount(13_706)) for clients in range(4, 14)]
     ] * 3
     assert len({cell.name for cell in plan.every_cell()}) == 10 * 3 * 3
 
@@ -151,7 +156,7 @@ def test_the_width_with_the_nearest_number_of_parameters():
     assert abs(size.parameters - 5000) <= min(abs(count - 5000) for count in counts)
     network = build_model("digits_cnn", num_classes=10, input_shape=(1, 8, 8), seed=0, width=size.width)
     assert sum(parameter.numel() for parameter in network.parameters()) == size.parameters
-    assert sizes_of((), **DIGITS) == sizes_of((13_706,), **DIGITS) == (Size(13_706),)
+    assert sizes_of((), **DIGITS) == sizes_of((13_706,), **DIGITS) == (ParameterCount(13_706),)
 
 
 def test_the_timed_round_is_a_full_one():
@@ -230,7 +235,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Run:
     }
     run = raysim.run(config, name="run", out=tmp_path_factory.mktemp("runs"), backend="inprocess")
     folder = recording.recorded_rounds(run.path / "updates")[0]
-    layout = Recorded.of(replace(TINY, updates=str(run.path))).experiment.plan.layout
+    layout = Recorded.of(replace(TINY, updates=str(run.path))).experiment.setup.layout
     found = recording.read(folder, layout, InProcessBackend())
     return Run(run.path, found.updates.to_array(), found.truth)
 
@@ -298,7 +303,7 @@ def test_a_plan_that_cannot_be_is_refused(changes, said, tmp_path):
         (["--defense", "krum", "--defense", "krum"], "every defense once"),
         (["--defense", "krum", "--clients", "4,x"], "clients: must be whole numbers"),
         (["--defense", "krum", "--image", "8x8"], "CHANNELSxHEIGHTxWIDTH"),
-        (["--defense", "krum", "--model", "resnet50", "--image", "3x32x32", "--parameters", "9"], "a width"),
+        (["--defense", "krum", "--model", "resnet50", "--image", "3x32x32", "--parameters", "9"], "a `width` option"),
         (["--defense", "krum", "--updates", "run", "--parameters", "9"], "belongs to synthetic updates"),
     ],
 )

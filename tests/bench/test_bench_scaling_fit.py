@@ -17,14 +17,14 @@ from raysim.bench.scaling.fit import (
     strong_scaling,
     weak_scaling,
 )
-from raysim.bench.scaling.read import Measured, Setup, Size
+from raysim.bench.scaling.read import MatrixSize, Measured, Setup
 from raysim.bench.scaling.tables import LIMITS, WHOLE
 
 SETUP = Setup("raylets", 1, "", "ray", "synthetic")
 
 
 def entry(
-    size: Size,
+    size: MatrixSize,
     seconds: Sequence[float],
     *,
     stage: str = WHOLE,
@@ -99,12 +99,12 @@ def test_fewer_than_three_sizes_give_no_law(sizes: tuple[int, ...], seconds: tup
 
 def test_growth_is_fitted_along_one_size_with_the_others_fixed():
     measured = [
-        entry(Size(K, d, n), [1e-6 * K**2 * d / n], stage="gram")
+        entry(MatrixSize(K, d, n), [1e-6 * K**2 * d / n], stage="gram")
         for K in (10, 20, 40)
         for d in (100, 1000)
         for n in (1, 2)
     ]
-    measured.append(entry(Size(10, 10_000, 1), [1e-6 * 100 * 10_000], stage="gram"))
+    measured.append(entry(MatrixSize(10, 10_000, 1), [1e-6 * 100 * 10_000], stage="gram"))
     in_clients = growth(measured, "clients")
     assert [(g.clients, g.parameters, g.nodes) for g in in_clients] == [
         *((0, 100, 1), (0, 100, 2), (0, 1000, 1), (0, 1000, 2)),
@@ -119,10 +119,10 @@ def test_growth_is_fitted_along_one_size_with_the_others_fixed():
 
 def test_strong_scaling_compares_with_the_fewest_nodes():
     whole = {
-        Size(10, 5, 1): entry(Size(10, 5, 1), [8.0, 9.0, 10.0]),
-        Size(10, 5, 2): entry(Size(10, 5, 2), [5.0, 6.0, 7.0]),
-        Size(10, 5, 4): entry(Size(10, 5, 4), [3.0]),
-        Size(20, 5, 2): entry(Size(20, 5, 2), [1.0]),
+        MatrixSize(10, 5, 1): entry(MatrixSize(10, 5, 1), [8.0, 9.0, 10.0]),
+        MatrixSize(10, 5, 2): entry(MatrixSize(10, 5, 2), [5.0, 6.0, 7.0]),
+        MatrixSize(10, 5, 4): entry(MatrixSize(10, 5, 4), [3.0]),
+        MatrixSize(20, 5, 2): entry(MatrixSize(20, 5, 2), [1.0]),
     }
     two, four = strong_scaling(whole)
     assert (two.size.nodes, two.base, two.speed_up.value, two.efficiency) == (2, 1, 1.5, 0.75)
@@ -131,14 +131,19 @@ def test_strong_scaling_compares_with_the_fewest_nodes():
 
 
 def test_weak_scaling_needs_the_share_of_clients_on_one_node():
-    sizes = {Size(10, 5, 1): 2.0, Size(20, 5, 2): 2.5, Size(21, 5, 2): 1.0, Size(40, 5, 2): 9.0}
+    sizes = {
+        MatrixSize(10, 5, 1): 2.0,
+        MatrixSize(20, 5, 2): 2.5,
+        MatrixSize(21, 5, 2): 1.0,
+        MatrixSize(40, 5, 2): 9.0,
+    }
     (found,) = weak_scaling({size: entry(size, [seconds]) for size, seconds in sizes.items()})
-    assert found.size == Size(20, 5, 2)
+    assert found.size == MatrixSize(20, 5, 2)
     assert found.efficiency.value == pytest.approx(0.8)
 
 
 def test_limits_are_compared_repeat_by_repeat():
-    size = Size(10, 5, 1)
+    size = MatrixSize(10, 5, 1)
     whole = entry(size, [2.0, 8.0, 5.0])
     slow_in_one = entry(size, [4.0, 1.0, 7.0], stage="gram", defense=LIMITS, runs=[(0, 1), (0, 0), (1, 2)])
     ratio = limit_ratio(whole, slow_in_one)  # 2 / 1 and 8 / 4; the third repeat has no limit of its seed
@@ -149,13 +154,13 @@ def test_limits_are_compared_repeat_by_repeat():
 
 
 def test_shares_add_up():
-    size = Size(10, 5, 1)
+    size = MatrixSize(10, 5, 1)
     parts = [entry(size, [1.0, 1.0, 9.0], stage="gram"), entry(size, [2.0, 3.0, 4.0], stage="combine")]
     assert shares(parts) == [0.25, 0.75]
 
 
 def test_digests_that_differ_are_named():
-    one, two = Size(10, 5, 1), Size(10, 5, 2)
+    one, two = MatrixSize(10, 5, 1), MatrixSize(10, 5, 2)
     measured = [
         entry(one, [1.0, 1.0], digests=["aa", "aa"]),
         entry(two, [1.0, 1.0], digests=["aa", "bb"]),
@@ -171,5 +176,5 @@ def test_digests_that_differ_are_named():
 
 def test_other_seeds_are_other_matrices():
     runs = [(0, 0), (1, 0)]
-    measured = [entry(Size(10, 5, 1), [1.0, 1.0], runs=runs, digests=["aa", "bb"])]
+    measured = [entry(MatrixSize(10, 5, 1), [1.0, 1.0], runs=runs, digests=["aa", "bb"])]
     assert digest_mismatches(measured) == ([], 0)

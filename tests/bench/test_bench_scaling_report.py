@@ -19,7 +19,7 @@ from raysim.bench.scaling.figures import moved, nodes, runtime, split, spread_ou
 from raysim.bench.scaling.read import read_memory, read_stages
 from raysim.bench.scaling.report import write_report
 from raysim.bench.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
-from raysim.bench.scaling.view import View, views
+from raysim.bench.scaling.view import ScalingView, views
 from raysim.errors import RecordError
 
 CELL: dict[str, Any] = {
@@ -246,7 +246,7 @@ def test_the_oracle_is_named_so_in_every_table(tmp_path: Path):
 def test_several_sizes_get_figures_and_sections_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     drawn: list[str] = []
 
-    def draw_nothing(view: View, out: Path) -> dict[str, str]:
+    def draw_nothing(view: ScalingView, out: Path) -> dict[str, str]:
         drawn.append(view.slug)
         return {}
 
@@ -275,7 +275,7 @@ def test_other_clients_on_other_nodes_have_no_strong_scaling(tmp_path: Path):
     (view,) = views(read_stages(tmp_path / "stages.parquet"))
     page = "\n".join(sections.nodes(view, {}))
     assert "No K was measured on two numbers of nodes." in page
-    assert "no weak scaling" in page
+    assert "No weak scaling" in page
     assert nodes(view) is None
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from raysim.bench.studies.similarity import (
     WAYS,
-    Plan,
+    SimilarityPlan,
     direct_errors,
     estimate_errors,
     measure,
@@ -23,7 +23,7 @@ from raysim.bench.studies.study import Study
 from raysim.cli.main import app
 from raysim.errors import ConfigError
 
-TINY = Plan((4, 8, 12), columns=5, repeats=2, pair_limit=8, history_rounds=4, share=0.5)
+TINY = SimilarityPlan((4, 8, 12), columns=5, repeats=2, pair_limit=8, history_rounds=4, share=0.5)
 
 
 @cache
@@ -91,14 +91,14 @@ def test_vectors_and_histories_follow_from_the_seed():
     met = met_before(TINY, 12)
     assert (met == met.T).all()
     assert not met.diagonal().any()
-    assert met_before(Plan((4,), share=1.0), 4).sum() == 12
-    one = met_before(Plan((12,), history_rounds=1, share=0.25), 12)
+    assert met_before(SimilarityPlan((4,), share=1.0), 4).sum() == 12
+    one = met_before(SimilarityPlan((12,), history_rounds=1, share=0.25), 12)
     assert sorted(one.sum(axis=0)) == [0] * 9 + [2] * 3
 
 
 def test_nothing_to_estimate_is_told_as_such():
     """Everybody has met, and cosines of one column are exact: no error is left for the figure either."""
-    study = measure(Plan((4,), columns=1, repeats=1, share=1.0))
+    study = measure(SimilarityPlan((4,), columns=1, repeats=1, share=1.0))
     estimate = study.rows[-1]
     assert (estimate["known_share"], np.isnan(estimate["error_max"])) == (1.0, True)
     line = next(line for line in study.markdown().splitlines() if line.startswith("| 4 |"))
@@ -117,7 +117,7 @@ def test_nothing_to_estimate_is_told_as_such():
 )
 def test_plans_out_of_range_are_refused(changed, key):
     with pytest.raises(ConfigError, match=key):
-        Plan(**changed)
+        SimilarityPlan(**changed)
 
 
 def test_the_command_leaves_three_files(tmp_path: Path):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from raysim.bench.option_lists import at_least_one, whole_numbers
 from raysim.bench.studies.study import Study, Times, finish, growth_text, markdown_table, panels, settings_of
-from raysim.bench.words import at_least_one, whole_numbers
 from raysim.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster import bring_up, namespaces
-from cluster.plan import LEAST_STORE, Plan, make_plan
+from cluster.plan import LEAST_STORE, ClusterPlan, make_plan
 from raysim.errors import ConfigError, RunError
 
 
@@ -27,8 +27,8 @@ def test_nodes_share_the_machine(monkeypatch):
 
 
 def test_a_plan_survives_the_way_to_the_keeper():
-    plan = Plan("namespaces", 3, 2, 1, 2**27, 2**30, "100mbit")
-    assert Plan.from_json(plan.to_json()) == plan
+    plan = ClusterPlan("namespaces", 3, 2, 1, 2**27, 2**30, "100mbit")
+    assert ClusterPlan.from_json(plan.to_json()) == plan
 
 
 def test_nodes_see_disjoint_gpus():

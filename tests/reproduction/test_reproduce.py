@@ -13,7 +13,7 @@ from raysim.cli.main import app
 from raysim.errors import ConfigError
 from raysim.presets import generated
 from raysim.presets.preset import Preset
-from raysim.reproduction.cells import Cell, run_cell, select
+from raysim.reproduction.cells import PaperCell, run_cell, select
 from raysim.reproduction.comparison import entry, keys, lines, markdown, notes
 from raysim.runs.directory import RunDirectory
 
@@ -25,12 +25,12 @@ def call(*words: str) -> Result:
     return CliRunner().invoke(app, ["reproduce", *words])
 
 
-def cell(problem: str = "", **measured: list[float]) -> Cell:
+def cell(problem: str = "", **measured: list[float]) -> PaperCell:
     preset = Preset(
         "flare/table3-a", "", {}, {}, ("main_accuracy", "recall", "fpr"), {"main_accuracy": 0.916, "recall": None},
         doubts={"main_accuracy": "why"}, stand_ins="kather -> synthetic",
     )  # fmt: skip
-    return Cell(preset, measured, problem)
+    return PaperCell(preset, measured, problem)
 
 
 def test_without_a_table_those_with_reported_numbers_are_chosen():

@@ -17,8 +17,8 @@ from raysim.bench.costs.defense_cost import Subject, check_subjects, parse_subje
 from raysim.bench.costs.targets import Judged, ratio
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import Matrix
+from raysim.bench.option_lists import named_options
 from raysim.bench.process_memory import MemoryWatch
-from raysim.bench.words import named_options
 from raysim.composition.registry import make
 from raysim.config.schema import Component
 from raysim.context import Setting

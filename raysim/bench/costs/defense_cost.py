@@ -15,8 +15,8 @@ from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span
 from raysim.bench.limits import copy_matrix, gram_product
 from raysim.bench.matrix import Matrix
+from raysim.bench.option_lists import named_options
 from raysim.bench.process_memory import MemoryWatch
-from raysim.bench.words import named_options
 from raysim.composition.registry import make
 from raysim.config.schema import Component
 from raysim.context import Setting

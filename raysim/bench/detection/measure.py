@@ -62,7 +62,7 @@ ENGINE_STAGES = ("train", "evaluate", "guard", "craft", "buffers", "record", "ch
 
 
 @dataclass(frozen=True)
-class Cell:
+class DetectionCell:
     """One run of the table."""
 
     data: str
@@ -89,7 +89,7 @@ class CellResult:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DetectionPlan:
     """The table that is wanted."""
 
     data: tuple[str, ...] = tuple(SETTINGS)
@@ -117,17 +117,17 @@ class Plan:
         if not self.defenses:
             object.__setattr__(self, "defenses", tuple(DEFENSES))
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[DetectionCell]:
         """Every run, data set by data set; FedAvg without an attack first."""
         for data in self.data:
             for seed in self.seeds:
-                yield Cell(data, NO_ATTACK, "fedavg", seed)
+                yield DetectionCell(data, NO_ATTACK, "fedavg", seed)
             for attack in self.attacks:
                 for defense in self.defenses:
                     for seed in self.seeds:
-                        yield Cell(data, attack, defense, seed)
+                        yield DetectionCell(data, attack, defense, seed)
 
-    def config(self, cell: Cell) -> ExperimentConfig:
+    def config(self, cell: DetectionCell) -> ExperimentConfig:
         """The cell's experiment."""
         setting = SETTINGS[cell.data]
         rounds = self.rounds or setting["rounds"]
@@ -155,8 +155,8 @@ def defense_options(name: str) -> dict[str, Any]:
 
 
 def measure_all(
-    plan: Plan, folder: Path, workers: int, tell: Callable[[Cell, int, int], None]
-) -> dict[Cell, CellResult]:
+    plan: DetectionPlan, folder: Path, workers: int, tell: Callable[[DetectionCell, int, int], None]
+) -> dict[DetectionCell, CellResult]:
     """Run what is not in `folder` yet, `workers` cells at a time; all results. tell(cell, done, total) after each."""
     every, code = list(plan.cells()), code_version()
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def measure_all(
     return {cell: result for cell, result in results.items() if result is not None}
 
 
-def run_cell(plan: Plan, cell: Cell, folder: Path, code: Mapping[str, Any]) -> None:
+def run_cell(plan: DetectionPlan, cell: DetectionCell, folder: Path, code: Mapping[str, Any]) -> None:
     """Run one cell and keep its numbers, as those of this code; a setting that the defense refuses, or fails in, is kept as its problem."""
     import raysim
 
@@ -198,7 +198,9 @@ def run_cell(plan: Plan, cell: Cell, folder: Path, code: Mapping[str, Any]) -> N
     write_atomically(folder / f"{cell.name}.json", json.dumps(content, indent=1).encode())
 
 
-def read_result(plan: Plan, cell: Cell, folder: Path, code: Mapping[str, Any]) -> CellResult | None:
+def read_result(
+    plan: DetectionPlan, cell: DetectionCell, folder: Path, code: Mapping[str, Any]
+) -> CellResult | None:
     """What an earlier run kept of this cell; None where there is nothing, or it came from other settings or code."""
     path = folder / f"{cell.name}.json"
     if not path.exists():

@@ -13,9 +13,9 @@ from raysim.bench.detection.measure import (
     OPTIONS,
     SETTINGS,
     TRUE_COUNTS,
-    Cell,
     CellResult,
-    Plan,
+    DetectionCell,
+    DetectionPlan,
     defense_options,
 )
 from raysim.bench.report import machine_lines
@@ -24,7 +24,7 @@ from raysim.defense import title
 COLUMNS = ("recall", "FPR", "accuracy", "s/round")
 
 
-def markdown(plan: Plan, results: Mapping[Cell, CellResult], workers: int) -> str:
+def markdown(plan: DetectionPlan, results: Mapping[DetectionCell, CellResult], workers: int) -> str:
     """The whole document: where and how it was measured, and a table for each data set, one row a defense."""
     lines = ["# What the defenses catch", ""]
     seeds = " ".join(map(str, plan.seeds))
@@ -42,7 +42,7 @@ def markdown(plan: Plan, results: Mapping[Cell, CellResult], workers: int) -> st
     return "\n".join(lines)
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(plan: DetectionPlan) -> list[str]:
     changed = "; ".join(
         f"{name}: {', '.join(f'{key}={value}' for key, value in options.items())}"
         for name, options in OPTIONS.items()
@@ -65,14 +65,14 @@ def _notes(plan: Plan) -> list[str]:
     return notes
 
 
-def _table(plan: Plan, data: str, results: Mapping[Cell, CellResult]) -> list[str]:
+def _table(plan: DetectionPlan, data: str, results: Mapping[DetectionCell, CellResult]) -> list[str]:
     from defenses import DEFENSES
 
     setting = SETTINGS[data]
     training = setting["training"]
     limit = f" ({setting['data']['limit']:,} training samples)" if "limit" in setting["data"] else ""
     small = " Cut short on purpose: it shows what is caught, not what is learnt." if limit else ""
-    clean = _mean([results.get(Cell(data, NO_ATTACK, "fedavg", seed)) for seed in plan.seeds])
+    clean = _mean([results.get(DetectionCell(data, NO_ATTACK, "fedavg", seed)) for seed in plan.seeds])
     head = ["defense", *(f"{attack}: {column}" for attack in plan.attacks for column in COLUMNS)]
     lines = [
         f"## {data}{limit}, {setting['model']}, {plan.rounds or setting['rounds']} rounds",
@@ -86,7 +86,7 @@ def _table(plan: Plan, data: str, results: Mapping[Cell, CellResult]) -> list[st
     for name in plan.defenses:
         cells = [title(name, DEFENSES[name])]
         for attack in plan.attacks:
-            mean = _mean([results.get(Cell(data, attack, name, seed)) for seed in plan.seeds])
+            mean = _mean([results.get(DetectionCell(data, attack, name, seed)) for seed in plan.seeds])
             values = (mean.recall, mean.fpr, mean.accuracy, mean.detection_s)
             cells += ["failed"] * len(COLUMNS) if mean.problem else [_number(value) for value in values]
         lines.append("| " + " | ".join(cells) + " |")

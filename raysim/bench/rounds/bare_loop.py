@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from raysim.engine.host import ClientHost, HostPlan
+from raysim.engine.host import ClientHost, HostSetup
 
 
 class BareLoop:
@@ -17,7 +17,7 @@ class BareLoop:
     recipe's SGD steps in a fixed order, and its resulting state is kept.
     """
 
-    def __init__(self, plan: HostPlan, host: ClientHost, clients: np.ndarray) -> None:
+    def __init__(self, plan: HostSetup, host: ClientHost, clients: np.ndarray) -> None:
         self.recipe = plan.recipe
         self.model: nn.Module = plan.factory.build()
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}

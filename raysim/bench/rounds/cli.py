@@ -85,7 +85,7 @@ def rounds(
         "resume": resume or None,
     }
     with exit_status():
-        from raysim.bench.words import at_least_one
+        from raysim.bench.option_lists import at_least_one
 
         at_least_one("repeats", repeats)
         given = {key: value for key, value in grid.items() if value is not None}
@@ -114,10 +114,10 @@ def _beside_bare_loop(names: list[str], repeats: int, workers: int, backend: str
 
 
 def _over_grid(names: tuple[str, ...], repeats: int, root: str | None, given: dict[str, Any]) -> None:
+    from raysim.bench.option_lists import whole_numbers
     from raysim.bench.rounds.growth import GrowthPlan, measure, per_actor, shares
     from raysim.bench.rounds.growth_report import write_report
     from raysim.bench.rounds.measure import CASES
-    from raysim.bench.words import whole_numbers
 
     out, resume = given.pop("out", Path("runs/bench-rounds")), given.pop("resume", False)
     readers: dict[str, Callable[[str, str], tuple[Any, ...]]] = {

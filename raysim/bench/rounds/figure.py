@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from raysim.bench.scaling.figures import COLOURS, REST
 from raysim.bench.scaling.read import Measured
-from raysim.bench.scaling.view import View
+from raysim.bench.scaling.view import ScalingView
 from raysim.report.figures import GRID, INK, QUIET, WIDTH
 
 LEAST_SHARE = 0.01
@@ -16,7 +16,7 @@ LEAST_SHARE = 0.01
 OTHERS = "all others"
 
 
-def stacked(view: View, variant: str) -> Figure:
+def stacked(view: ScalingView, variant: str) -> Figure:
     """Median seconds of each stage, one on the other, a bar for each K; one panel for each number of nodes.
 
     The heights of bars are sums of the stages' medians. variant: how clients sit in actors.

@@ -17,10 +17,10 @@ from cluster.clusters import bring_up
 from cluster.plan import make_plan
 from raysim import rng
 from raysim.backends.capacity import Capacity
-from raysim.bench.parts import run_driver, write_json
+from raysim.bench.cell_store import run_driver, write_json
+from raysim.bench.option_lists import at_least_one
 from raysim.bench.rounds.measure import CASES, WARM_UP, bench_config
 from raysim.bench.rounds.tables import PARTS
-from raysim.bench.words import at_least_one
 from raysim.composition.compose import load_data
 from raysim.composition.resources import client_actors, resolved
 from raysim.config.schema import ExperimentConfig
@@ -32,7 +32,7 @@ ACTOR_BYTES = 190 * 2**20
 
 
 @dataclass(frozen=True)
-class Cell:
+class GrowthCell:
     """What a round is made of. clients_per_actor, client_gpus: see the configuration's `resources`."""
 
     case: str
@@ -88,33 +88,33 @@ class GrowthPlan:
         grid = ("cases", "clients", "nodes", "clients_per_actor", "client_gpus", "repeats")
         return {key: value for key, value in asdict(self).items() if key not in grid}
 
-    def cells(self, nodes: int) -> list[Cell]:
+    def cells(self, nodes: int) -> list[GrowthCell]:
         """The cells of one number of nodes."""
         return [
-            Cell(case, clients, nodes, per_actor, gpus)
+            GrowthCell(case, clients, nodes, per_actor, gpus)
             for case in self.cases
             for per_actor in self.clients_per_actor
             for gpus in self.client_gpus
             for clients in self.clients or (CASES[case]["population"]["clients"],)
         ]
 
-    def possible(self, nodes: int) -> list[Cell]:
+    def possible(self, nodes: int) -> list[GrowthCell]:
         """Those of them that can be measured."""
         return [cell for cell in self.cells(nodes) if not self.obstacle(cell)]
 
-    def in_order(self, nodes: int, repeat: int) -> list[Cell]:
+    def in_order(self, nodes: int, repeat: int) -> list[GrowthCell]:
         """The same in this repeat's order."""
         cells = self.possible(nodes)
         order = rng.generator(self.seed, "bench", "rounds", nodes, repeat).permutation(len(cells))
         return [cells[place] for place in order]
 
-    def config(self, cell: Cell) -> ExperimentConfig:
+    def config(self, cell: GrowthCell) -> ExperimentConfig:
         """The run of one repeat: rounds that warm up, rounds that are timed, one whose memory is watched."""
         config = bench_config(cell.case, WARM_UP + self.rounds + 1, self.root, self.seed)
         own = {"clients_per_actor": cell.clients_per_actor, "client_gpus": cell.client_gpus}
         return config.with_values(population={"clients": cell.clients}, resources=own)
 
-    def obstacle(self, cell: Cell) -> str:
+    def obstacle(self, cell: GrowthCell) -> str:
         """Why a cell cannot be measured, or "": its reservations do not fit, or its actors fill the memory."""
         capacity = Capacity(cell.nodes * self.cpus_per_node, float(cell.nodes * self.gpus_per_node))
         try:

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysim.bench.rounds.figure import stacked
-from raysim.bench.rounds.growth import Cell, GrowthPlan
+from raysim.bench.rounds.growth import GrowthCell, GrowthPlan
 from raysim.bench.scaling import sections
 from raysim.bench.scaling.figures import draw
 from raysim.bench.scaling.fit import growth
-from raysim.bench.scaling.read import Measured, PeakMemory, Setup, Size, read_about
+from raysim.bench.scaling.read import MatrixSize, Measured, PeakMemory, Setup, read_about
 from raysim.bench.scaling.report import about_lines, write_growth
 from raysim.bench.scaling.tables import WHOLE
-from raysim.bench.scaling.view import View, views
+from raysim.bench.scaling.view import ScalingView, views
 from raysim.errors import RecordError
 from raysim.runs.directory import write_atomically
 
@@ -85,7 +85,9 @@ def read_rounds(rows: Sequence[Row], order: Sequence[str]) -> list[Measured]:
 
     order: the variants as they are to be listed.
     """
-    grouped: dict[tuple[Setup, str, Size, str], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    grouped: dict[tuple[Setup, str, MatrixSize, str], dict[int, list[Row]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for row in rows:
         key = (_setup(row), _variant(row), _size(row), row["stage"])
         grouped[key][row["repeat"]].append(row)
@@ -123,11 +125,11 @@ def read_memory(rows: Sequence[Row]) -> list[PeakMemory]:
     ]
 
 
-def _actors(view: View, rows: Sequence[Row]) -> list[str]:
+def _actors(view: ScalingView, rows: Sequence[Row]) -> list[str]:
     """Actors, where they sat, and rounds an hour, by K."""
     actors = {
         (_variant(row), _size(row)): [
-            row[name] for name in ("actors", "actor_nodes", "actor_gpus", "cohort_size")
+            row[name] for name in ("actors", "actor_nodes", "actor_gpus", "clients_per_stack")
         ]
         for row in rows
         if _setup(row) == view.setup
@@ -154,7 +156,7 @@ def _actors(view: View, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _stacked(view: View, out: Path) -> list[str]:
+def _stacked(view: ScalingView, out: Path) -> list[str]:
     """A figure of the stages against K for each way to sit."""
     lines = []
     for number, variant in enumerate(view.defenses):
@@ -191,13 +193,13 @@ def _setup(row: Row) -> Setup:
     return Setup(row["kind"], row["cpus_per_node"], row["bandwidth"], "ray", row["case"])
 
 
-def _size(row: Row) -> Size:
-    return Size(row["clients"], row["parameters"], row["nodes"])
+def _size(row: Row) -> MatrixSize:
+    return MatrixSize(row["clients"], row["parameters"], row["nodes"])
 
 
 def _variant(row: Row) -> str:
     asked = row["clients_per_actor"]
-    return Cell(row["case"], row["clients"], row["nodes"], asked, row["client_gpus"]).variant
+    return GrowthCell(row["case"], row["clients"], row["nodes"], asked, row["client_gpus"]).variant
 
 
 def _rows(path: Path) -> list[Row]:

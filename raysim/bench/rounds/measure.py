@@ -119,7 +119,7 @@ def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: boo
 def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: int) -> RoundTimes:
     clients = np.arange(len(experiment.sizes))
     limit, all_cores = ThreadLimit(experiment.config.resources.threads), ThreadLimit(workers)
-    bare = BareLoop(experiment.plan, ClientHost(experiment.plan, *experiment.arrays), clients)
+    bare = BareLoop(experiment.setup, ClientHost(experiment.setup, *experiment.arrays), clients)
     held = experiment.published(backend)
     start(held, backend)
     bare_s: list[float] = []

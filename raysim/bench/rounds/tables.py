@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raysim.bench.parts import Columns, Parts
+from raysim.bench.cell_store import Columns, Parts
 
 CELL = {
     "case": ("string", "name of the case"),
@@ -16,7 +16,10 @@ CELL = {
     "gpus_per_node": ("int32", "GPUs of each node"),
     "clients_per_actor": ("string", "what was asked for: a number, or auto"),
     "client_gpus": ("float64", "share of a GPU that one client reserves"),
-    "cohort_size": ("int32", "clients that train together, by training.cohort_size's rule; never parted"),
+    "clients_per_stack": (
+        "int32",
+        "clients that train together, by training.clients_per_stack's rule; never parted",
+    ),
     "actors": ("int32", "client actors there were"),
     "actor_nodes": ("int32", "nodes they sat on"),
     "actor_gpus": ("int32", "GPUs they shared"),

@@ -20,9 +20,9 @@ from raysim.backends import ray_connection as ray_cluster
 from raysim.backends.base import prepare_worker
 from raysim.backends.ray_backend import RayBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
+from raysim.bench.cell_store import driver_main
 from raysim.bench.costs.defense_cost import BETWEEN
-from raysim.bench.parts import driver_main
-from raysim.bench.rounds.growth import Cell, GrowthPlan
+from raysim.bench.rounds.growth import GrowthCell, GrowthPlan
 from raysim.bench.rounds.measure import WARM_UP
 from raysim.bench.rounds.tables import PARTS
 from raysim.bench.scaling.memory import RayWatch
@@ -62,7 +62,7 @@ def measure_nodes(plan: GrowthPlan, out: Path, nodes: int) -> None:
             print(f"{number} of {len(todo)}: {cell}, repeat {repeat}: {took}", file=sys.stderr, flush=True)
 
 
-def measure_cell(plan: GrowthPlan, cell: Cell, watch: RayWatch | None) -> tuple[list[Row], list[Row]]:
+def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> tuple[list[Row], list[Row]]:
     """(Rows of rounds, rows of memory) of one repeat: actors come up, warm up, are timed, watched, and go.
 
     watch: of the nodes' memory, in one more round after those that are timed; None: none.
@@ -130,12 +130,12 @@ def _summary(spans: Sequence[Span]) -> Row:
     }
 
 
-def _common(plan: GrowthPlan, cell: Cell, experiment: Experiment, places: list[dict[str, Any]]) -> Row:
+def _common(plan: GrowthPlan, cell: GrowthCell, experiment: Experiment, places: list[dict[str, Any]]) -> Row:
     """The columns that all rows of a cell have in common."""
     return {
         "case": cell.case,
         "model": experiment.config.model.name,
-        "parameters": experiment.plan.layout.dim,
+        "parameters": experiment.setup.layout.dim,
         "clients": cell.clients,
         "nodes": cell.nodes,
         "kind": plan.kind,
@@ -144,7 +144,7 @@ def _common(plan: GrowthPlan, cell: Cell, experiment: Experiment, places: list[d
         "gpus_per_node": plan.gpus_per_node,
         "clients_per_actor": str(cell.clients_per_actor),
         "client_gpus": cell.client_gpus,
-        "cohort_size": experiment.plan.cohort_size,
+        "clients_per_stack": experiment.setup.clients_per_stack,
         "actors": len(places),
         "actor_nodes": len({place["node"] for place in places}),
         "actor_gpus": len({(place["node"], gpu) for place in places for gpu in place["gpus"]}),

@@ -79,10 +79,10 @@ def scaling(
     """
     with exit_status():
         from raysim.bench.matrix import image_shape
+        from raysim.bench.option_lists import whole_numbers
         from raysim.bench.scaling.measure import measure, of_run
         from raysim.bench.scaling.plan import SYNTHETIC, ScalingPlan, sizes_of, split_labels
         from raysim.bench.scaling.report import write_report
-        from raysim.bench.words import whole_numbers
         from raysim.errors import ConfigError
 
         synthetic = updates == SYNTHETIC

@@ -21,7 +21,7 @@ from raysim.bench.scaling.fit import shares, strong_scaling
 from raysim.bench.scaling.read import Measured
 from raysim.bench.scaling.sections import number
 from raysim.bench.scaling.tables import LIMITS
-from raysim.bench.scaling.view import View
+from raysim.bench.scaling.view import ScalingView
 from raysim.composition.registry import defense_title
 from raysim.report.figures import GRID, INK, QUIET, WIDTH
 
@@ -34,9 +34,9 @@ SPLIT_WIDTH = 1.6
 """Of the axes of `split`, in bars: the rest is for the seconds and the names that do not fit into their bar."""
 
 
-def draw(view: View, out: Path) -> dict[str, str]:
+def draw(view: ScalingView, out: Path) -> dict[str, str]:
     """Write every figure there are data for, as PNG and SVG; kind -> name of the PNG."""
-    kinds: dict[str, Callable[[View], Figure | None]] = {
+    kinds: dict[str, Callable[[ScalingView], Figure | None]] = {
         "runtime": runtime,
         "growth": growth,
         "split": split,
@@ -57,7 +57,7 @@ def draw(view: View, out: Path) -> dict[str, str]:
     return drawn
 
 
-def runtime(view: View) -> Figure:
+def runtime(view: ScalingView) -> Figure:
     """Seconds per round of each defense at its largest K, slowest first, on the fewest and the most nodes."""
     counts = _ends(view.nodes)
     slow = {count: view.largest(count) for count in counts}
@@ -97,7 +97,7 @@ def runtime(view: View) -> Figure:
     return figure
 
 
-def growth(view: View) -> Figure | None:
+def growth(view: ScalingView) -> Figure | None:
     """Seconds against K, log-log, a band from quartile to quartile; on the fewest and the most nodes."""
     if len(view.clients) < 2:
         return None
@@ -127,7 +127,7 @@ def growth(view: View) -> Figure | None:
     return figure
 
 
-def split(view: View) -> Figure:
+def split(view: ScalingView) -> Figure:
     """What part of each defense's seconds each of its stages takes, at the largest K."""
     bars = [(count, whole) for count in _ends(view.nodes) for whole in view.largest(count).values()]
     order = sorted(bars, key=lambda bar: (view.defenses.index(bar[1].defense), bar[0]))
@@ -164,7 +164,7 @@ def split(view: View) -> Figure:
     return figure
 
 
-def maps(view: View) -> Figure | None:
+def maps(view: ScalingView) -> Figure | None:
     """Heat maps alone and with the autoencoder against K, on the fewest nodes; a panel for each defense."""
     names = view.with_autoencoder()
     if not names or len(view.clients) < 2:
@@ -201,7 +201,7 @@ def maps(view: View) -> Figure | None:
     return figure
 
 
-def nodes(view: View) -> Figure | None:
+def nodes(view: ScalingView) -> Figure | None:
     """Speed-up against the number of nodes at the largest K, beside the ideal."""
     if len(view.nodes) < 2:
         return None
@@ -250,7 +250,7 @@ def nodes(view: View) -> Figure | None:
     return figure
 
 
-def moved(view: View) -> Figure | None:
+def moved(view: ScalingView) -> Figure | None:
     """Bytes that stages brought from other nodes at the largest K, on the most nodes; those that moved any."""
     count = view.nodes[-1]
     bars: list[tuple[Measured, Measured]] = [
@@ -293,7 +293,7 @@ def spread_out(values: Sequence[float], gap: float, top: float = 1.0) -> np.ndar
     return places
 
 
-def _shares(view: View, whole: Measured) -> dict[str, float]:
+def _shares(view: ScalingView, whole: Measured) -> dict[str, float]:
     """The stages' parts of a defense's seconds, in the order they run; together 1."""
     stages = view.stages(whole.defense, whole.size.clients, whole.size.nodes)
     return {entry.stage: value for entry, value in zip(stages, shares(stages), strict=True)}
@@ -371,7 +371,7 @@ def _title(axes: Axes, text: str, pad: float = 8) -> None:
     axes.set_title(text, loc="left", fontsize=10, color=INK, pad=pad)
 
 
-def _where(view: View) -> str:
+def _where(view: ScalingView) -> str:
     return f"K = {view.clients[-1]} clients, d = {view.parameters:,}"
 
 

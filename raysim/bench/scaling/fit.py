@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from raysim.bench.scaling.read import Measured, Setup, Size, Subject
+from raysim.bench.scaling.read import MatrixSize, Measured, Setup, Subject
 from raysim.bench.scaling.tables import LIMITS, WHOLE
 
 CONFIDENCE = 0.95
@@ -75,7 +75,7 @@ class Ratio:
 class Strong:
     """The same matrix on `base` and on size.nodes nodes: speed-up T(base) / T(n); efficiency, the speed-up base / n."""
 
-    size: Size
+    size: MatrixSize
     base: int
     speed_up: Ratio
 
@@ -89,7 +89,7 @@ class Strong:
 class Weak:
     """K clients on one node against n K clients on n: efficiency T(K, 1) / T(n K, n)."""
 
-    size: Size
+    size: MatrixSize
     efficiency: Ratio
 
 
@@ -146,7 +146,7 @@ def power_law(sizes: Sequence[int], seconds: Sequence[np.ndarray]) -> PowerLaw |
 
 def growth(measured: Iterable[Measured], along: Along) -> list[Growth]:
     """The power law of each stage along K (for each d and number of nodes) or along d (for each K)."""
-    lines: dict[tuple[Subject, Size], list[Measured]] = defaultdict(list)
+    lines: dict[tuple[Subject, MatrixSize], list[Measured]] = defaultdict(list)
     for entry in measured:
         lines[entry.subject, entry.size._replace(**{along: 0})].append(entry)
     found = []
@@ -158,7 +158,7 @@ def growth(measured: Iterable[Measured], along: Along) -> list[Growth]:
     return found
 
 
-def strong_scaling(whole: dict[Size, Measured]) -> list[Strong]:
+def strong_scaling(whole: dict[MatrixSize, Measured]) -> list[Strong]:
     """For each K and d measured on several numbers of nodes: the speed-up against the fewest."""
     found = []
     for size, entry in sorted(whole.items()):
@@ -169,11 +169,11 @@ def strong_scaling(whole: dict[Size, Measured]) -> list[Strong]:
     return found
 
 
-def weak_scaling(whole: dict[Size, Measured]) -> list[Weak]:
+def weak_scaling(whole: dict[MatrixSize, Measured]) -> list[Weak]:
     """For each n > 1 nodes and n K clients where K clients were measured on one node."""
     found = []
     for size, entry in sorted(whole.items()):
-        alone = Size(size.clients // size.nodes, size.parameters, 1)
+        alone = MatrixSize(size.clients // size.nodes, size.parameters, 1)
         if size.nodes > 1 and size.clients % size.nodes == 0 and alone in whole:
             found.append(Weak(size, seconds_ratio(whole[alone], entry)))
     return found

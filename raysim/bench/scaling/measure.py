@@ -14,7 +14,7 @@ import psutil
 
 from cluster.clusters import bring_up
 from cluster.plan import make_plan
-from raysim.bench.parts import run_driver, write_json
+from raysim.bench.cell_store import run_driver, write_json
 from raysim.bench.scaling.plan import INPROCESS, SYNTHETIC, ScalingPlan, check_grid
 from raysim.bench.scaling.tables import PARTS
 from raysim.bench.scaling.updates import Recorded, source_of

@@ -13,8 +13,8 @@ import torch
 from raysim import rng
 from raysim.bench.costs.defense_cost import Subject, parse_subjects
 from raysim.bench.matrix import ROUNDS, SERVER_SAMPLES
+from raysim.bench.option_lists import at_least_one
 from raysim.bench.scaling.tables import LIMITS
-from raysim.bench.words import at_least_one
 from raysim.context import Setting
 from raysim.errors import ConfigError, unknown_name
 from raysim.models import MODELS, build_model
@@ -26,7 +26,7 @@ HALVINGS = 50
 
 
 @dataclass(frozen=True)
-class Size:
+class ParameterCount:
     """A number of parameters d, and the width of the model that has it (None: the model's own)."""
 
     parameters: int
@@ -43,7 +43,7 @@ class ScalingPlan:
 
     defenses: tuple[str, ...]
     clients: tuple[int, ...]
-    sizes: tuple[Size, ...]
+    sizes: tuple[ParameterCount, ...]
     nodes: tuple[int, ...] = (1,)
     repeats: int = 5
     model: str = "leaf_cnn"
@@ -69,7 +69,7 @@ class ScalingPlan:
     def from_mapping(cls, values: dict[str, Any]) -> ScalingPlan:
         """The inverse of `to_mapping`, also after a passage through JSON."""
         lists = ("defenses", "clients", "nodes", "image")
-        sizes = tuple(Size(**size) for size in values["sizes"])
+        sizes = tuple(ParameterCount(**size) for size in values["sizes"])
         return cls(**{**values, **{key: tuple(values[key]) for key in lists}, "sizes": sizes})
 
     def method(self) -> dict[str, Any]:
@@ -87,20 +87,20 @@ class ScalingPlan:
         """How many of that many synthetic clients are malicious."""
         return int(self.malicious * clients + 0.5)
 
-    def matrices(self, nodes: int, repeat: int) -> list[tuple[int, Size]]:
+    def matrices(self, nodes: int, repeat: int) -> list[tuple[int, ParameterCount]]:
         """(clients, size) of every matrix, in this repeat's order."""
         every = [(clients, size) for clients in self.clients for size in self.sizes]
         order = rng.generator(self.seed, "bench", "matrices", nodes, repeat).permutation(len(every))
         return [every[place] for place in order]
 
-    def cells(self, nodes: int, repeat: int, clients: int, size: Size) -> list[Cell]:
+    def cells(self, nodes: int, repeat: int, clients: int, size: ParameterCount) -> list[ScalingCell]:
         """The limits and every defense on one matrix, in an order of its own."""
         labels = [LIMITS, *self.defenses]
         draw = rng.generator(self.seed, "bench", "defenses", nodes, repeat, clients, size.parameters)
         order = draw.permutation(len(labels))
-        return [Cell(labels[place], clients, size.parameters, nodes, repeat) for place in order]
+        return [ScalingCell(labels[place], clients, size.parameters, nodes, repeat) for place in order]
 
-    def every_cell(self) -> list[Cell]:
+    def every_cell(self) -> list[ScalingCell]:
         """All cells of all node counts."""
         return [
             cell
@@ -112,7 +112,7 @@ class ScalingPlan:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ScalingCell:
     """One defense (or the limits) on one matrix, in one repeat."""
 
     label: str
@@ -164,7 +164,7 @@ def split_labels(texts: Sequence[str]) -> list[str]:
 
 def sizes_of(
     wanted: Sequence[int], model: str, image: tuple[int, int, int], classes: int
-) -> tuple[Size, ...]:
+) -> tuple[ParameterCount, ...]:
     """The model at the widths whose numbers of parameters come nearest to those wanted; none wanted: as it is.
 
     Raises ConfigError for a model without a width.
@@ -177,17 +177,17 @@ def sizes_of(
 
     own = count()
     if not wanted:
-        return (Size(own),)
+        return (ParameterCount(own),)
     if "width" not in MODELS[model].options:
         able = ", ".join(name for name, found in MODELS.items() if "width" in found.options)
         raise ConfigError(
             "parameters", f"needs a model with a `width` option ({able}); {model} has none", wanted
         )
-    sizes = [Size(own) if number == own else _nearest_size(number, count) for number in wanted]
+    sizes = [ParameterCount(own) if number == own else _nearest_size(number, count) for number in wanted]
     return tuple({size.parameters: size for size in sizes}.values())
 
 
-def _nearest_size(wanted: int, count: Callable[..., int]) -> Size:
+def _nearest_size(wanted: int, count: Callable[..., int]) -> ParameterCount:
     """The width by bisection: the number of parameters never falls as it grows."""
     low, high = 2.0**-20, 1.0
     while count(width=high) < wanted:
@@ -199,7 +199,7 @@ def _nearest_size(wanted: int, count: Callable[..., int]) -> Size:
         else:
             high = middle
     return min(
-        (Size(count(width=width), width) for width in (low, high)),
+        (ParameterCount(count(width=width), width) for width in (low, high)),
         key=lambda size: abs(size.parameters - wanted),
     )
 

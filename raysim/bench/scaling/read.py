@@ -39,7 +39,7 @@ class Setup(NamedTuple):
         return f"{self.backend}{kind}, {cpus} a node{links}, {updates}"
 
 
-class Size(NamedTuple):
+class MatrixSize(NamedTuple):
     """K clients, d parameters, n nodes."""
 
     clients: int
@@ -70,7 +70,7 @@ class Measured:
     setup: Setup
     defense: str
     stage: str
-    size: Size
+    size: MatrixSize
     model: str
     order: int
     runs: tuple[tuple[int, int], ...]
@@ -108,7 +108,7 @@ class PeakMemory:
 
     setup: Setup
     defense: str
-    size: Size
+    size: MatrixSize
     node: int
     worker_bytes: int
     largest_worker_bytes: int
@@ -120,7 +120,7 @@ def read_stages(path: Path) -> list[Measured]:
 
     Raises RecordError naming the file and what is wrong with it.
     """
-    grouped: dict[tuple[Setup, str, Size, str], list[dict[str, Any]]] = defaultdict(list)
+    grouped: dict[tuple[Setup, str, MatrixSize, str], list[dict[str, Any]]] = defaultdict(list)
     for row in _rows(path, "stages"):
         grouped[_setup(row), row["defense"], _size(row), row["stage"]].append(row)
     found = [_measured(*key, rows) for key, rows in grouped.items()]
@@ -133,7 +133,7 @@ def read_memory(path: Path) -> list[PeakMemory]:
     """memory.parquet, one entry a node; none where there is no such file. Raises RecordError when it is damaged."""
     if not path.exists():
         return []
-    grouped: dict[tuple[Setup, str, Size, int], list[dict[str, Any]]] = defaultdict(list)
+    grouped: dict[tuple[Setup, str, MatrixSize, int], list[dict[str, Any]]] = defaultdict(list)
     for row in _rows(path, "memory"):
         grouped[_setup(row), row["defense"], _size(row), row["node"]].append(row)
     names = ("worker_bytes", "largest_worker_bytes", "store_bytes")
@@ -153,7 +153,9 @@ def read_about(path: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {"about": about}
 
 
-def _measured(setup: Setup, defense: str, size: Size, stage: str, rows: list[dict[str, Any]]) -> Measured:
+def _measured(
+    setup: Setup, defense: str, size: MatrixSize, stage: str, rows: list[dict[str, Any]]
+) -> Measured:
     rows = sorted(rows, key=lambda row: (row["seed"], row["repeat"]))
     return Measured(
         setup=setup,
@@ -178,8 +180,8 @@ def _setup(row: Mapping[str, Any]) -> Setup:
     return Setup(*(row[name] for name in Setup._fields))
 
 
-def _size(row: Mapping[str, Any]) -> Size:
-    return Size(*(row[name] for name in Size._fields))
+def _size(row: Mapping[str, Any]) -> MatrixSize:
+    return MatrixSize(*(row[name] for name in MatrixSize._fields))
 
 
 def _rows(path: Path, kind: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from raysim.bench.scaling import sections
 from raysim.bench.scaling.figures import draw
 from raysim.bench.scaling.fit import DigestMismatch, Growth, digest_mismatches, growth
 from raysim.bench.scaling.read import Measured, read_about, read_memory, read_stages
-from raysim.bench.scaling.view import View, views
+from raysim.bench.scaling.view import ScalingView, views
 from raysim.composition.registry import defense_title
 from raysim.errors import RecordError
 from raysim.report.tables import flatten, ids
@@ -98,7 +98,7 @@ def _dates(measured: Sequence[Measured]) -> str:
     return f"measured from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
 
 
-def _of_view(view: View, laws: Sequence[Growth], out: Path) -> list[str]:
+def _of_view(view: ScalingView, laws: Sequence[Growth], out: Path) -> list[str]:
     drawn = draw(view, out)
     model = f"{view.model}, " if view.model else ""
     nodes = f"{', '.join(map(str, view.nodes))} node{'s' * (view.nodes != [1])}"

@@ -9,7 +9,7 @@ import numpy as np
 from raysim.bench.scaling.fit import Growth, Ratio, limit_ratio, shares, strong_scaling, weak_scaling
 from raysim.bench.scaling.read import COPY, GRAM, Measured, PeakMemory, Setup, Subject
 from raysim.bench.scaling.tables import LIMITS, WHOLE
-from raysim.bench.scaling.view import LIMIT_LABELS, View
+from raysim.bench.scaling.view import LIMIT_LABELS, ScalingView
 from raysim.composition.registry import defense_title
 
 GIB, MIB = 2**30, 2**20
@@ -27,12 +27,12 @@ class Fits:
     def __init__(self, laws: Iterable[Growth]) -> None:
         self._along_clients = {(g.subject, g.parameters, g.nodes): g for g in laws if g.along == "clients"}
 
-    def of(self, view: View, defense: str, stage: str, nodes: int) -> Growth | None:
+    def of(self, view: ScalingView, defense: str, stage: str, nodes: int) -> Growth | None:
         """The growth in K, None where there were fewer than three."""
         return self._along_clients.get((Subject(view.setup, defense, stage), view.parameters, nodes))
 
 
-def seconds(view: View, fits: Fits, drawn: Drawn) -> list[str]:
+def seconds(view: ScalingView, fits: Fits, drawn: Drawn) -> list[str]:
     """Whole seconds of every defense by K."""
     head = ["defense", *_nodes_head(view), *_clients_head(view), "growth", "last step", "off"]
     rows = []
@@ -50,7 +50,7 @@ def seconds(view: View, fits: Fits, drawn: Drawn) -> list[str]:
     )
 
 
-def limits(view: View) -> list[str]:
+def limits(view: ScalingView) -> list[str]:
     """Every defense against the limits, repeat by repeat."""
     head = ["defense", *_nodes_head(view), *_clients_head(view)]
     rows = []
@@ -65,7 +65,7 @@ def limits(view: View) -> list[str]:
     return [title, "", "Median over the repeats of the ratio in one repeat.", "", *table(head, rows)]
 
 
-def stages(view: View, fits: Fits, drawn: Drawn) -> list[str]:
+def stages(view: ScalingView, fits: Fits, drawn: Drawn) -> list[str]:
     """Each stage at the largest K."""
     lines = []
     for nodes in view.nodes:
@@ -102,7 +102,7 @@ def stages(view: View, fits: Fits, drawn: Drawn) -> list[str]:
     return [*lines, note, "", *_figures(drawn, split="Share of each stage")]
 
 
-def maps(view: View, drawn: Drawn) -> list[str]:
+def maps(view: ScalingView, drawn: Drawn) -> list[str]:
     """Maps alone beside maps and autoencoder, by K; nothing where no defense has both."""
     rows = []
     for defense in view.with_autoencoder():
@@ -122,7 +122,7 @@ def maps(view: View, drawn: Drawn) -> list[str]:
     return lines + _figures(drawn, maps="Maps alone, and with the autoencoder, against K")
 
 
-def nodes(view: View, drawn: Drawn) -> list[str]:
+def nodes(view: ScalingView, drawn: Drawn) -> list[str]:
     """Strong and weak scaling over nodes."""
     if len(view.nodes) < 2:
         alone = view.nodes[0] == 1
@@ -160,7 +160,7 @@ def nodes(view: View, drawn: Drawn) -> list[str]:
     return lines + _figures(drawn, nodes="Speed-up against nodes")
 
 
-def moved(view: View, drawn: Drawn) -> list[str]:
+def moved(view: ScalingView, drawn: Drawn) -> list[str]:
     """Bytes between nodes, a round."""
     several = [count for count in view.nodes if count > 1]
     if not several:
@@ -176,7 +176,7 @@ def moved(view: View, drawn: Drawn) -> list[str]:
     return lines + _figures(drawn, moved="Bytes moved between nodes by stage")
 
 
-def spilled(view: View) -> list[str]:
+def spilled(view: ScalingView) -> list[str]:
     """Where the object store did not suffice; nothing where it did."""
     rows = []
     for (defense, stage, size), m in view.found.items():
@@ -193,7 +193,7 @@ def spilled(view: View) -> list[str]:
     return ["#### Spilled to disk", "", *rows, ""] if rows else []
 
 
-def memory(view: View, found: Sequence[PeakMemory]) -> list[str]:
+def memory(view: ScalingView, found: Sequence[PeakMemory]) -> list[str]:
     """Peak memory of each node, by K."""
     here = [m for m in found if m.setup == view.setup and m.size.parameters == view.parameters]
     if not here:
@@ -223,7 +223,7 @@ def _timed(subject: Subject) -> bool:
     return subject.defense != LIMITS or subject.stage in LIMIT_LABELS
 
 
-def _in_order(view: View, found: Sequence[PeakMemory]) -> list[tuple[str, int, int]]:
+def _in_order(view: ScalingView, found: Sequence[PeakMemory]) -> list[tuple[str, int, int]]:
     """(defense, nodes, node), defenses in the order of the other tables."""
     keys = {(m.defense, m.size.nodes, m.node) for m in found if m.defense in view.defenses}
     return sorted(keys, key=lambda key: (view.defenses.index(key[0]), *key[1:]))
@@ -282,7 +282,7 @@ def _signed(value: float) -> str:
     return f"{value:.2f}".replace("-0.00", "0.00")
 
 
-def _limits_cell(view: View, defense: str, clients: int, nodes: int) -> str:
+def _limits_cell(view: ScalingView, defense: str, clients: int, nodes: int) -> str:
     whole = view.get(defense, WHOLE, clients, nodes)
     if whole is None:
         return ""
@@ -302,15 +302,15 @@ def _moved_cell(entries: Sequence[Measured]) -> str:
     return f"{total / 1e6:,.1f} ({100 * total / entries[0].size.matrix_bytes:.1f} %)"
 
 
-def _clients_head(view: View) -> list[str]:
+def _clients_head(view: ScalingView) -> list[str]:
     return [f"K = {clients}" for clients in view.clients]
 
 
-def _nodes_head(view: View) -> list[str]:
+def _nodes_head(view: ScalingView) -> list[str]:
     return ["nodes"] if len(view.nodes) > 1 else []
 
 
-def _nodes_cell(view: View, nodes: int) -> list[str]:
+def _nodes_cell(view: ScalingView, nodes: int) -> list[str]:
     return [str(nodes)] if len(view.nodes) > 1 else []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raysim.bench.parts import Columns, Parts
+from raysim.bench.cell_store import Columns, Parts
 
 LIMITS = "(limits)"
 """The `defense` of rows that measure no defense: drawing the matrix, one copy of it, one Gram product."""

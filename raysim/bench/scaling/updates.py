@@ -12,7 +12,7 @@ import numpy as np
 from raysim.backends.base import Backend
 from raysim.backends.capacity import Capacity
 from raysim.bench.matrix import ROUNDS, Matrix, MatrixSpec, build_matrix
-from raysim.bench.scaling.plan import SYNTHETIC, ScalingPlan, Size, check_defenses, check_synthetic
+from raysim.bench.scaling.plan import SYNTHETIC, ParameterCount, ScalingPlan, check_defenses, check_synthetic
 from raysim.composition.compose import compose
 from raysim.config.load import load_config
 from raysim.context import Context
@@ -35,7 +35,7 @@ class Source(Protocol):
     def check(self) -> None:
         """Raise ConfigError if a matrix does not exist or a defense cannot run on it."""
 
-    def matrix(self, clients: int, size: Size, backend: Backend) -> Matrix:
+    def matrix(self, clients: int, size: ParameterCount, backend: Backend) -> Matrix:
         """One of them, on a backend."""
 
 
@@ -61,7 +61,7 @@ class Drawn:
         """See Source."""
         check_synthetic(self.plan)
 
-    def matrix(self, clients: int, size: Size, backend: Backend) -> Matrix:
+    def matrix(self, clients: int, size: ParameterCount, backend: Backend) -> Matrix:
         """See Source."""
         plan = self.plan
         spec = MatrixSpec(
@@ -105,19 +105,19 @@ class Recorded:
 
     def model_of_run(self) -> dict[str, Any]:
         """What the run decides of a plan."""
-        factory, layout = self.experiment.plan.factory, self.experiment.plan.layout
+        factory, layout = self.experiment.setup.factory, self.experiment.setup.layout
         assert isinstance(factory, ModelRecipe), "compose makes no other"
         return {
             "model": factory.name,
             "image": factory.input_shape,
             "classes": factory.num_classes,
-            "sizes": (Size(layout.dim),),
+            "sizes": (ParameterCount(layout.dim),),
         }
 
     @property
     def num_columns(self) -> dict[int, int]:
         """See Source."""
-        layout = self.experiment.plan.layout
+        layout = self.experiment.setup.layout
         return {layout.dim: layout.num_columns}
 
     def check(self) -> None:
@@ -133,10 +133,10 @@ class Recorded:
             self.plan, lambda clients: int(self.truth[:clients].sum()), 0 if held is None else len(held)
         )
 
-    def matrix(self, clients: int, size: Size, backend: Backend) -> Matrix:
+    def matrix(self, clients: int, size: ParameterCount, backend: Backend) -> Matrix:
         """See Source."""
         experiment = self.experiment
-        recorded = recording.read(self.round, experiment.plan.layout, backend)
+        recorded = recording.read(self.round, experiment.setup.layout, backend)
         usable = np.flatnonzero(recorded.usable)[:clients]
         updates = in_blocks(recorded.updates.select(usable), self.plan.rows_per_block)
         return Matrix(
@@ -154,12 +154,12 @@ class Recorded:
             role="defense",
             round=0,
             rounds=ROUNDS,
-            layout=experiment.plan.layout,
+            layout=experiment.setup.layout,
             published=backend.put(recorded.global_vector),
             global_vector=recorded.global_vector,
-            factory=experiment.plan.factory,
+            factory=experiment.setup.factory,
             server_data=experiment.server_data,
-            recipe=experiment.plan.recipe,
+            recipe=experiment.setup.recipe,
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysim.bench.scaling.read import COPY, GRAM, Measured, Setup, Size
+from raysim.bench.scaling.read import COPY, GRAM, MatrixSize, Measured, Setup
 from raysim.bench.scaling.tables import LIMITS, WHOLE
 from raysim.composition.registry import defense_title
 
@@ -19,14 +19,14 @@ LIMIT_LABELS = {COPY: "limit: one copy", GRAM: "limit: Gram product"}
 
 
 @dataclass(frozen=True)
-class View:
+class ScalingView:
     """All measurements of one d in one setup, by (defense, stage, size). slug: ends the names of its figures' files."""
 
     setup: Setup
     parameters: int
     model: str
     slug: str
-    found: dict[tuple[str, str, Size], Measured]
+    found: dict[tuple[str, str, MatrixSize], Measured]
 
     @property
     def defenses(self) -> list[str]:
@@ -43,15 +43,15 @@ class View:
         """Every number of nodes on which a defense was measured, ascending."""
         return sorted({size.nodes for defense, _, size in self.found if defense != LIMITS})
 
-    def size(self, clients: int, nodes: int) -> Size:
+    def size(self, clients: int, nodes: int) -> MatrixSize:
         """That many clients and nodes with this d."""
-        return Size(clients, self.parameters, nodes)
+        return MatrixSize(clients, self.parameters, nodes)
 
     def get(self, defense: str, stage: str, clients: int, nodes: int) -> Measured | None:
         """One entry, or None where it was not measured."""
         return self.found.get((defense, stage, self.size(clients, nodes)))
 
-    def sizes(self, defense: str, stage: str = WHOLE) -> dict[Size, Measured]:
+    def sizes(self, defense: str, stage: str = WHOLE) -> dict[MatrixSize, Measured]:
         """One stage of one defense at every size."""
         return {size: m for (of, name, size), m in self.found.items() if (of, name) == (defense, stage)}
 
@@ -97,14 +97,14 @@ class View:
         return (np.array([s for s, _ in both]), np.array([s for _, s in both])) if both else None
 
 
-def views(measured: Iterable[Measured]) -> list[View]:
+def views(measured: Iterable[Measured]) -> list[ScalingView]:
     """One view for each setup and d in which a defense was measured, in that order."""
     grouped: dict[tuple[Setup, int], list[Measured]] = {}
     for entry in measured:
         grouped.setdefault((entry.setup, entry.size.parameters), []).append(entry)
     keys = sorted(key for key, entries in grouped.items() if any(e.defense != LIMITS for e in entries))
     return [
-        View(
+        ScalingView(
             setup,
             parameters,
             grouped[setup, parameters][0].model,

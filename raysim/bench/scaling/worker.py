@@ -17,10 +17,10 @@ from typing import Any
 
 from raysim.backends.base import Backend, InProcessBackend
 from raysim.backends.placement import Placed
-from raysim.bench.parts import driver_main
+from raysim.bench.cell_store import driver_main
 from raysim.bench.scaling.cell import Row, Stopwatch, measure_defense, measure_limits
 from raysim.bench.scaling.memory import LocalWatch, RayWatch, Watch
-from raysim.bench.scaling.plan import INPROCESS, SYNTHETIC, Cell, ScalingPlan, Size
+from raysim.bench.scaling.plan import INPROCESS, SYNTHETIC, ParameterCount, ScalingCell, ScalingPlan
 from raysim.bench.scaling.round import RoundMatrix, anchor
 from raysim.bench.scaling.tables import LIMITS, PARTS
 from raysim.bench.scaling.updates import Source, source_of
@@ -41,7 +41,7 @@ class Bench:
 def measure_nodes(plan: ScalingPlan, out: Path, nodes: int) -> None:
     """Measure every cell of this node count that has no part yet, on the cluster of $RAY_ADDRESS or in process."""
     cells = [cell.name for cell in plan.every_cell()]
-    progress = Progress(len(cells), sum(PARTS.is_finished(out, name) for name in cells))
+    progress = CellProgress(len(cells), sum(PARTS.is_finished(out, name) for name in cells))
     source = source_of(plan)
     try:
         with _bench(plan, nodes) as bench:
@@ -57,13 +57,13 @@ def measure_nodes(plan: ScalingPlan, out: Path, nodes: int) -> None:
 
 
 @dataclass
-class Progress:
+class CellProgress:
     """Says on stderr which cell was finished, out of how many."""
 
     total: int
     done: int
 
-    def tell(self, cell: Cell, stages: list[Row], cell_s: float) -> None:
+    def tell(self, cell: ScalingCell, stages: list[Row], cell_s: float) -> None:
         """One line; `cell_s`: seconds of the cell, rounds that are not timed included."""
         self.done += 1
         took = f"{stages[-1]['wall_s']:.3f} s"
@@ -79,11 +79,11 @@ class Progress:
 def _measure_matrix(
     plan: ScalingPlan,
     out: Path,
-    todo: list[Cell],
+    todo: list[ScalingCell],
     source: Source,
-    size: Size,
+    size: ParameterCount,
     bench: Bench,
-    progress: Progress,
+    progress: CellProgress,
 ) -> None:
     """Draw a matrix and measure these cells on it, in this order."""
     spilled = [bench.watch.spilled()]
@@ -115,7 +115,7 @@ def _measure_matrix(
         progress.tell(cell, stages, time.perf_counter() - start)
 
 
-def _common(plan: ScalingPlan, cell: Cell, matrix: RoundMatrix, cpus: int) -> Row:
+def _common(plan: ScalingPlan, cell: ScalingCell, matrix: RoundMatrix, cpus: int) -> Row:
     """The columns that all rows of a cell have in common."""
     inside = plan.backend == INPROCESS
     return {

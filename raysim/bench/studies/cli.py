@@ -44,12 +44,14 @@ def similarity(
     raysim bench similarity --columns 126976 --clients 50,100,200,500 --out whole-layer
     """
     with exit_status():
-        from raysim.bench.studies.similarity import Plan, measure
+        from raysim.bench.option_lists import whole_numbers
+        from raysim.bench.studies.similarity import SimilarityPlan, measure
         from raysim.bench.studies.study import prepare
-        from raysim.bench.words import whole_numbers
 
         sizes = whole_numbers("clients", clients, 2)
-        plan = Plan(sizes, columns, spread, repeats, pair_limit, history_rounds, share, threads, seed)
+        plan = SimilarityPlan(
+            sizes, columns, spread, repeats, pair_limit, history_rounds, share, threads, seed
+        )
         prepare(out)
         typer.echo(measure(plan, _tell).write(out))
 
@@ -72,12 +74,12 @@ def mmd(
     """FLARE's MMD between all pairs of clients: seconds and memory against n and m, beside a plain loop."""
     with exit_status():
         from raysim.bench.matrix import bench_backend
-        from raysim.bench.studies.mmd import Plan, measure
+        from raysim.bench.option_lists import at_least_one, whole_numbers
+        from raysim.bench.studies.mmd import MMDPlan, measure
         from raysim.bench.studies.study import prepare
-        from raysim.bench.words import at_least_one, whole_numbers
 
         at_least_one("workers", workers)
-        plan = Plan(
+        plan = MMDPlan(
             whole_numbers("clients", clients, 2),
             whole_numbers("samples", samples, 2),
             features,
@@ -108,12 +110,12 @@ def coverage(
     raysim bench coverage --population 50,100,150,200,250,300,350 --cohort 10%,20%,40%,60% --out figure-10
     """
     with exit_status():
-        from raysim.bench.studies.coverage import Plan, measure
+        from raysim.bench.option_lists import whole_numbers
+        from raysim.bench.studies.coverage import CoveragePlan, measure
         from raysim.bench.studies.study import prepare
-        from raysim.bench.words import whole_numbers
 
         words = tuple(word.strip() for word in cohort.split(","))
-        plan = Plan(whole_numbers("population", population, 2), words, trials, seed)
+        plan = CoveragePlan(whole_numbers("population", population, 2), words, trials, seed)
         prepare(out)
         typer.echo(measure(plan, _tell).write(out))
 
@@ -147,13 +149,13 @@ def maps(
     """
     with exit_status():
         from raysim.bench.matrix import bench_backend, image_shape
-        from raysim.bench.studies.maps import Plan, measure
+        from raysim.bench.option_lists import at_least_one, whole_numbers
+        from raysim.bench.studies.maps import MapsPlan, measure
         from raysim.bench.studies.study import prepare
-        from raysim.bench.words import at_least_one, whole_numbers
 
         at_least_one("workers", workers)
         size: int | str = int(map_size) if map_size.isdecimal() else map_size
-        plan = Plan(
+        plan = MapsPlan(
             model,
             image_shape(image),
             classes,

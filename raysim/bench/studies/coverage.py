@@ -33,7 +33,7 @@ DRAWN_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class CoveragePlan:
     """Populations n; cohorts K, each a number of clients or a share of n such as `20%`."""
 
     population: tuple[int, ...] = (100,)
@@ -128,7 +128,7 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(half)
 
 
-def measure(plan: Plan, tell: Callable[[str], None] = lambda line: None) -> Study:
+def measure(plan: CoveragePlan, tell: Callable[[str], None] = lambda line: None) -> Study:
     """Simulate every (n, K) and set the results beside the recursion and the printed bound."""
     from defenses.cosine import coverage_rounds, theorem_1_rounds
 
@@ -192,7 +192,7 @@ def _notes(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _figure(plan: Plan, rows: Sequence[dict[str, Any]]) -> Figure:
+def _figure(plan: CoveragePlan, rows: Sequence[dict[str, Any]]) -> Figure:
     """One population: rounds against K. Several: a panel for each cohort, rounds against n."""
     if len(plan.population) == 1:
         groups = {f"n = {plan.population[0]}": list(rows)}

@@ -33,7 +33,7 @@ REPORTED_S = {24: (0.847, 1.647), 48: (1.315, 1.667)}
 
 
 @dataclass(frozen=True)
-class Plan:
+class MapsPlan:
     """Sizes. rows: clients whose rows are drawn together. probe_size, map_size: see HeatMapDefense; the defaults are
     the published code's. hidden: widths of the autoencoder; 128 is the published code's.
     """
@@ -72,7 +72,7 @@ class Plan:
 
 
 def measure(
-    plan: Plan, backend: Backend, workers: int, tell: Callable[[str], None] = lambda line: None
+    plan: MapsPlan, backend: Backend, workers: int, tell: Callable[[str], None] = lambda line: None
 ) -> Study:
     """Drawing, maps and autoencoders for every K."""
     defense = plan.defense()
@@ -90,7 +90,7 @@ def measure(
     return Study("maps", title, settings, rows, sections, _figure(plan, rows))
 
 
-def _warm_up(plan: Plan, defense: CAMAutoencoder, ctx: Context) -> None:
+def _warm_up(plan: MapsPlan, defense: CAMAutoencoder, ctx: Context) -> None:
     """One group's maps, and each autoencoder by as many tasks as there are workers."""
     members = np.arange(min(plan.rows, plan.clients[0]))
     maps, _, _ = group_maps(plan, defense, ctx, members, plan.clients[0], 1)
@@ -99,7 +99,7 @@ def _warm_up(plan: Plan, defense: CAMAutoencoder, ctx: Context) -> None:
         ctx.map("autoencoder", _judge_maps, [flat] * ctx.backend.workers, hidden, plan.seed)
 
 
-def at_one_size(plan: Plan, defense: CAMAutoencoder, ctx: Context, clients: int) -> list[dict[str, Any]]:
+def at_one_size(plan: MapsPlan, defense: CAMAutoencoder, ctx: Context, clients: int) -> list[dict[str, Any]]:
     """The rows of one K: drawing (once), maps, each autoencoder, and maps with each autoencoder."""
     drawn_s, spent, made = 0.0, np.zeros(plan.repeats), []
     for first in range(0, clients, plan.rows):
@@ -119,7 +119,7 @@ def at_one_size(plan: Plan, defense: CAMAutoencoder, ctx: Context, clients: int)
 
 
 def group_maps(
-    plan: Plan, defense: CAMAutoencoder, ctx: Context, members: np.ndarray, clients: int, repeats: int
+    plan: MapsPlan, defense: CAMAutoencoder, ctx: Context, members: np.ndarray, clients: int, repeats: int
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """(maps [k, h, w] of these of the K clients, seconds of drawing their rows, seconds of the maps [repeats]).
 
@@ -136,7 +136,7 @@ def group_maps(
     return maps, draw_s, spent
 
 
-def autoencoder_s(plan: Plan, ctx: Context, maps: np.ndarray, hidden: int) -> np.ndarray:
+def autoencoder_s(plan: MapsPlan, ctx: Context, maps: np.ndarray, hidden: int) -> np.ndarray:
     """Seconds [repeats] of the stage that trains an autoencoder of this width on all maps [K, h, w]."""
     seed = rng.torch_seed(plan.seed, "bench", "autoencoder")
     spent = np.zeros(plan.repeats)
@@ -167,11 +167,11 @@ def _together(hidden: int) -> str:
     return f"maps + autoencoder, width {hidden}"
 
 
-def _parts(plan: Plan) -> list[str]:
+def _parts(plan: MapsPlan) -> list[str]:
     return [DRAWING, MAPS, *map(_autoencoder, plan.hidden), *map(_together, plan.hidden)]
 
 
-def _table(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _table(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> str:
     found = {(row["clients"], row["part"]): Times(tuple(row["wall_s"])) for row in rows}
     head = ["K", *(f"{part} (s)" for part in _parts(plan))]
     return markdown_table(
@@ -179,7 +179,7 @@ def _table(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _growth(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _growth(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> str:
     cells = []
     for part in _parts(plan):
         line = [row for row in rows if row["part"] == part]
@@ -190,7 +190,7 @@ def _growth(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _notes(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _notes(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> str:
     channels, height, width = plan.image
     probe = "as it is" if plan.probe_size is None else f"enlarged to {plan.probe_size} x {plan.probe_size}"
     reported = "; ".join(f"{k} users {bare} s and {both} s" for k, (bare, both) in REPORTED_S.items())
@@ -204,7 +204,7 @@ def _notes(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _figure(plan: Plan, rows: Sequence[dict[str, Any]]) -> Figure:
+def _figure(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> Figure:
     from raysim.report.figures import AMBER, BLUE, GREEN, QUIET, RED
 
     def line(part: str) -> dict[str, Any]:

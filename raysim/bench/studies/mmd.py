@@ -35,7 +35,7 @@ LOOP_PAIRS = 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class MMDPlan:
     """Sizes: clients n, samples m a client, features o a sample."""
 
     clients: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)
@@ -59,7 +59,7 @@ class Plan:
         )
 
 
-def samples_of(plan: Plan, clients: int, samples: int) -> np.ndarray:
+def samples_of(plan: MMDPlan, clients: int, samples: int) -> np.ndarray:
     """What stands for the clients' representations of m inputs: [n, m, o] float32, each client around its own mean."""
     draw = rng.generator(plan.seed, "bench", "mmd", clients, samples)
     sets = draw.standard_normal((clients, samples, plan.features), np.float32)
@@ -68,7 +68,7 @@ def samples_of(plan: Plan, clients: int, samples: int) -> np.ndarray:
 
 
 def measure(
-    plan: Plan, backend: Backend, workers: int, tell: Callable[[str], None] = lambda line: None
+    plan: MMDPlan, backend: Backend, workers: int, tell: Callable[[str], None] = lambda line: None
 ) -> Study:
     """Memory in a pass of its own that also warms up, then the times, then the plain loop, for every n and m."""
     from defenses.mmd import centred, median_squared_distance, pairwise_mmd
@@ -136,7 +136,7 @@ def plain_loop_s(sets: np.ndarray, squared_bandwidth: float) -> tuple[float, int
 
 
 def _grid(
-    plan: Plan, rows: Sequence[dict[str, Any]], corner: str, cell: Callable[[dict[str, Any]], str]
+    plan: MMDPlan, rows: Sequence[dict[str, Any]], corner: str, cell: Callable[[dict[str, Any]], str]
 ) -> str:
     """A table of n down and m across."""
     found = {(row["clients"], row["samples"]): cell(row) for row in rows}
@@ -144,18 +144,18 @@ def _grid(
     return markdown_table(head, [[f"{n:,}", *(found[n, m] for m in plan.samples)] for n in plan.clients])
 
 
-def _seconds_table(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _seconds_table(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> str:
     def cell(row: dict[str, Any]) -> str:
         return f"{Times(tuple(row['wall_s']))}; {seconds_text(row['loop_s'])}"
 
     return _grid(plan, rows, "n; seconds in tiles; a plain loop", cell)
 
 
-def _memory_table(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _memory_table(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> str:
     return _grid(plan, rows, "n; private memory (MB)", lambda row: f"{row['private_growth_bytes'] / 1e6:.0f}")
 
 
-def _growth_tables(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _growth_tables(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> str:
     along = (("clients", "samples", "m"), ("samples", "clients", "n"))
     cells = []
     for size, fixed, letter in along:
@@ -166,7 +166,7 @@ def _growth_tables(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     return markdown_table(["seconds grow with", "to the power of (95 % interval), last two sizes"], cells)
 
 
-def _notes(plan: Plan) -> str:
+def _notes(plan: MMDPlan) -> str:
     return (
         f"Seconds: median of {plan.repeats} (first to third quartile) for the bandwidth and all n x n values from one"
         " kernel matrix in tiles; behind the semicolon a plain loop in this process, one thread, over pairs i < j, three kernel"
@@ -176,7 +176,7 @@ def _notes(plan: Plan) -> str:
     )
 
 
-def _figure(plan: Plan, rows: Sequence[dict[str, Any]]) -> Figure:
+def _figure(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> Figure:
     from matplotlib import colormaps
 
     figure, (cost, memory) = panels(2)

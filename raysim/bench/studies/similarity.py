@@ -37,7 +37,7 @@ WAYS = (*DIRECT, "transitive")
 
 
 @dataclass(frozen=True)
-class Plan:
+class SimilarityPlan:
     """Sizes and the history.
 
     columns: values compared per client. spread: a client's own part beside the shared one, each of expected squared
@@ -75,7 +75,7 @@ class Plan:
             raise ConfigError("pair_limit", rule, self.pair_limit, self.clients[0])
 
 
-def vectors_of(plan: Plan, clients: int) -> np.ndarray:
+def vectors_of(plan: SimilarityPlan, clients: int) -> np.ndarray:
     """One vector a client, a shared direction plus spread times its own: [K, c] float32. Client i's are the same for
     every K.
     """
@@ -89,7 +89,7 @@ def vectors_of(plan: Plan, clients: int) -> np.ndarray:
     return vectors
 
 
-def met_before(plan: Plan, clients: int) -> np.ndarray:
+def met_before(plan: SimilarityPlan, clients: int) -> np.ndarray:
     """Which clients met in the earlier rounds: [K, K] bool; nobody meets itself."""
     draw = rng.generator(plan.seed, "bench", "similarity", "history", clients)
     met = np.zeros((clients, clients), bool)
@@ -101,7 +101,7 @@ def met_before(plan: Plan, clients: int) -> np.ndarray:
     return met
 
 
-def measure(plan: Plan, tell: Callable[[str], None] = lambda line: None) -> Study:
+def measure(plan: SimilarityPlan, tell: Callable[[str], None] = lambda line: None) -> Study:
     """Every way at every K; `tell` hears of each K as it begins."""
     rows: list[dict[str, Any]] = []
     with ThreadLimit(plan.threads)():
@@ -144,7 +144,7 @@ def estimate_errors(
     }
 
 
-def _at_one_size(plan: Plan, clients: int, repeats: int) -> list[dict[str, Any]]:
+def _at_one_size(plan: SimilarityPlan, clients: int, repeats: int) -> list[dict[str, Any]]:
     """The rows of one K; `pair` above its limit is left for _scale_up_pairs."""
     from defenses.cosine import cosine_similarities, transitive_similarities
 
@@ -178,7 +178,7 @@ def _no_errors() -> dict[str, float]:
     return dict.fromkeys(("error_max", "error_mean", "known_share", "covered_share"), float("nan"))
 
 
-def _scale_up_pairs(plan: Plan, rows: Sequence[dict[str, Any]]) -> None:
+def _scale_up_pairs(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> None:
     """Give `pair` above its limit the seconds of the largest size measured, times the ratio of K^2."""
     known = [row for row in rows if row["way"] == "pair" and not row["extrapolated"]][-1]
     for row in rows:
@@ -192,7 +192,7 @@ def _of(rows: Sequence[dict[str, Any]], way: str, measured: bool = False) -> lis
     return [row for row in rows if row["way"] == way and not (measured and row["extrapolated"])]
 
 
-def _table(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _table(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
     head = ["K", *(f"{way} (s)" for way in WAYS), "pair, batch: largest error", "transitive: mean error"]
     head += ["largest error", "pairs that met", "others covered"]
     lines = []
@@ -218,7 +218,7 @@ def _number(value: float, form: str) -> str:
     return "-" if np.isnan(value) else format(value, form)
 
 
-def _growth(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _growth(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
     cells = []
     for way in WAYS:
         measured = _of(rows, way, measured=True)
@@ -229,7 +229,7 @@ def _growth(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _notes(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+def _notes(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
     mean = rows[-1]["cosine_mean"]
     return (
         f"Seconds: median of {plan.repeats} (first to third quartile), {plan.threads} thread(s), {plan.columns} values"
@@ -243,7 +243,7 @@ def _notes(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _figure(plan: Plan, rows: Sequence[dict[str, Any]]) -> Figure:
+def _figure(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> Figure:
     from raysim.report.figures import AMBER, BLUE, GREEN, RED
 
     figure, (cost, error) = panels(2)
