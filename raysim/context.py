@@ -14,11 +14,10 @@ from raysim import rng
 from raysim.backends.base import Backend, Needs, Reference
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
-from raysim.models.factory import ModelFactory
 from raysim.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
-    pass
+    from raysim.models.factory import ModelFactory
 
 State = dict[str, Any]
 """What a method remembers from round to round: a tree of dicts (string keys), lists, arrays, numbers,

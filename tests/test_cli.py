@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import raysim
-import raysim.report
+import raysim.report.page
 from raysim.backends.telemetry import Span
 from raysim.cli.main import KINDS, app
 from raysim.composition.compose import written_out
@@ -107,7 +107,7 @@ def test_a_run_whose_report_cannot_be_written_is_kept(tmp_path: Path, monkeypatc
     def fail(path: Path) -> Path:
         raise ValueError("no [red] ink")
 
-    monkeypatch.setattr(raysim.report, "render", fail)
+    monkeypatch.setattr(raysim.report.page, "render", fail)
     result = call(
         "run", *TINY, "rounds=1", "--backend", "inprocess", "--out", str(tmp_path), "--name", "first"
     )
@@ -307,7 +307,7 @@ def test_help_has_examples(command: str):
 
 def test_help_loads_neither_torch_nor_ray():
     code = (
-        "import atexit, sys; from raysim import cli; sys.argv = ['raysim', '--help'];"
+        "import atexit, sys; from raysim.cli import main as cli; sys.argv = ['raysim', '--help'];"
         "atexit.register(lambda: print({'torch', 'ray', 'matplotlib'} & set(sys.modules), file=sys.stderr));"
         "cli.main()"
     )

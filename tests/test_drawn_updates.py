@@ -18,7 +18,7 @@ from raysim.engine import recording
 from raysim.engine.simulation import start, train
 from raysim.engine.synthetic_updates import DrawnPopulation
 from raysim.replay.replay import replay
-from raysim.report import render
+from raysim.report.page import render
 from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import execute
 

@@ -16,15 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from raysim.backends.telemetry import Telemetry, measured
 from raysim.errors import RaysimError, RunError
-
-if TYPE_CHECKING:
-    pass
 
 Reference = Any
 Kept = tuple[tuple[Reference, ...], Any]

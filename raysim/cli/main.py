@@ -175,7 +175,7 @@ def report(path: RunPath, debug: Debug = False) -> None:
 
     Also for a run that was killed: what it left in pieces is first put together into the Parquet tables.
     """
-    from raysim.report import render
+    from raysim.report.page import render
 
     directory = RunDirectory(path)
     with exit_status(debug):
@@ -328,7 +328,7 @@ def _conclude(result: RunResult, path: Path) -> None:
     console.print()
     console.print(f"tables  {path}/{{rounds,clients,spans}}.parquet", soft_wrap=True)
     try:
-        from raysim.report import render
+        from raysim.report.page import render
 
         render(result.path)
     except Exception as error:

@@ -1,5 +1,1 @@
-"""The report of a finished run: `render` turns a run directory into one self-contained HTML page."""
-
-from raysim.report.page import render
-
-__all__ = ["render"]
+"""What a run found: tables for a terminal, progress, and the report, one self-contained HTML page."""

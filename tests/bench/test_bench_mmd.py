@@ -42,8 +42,8 @@ def test_every_size_is_measured_once():
 
 GROWTH = """
 from raysim.backends.base import InProcessBackend
-from raysim.bench.studies.mmd import Plan, measure
-rows = measure(Plan((2, 300), (20,), features=64, repeats=1), InProcessBackend(), 1).rows
+from raysim.bench.studies.mmd import MMDPlan, measure
+rows = measure(MMDPlan((2, 300), (20,), features=64, repeats=1), InProcessBackend(), 1).rows
 print(*(row["private_growth_bytes"] for row in rows))
 """
 

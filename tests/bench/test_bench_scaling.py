@@ -303,7 +303,10 @@ def test_a_plan_that_cannot_be_is_refused(changes, said, tmp_path):
         (["--defense", "krum", "--defense", "krum"], "every defense once"),
         (["--defense", "krum", "--clients", "4,x"], "clients: must be whole numbers"),
         (["--defense", "krum", "--image", "8x8"], "CHANNELSxHEIGHTxWIDTH"),
-        (["--defense", "krum", "--model", "resnet50", "--image", "3x32x32", "--parameters", "9"], "a `width` option"),
+        (
+            ["--defense", "krum", "--model", "resnet50", "--image", "3x32x32", "--parameters", "9"],
+            "a `width` option",
+        ),
         (["--defense", "krum", "--updates", "run", "--parameters", "9"], "belongs to synthetic updates"),
     ],
 )

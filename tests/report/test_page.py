@@ -16,8 +16,8 @@ from PIL import Image
 
 from raysim.errors import RecordError
 from raysim.metrics import mean_detection, summarise
-from raysim.report import render
 from raysim.report.finished_run import read_finished_run
+from raysim.report.page import render
 from raysim.report.tables import detections
 
 VOID = {"meta", "img", "br", "link", "input"}
