@@ -102,7 +102,10 @@ class EdgeInputs:
         return Dataset(images, np.full(len(images), self.target, np.int64))
 
     def _eligible(self, labels: np.ndarray) -> np.ndarray:
-        return labels != self.target if self.source_class is None else labels == self.source_class
+        eligible: np.ndarray = (
+            labels != self.target if self.source_class is None else labels == self.source_class
+        )
+        return eligible
 
     def _altered(self, images: np.ndarray, black_plus_white: np.ndarray | int | np.floating) -> np.ndarray:
         """Negatives, or turned images; the sum of a black and a white pixel tells the scale they are in."""

@@ -89,7 +89,8 @@ class FangTrimmedMean(Attack):
 def trimmed_mean(columns: np.ndarray, trimmed: int) -> np.ndarray:
     """Mean over rows of [K, c] without the `trimmed` lowest and highest values per column: [c] float64."""
     ordered = np.sort(np.ascontiguousarray(columns.T), axis=1)[:, trimmed : len(columns) - trimmed]
-    return ordered.astype(np.float64).sum(axis=1) / ordered.shape[1]
+    means: np.ndarray = ordered.astype(np.float64).sum(axis=1) / ordered.shape[1]
+    return means
 
 
 def _beyond_benign(
@@ -104,7 +105,8 @@ def _beyond_benign(
 ) -> np.ndarray:
     """[K, c] -> [attackers, c]: beyond the rows that are not `own`; own rows' buffers."""
     if first >= dim:
-        return columns[own]
+        rows: np.ndarray = columns[own]
+        return rows
     is_benign = np.ones(len(columns), bool)
     is_benign[own] = False
     benign, sign = columns[is_benign], np.sign(trimmed_mean(columns, trimmed))

@@ -164,7 +164,7 @@ class GAE(Attack):
         square, inner = float(row @ row), float(row @ direction)
 
         def length() -> float:
-            return max(alpha**2 * square + 2 * alpha * beta * inner + beta**2 * moves, 0.0) ** 0.5
+            return float(max(alpha**2 * square + 2 * alpha * beta * inner + beta**2 * moves, 0.0) ** 0.5)
 
         alpha, beta, multiplier = 1.0, 0.0, self.initial_multiplier
         for _ in range(self.ascent_steps):
@@ -236,7 +236,7 @@ def _crafted_rows(
     """[J, c] -> [attackers, c]: scale times the mean, plus `added` [attackers, M] on the coordinates."""
     if first >= layout.dim:
         return np.tile(buffer_row(columns, layout), (len(scales), 1))
-    out = (scales[:, None] * mean_row(columns)).astype(np.float32)
+    out: np.ndarray = (scales[:, None] * mean_row(columns)).astype(np.float32)
     inside = slice(*np.searchsorted(coordinates, (first, first + columns.shape[1])))
     out[:, coordinates[inside] - first] += added[:, inside]
     return out

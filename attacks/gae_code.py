@@ -114,4 +114,5 @@ def _to_mean(is_heard: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Squared distance of each row to the mean of the overheard ones."""
     block = columns.astype(np.float64)
     block -= mean_row(block[is_heard])
-    return np.einsum("ij,ij->i", block, block)
+    squares: np.ndarray = np.einsum("ij,ij->i", block, block)
+    return squares

@@ -58,12 +58,14 @@ def propagation(adjacency: np.ndarray) -> np.ndarray:
     """D^-1/2 (A + I) D^-1/2."""
     looped = adjacency + np.eye(len(adjacency))
     scale = 1 / np.sqrt(looped.sum(1))
-    return scale[:, None] * looped * scale[None, :]
+    normalised: np.ndarray = scale[:, None] * looped * scale[None, :]
+    return normalised
 
 
 def decode(latent: np.ndarray) -> np.ndarray:
     """sigmoid(Z Z^T) [n, n] of latent codes [n, q]."""
-    return 1 / (1 + np.exp(-latent @ latent.T))
+    probabilities: np.ndarray = 1 / (1 + np.exp(-latent @ latent.T))
+    return probabilities
 
 
 def initial_weights(

@@ -155,7 +155,8 @@ class KrumBackdoor(PoisonTraining):
     ) -> np.ndarray:
         """The estimate of the mean benign update [d + b]."""
         if self.estimate == "others" and ctx.previous_global_vector is not None:
-            return ctx.global_vector - ctx.previous_global_vector
+            step: np.ndarray = ctx.global_vector - ctx.previous_global_vector
+            return step
         return honest_train(data)
 
     def stealth_loss(

@@ -144,7 +144,8 @@ def _products(direction: str, columns: np.ndarray) -> np.ndarray:
 
 def _to_rows(gram: np.ndarray, gamma: float) -> np.ndarray:
     """D^2(mu + gamma p, u_i) [K]."""
-    return np.diag(gram)[:-1] - 2 * gamma * gram[:-1, -1] + gamma**2 * gram[-1, -1]
+    squares: np.ndarray = np.diag(gram)[:-1] - 2 * gamma * gram[:-1, -1] + gamma**2 * gram[-1, -1]
+    return squares
 
 
 def _perturbed_mean(direction: str, gamma: float, columns: np.ndarray) -> np.ndarray:

@@ -82,9 +82,11 @@ def reconstruction_errors(maps: np.ndarray, reconstruction: np.ndarray, error: E
     """
     difference = np.asarray(maps, np.float64) - np.asarray(reconstruction, np.float64)
     if error == "abs":
-        return np.abs(difference).mean(axis=1)
+        errors: np.ndarray = np.abs(difference).mean(axis=1)
+        return errors
     if error == "square":
-        return np.square(difference).mean(axis=1)
+        errors: np.ndarray = np.square(difference).mean(axis=1)
+        return errors
     raise unknown_name("error", error, ("abs", "square"))
 
 

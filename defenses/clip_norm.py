@@ -48,7 +48,8 @@ def clip_factors(norms: np.ndarray, bound: float | None) -> np.ndarray:
     array([1. , 1. , 0.5])
     """
     limit = norms.mean() if bound is None else bound
-    return np.divide(limit, norms, out=np.ones_like(norms), where=norms > limit)
+    factors: np.ndarray = np.divide(limit, norms, out=np.ones_like(norms), where=norms > limit)
+    return factors
 
 
 def check_bound(bound: float | None) -> None:
@@ -60,4 +61,5 @@ def check_bound(bound: float | None) -> None:
 def _scale_rows(factors: np.ndarray, dim: int, columns: np.ndarray, first: int) -> np.ndarray:
     if first >= dim:
         return columns
-    return columns * factors[:, None]
+    clipped: np.ndarray = columns * factors[:, None]
+    return clipped

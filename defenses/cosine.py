@@ -38,7 +38,8 @@ def cosines_from_gram(gram: np.ndarray) -> np.ndarray:
     """Cosines [K, K] from inner products [K, K]; a zero vector's are 0."""
     lengths = np.sqrt(np.diagonal(gram))
     inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    return gram * inverse[:, None] * inverse
+    similarities: np.ndarray = gram * inverse[:, None] * inverse
+    return similarities
 
 
 def transitive_interval(s_iz: float, s_zj: float) -> tuple[float, float]:

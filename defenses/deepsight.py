@@ -179,14 +179,16 @@ def normalised_energies(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """NEUPs [K, C] of last-layer updates [K, C, h] and [K, C]; 0 for a zero update."""
     squares = (np.abs(bias) + np.abs(weight).sum(axis=2, dtype=np.float64)) ** 2
     totals = squares.sum(axis=1, keepdims=True)
-    return np.divide(squares, totals, out=np.zeros_like(squares), where=totals > 0)
+    shares: np.ndarray = np.divide(squares, totals, out=np.zeros_like(squares), where=totals > 0)
+    return shares
 
 
 def one_sided(energies: np.ndarray) -> np.ndarray:
     """Whose updates concentrate on few classes [K] bool: threshold exceedings at most half the median."""
     share = max(0.01, 1.0 / energies.shape[1])
     exceedings = (energies > share * energies.max(axis=1, keepdims=True)).sum(axis=1)
-    return exceedings <= np.median(exceedings) / 2
+    few: np.ndarray = exceedings <= np.median(exceedings) / 2
+    return few
 
 
 def ensemble_clusters(views: list[np.ndarray], min_cluster_size: int, min_samples: int) -> np.ndarray:
@@ -241,7 +243,8 @@ def _parted(labels: np.ndarray) -> np.ndarray:
     """[K, K]: 0 where two clients share a cluster, else 1; 0 on the diagonal."""
     parted = (labels[:, None] != labels) | (labels < 0)[:, None]
     np.fill_diagonal(parted, False)
-    return parted.astype(np.float64)
+    distances: np.ndarray = parted.astype(np.float64)
+    return distances
 
 
 def _outputs(model: nn.Module, batch: torch.Tensor, outputs: Outputs) -> np.ndarray:

@@ -77,4 +77,5 @@ def one_class_decision(gram: np.ndarray, nu: float) -> np.ndarray:
     np.fill_diagonal(distances, 0.0)
     kernel = np.exp(-distances / squares.mean())
     machine = OneClassSVM(kernel="precomputed", nu=nu, tol=_TOLERANCE).fit(kernel)
-    return machine.decision_function(kernel)
+    decisions: np.ndarray = machine.decision_function(kernel)
+    return decisions

@@ -34,4 +34,5 @@ def principal_components(gram: np.ndarray) -> np.ndarray:
     kept = values > max(values[-1], 0.0) * count * 1e-12
     values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
     signs = np.where((vectors**3).sum(axis=0) < 0, -1.0, 1.0)
-    return vectors * signs * np.sqrt(values)
+    projections: np.ndarray = vectors * signs * np.sqrt(values)
+    return projections

@@ -241,7 +241,8 @@ class FedGrad(Defense):
     def _trusted(self, state: State, here: np.ndarray) -> np.ndarray:
         """Whose earlier verdicts average gamma or more; nobody without one."""
         counts = state["trust_count"][here]
-        return (counts > 0) & (state["trust_sum"][here] >= self.gamma * counts)
+        trusted: np.ndarray = (counts > 0) & (state["trust_sum"][here] >= self.gamma * counts)
+        return trusted
 
 
 def weighted_mean(rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -272,14 +273,16 @@ def compromising_scores(rows: np.ndarray, mean: np.ndarray, gradient: np.ndarray
 
 def by_class_sums(rows: np.ndarray, num_classes: int) -> np.ndarray:
     """Row sums [K, C] float64 of last-layer weight updates [K, C h] (definition 2)."""
-    return rows.reshape(len(rows), num_classes, -1).sum(axis=2, dtype=np.float64)
+    sums: np.ndarray = rows.reshape(len(rows), num_classes, -1).sum(axis=2, dtype=np.float64)
+    return sums
 
 
 def scaled_to_unit(values: np.ndarray) -> np.ndarray:
     """Each column of values [K] or [K, m] shifted and scaled to [0, 1]; a constant one gives 0."""
     low = values.min(axis=0)
     spread = values.max(axis=0) - low
-    return (values - low) / np.where(spread > 0, spread, 1.0)
+    scaled: np.ndarray = (values - low) / np.where(spread > 0, spread, 1.0)
+    return scaled
 
 
 def two_clusters(features: np.ndarray, seed: int) -> np.ndarray:

@@ -133,7 +133,8 @@ def model_cosine_distances(products: np.ndarray) -> np.ndarray:
     product = 2.0 * lengths[:, None] * lengths
     distances = np.divide(apart - longer**2, product, out=np.ones_like(product), where=product > 0)
     np.fill_diagonal(distances, 0.0)
-    return np.clip(distances, 0.0, 2.0)
+    clipped: np.ndarray = np.clip(distances, 0.0, 2.0)
+    return clipped
 
 
 def products_with_global(columns: np.ndarray, global_vector: np.ndarray) -> np.ndarray:

@@ -178,7 +178,8 @@ class FlareCode(Flare):
 
     def discrepancies(self, representations: np.ndarray, ctx: Context) -> np.ndarray:
         """As FLARE's, never below 0."""
-        return np.maximum(super().discrepancies(representations, ctx), 0.0)
+        clipped: np.ndarray = np.maximum(super().discrepancies(representations, ctx), 0.0)
+        return clipped
 
     def squared_bandwidth(self, points: np.ndarray) -> float:
         """sigma^2 = o / 2 unless a bandwidth is given."""
@@ -218,4 +219,5 @@ def neighbour_counts(discrepancy: np.ndarray, neighbours: int, include_self: boo
 def softmax(values: np.ndarray) -> np.ndarray:
     """exp(v_i) / sum exp(v_j)."""
     powers = np.exp(values - values.max())
-    return powers / powers.sum()
+    shares: np.ndarray = powers / powers.sum()
+    return shares

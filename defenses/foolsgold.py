@@ -107,14 +107,15 @@ def foolsgold_weights(similarity: np.ndarray) -> np.ndarray:
     # Pardoning: client i is excused for its likeness to a client j that is more like others than i is.
     excused = closest[:, None] < closest
     ratio = np.divide(closest[:, None], closest, out=np.ones_like(similarity), where=excused)
-    weights = np.clip(1.0 - (similarity * ratio).max(axis=1), 0.0, 1.0)
+    weights: np.ndarray = np.clip(1.0 - (similarity * ratio).max(axis=1), 0.0, 1.0)
     if not weights.any():
         return weights
     weights = np.minimum(weights / weights.max(), 0.99)
     logit = np.full(len(weights), -np.inf)
     positive = weights > 0
     logit[positive] = np.log(weights[positive] / (1.0 - weights[positive])) + 0.5
-    return np.clip(logit, 0.0, 1.0)
+    clipped: np.ndarray = np.clip(logit, 0.0, 1.0)
+    return clipped
 
 
 def _head_rows(updates: Updates, ctx: Context) -> Updates:

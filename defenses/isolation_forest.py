@@ -77,4 +77,5 @@ def isolation_scores(points: np.ndarray, num_trees: int, seed: int) -> np.ndarra
     forest = IsolationForest(
         n_estimators=num_trees, max_samples=min(_MAX_SAMPLES, len(points)), random_state=seed
     )
-    return -forest.fit(points).score_samples(points)
+    scores: np.ndarray = -forest.fit(points).score_samples(points)
+    return scores

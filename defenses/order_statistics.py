@@ -67,7 +67,8 @@ def mean_around_median(columns: np.ndarray, *, count: int) -> np.ndarray:
         spare = ascending.shape[1] - count
         first = (middle - ascending[:, :spare] > ascending[:, count:] - middle).sum(axis=1)
         nearest = np.take_along_axis(ascending, first[:, None] + np.arange(count), axis=1)
-        return nearest.mean(axis=1, dtype=np.float64)
+        means: np.ndarray = nearest.mean(axis=1, dtype=np.float64)
+        return means
 
     return _over_sorted(columns, mean)
 
@@ -76,7 +77,8 @@ def _middle(ascending: np.ndarray) -> np.ndarray:
     """The median of each sorted row of [c, K]: [c] float64."""
     count = ascending.shape[1]
     low, high = ascending[:, (count - 1) // 2], ascending[:, count // 2]
-    return (low.astype(np.float64) + high) / 2
+    medians: np.ndarray = (low.astype(np.float64) + high) / 2
+    return medians
 
 
 def ascending_blocks(columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

@@ -174,4 +174,5 @@ def _count(marks: np.ndarray, where: np.ndarray) -> np.ndarray:
     """How many of the columns `where` [c] are marked in each row of [K, c]; writes over the marks."""
     if not where.all():
         marks &= where
-    return np.bitwise_count(np.packbits(marks, axis=1)).sum(axis=1, dtype=np.float64)
+    counts: np.ndarray = np.bitwise_count(np.packbits(marks, axis=1)).sum(axis=1, dtype=np.float64)
+    return counts

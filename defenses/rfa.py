@@ -96,4 +96,5 @@ def weiszfeld(
 def _distances_to_mean(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """|u_i - v| for v = sum_j b_j u_j with sum b = 1: |u_i - v|^2 = sum_j b_j D_ij - 1/2 sum_jk b_j b_k D_jk."""
     to_rows = distances @ weights
-    return np.sqrt(np.maximum(to_rows - weights @ to_rows / 2, 0.0))
+    distances_to_mean: np.ndarray = np.sqrt(np.maximum(to_rows - weights @ to_rows / 2, 0.0))
+    return distances_to_mean

@@ -90,7 +90,8 @@ class SnapshotDetector(Defense):
 
 def _standardise(points: np.ndarray, state: State) -> np.ndarray:
     scaled = (points - state["mean"]) / state["deviation"]
-    return np.clip(scaled, -_LIMIT, _LIMIT).astype(np.float32)
+    limited: np.ndarray = np.clip(scaled, -_LIMIT, _LIMIT).astype(np.float32)
+    return limited
 
 
 def _train(

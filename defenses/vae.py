@@ -100,7 +100,8 @@ class _VAE(nn.Module):
         """log p(x | z) [n], up to a constant."""
         log_variance = self.log_variance.clamp(-6, 6)
         squares = (points - self.decoder(latent)) ** 2 / log_variance.exp()
-        return -0.5 * (squares + log_variance).sum(dim=1)
+        losses: torch.Tensor = -0.5 * (squares + log_variance).sum(dim=1)
+        return losses
 
 
 def _fit(defense: VAEDetector, points: np.ndarray, seed: int) -> np.ndarray:
@@ -129,7 +130,8 @@ def _score(defense: VAEDetector, weights: np.ndarray, points: np.ndarray, noise:
     vector_to_parameters(torch.from_numpy(np.array(weights)), model.parameters())
     mean, log_variance = model.encode(x)
     if defense.score == "error":
-        return ((x - model.decoder(mean)).double() ** 2).mean(dim=1).numpy()
+        errors: np.ndarray = ((x - model.decoder(mean)).double() ** 2).mean(dim=1).numpy()
+        return errors
     deviation = (0.5 * log_variance).exp()
     draws = [model.log_probability(x, mean + deviation * z).double() for z in torch.from_numpy(noise)]
     return -torch.stack(draws).mean(dim=0).numpy()

@@ -111,7 +111,10 @@ class RayBackend(Backend):
         def submit(number: int, retries: int, worker: Any) -> list[Any]:
             strategy = "DEFAULT" if retries else strategies[number]
             task = self._task.options(**options, scheduling_strategy=strategy)
-            return task.remote(shipped, stage, number, retries, keep, self.threads, *objects(items[number]))
+            references: list[Any] = task.remote(
+                shipped, stage, number, retries, keep, self.threads, *objects(items[number])
+            )
+            return references
 
         free = deque(range(max(1, self.workers * TASKS_PER_WORKER)))
         return self._drive(stage, items, keep, free, submit, on_lost=None)
@@ -141,7 +144,8 @@ class RayBackend(Backend):
         def submit(number: int, retries: int, place: int) -> list[Any]:
             asked[place] = self._actors[place]
             call = asked[place].call.options(num_returns=keep + 2)
-            return call.remote(stage, method, number, retries, keep, *objects(items[number]))
+            references: list[Any] = call.remote(stage, method, number, retries, keep, *objects(items[number]))
+            return references
 
         def start_another(place: int) -> None:
             with self._replacing:

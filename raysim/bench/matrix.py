@@ -117,7 +117,8 @@ def bench_backend(name: str, workers: int) -> Iterator[Backend]:
     from raysim.backends import ray_connection as ray_cluster
 
     with ray_cluster.connected(num_cpus=workers):
-        from raysim.backends.ray_backend import ClientActors, RayBackend
+        from raysim.backends.capacity import ClientActors
+        from raysim.backends.ray_backend import RayBackend
 
         backend = RayBackend(ClientActors(0), workers=workers, threads=1)
         try:

@@ -82,6 +82,7 @@ def resident(pid: int) -> Resident | None:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return process.name().startswith("ray::")
+        works: bool = process.name().startswith("ray::")
+        return works
     except psutil.Error:
         return False

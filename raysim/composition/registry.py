@@ -92,7 +92,8 @@ def make(
             )
     refuse_odd_numbers(group, cls, component.options)
     try:
-        return TypeAdapter(cls).validate_python(component.options)
+        method: Method = TypeAdapter(cls).validate_python(component.options)
+        return method
     except ValidationError as error:
         cause = error.errors()[0].get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):

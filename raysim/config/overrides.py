@@ -23,7 +23,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     Naming another component (`defense.name=krum`) starts its options afresh, since they belonged to the
     one named before.
     """
-    result = _copy(dict(values))
+    result: dict[str, Any] = _copy(dict(values))
     renames = [text for text in overrides if text.partition("=")[0].endswith(".name")]
     for text in [*renames, *(text for text in overrides if text not in renames)]:
         key, equals, raw = text.partition("=")

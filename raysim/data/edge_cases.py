@@ -189,7 +189,8 @@ def _ardis_text(images: Path, labels: Path) -> np.ndarray:
     if pixels.min() < 0 or pixels.max() > 255:
         raise DataError(f"{images}: grey values span {pixels.min()}..{pixels.max()}, not 0..255")
     sevens = digits[:, 0] == 7 if digits.shape[1] == 1 else digits.argmax(axis=1) == 7
-    return pixels[sevens].astype(np.uint8).reshape(-1, 28, 28)
+    chosen: np.ndarray = pixels[sevens].astype(np.uint8).reshape(-1, 28, 28)
+    return chosen
 
 
 def _labelled(images: np.ndarray, shape: tuple[int, ...], target: int, place: Path) -> Dataset:

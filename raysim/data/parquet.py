@@ -144,7 +144,8 @@ class _Table:
             raise DataError(f"{self.files[0]}: column {name} has {values.null_count} empty values")
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
-        return values.to_numpy()
+        array: np.ndarray = values.to_numpy()
+        return array
 
     def labels(self) -> list[LabelColumn]:
         """The label column of every file."""
@@ -249,4 +250,5 @@ def _bytes_of(column: Any, file: Path) -> list[bytes]:
     values = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
     if values.null_count:
         raise DataError(f"{file}: {values.null_count} images have no bytes in the file (only a path)")
-    return values.to_pylist()
+    blobs: list[bytes] = values.to_pylist()
+    return blobs

@@ -143,7 +143,7 @@ def _write_tensor(path: Path, array: np.ndarray) -> int:
 
 
 def _read_tensor(path: Path, checksums: dict[str, int]) -> np.ndarray:
-    array = pa.ipc.read_tensor(pa.memory_map(str(path))).to_numpy()
+    array: np.ndarray = pa.ipc.read_tensor(pa.memory_map(str(path))).to_numpy()
     if zlib.crc32(np.ascontiguousarray(array).data) != checksums[path.name]:
         raise RecordError(f"{path} was changed since it was recorded")
     return array

@@ -55,4 +55,5 @@ def flat_features(model: str, features: nn.Module, shape: Shape) -> int:
         raise ConfigError(
             "model.name", f"must fit the data; its images of shape {shape} are too small", model
         ) from error
-    return output.numel()
+    size: int = output.numel()
+    return size

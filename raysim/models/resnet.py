@@ -34,7 +34,8 @@ class BasicBlock(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The block's output for images, or features, [B, c, h, w]."""
         hidden = self.relu(self.norm1(self.conv1(images)))
-        return self.relu(self.norm2(self.conv2(hidden)) + self.shortcut(images))
+        output: Tensor = self.relu(self.norm2(self.conv2(hidden)) + self.shortcut(images))
+        return output
 
 
 def dba_resnet18(

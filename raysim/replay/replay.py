@@ -99,7 +99,8 @@ def _replay_on_ray(
     from raysim.backends import ray_connection as ray_cluster
 
     with ray_cluster.connected(address):
-        from raysim.backends.ray_backend import ClientActors, RayBackend
+        from raysim.backends.capacity import ClientActors
+        from raysim.backends.ray_backend import RayBackend
 
         available = ray_cluster.capacity()
         about = environment(replay=True, nodes=ray_cluster.nodes())

@@ -135,17 +135,21 @@ def _to_numpy(column: pa.ChunkedArray, name: str, kind: str, nullable: bool) -> 
     if kind == "string":
         return np.array([value or "" for value in column.to_pylist()], dtype=object)
     if kind == "float64":
-        return column.cast(pa.float64()).to_numpy()
+        values: np.ndarray = column.cast(pa.float64()).to_numpy()
+        return values
     if nullable:
-        return (column.cast(pa.int8()) if kind == "bool" else column).cast(pa.float64()).to_numpy()
+        values = (column.cast(pa.int8()) if kind == "bool" else column).cast(pa.float64()).to_numpy()
+        return values
     if column.null_count:
         raise ValueError(f"column {name} must be known in every row, and holds nulls")
-    return column.to_numpy().astype(np.bool_ if kind == "bool" else np.int64)
+    values = column.to_numpy().astype(np.bool_ if kind == "bool" else np.int64)
+    return values
 
 
 def _read_array(path: Path) -> NDArray[Any]:
     try:
-        return np.load(path, allow_pickle=False)
+        array: np.ndarray = np.load(path, allow_pickle=False)
+        return array
     except FileNotFoundError as error:
         raise RecordError(f"{path}: missing beside heat_maps.npy") from error
     except (OSError, ValueError) as error:

@@ -43,7 +43,8 @@ class RunResult:
     @property
     def rounds(self) -> list[dict[str, Any]]:
         """The rows of `rounds`, one a round."""
-        return self.table("rounds").to_pylist()
+        rows: list[dict[str, Any]] = self.table("rounds").to_pylist()
+        return rows
 
     @property
     def global_vector(self) -> np.ndarray:

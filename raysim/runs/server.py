@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from raysim.backends.base import prepare_worker
-from raysim.backends.ray_backend import ClientActors, RayBackend
+from raysim.backends.capacity import ClientActors
+from raysim.backends.ray_backend import RayBackend
 from raysim.engine.experiment import Experiment
 from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import Progress, execute

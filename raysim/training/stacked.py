@@ -166,7 +166,7 @@ def obstacle(model: nn.Module) -> str:
     flat = False
     for name, layer in layers:
         kind = type(layer)
-        if kind is nn.Flatten and not flat and (layer.start_dim, layer.end_dim) == (1, -1):
+        if type(layer) is nn.Flatten and not flat and (layer.start_dim, layer.end_dim) == (1, -1):
             flat = True
         elif kind is nn.Conv2d and not flat and layer.groups == 1 and layer.padding_mode == "zeros":
             continue

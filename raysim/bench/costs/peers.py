@@ -94,4 +94,5 @@ def grad_cam_map(model: Any, layer: str, image: Any, target: int, method: str) -
     classes = importlib.import_module("pytorch_grad_cam.utils.model_targets")
     with chosen(model, [model.get_submodule(layer)]) as cam:
         maps: np.ndarray = cam(image, [classes.ClassifierOutputTarget(target)])
-    return maps[0]
+    heat_map: np.ndarray = maps[0]
+    return heat_map

@@ -73,7 +73,8 @@ class RoundTimes:
     @property
     def speed_ups(self) -> np.ndarray:
         """The bare loop on the same cores over the simulated time, pair by pair [repeats]."""
-        return self.sequential_s / self.simulated_s
+        ratios: np.ndarray = self.sequential_s / self.simulated_s
+        return ratios
 
     def targets(self, case: str) -> list[Judged]:
         """The speed-up beside what is wanted of it, where something is."""

@@ -167,7 +167,8 @@ def _truth(folder: Path) -> np.ndarray:
     """Which of a recorded round's usable rows are malicious; no tile is read."""
     try:
         about = json.loads((folder / "recording.json").read_text())
-        return np.array(about["truth"], bool)[np.array(about["usable"], bool)]
+        truth: np.ndarray = np.array(about["truth"], bool)[np.array(about["usable"], bool)]
+        return truth
     except (OSError, KeyError, ValueError, IndexError) as error:
         raise RecordError(f"recording {folder} is damaged: {type(error).__name__}: {error}") from error
 

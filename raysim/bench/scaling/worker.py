@@ -144,7 +144,8 @@ def _bench(plan: ScalingPlan, nodes: int) -> Iterator[Bench]:
     from raysim.backends import ray_connection as ray_cluster
 
     with ray_cluster.connected(os.environ["RAY_ADDRESS"]):
-        from raysim.backends.ray_backend import ClientActors, RayBackend, short_name
+        from raysim.backends.capacity import ClientActors
+        from raysim.backends.ray_backend import RayBackend, short_name
 
         capacity, found = ray_cluster.capacity(), len(ray_cluster.nodes())
         if found != nodes:
