@@ -223,11 +223,13 @@ Sign = Callable[[np.ndarray], np.ndarray]
 
 
 def _sign_of_row(row: int, columns: np.ndarray) -> np.ndarray:
-    return np.sign(columns[row])
+    signs: np.ndarray = np.sign(columns[row])
+    return signs
 
 
 def _sign_of_mean(columns: np.ndarray) -> np.ndarray:
-    return np.sign(mean_row(columns))
+    signs: np.ndarray = np.sign(mean_row(columns))
+    return signs
 
 
 def _dot_sign(row: int, columns: np.ndarray) -> np.ndarray:
@@ -275,7 +277,8 @@ def _crafted_rows(
 ) -> np.ndarray:
     """[K, c] -> [attackers, c]: -step s, the first exactly, the others with their noise; own rows' buffers."""
     if first >= dim:
-        return columns[own]
+        rows: np.ndarray = columns[own]
+        return rows
     out = np.empty((len(own), columns.shape[1]), np.float32)
     out[:] = -step * sign(columns)
     for row, noise, scale in zip(out[1:], noises, scales, strict=True):

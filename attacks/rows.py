@@ -55,7 +55,8 @@ def gram_with(
     extra(block [K, c] float64) -> (rows [K, c] to use, made rows [e, c]).
     """
     rows = np.concatenate(extra(columns.astype(np.float64)))
-    return rows @ rows.T
+    products: np.ndarray = rows @ rows.T
+    return products
 
 
 def buffer_row(columns: np.ndarray, layout: Layout) -> np.ndarray:

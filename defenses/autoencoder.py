@@ -85,7 +85,7 @@ def reconstruction_errors(maps: np.ndarray, reconstruction: np.ndarray, error: E
         errors: np.ndarray = np.abs(difference).mean(axis=1)
         return errors
     if error == "square":
-        errors: np.ndarray = np.square(difference).mean(axis=1)
+        errors = np.square(difference).mean(axis=1)
         return errors
     raise unknown_name("error", error, ("abs", "square"))
 

@@ -36,7 +36,8 @@ def pairwise_mmd(
     sums = kernel_sums(samples, ctx, squared_bandwidth)
     within = (np.diagonal(sums) - size) / (size * (size - 1))
     cross = sums / (size * (size - 1) if estimator == "paper" else size**2)
-    return within[:, None] + within - 2.0 * cross
+    discrepancies: np.ndarray = within[:, None] + within - 2.0 * cross
+    return discrepancies
 
 
 def kernel_sums(samples: np.ndarray, ctx: Context, squared_bandwidth: float) -> np.ndarray:
@@ -58,7 +59,9 @@ def centred(samples: np.ndarray) -> np.ndarray:
 
     Distances stay as they are, but their float32 products keep the digits that a common offset would take.
     """
-    return samples - np.median(samples.reshape(-1, samples.shape[-1]), axis=0).astype(samples.dtype)
+    middle: np.ndarray = np.median(samples.reshape(-1, samples.shape[-1]), axis=0)
+    shifted: np.ndarray = samples - middle.astype(samples.dtype)
+    return shifted
 
 
 def median_squared_distance(points: np.ndarray) -> float:
@@ -88,4 +91,5 @@ def _tile_sums(
     np.exp(kernel, out=kernel)
     rows = kernel.reshape(len(left), size, -1).sum(axis=1)
     sums = rows.reshape(len(left), len(right), size).sum(axis=2, dtype=np.float64)
-    return (sums + sums.T) / 2.0 if place == other else sums
+    symmetric: np.ndarray = (sums + sums.T) / 2.0 if place == other else sums
+    return symmetric

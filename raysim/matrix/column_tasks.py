@@ -58,7 +58,8 @@ def slice_rows(rows: np.ndarray, pieces: list[slice], *tiles: np.ndarray) -> np.
 
 def gram(columns: np.ndarray) -> np.ndarray:
     """Inner products of the rows [K, K]."""
-    return columns @ columns.T
+    products: np.ndarray = columns @ columns.T
+    return products
 
 
 def centred_gram(columns: np.ndarray, centre: np.ndarray) -> np.ndarray:

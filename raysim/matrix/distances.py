@@ -66,7 +66,8 @@ def distances_between(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     distances *= -2.0
     distances += np.einsum("ao,ao->a", left, left)[:, None]
     distances += np.einsum("bo,bo->b", right, right)
-    return np.maximum(distances, 0.0, out=distances)
+    clipped: np.ndarray = np.maximum(distances, 0.0, out=distances)
+    return clipped
 
 
 def krum_scores(
@@ -88,7 +89,8 @@ def krum_scores(
         others = np.partition(others, neighbours - 1, axis=1)[:, :neighbours]
     if not squared:
         others = np.sqrt(others)
-    return np.sort(others, axis=1).sum(axis=1)
+    scores: np.ndarray = np.sort(others, axis=1).sum(axis=1)
+    return scores
 
 
 def _from_gram(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

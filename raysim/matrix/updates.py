@@ -125,7 +125,8 @@ class Updates:
         total = self.num_examples.sum()
         if total <= 0:
             return np.full(self.num_clients, 1.0 / max(self.num_clients, 1))
-        return self.num_examples / total
+        shares: np.ndarray = self.num_examples / total
+        return shares
 
     def map_rows(
         self,
