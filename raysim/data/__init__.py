@@ -79,7 +79,7 @@ def load(
         raise unknown_name("dataset", name, DATASETS)
     check_options(name, options)
     Selection(limit, seed)  # refuses a wrong limit before any file is touched
-    place = default_root() if root is None else Path(root).expanduser()
+    place = default_root() if root is None else _expanded(root)
     return DATASETS[name](place, download=download, seed=seed, limit=limit, **options)
 
 
@@ -107,7 +107,15 @@ def check_options(name: str, given: Mapping[str, object]) -> None:
 
 
 def default_root() -> Path:
-    """$RAYSIM_DATA where set, else `raysim` in the user's cache folder (~/.cache)."""
+    """$RAYSIM_DATA where set, else `raysim` in the user's cache folder (~/.cache).
+
+    A user without a home has its place kept as it is written, so that errors name it.
+    """
     if named := os.environ.get("RAYSIM_DATA"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "raysim"
+        return _expanded(named)
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "raysim"
+
+
+def _expanded(place: str | Path) -> Path:
+    """`place` with its `~` replaced, where there is such a user."""
+    return Path(os.path.expanduser(place))  # Path.expanduser raises where there is no home

@@ -37,10 +37,15 @@ def load(
     """
     base = root / "celeba"
     needed = ("list_attr_celeba.txt", "identity_CelebA.txt", "list_eval_partition.txt", "img_align_celeba")
-    if download and not all((base / name).exists() for name in needed):
-        from_torchvision("celeba", root, FILES, True, lambda datasets: datasets.CelebA(root, download=True))
     if not all((base / name).exists() for name in needed):
-        raise DataError(f"celeba: needs {FILES} under {root}: put them there or allow the download")
+        if not download:
+            advice = "put them there, or have them fetched: data.download=true"
+            raise DataError(f"celeba: needs {FILES} under {root}: {advice}")
+        from_torchvision(
+            "celeba", root, FILES, download, lambda sets, fetch: sets.CelebA(root, download=fetch)
+        )
+    if not all((base / name).exists() for name in needed):
+        raise DataError(f"celeba: needs {FILES} under {root}: torchvision fetched others")
 
     with (base / needed[0]).open() as file:
         attributes = [next(file, ""), next(file, "").split()][1]

@@ -11,7 +11,7 @@ from raysim.data.dataset import FederatedData, channel_statistics
 from raysim.data.folder import ImageList, class_folders, decode_kept, list_images
 from raysim.data.images import ImageFormat
 from raysim.data.selection import Selection
-from raysim.data.torchvision_sets import from_torchvision
+from raysim.data.torchvision_sets import Build, from_torchvision
 from raysim.errors import DataError
 
 NUM_CLASSES = 43
@@ -33,16 +33,13 @@ def load(
         base / "GTSRB/Final_Test/Images",
         base / "GT-final_test.csv",
     )
-    if download and not (training.is_dir() and tests.is_dir() and table.is_file()):
-        from_torchvision(
-            "gtsrb",
-            root,
-            FILES,
-            True,
-            lambda sets: [sets.GTSRB(root, s, download=True) for s in ("train", "test")],
-        )
     if not (training.is_dir() and tests.is_dir() and table.is_file()):
-        raise DataError(f"gtsrb: needs {FILES} under {root}: put them there or allow the download")
+        if not download:
+            advice = "put them there, or have them fetched: data.download=true"
+            raise DataError(f"gtsrb: needs {FILES} under {root}: {advice}")
+        from_torchvision("gtsrb", root, FILES, download, _both_splits(root))
+    if not (training.is_dir() and tests.is_dir() and table.is_file()):
+        raise DataError(f"gtsrb: needs {FILES} under {root}: torchvision fetched others")
     expected = tuple(f"{label:05d}" for label in range(NUM_CLASSES))
     if class_folders(training) != expected:
         raise DataError(f"gtsrb: {training} must hold the {NUM_CLASSES} class folders 00000..00042")
@@ -56,6 +53,12 @@ def load(
     mean, std = channel_statistics(train.images)
     classes = tuple(str(label) for label in range(NUM_CLASSES))
     return FederatedData("gtsrb", train, test, classes, mean, std)
+
+
+def _both_splits(root: Path) -> Build:
+    return lambda datasets, download: [
+        datasets.GTSRB(root, split, download=download) for split in ("train", "test")
+    ]
 
 
 def _test_list(folder: Path, table: Path) -> ImageList:

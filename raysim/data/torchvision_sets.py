@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from raysim.data.dataset import Dataset, FederatedData, Statistics, channel_stat
 from raysim.data.images import ImageFormat
 from raysim.data.selection import Selection
 from raysim.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CLOTHES = (
@@ -36,25 +41,68 @@ LEGACY_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 LEGACY_ATTACK_STD = (0.2023, 0.1994, 0.2010)
 
 
-def from_torchvision(name: str, root: Path, files: str, download: bool, build: Callable[[Any], Any]) -> Any:
-    """build(torchvision.datasets), with every way it fails turned into a DataError that names `files`."""
+Build = Callable[[Any, bool], Any]
+"""(torchvision.datasets, whether it may download) -> what is read."""
+
+UNREADABLE = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AssertionError,
+    EOFError,
+)
+"""What torchvision raises for files that are missing or damaged, and for downloads that fail."""
+
+STALLED_S = 20.0
+"""A download ends when nothing has arrived for so long."""
+
+
+def from_torchvision(name: str, root: Path, files: str, download: bool, build: Build) -> Any:
+    """What `build` reads; where it cannot and `download` is set, it is called again and may fetch `files`.
+
+    A fetch is announced in the log. Every way to fail becomes a DataError that names `files`.
+    """
     from raysim.models.torchvision_compat import import_torchvision
 
     datasets = import_torchvision().datasets
     try:
-        return build(datasets)
-    except (
-        RuntimeError,
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AssertionError,
-        EOFError,
-    ) as error:
-        advice = "the download failed" if download else "put them there or allow the download"
-        raise DataError(f"{name}: cannot read {files} under {root}: {error}; {advice}") from error
+        return build(datasets, False)
+    except UNREADABLE as error:
+        if not download:
+            advice = "put them there, or have them fetched: data.download=true"
+            raise DataError(f"{name}: cannot read {files} under {root}: {error}; {advice}") from error
+    logger.warning(
+        "%s: fetching %s into %s; ends when nothing arrives for %g s", name, files, root, STALLED_S
+    )
+    try:
+        with _patience(STALLED_S):
+            return build(datasets, True)
+    except UNREADABLE as error:
+        reason = f"nothing arrived for {STALLED_S:g} s" if _stalled(error) else str(error)
+        raise DataError(f"{name}: fetching {files} into {root} failed: {reason}") from error
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Inside the block, sockets give up after `seconds` of silence; torchvision opens them without a limit."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _stalled(error: BaseException | None) -> bool:
+    """Whether a time limit is what an error, or the one it was raised from, is about."""
+    while error is not None:
+        if isinstance(error, TimeoutError) or "timed out" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def mnist(root: Path, *, download: bool, seed: int, limit: int | None = None) -> FederatedData:
@@ -76,7 +124,7 @@ def emnist(
     `upright` turns them the way MNIST's and ARDIS's digits stand.
     """
     files = "EMNIST/raw/emnist-digits-{train,test}-{images-idx3,labels-idx1}-ubyte"
-    build = _both("EMNIST", root, download, split="digits")
+    build = _both("EMNIST", root, split="digits")
     train, test = (
         _grey_images(part, upright) for part in from_torchvision("emnist", root, files, download, build)
     )
@@ -128,7 +176,7 @@ def svhn(
     """
     splits = ["train", "test", *(["extra"] if extra else [])]
 
-    def build(datasets: Any) -> list[Dataset]:
+    def build(datasets: Any, download: bool) -> list[Dataset]:
         parts = (datasets.SVHN(root, split=split, download=download) for split in splits)
         return [Dataset(np.ascontiguousarray(part.data), part.labels.astype(np.int64)) for part in parts]
 
@@ -141,10 +189,10 @@ def svhn(
     return replace(data, mean=mean, std=std)
 
 
-def _both(kind: str, root: Path, download: bool, **options: str) -> Callable[[Any], list[Any]]:
+def _both(kind: str, root: Path, **options: str) -> Build:
     """Opens torchvision's class `kind` for training and for test."""
 
-    def build(datasets: Any) -> list[Any]:
+    def build(datasets: Any, download: bool) -> list[Any]:
         return [
             getattr(datasets, kind)(root, train=part, download=download, **options) for part in (True, False)
         ]
@@ -156,7 +204,7 @@ def _mnist_like(
     name: str, kind: str, classes: tuple[str, ...], root: Path, download: bool, selection: Selection
 ) -> FederatedData:
     files = f"{kind}/raw/{{train,t10k}}-{{images-idx3,labels-idx1}}-ubyte"
-    parts = from_torchvision(name, root, files, download, _both(kind, root, download))
+    parts = from_torchvision(name, root, files, download, _both(kind, root))
     train, test = (_grey_images(part, False) for part in parts)
     return _assemble(name, train, test, classes, (1, 28, 28), selection)
 
@@ -188,7 +236,7 @@ def _cifar(
                 )
                 return expect(data, (3, 32, 32))
     files = f"{folder}/ or {name}/{{train,test}}-*.parquet"
-    parts = from_torchvision(name, root, files, download, _both(kind, root, download))
+    parts = from_torchvision(name, root, files, download, _both(kind, root))
     train, test = (
         Dataset(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)) for part in parts
     )

@@ -80,6 +80,27 @@ def test_the_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tm
     assert default_root() == tmp_path / "cache" / "raysim"
 
 
+@pytest.mark.parametrize("home", ["/nonexistent/home", "/" + "x" * 300, ""])
+def test_a_home_that_is_not_there_is_no_obstacle(monkeypatch: pytest.MonkeyPatch, home: str):
+    monkeypatch.delenv("RAYSIM_DATA", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    assert len(load("digits", limit=10).train) == 10
+    monkeypatch.setenv("RAYSIM_DATA", "~nobody-of-that-name/data")
+    assert len(load("digits", limit=10).train) == 10
+    with pytest.raises(DataError, match="~nobody-of-that-name/data"):
+        load("image_folder")
+
+
+def test_a_user_without_a_home_is_no_obstacle(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAYSIM_DATA", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 987654)  # of whom the password database knows nothing
+    assert default_root().name == "raysim"
+    assert len(load("digits", limit=10).train) == 10
+
+
 def test_importing_the_package_is_light():
     heavy = ("torch", "torchvision", "sklearn", "pyarrow", "PIL", "scipy")
     code = (

@@ -1,4 +1,5 @@
 import pickle
+import socket
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from raysim.data import load
+from raysim.data import load, torchvision_sets
 from raysim.errors import DataError
 from raysim.models import torchvision_compat
 
@@ -185,13 +186,15 @@ def test_downloads_go_through_torchvision_and_only_when_allowed(
     asked = []
 
     def fake_gtsrb(root: Path, split: str, download: bool) -> None:
+        if not download:
+            raise RuntimeError("Dataset not found")
         asked.append((split, download))
         if split == "test":
             write_gtsrb(root)
 
     fake = SimpleNamespace(datasets=SimpleNamespace(GTSRB=fake_gtsrb))
     monkeypatch.setattr(torchvision_compat, "import_torchvision", lambda: fake)
-    with pytest.raises(DataError, match="allow the download"):
+    with pytest.raises(DataError, match=r"put them there, or have them fetched: data\.download=true"):
         load("gtsrb", tmp_path)
     assert asked == []
     assert load("gtsrb", tmp_path, download=True, limit=1).num_classes == 43
@@ -202,13 +205,46 @@ def test_downloads_go_through_torchvision_and_only_when_allowed(
 
 def test_a_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(root: Path, train: bool, download: bool) -> None:
-        assert download
-        raise OSError("no route")
+        if download:
+            raise OSError("no route")
+        raise RuntimeError("Dataset not found")
 
     fake = SimpleNamespace(datasets=SimpleNamespace(MNIST=fail))
     monkeypatch.setattr(torchvision_compat, "import_torchvision", lambda: fake)
-    with pytest.raises(DataError, match="no route; the download failed"):
+    with pytest.raises(DataError, match=r"mnist: fetching MNIST/raw/.* failed: no route"):
         load("mnist", tmp_path, download=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist", "fashion_mnist", "emnist", "cifar10", "cifar100", "svhn", "gtsrb", "celeba"]
+)
+def test_missing_files_name_the_option_that_fetches_them(tmp_path: Path, name: str):
+    with pytest.raises(DataError, match=r"put them there, or have them fetched: data\.download=true"):
+        load(name, tmp_path)
+
+
+def test_a_download_that_stalls_says_what_it_fetches_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Torchvision's own download, through a proxy of this machine that accepts and never answers."""
+    monkeypatch.setattr(torchvision_sets, "STALLED_S", 0.2)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for scheme in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(scheme, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(
+            DataError, match=r"mnist: fetching MNIST/raw/.* failed: nothing arrived for 0\.2 s"
+        ):
+            load("mnist", tmp_path, download=True)
+    assert "mnist: fetching MNIST/raw/" in caplog.text
+    assert socket.getdefaulttimeout() is None
+
+
+def test_files_that_are_there_are_not_fetched(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_idx(tmp_path / "MNIST" / "raw", "train", "t10k", ([3, 1], [7]))
+    assert len(load("mnist", tmp_path, download=True).train) == 2
+    assert caplog.text == ""
 
 
 def write_celeba(root: Path) -> None:
