@@ -218,7 +218,7 @@ def located(stage: str, method: str = "") -> Iterator[None]:
         raise error.located(stage=stage) from error
     except RaysimError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would look like a crash of its process
         problem = f"{type(error).__name__}: {error}"
         raise RunError(f"{method}: {problem}" if method else problem, stage=stage) from error
 

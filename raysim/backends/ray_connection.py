@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raysim.backends.capacity import Capacity
+from raysim.backends.ray_address import check_listening, check_socket_paths
 from raysim.errors import ConfigError
 
 
@@ -28,7 +29,7 @@ def authenticate(environment: MutableMapping[str, str], *, new_cluster: bool) ->
     configured = (
         environment.get("RAY_AUTH_TOKEN")
         or environment.get("RAY_AUTH_TOKEN_PATH")
-        or (Path.home() / ".ray" / "auth_token").exists()
+        or os.path.isfile(os.path.expanduser("~/.ray/auth_token"))  # False also where home cannot be read
     )
     if new_cluster and not configured:
         folder = tempfile.mkdtemp(prefix="raysim-")
@@ -53,10 +54,18 @@ def write_token(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def connected(address: str | None = None, **options: Any) -> Iterator[None]:
-    """Ray, initialised inside the block: the cluster at `address`, or a new one on this machine.
+    """Ray, initialised inside the block: the cluster at `address`, or (None or `local`) a new one on this machine.
 
-    A process that is connected already keeps its connection, and keeps it afterwards.
+    A process that is connected already keeps its connection, and keeps it afterwards. Raises ConfigError within
+    seconds where nobody listens at the address, and before Ray starts where its sockets' paths would be too long.
     """
+    address = None if address == "local" else address
+    if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        if address is None:
+            check_socket_paths(os.environ)
+        else:
+            key = "RAY_ADDRESS" if address == os.environ.get("RAY_ADDRESS") else "address"
+            check_listening(key, address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:

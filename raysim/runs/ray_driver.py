@@ -42,6 +42,8 @@ def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -
             _watch(server, observe)
             return
         except gone.RayActorError as error:
+            if error.actor_init_failed:  # as it would be every time
+                raise RunError(f"the Server actor could not start: {error}") from error
             if attempt == SERVER_RESTARTS:
                 raise RunError(f"the Server actor died {attempt + 1} times: {error}") from error
         finally:
