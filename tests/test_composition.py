@@ -552,3 +552,10 @@ def test_a_target_that_no_test_sample_can_show_is_refused(monkeypatch):
     error = refusal(population={"clients": 8, "malicious": 1}, attack=f"{HERE}:Targeted")
     assert error.key == "attack"
     assert "no test sample" in error.rule
+
+
+def test_a_dot_for_the_colon_of_an_import_path_gets_the_hint(tiny):
+    with pytest.raises(
+        ConfigError, match=r"behind a colon.*did you mean 'tests\.stateful_methods:Reputation'"
+    ):
+        compose(ExperimentConfig.from_mapping({**tiny, "defense": "tests.stateful_methods.Reputation"}))

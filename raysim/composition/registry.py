@@ -80,6 +80,10 @@ def make(
     """
     cls = _imported(group, component.name, base) if ":" in component.name else table.get(component.name)
     if cls is None:
+        module, _, name = component.name.rpartition(".")
+        if module:
+            rule = "must name its class behind a colon, package.module:Class"
+            raise ConfigError(f"{group}.name", rule, component.name, f"{module}:{name}")
         raise unknown_name(f"{group}.name", component.name, table)
     fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     beside = [key for key in type(component).model_fields if key != "name"]
