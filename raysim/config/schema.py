@@ -2,7 +2,7 @@
 
 Groups and keys are the public contract. Attacks, defenses, models, data sets and partitions are *components*:
 a `name` and that component's own options side by side (`defense: {name: krum, num_byzantine: 3}`); the options
-are checked against the component when the experiment is composed (composition.py).
+are checked against the component when the experiment is composed (raysim.composition).
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class ExperimentConfig(Group):
     data: Annotated[DataConfig, BeforeValidator(_named)] = DataConfig()
     model: Annotated[Component, BeforeValidator(_named)] = Component(name="digits_cnn")
     updates: Annotated[Component, BeforeValidator(_named)] = Field(
-        Component(name="trained"), description="trained, or synthetic: drawn from the seed (drawn_updates.py)"
+        Component(name="trained"), description="trained, or synthetic: drawn from the seed (engine/drawn_updates.py)"
     )
     training: TrainingConfig = TrainingConfig()
     attack: Annotated[tuple[AttackConfig, ...], BeforeValidator(_list_of_components)] = ()

@@ -6,8 +6,8 @@ is its own; another defense sees the rounds that the recorded run's defense led 
 
     replays/krum/             what krum found: rounds, clients and spans with the columns of a run; the notes of a
                               round hold the SHA-256 of the verdict's aggregate
-    replays/krum@2nodes/      the same on two nodes (replay_nodes.py)
-    replays/summary.md        all of them side by side (replay_summary.py)
+    replays/krum@2nodes/      the same on two nodes (on_nodes.py)
+    replays/summary.md        all of them side by side (summary.py)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads what a finished run left behind, for the report: tables as numpy columns, nulls as NaN.
 
-The files and columns are those of raysim/records.py; other columns are ignored. Optional are the arrays
+The files and columns are those of raysim/runs/directory.py; other columns are ignored. Optional are the arrays
 artifacts/round-*/heat_maps.npy [K, h, w], with client_ids.npy [K] beside them and, where the defense
 reconstructs maps, reconstructed_maps.npy [K, h, w].
 """
