@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -25,3 +27,23 @@ def numbers(key: str, values: ArrayLike, rule: str) -> np.ndarray:
             return np.asarray(values, np.float32)
     except (TypeError, ValueError):
         raise ConfigError(key, rule, type(values).__name__) from None
+
+
+def as_array(values: Any) -> np.ndarray | None:
+    """The values as an array, of whatever type; None where they cannot be one."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with a gradient
+        return None
+
+
+def described(value: Any) -> str:
+    """A value in a few words: `int64 (2,) [5, 7]`, `list [1, 2]`, `None`."""
+    if value is None:
+        return "None"
+    shape = getattr(value, "shape", None)
+    kind = type(value).__name__ if shape is None else f"{getattr(value, 'dtype', '')} {tuple(shape)}"
+    text = str(value.tolist()) if isinstance(value, np.ndarray) and value.size <= 8 else ""
+    if shape is None:
+        text = repr(value)
+    return f"{kind} {text if len(text) <= 60 else text[:57] + '...'}".strip()

@@ -136,6 +136,9 @@ class Attack:
     def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
         """Rows to submit instead of `view.own`: Updates, an array [c, d] in `view.own.client_ids` order, or
         None to submit what was trained. Called once a round for attacks that see more than OWN.
+
+        Rows that are not finite are the attacker's choice: the engine rejects them, as it does other uploads.
+        Rows of another shape, of other clients, or that are not numbers end the run (ContractError).
         """
         return None, state
 

@@ -41,8 +41,7 @@ class ServerData:
     @property
     def class_counts(self) -> dict[int, int]:
         """Number of samples per class, for the classes present, in ascending order."""
-        classes, counts = np.unique(self.labels, return_counts=True)
-        return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+        return _class_counts(self.labels)
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,32 @@ class Setting:
     server_samples: int = 0
     server_classes: Mapping[int, int] | None = None
     """How many samples the server holds of each class that it has; None: not known."""
+
+    @classmethod
+    def of(
+        cls,
+        cohort: int,
+        *,
+        population: int | None = None,
+        num_malicious: int,
+        rounds: int,
+        num_classes: int,
+        server_labels: np.ndarray | None = None,
+    ) -> Setting:
+        """The setting of a run, or of one matrix of K = cohort rows (population None: those are all clients).
+
+        server_labels [s]: of the samples that the server holds; None: it holds none.
+        """
+        labels = np.zeros(0, np.int64) if server_labels is None else server_labels
+        return cls(
+            cohort if population is None else population,
+            cohort,
+            num_malicious,
+            rounds,
+            num_classes,
+            len(labels),
+            _class_counts(labels),
+        )
 
 
 @dataclass(frozen=True)
@@ -142,3 +167,8 @@ class Context:
         pairs = list(combinations_with_replacement(range(len(blocks)), 2))
         answers = self.backend.map(stage, fn, [(held[i], held[j], *shared) for i, j in pairs])
         return dict(zip(pairs, answers, strict=True))
+
+
+def _class_counts(labels: np.ndarray) -> dict[int, int]:
+    classes, counts = np.unique(labels, return_counts=True)
+    return dict(zip(classes.tolist(), counts.tolist(), strict=True))

@@ -6,26 +6,40 @@ between rounds is returned as state. It sees the updates and the context, never 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from raysim.array_checks import as_array, described
 from raysim.context import Context, Setting, State
+from raysim.errors import ContractError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
+
+SHARES_ROUNDING = 1e-4
+"""How far above 1 rounding may take the sum of a verdict's weights, float32 included."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a defense concluded about one round's K updates, in the order of `updates.client_ids`.
 
-    aggregate [d] float32: the change to add to the global parameters.
-    weights [K]: the share each row had (0 = rejected); None for coordinate-wise rules.
-    scores [K]: higher = more suspicious; None where the method has no score.
-    flagged [K] bool: judged malicious; None where the method does not exclude clients.
-    artifacts: arrays by name, for the report: heat maps, similarity matrices.
+    aggregate [d] float32, finite: the change to add to the global parameters.
+    weights [K]: the share each row had: finite, at least 0, with a sum of at most 1 (0 = rejected, all 0 = nobody
+    accepted), also where the aggregate is longer or shorter than that mean; None for coordinate-wise rules.
+    Buffers such as BatchNorm's statistics follow them.
+    scores [K] numbers: higher = more suspicious; infinity is allowed, and NaN, which ranks above all: what cannot
+    be scored is most suspicious. None where the method has no score.
+    flagged [K] bool, a mask: judged malicious; None where the method does not exclude clients.
+    artifacts: arrays of numbers by name, for the report: heat maps, similarity matrices.
+
+    Flags and weights are separate statements: FLARE lowers the weight of a flagged client without taking it to 0,
+    Krum leaves out clients that it does not accuse, and an aggregate may be other than 0 with all weights 0 (the
+    server's own update). `checked_answer` holds all of it against these rules.
     """
 
     aggregate: np.ndarray
@@ -122,7 +136,7 @@ class Chain(Defense):
         step, own = self.steps[number], state[str(number)]
         seen = _seen_by(step, ctx)
         if number == len(self.steps) - 1:
-            verdict, own = step.apply(own, updates, seen)
+            verdict, own = judged(step, own, updates, seen)
             return verdict, {**state, str(number): own}
         if isinstance(step, PreAggregation):
             changed, members, own = step.transform(own, updates, seen)
@@ -131,7 +145,7 @@ class Chain(Defense):
                 ctx = replace(ctx, truth=changed.client_ids[np.unique(merged)])
             verdict, state = self._apply_from(number + 1, {**state, str(number): own}, changed, ctx)
             return (verdict if members is None else carry_back(verdict, members)), state
-        first, own = step.apply(own, updates, seen)
+        first, own = judged(step, own, updates, seen)
         state = {**state, str(number): own}
         flagged = np.zeros(updates.num_clients, bool) if first.flagged is None else first.flagged
         if flagged.all():
@@ -154,6 +168,106 @@ def chain(*steps: Defense) -> Defense:
 def title(label: str, defense: Defense | type[Defense]) -> str:
     """How what people read names a defense: `oracle (calibration only)` where it is shown the truth."""
     return f"{label} (calibration only)" if defense.calibration else label
+
+
+def judged(
+    defense: Defense,
+    state: State,
+    updates: Updates,
+    ctx: Context,
+    around: AbstractContextManager[Any] | None = None,
+) -> tuple[Verdict, State]:
+    """What `defense.apply` says, checked whole: the one way by which anything asks a defense.
+
+    around: entered for `apply` alone, to time or watch it without the check. Raises ContractError.
+    """
+    with around or nullcontext():
+        answer = defense.apply(state, updates, ctx)
+    return checked_answer(type(defense).__name__, answer, updates.num_clients, updates.dim)
+
+
+def judged_usable(
+    defense: Defense, state: State, updates: Updates, usable: np.ndarray, ctx: Context
+) -> tuple[Verdict, State]:
+    """The verdict on the usable rows (mask [K]), widened to all K: the others are flagged and have no weight.
+
+    Without a usable row the defense is not asked: the global model and the state stay.
+    """
+    if usable.any():
+        verdict, state = judged(defense, state, updates.select(usable), ctx)
+    else:
+        verdict = Verdict(np.zeros(updates.dim, np.float32), np.zeros(0), None, np.zeros(0, bool))
+    return expand(verdict, usable), state
+
+
+def checked_answer(method: str, answer: Any, count: int, dim: int) -> tuple[Verdict, State]:
+    """What `apply` of `method` returned for K = count rows of d = dim columns, as arrays that Verdict's rules hold for.
+
+    Raises ContractError, which names the method, the field, the rule and the value.
+    """
+
+    def refusal(field: str, rule: str, received: str, hint: str = "") -> ContractError:
+        return ContractError.of(method, field, rule, received, hint)
+
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[0], Verdict)):
+        raise refusal("its answer", "must be a pair (Verdict, state)", described(answer))
+    verdict, state = answer
+    if not isinstance(state, dict):
+        raise refusal(
+            "its state", "must be a dict", described(state), "return {} where nothing is remembered"
+        )
+
+    def numbers_of(field: str, size: int, what: str) -> np.ndarray:
+        rule = f"must be {size} numbers, one per {what}"
+        values = as_array(getattr(verdict, field))
+        if values is None or values.shape != (size,) or values.dtype.kind not in "iuf":
+            raise refusal(field, rule, described(getattr(verdict, field)))
+        return values
+
+    def refuse_at(field: str, rule: str, values: np.ndarray, good: np.ndarray) -> None:
+        if not good.all():
+            place = int(np.argmin(good))
+            raise refusal(field, rule, f"{values[place]} at place {place}")
+
+    aggregate = numbers_of("aggregate", dim, "parameter")
+    with np.errstate(over="ignore"):
+        aggregate = aggregate.astype(np.float32, copy=False)
+    refuse_at("aggregate", "must be finite in float32", aggregate, np.isfinite(aggregate))
+    weights = scores = flagged = None
+    if verdict.weights is not None:
+        weights = numbers_of("weights", count, "client")
+        refuse_at("weights", "must be finite", weights, np.isfinite(weights))
+        refuse_at("weights", "must be at least 0", weights, weights >= 0)
+        if weights.sum() > 1 + SHARES_ROUNDING:
+            hint = "give the shares of the rows, weights / weights.sum()"
+            raise refusal("weights", "must have a sum of at most 1", f"a sum of {weights.sum():g}", hint)
+    if verdict.scores is not None:
+        scores = numbers_of("scores", count, "client")
+    if verdict.flagged is not None:
+        flagged = as_array(verdict.flagged)
+        if flagged is None or flagged.shape != (count,) or flagged.dtype != bool:
+            hint = f"for places or client ids make a mask, [{count}] False, True at the flagged"
+            raise refusal(
+                "flagged",
+                f"must be a mask of {count} booleans, one per client",
+                described(verdict.flagged),
+                hint,
+            )
+    return Verdict(aggregate, weights, scores, flagged, _checked_artifacts(verdict.artifacts, refusal)), state
+
+
+def _checked_artifacts(artifacts: Any, refusal: Callable[..., ContractError]) -> Mapping[str, np.ndarray]:
+    if not isinstance(artifacts, Mapping):
+        raise refusal("artifacts", "must be a mapping of names to arrays", described(artifacts))
+    found = {}
+    for name, value in artifacts.items():
+        if not (isinstance(name, str) and re.fullmatch(r"[^./\0][^/\0]*", name)):
+            raise refusal("artifacts", "must have names that files can have", repr(name))
+        array = as_array(value)
+        if array is None or array.dtype.kind not in "biufc":
+            raise refusal(f"artifacts[{name!r}]", "must be an array of numbers", described(value))
+        found[name] = array
+    return found
 
 
 def _seen_by(step: Defense, ctx: Context) -> Context:

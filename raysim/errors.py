@@ -5,6 +5,8 @@ RaysimError
 ├── DataError        a data set is missing or malformed (exit status 2)
 ├── RecordError      a run directory is missing, damaged or does not fit the request (exit status 2)
 └── RunError         a run failed after it started (exit status 1)
+    ├── LostWork         results are gone with a node: the round is done again
+    └── ContractError    an attack or a defense returned what its contract does not allow
 """
 
 from __future__ import annotations
@@ -78,6 +80,15 @@ class LostWork(RunError):
     """Results that tasks had left on a node are gone with it. A round is a pure function of the state before
     it, so it can be done again.
     """
+
+
+class ContractError(RunError):
+    """An attack or a defense returned what its contract does not allow; `of` words it."""
+
+    @classmethod
+    def of(cls, method: str, field: str, rule: str, received: str, hint: str = "") -> ContractError:
+        """Names the method, what it returned (`flagged`), the rule, what came instead and, where known, the way out."""
+        return cls(f"{method}: {field} {rule}; received {received}" + (f"; {hint}" if hint else ""))
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

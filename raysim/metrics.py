@@ -59,6 +59,10 @@ class Detection:
         return 1.0 - self.recall
 
 
+UNJUDGED = Detection(*[np.nan] * 7)
+"""The rates of a round in which the defense was given nothing to judge: the engine rejected every upload."""
+
+
 class Summary(NamedTuple):
     """The three ways to quote a per-round value: the papers differ in which one they print."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ class BadUpload(Attack):
 
 @dataclass(frozen=True)
 class BadCraft(Attack):
-    """Colluders craft what no server should use: `what` is nan or shape; or look at what they may not see."""
+    """Colluders craft what no server can use: `what` says how; NaN alone is something an attacker may send."""
 
     what: str = "nan"
 
@@ -86,10 +86,17 @@ class BadCraft(Attack):
     def craft(self, state, view, ctx):
         assert view.benign is None
         rows = view.own.to_array()
-        if self.what == "shape":
-            return rows[:, :-1], state
         rows[0, 0] = np.inf
-        return rows, state
+        other = replace(view.own, client_ids=np.array([0, 1]))
+        return {
+            "nan": (rows, state),
+            "shape": (rows[:, :-1], state),
+            "text": (np.full(rows.shape, "abc"), state),
+            "ragged": ([[1.0], [1.0, 2.0]], state),
+            "others": (other, state),
+            "alone": rows,
+            "state": (None, None),
+        }[self.what]
 
 
 @dataclass(frozen=True)

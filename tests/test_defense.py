@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,9 +21,11 @@ from raysim.defense import (
     accepted_mean,
     carry_back,
     expand,
+    judged,
+    judged_usable,
     title,
 )
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, ContractError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 
@@ -105,6 +109,105 @@ def test_a_defense_remembers_and_requires_nothing_by_default(context):
         Defense().apply({}, None, context)
     with pytest.raises(TypeError, match="PreAggregation must define transform"):
         PreAggregation().transform({}, None, context)
+
+
+@dataclass(frozen=True)
+class Says(Defense):
+    """Answers whatever it is given."""
+
+    answer: object = None
+
+    def apply(self, state, updates, ctx):
+        return self.answer
+
+
+def verdict_of(**fields):
+    return Verdict(**{"aggregate": np.zeros(2, np.float32), **fields}), {}
+
+
+NAN, INF = float("nan"), float("inf")
+
+REFUSED = [
+    (None, "its answer must be a pair (Verdict, state); received None"),
+    (verdict_of()[0], "its answer must be a pair (Verdict, state); received Verdict"),
+    ((np.zeros(2), {}), "its answer must be a pair (Verdict, state); received tuple"),
+    ((verdict_of()[0], None), "its state must be a dict; received None; return {}"),
+    ((verdict_of()[0], [1]), "its state must be a dict; received list [1]"),
+    (verdict_of(aggregate=np.zeros(3)), "aggregate must be 2 numbers, one per parameter; received float64 (3,) [0.0"),
+    (verdict_of(aggregate=np.zeros((1, 2))), "aggregate must be 2 numbers, one per parameter; received float64 (1, 2)"),
+    (verdict_of(aggregate=np.zeros(2, complex)), "aggregate must be 2 numbers, one per parameter; received complex128"),
+    (verdict_of(aggregate=None), "aggregate must be 2 numbers, one per parameter; received None"),
+    (verdict_of(aggregate=[0, NAN]), "aggregate must be finite in float32; received nan at place 1"),
+    (verdict_of(aggregate=[1e39, 0]), "aggregate must be finite in float32; received inf at place 0"),
+    (verdict_of(weights=np.ones(3) / 3), "weights must be 4 numbers, one per client; received float64 (3,)"),
+    (verdict_of(weights=["a"] * 4), "weights must be 4 numbers, one per client; received list ['a', 'a', 'a', 'a']"),
+    (verdict_of(weights=[[0.5], [0.5, 1]]), "weights must be 4 numbers, one per client; received list [[0.5], [0.5, 1]]"),
+    (verdict_of(weights=[0.5, NAN, 0, 0]), "weights must be finite; received nan at place 1"),
+    (verdict_of(weights=[1, 0, 0, INF]), "weights must be finite; received inf at place 3"),
+    (verdict_of(weights=np.full(4, -1.75)), "weights must be at least 0; received -1.75 at place 0"),
+    (verdict_of(weights=np.ones(4)), "weights must have a sum of at most 1; received a sum of 4; give the shares"),
+    (verdict_of(scores=np.zeros(5)), "scores must be 4 numbers, one per client; received float64 (5,)"),
+    (verdict_of(scores=[None, 1, 2, 3]), "scores must be 4 numbers, one per client; received list [None"),
+    (verdict_of(flagged=np.array([5])), "flagged must be a mask of 4 booleans, one per client; received int64 (1,) [5]; for places"),
+    (verdict_of(flagged=[0, 1, 0, 0]), "flagged must be a mask of 4 booleans, one per client; received list [0, 1, 0, 0]"),
+    (verdict_of(flagged=np.zeros(3, bool)), "flagged must be a mask of 4 booleans, one per client; received bool (3,)"),
+    (verdict_of(artifacts=[1]), "artifacts must be a mapping of names to arrays; received list [1]"),
+    (verdict_of(artifacts={"a/b": np.zeros(1)}), "artifacts must have names that files can have; received 'a/b'"),
+    (verdict_of(artifacts={"map": "text"}), "artifacts['map'] must be an array of numbers; received str 'text'"),
+    (verdict_of(artifacts={"map": [{}]}), "artifacts['map'] must be an array of numbers; received list [{}]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "said"), REFUSED, ids=[said[:40] for _, said in REFUSED])
+def test_an_answer_that_is_no_verdict_is_refused_naming_method_field_rule_and_value(
+    updates, context, answer, said
+):
+    with pytest.raises(ContractError, match="^" + re.escape(f"Says: {said}")) as caught:
+        judged(Says(answer), {}, updates, context)
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), ContractError)
+    with pytest.raises(ContractError, match="^" + re.escape(f"Says: {said}")):
+        chain(Scale(), Says(answer)).apply({"0": {}, "1": {}}, updates, context)
+
+
+ALLOWED = [
+    ({"aggregate": [1, 2]}, "a list of integers is an aggregate"),
+    ({"weights": [0, 0, 0, 0]}, "nobody accepted"),
+    ({"weights": np.full(4, 0.25, np.float32)}, "shares"),
+    ({"weights": [0.1, 0, 0, 0]}, "a server that takes a small step"),
+    ({"weights": [0.5, 0.5, 0, 0], "flagged": [True, False, False, False]}, "flagged and yet of some weight"),
+    ({"scores": [NAN, INF, -INF, 3]}, "what cannot be scored"),
+    ({"artifacts": {"heat_maps": np.zeros((4, 2, 2))}}, "arrays"),
+]
+
+
+@pytest.mark.parametrize(("fields", "why"), ALLOWED, ids=[why for _, why in ALLOWED])
+def test_what_a_verdict_may_say(updates, context, fields, why):
+    verdict, state = judged(Says(verdict_of(**fields)), {}, updates, context)
+    assert (verdict.aggregate.dtype, state) == (np.float32, {})
+    for name in set(fields) - {"artifacts"}:
+        np.testing.assert_array_equal(getattr(verdict, name), fields[name])
+        assert isinstance(getattr(verdict, name), np.ndarray)
+
+
+def test_the_time_of_the_check_is_not_the_defenses(updates, context):
+    events = []
+
+    class Watch:
+        def __enter__(self):
+            events.append("begins")
+
+        def __exit__(self, *error):
+            events.append("ends")
+
+    with pytest.raises(ContractError):
+        judged(Says(), {}, updates, context, Watch())
+    assert events == ["begins", "ends"]
+
+
+def test_without_a_usable_row_a_defense_is_not_asked(updates, context):
+    verdict, state = judged_usable(Says(), {"kept": 1}, updates, np.zeros(4, bool), context)
+    assert (verdict.flagged.all(), verdict.weights.any(), verdict.aggregate.any()) == (True, False, False)
+    assert (verdict.scores, state) == (None, {"kept": 1})
 
 
 def test_what_is_shown_the_truth_is_named_so():

@@ -79,7 +79,7 @@ def build_matrix(spec: MatrixSpec, backend: Backend) -> Matrix:
     )
     draw = rng.generator(spec.seed, "bench", "server data")
     images = draw.random((SERVER_SAMPLES, *spec.input_shape), np.float32)
-    labels = np.arange(SERVER_SAMPLES) % min(spec.num_classes, 10)
+    labels = server_labels(spec.num_classes)
     context = Context(
         backend=backend,
         seed=spec.seed,
@@ -93,6 +93,11 @@ def build_matrix(spec: MatrixSpec, backend: Backend) -> Matrix:
         server_data=ServerData(images, labels),
     )
     return Matrix(updates, truth, context, spec)
+
+
+def server_labels(num_classes: int) -> np.ndarray:
+    """Labels of the server's samples: the first ten classes in turn."""
+    return np.arange(SERVER_SAMPLES) % min(num_classes, 10)
 
 
 def image_shape(text: str) -> tuple[int, int, int]:

@@ -91,14 +91,13 @@ def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Exper
     model = factory.build()
     layout = Layout.of(model)
     server_data, train_pool, test = set_aside(config, source)
-    setting = Setting(
+    setting = Setting.of(
+        config.population.cohort_size,
         population=config.population.total,
-        cohort=config.population.cohort_size,
         num_malicious=len(malicious),
         rounds=config.rounds,
         num_classes=source.num_classes,
-        server_samples=len(server_data) if server_data else 0,
-        server_classes=server_data.class_counts if server_data else {},
+        server_labels=None if server_data is None else server_data.labels,
     )
     for number, step in enumerate(defense.steps if isinstance(defense, Chain) else (defense,)):
         with _keys_under(numbered("defense", config.defense, number)):

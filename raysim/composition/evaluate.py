@@ -15,7 +15,7 @@ from raysim.array_checks import finite, numbers
 from raysim.backends.base import InProcessBackend
 from raysim.config.schema import Component
 from raysim.context import Context, ServerData, Setting, State
-from raysim.defense import Chain, Defense, Verdict, expand
+from raysim.defense import Chain, Defense, Verdict, judged_usable
 from raysim.errors import ConfigError, nearest_name, unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
@@ -64,7 +64,8 @@ def evaluate(
     Rows that hold NaN or infinity are flagged and left out before the rule runs. `weights`, `scores` and
     `flagged` are in the order of the rows given; artifacts are in the order of client ids. Raises ConfigError
     for an unknown name or hyper-parameter, with the nearest valid one, and for anything that does not fit; its key
-    is that of the argument, or `defense.` and the hyper-parameter.
+    is that of the argument, or `defense.` and the hyper-parameter; ContractError for a verdict that `Verdict` does not
+    allow.
 
     >>> rows = np.array([[1.0, 0.0], [1.1, 0.0], [1.2, 0.0], [0.9, 0.0], [-9.0, 9.0]])
     >>> evaluate("krum", rows, num_byzantine=1).flagged.tolist()
@@ -123,14 +124,13 @@ def evaluate_round(
     held = None if server_data is None else _server_data(server_data)
     if state is not None and not isinstance(state, dict):
         raise ConfigError("state", "must be what an earlier call returned, or None", type(state).__name__)
-    setting = Setting(
+    setting = Setting.of(
+        len(ids),
         population=max(len(ids), int(ids.max()) + 1),
-        cohort=len(ids),
         num_malicious=0,
         rounds=ROUNDS,
         num_classes=0 if factory is None else factory.num_classes,
-        server_samples=0 if held is None else len(held),
-        server_classes={} if held is None else held.class_counts,
+        server_labels=None if held is None else held.labels,
     )
     with _options_of(defense):
         defense.check(setting)
@@ -159,11 +159,8 @@ def evaluate_round(
                 rule = f"must be what an earlier call returned, with {', '.join(first)}"
                 raise ConfigError("state", rule, state)
             state = first
-        if usable.any():
-            verdict, state = defense.apply(state, updates.select(usable), context)
-        else:
-            verdict = Verdict(np.zeros(updates.dim, np.float32), np.zeros(0), None, np.zeros(0, bool))
-    return _reordered(expand(verdict, usable), order), state
+        verdict, state = judged_usable(defense, state, updates, usable, context)
+    return _reordered(verdict, order), state
 
 
 def _made(name: str | Defense, hyper_parameters: dict[str, Any]) -> Defense:

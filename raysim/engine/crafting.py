@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from raysim.attack import View, Visibility
+from raysim.array_checks import as_array, described
+from raysim.attack import Attack, View, Visibility
 from raysim.backends.base import Backend, Reference, located
 from raysim.config.schema import numbered
-from raysim.context import State
+from raysim.context import Context, State
 from raysim.engine.experiment import Experiment, RunState, Uploads, active_attackers, round_context
-from raysim.errors import RunError
-from raysim.matrix.layout import Layout
+from raysim.errors import ContractError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 
@@ -53,44 +54,84 @@ def let_attackers_craft(
         view = View(own, overheard, len(updates.client_ids))
         context = round_context(experiment, backend, state, published, f"attack {number}")
         with located("craft", type(attack).__name__):
-            crafted, attack_states[number] = attack.craft(attack_states[number], view, context)
-        said = attack.diagnostics(attack_states[number])
+            rows, attack_states[number] = crafted(attack, attack_states[number], view, context)
+            said = attack.diagnostics(attack_states[number])
         if len(experiment.setup.campaigns) == 1:
             notes.update(said)
         elif said:
             notes[numbered("attack", experiment.setup.campaigns, number)] = said
-        if crafted is not None:
-            rows, unfit = checked_rows(crafted, own, experiment.setup.layout)
-            reasons.update(unfit)
+        if rows is not None:
+            reasons.update(unfit_rows(rows))
             updates = updates.replace_rows(rows)
     return replace(uploads, updates=updates, reasons=reasons), tuple(attack_states), notes
 
 
-def checked_rows(crafted: Any, own: Updates, layout: Layout) -> tuple[Updates, dict[int, str]]:
-    """What `craft` returned as rows for own.client_ids, and why some of them must not be used."""
-    ids = own.client_ids
-    if not isinstance(crafted, Updates):
-        array = np.asarray(crafted, dtype=np.float32)
-        if array.shape == (len(ids), layout.dim):
-            array = np.pad(array, ((0, 0), (0, layout.num_columns - layout.dim)))
-        if array.shape != (len(ids), layout.num_columns):
-            reason = f"wrong shape {array.shape}, expected ({len(ids)}, {layout.dim})"
-            return own, {int(client): reason for client in ids}
-        crafted = Updates.from_array(
-            array,
-            own.backend,
-            layout=layout,
-            client_ids=ids,
-            num_examples=own.num_examples,
-            bounds=own.bounds,
-        )
-    if not np.array_equal(crafted.client_ids, ids) or crafted.bounds != own.bounds:
-        raise RunError(
-            f"crafted rows are for clients {crafted.client_ids}, not for the attacker's {ids}", stage="craft"
-        )
-    finite = crafted.map_row_stage(RowStage("guard", _rows_finite))
-    unfit = {int(c): "non-finite" for c, fine in zip(ids, finite, strict=True) if not fine}
-    return crafted, unfit
+def crafted(
+    attack: Attack,
+    state: State,
+    view: View,
+    ctx: Context,
+    around: AbstractContextManager[Any] | None = None,
+) -> tuple[Updates | None, State]:
+    """What `attack.craft` submits for view.own's clients, its form checked: the one way by which anything asks it.
+
+    around: entered for `craft` alone. Raises ContractError for anything but rows of these clients: an attacker may
+    send what it likes, such as NaN, but not what has no place in the matrix.
+    """
+    with around or nullcontext():
+        answer = attack.craft(state, view, ctx)
+    name, own = type(attack).__name__, view.own
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise ContractError.of(name, "its answer", "must be a pair (rows or None, state)", described(answer))
+    rows, state = answer
+    if not isinstance(state, dict):
+        hint = "return {} where nothing is remembered"
+        raise ContractError.of(name, "its state", "must be a dict", described(state), hint)
+    if rows is None:
+        return None, state
+    if not isinstance(rows, Updates):
+        return _as_updates(name, rows, own), state
+    if not np.array_equal(rows.client_ids, own.client_ids):
+        rule = f"must be for the attacker's clients {_few(own.client_ids)}"
+        raise ContractError.of(name, "rows", rule, f"rows for {_few(rows.client_ids)}")
+    if (rows.bounds, rows.layout.num_columns) != (own.bounds, own.layout.num_columns):
+        rule = f"must be cut at columns {own.bounds}, {own.layout.num_columns} in all"
+        received = f"rows cut at {rows.bounds}, {rows.layout.num_columns} in all"
+        raise ContractError.of(name, "rows", rule, received, "derive them from view.own or view.benign")
+    return rows, state
+
+
+def _as_updates(name: str, rows: Any, own: Updates) -> Updates:
+    """An array [c, d] or [c, d + b] as rows of own's clients."""
+    count, layout = own.num_clients, own.layout
+    array = as_array(rows)
+    shapes = ((count, layout.dim), (count, layout.num_columns))
+    if array is None or array.shape not in shapes or array.dtype.kind not in "iuf":
+        rule = f"must be numbers of shape {shapes[0]}, one row per client of view.own"
+        if layout.buffers:
+            rule += f", or {shapes[1]} with buffers"
+        raise ContractError.of(name, "rows", rule, described(rows))
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    return Updates.from_array(
+        np.pad(array, ((0, 0), (0, layout.num_columns - array.shape[1]))),
+        own.backend,
+        layout=layout,
+        client_ids=own.client_ids,
+        num_examples=own.num_examples,
+        bounds=own.bounds,
+    )
+
+
+def unfit_rows(rows: Updates) -> dict[int, str]:
+    """Client id -> why its crafted row must not be used."""
+    finite = rows.map_row_stage(RowStage("guard", _rows_finite))
+    return {int(c): "non-finite" for c, fine in zip(rows.client_ids, finite, strict=True) if not fine}
+
+
+def _few(ids: np.ndarray) -> str:
+    """Client ids, the first of them where they are many."""
+    return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
 
 
 def _rows_finite(rows: np.ndarray, tiles: Sequence[np.ndarray]) -> list[bool]:

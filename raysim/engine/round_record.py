@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from raysim.backends.base import Backend
 from raysim.defense import Verdict
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads, active_attackers
 from raysim.engine.recording import Recording
-from raysim.metrics import detection
+from raysim.metrics import UNJUDGED, detection
 
 
 def measured(measures: Sequence[tuple[float, float, float]]) -> dict[str, float]:
@@ -36,7 +37,7 @@ def record_round(
     notes: dict[str, Any],
 ) -> RoundRecord:
     """The round's rows for the tables, with the verdict scored against the truth; not evaluated yet."""
-    round, updates, truth, nan = judged.round, judged.updates, judged.truth, float("nan")
+    round, updates, truth = judged.round, judged.updates, judged.truth
     notes = {**notes, **({"clients": uploads.notes} if uploads.notes else {})}
     row: dict[str, Any] = {
         "round": round,
@@ -51,12 +52,10 @@ def record_round(
         row["accepted"] = int(np.count_nonzero(verdict.weights))
     else:
         row["accepted"] = updates.num_clients - row["flagged"]
-    names = ("recall", "precision", "fpr", "acc", "f1", "auc_hard", "auc_score")
-    if verdict.flagged is None:
-        row.update(dict.fromkeys(names, nan))
+    if judged.usable.any():
+        row.update(asdict(detection(truth, verdict.flagged, verdict.scores)))
     else:
-        scored = detection(truth, verdict.flagged, verdict.scores)
-        row.update({name: getattr(scored, name) for name in names})
+        row.update(asdict(UNJUDGED))
     clients = [
         {
             "round": round,

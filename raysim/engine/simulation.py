@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raysim import rng
+from raysim.attack import Attack
 from raysim.backends.base import Backend, Reference, located
 from raysim.context import State
-from raysim.defense import Verdict, expand
+from raysim.defense import Defense, Verdict, judged_usable
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
 from raysim.engine.experiment import (
     Experiment,
@@ -49,13 +50,16 @@ def initial_state(experiment: Experiment, backend: Backend) -> RunState:
     """The state before round 0."""
     state = RunState(0, experiment.initial, None, {}, ())
     published = backend.put(experiment.initial)
+
+    def first(method: Defense | Attack, role: str) -> State:
+        with located("init", type(method).__name__):
+            return method.init(round_context(experiment, backend, state, published, role))
+
+    campaigns = enumerate(experiment.setup.campaigns)
     return replace(
         state,
-        defense=experiment.defense.init(round_context(experiment, backend, state, published, "defense")),
-        attacks=tuple(
-            campaign.attack.init(round_context(experiment, backend, state, published, f"attack {number}"))
-            for number, campaign in enumerate(experiment.setup.campaigns)
-        ),
+        defense=first(experiment.defense, "defense"),
+        attacks=tuple(first(campaign.attack, f"attack {number}") for number, campaign in campaigns),
     )
 
 
@@ -279,21 +283,11 @@ def judge(
     usable: np.ndarray,
 ) -> tuple[Verdict, State]:
     """The defense's verdict on the usable rows, widened to all rows received."""
-    if not usable.any():
-        count = updates.num_clients
-        nothing = np.zeros(updates.dim, np.float32)
-        return Verdict(nothing, np.zeros(count), None, np.ones(count, bool)), state.defense
     context = round_context(experiment, backend, state, published, "defense")
     if experiment.defense.calibration:
         context = replace(context, truth=active_attackers(experiment, state.round))
-    name = type(experiment.defense).__name__
-    with located("judge", name):
-        verdict, defense_state = experiment.defense.apply(state.defense, updates.select(usable), context)
-    shape, expected = np.shape(verdict.aggregate), (updates.dim,)
-    if shape != expected or not np.isfinite(verdict.aggregate).all():
-        problem = f"{name} returned an aggregate of shape {shape}, not finite values of shape {expected}"
-        raise RunError(problem, stage="judge", round=state.round)
-    return expand(verdict, usable), defense_state
+    with located("judge", type(experiment.defense).__name__):
+        return judged_usable(experiment.defense, state.defense, updates, usable, context)
 
 
 def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ from raysim.bench.limits import gram_product
 from raysim.bench.matrix import MatrixSpec, build_matrix
 from raysim.bench.process_memory import MemoryWatch
 from raysim.cli.main import app
+from raysim.defense import Verdict
 from raysim.errors import ConfigError
 
 TINY = MatrixSpec("digits_cnn", (1, 8, 8), 10, clients=8, malicious=2)
@@ -70,7 +71,7 @@ def test_state_goes_on_from_repeat_to_repeat(monkeypatch: pytest.MonkeyPatch):
 
     def apply(self, state, updates, ctx):
         seen.append((state.get("rounds", 0), ctx.round))
-        return None, {"rounds": state.get("rounds", 0) + 1}
+        return Verdict(np.zeros(updates.dim, np.float32)), {"rounds": state.get("rounds", 0) + 1}
 
     monkeypatch.setattr(Krum, "apply", apply)
     (subject,) = parse_subjects(["krum"], [])

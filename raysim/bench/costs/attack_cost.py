@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from raysim.attack import Attack, View, Visibility
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE
-from raysim.bench.costs.defense_cost import Subject, check_subjects, parse_subjects, seconds
+from raysim.bench.costs.defense_cost import Clock, Subject, check_subjects, parse_subjects, seconds
 from raysim.bench.costs.targets import Judged, ratio
 from raysim.bench.limits import gram_product
 from raysim.bench.matrix import Matrix
@@ -22,6 +21,8 @@ from raysim.bench.process_memory import MemoryWatch
 from raysim.composition.registry import make
 from raysim.config.schema import Component
 from raysim.context import Setting
+from raysim.defense import judged
+from raysim.engine.crafting import crafted
 from raysim.errors import ConfigError
 
 PASS_FACTOR = 3.0
@@ -81,7 +82,12 @@ def check_attacks(attacks: Sequence[tuple[str, Attack]], defense: Subject, matri
         raise ConfigError("malicious", f"must be from 1 to {spec.clients - 1}", spec.malicious)
     for _, attack in attacks:
         attack.check(
-            Setting(spec.clients, spec.clients, spec.malicious, matrix.context.rounds, spec.num_classes)
+            Setting.of(
+                spec.clients,
+                num_malicious=spec.malicious,
+                rounds=matrix.context.rounds,
+                num_classes=spec.num_classes,
+            )
         )
 
 
@@ -96,23 +102,23 @@ def measure_attack(label: str, attack: Attack, defense: Subject, matrix: Matrix,
     view = View(own, benign if attack.visibility is Visibility.OMNISCIENT else None, updates.num_clients)
     context = replace(matrix.context, role="attack 0", server_data=None)
     judging = defense.defense.init(matrix.context)
-    _, judging = defense.defense.apply(judging, updates, matrix.context)
-    _, state = attack.craft(attack.init(context), view, context)
+    _, judging = judged(defense.defense, judging, updates, matrix.context)
+    _, state = crafted(attack, attack.init(context), view, context)
     crafts, passes, grams = [], [], []
     for repeat in range(1, repeats + 1):
         gc.collect()
         grams.append(seconds(gram_product, updates))
-        start = time.perf_counter()
-        _, judging = defense.defense.apply(judging, updates, replace(matrix.context, round=repeat))
-        passes.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        crafted, state = attack.craft(state, view, replace(context, round=repeat))
-        crafts.append(time.perf_counter() - start)
-        del crafted
+        judging_clock, crafting_clock = Clock(), Clock()
+        _, judging = judged(
+            defense.defense, judging, updates, replace(matrix.context, round=repeat), judging_clock
+        )
+        passes.append(judging_clock.seconds)
+        _, state = crafted(attack, state, view, replace(context, round=repeat), crafting_clock)
+        crafts.append(crafting_clock.seconds)
     telemetry.drain()
     gc.collect()
-    with MemoryWatch() as watch:
-        attack.craft(state, view, replace(context, round=repeats + 1))
+    watch = MemoryWatch()
+    crafted(attack, state, view, replace(context, round=repeats + 1), watch)
     largest = max((span.bytes_in for span in telemetry.drain() if span.task != WHOLE_STAGE), default=0)
     mapped = 0 if isinstance(updates.backend, InProcessBackend) else largest
     said = attack.diagnostics(state)

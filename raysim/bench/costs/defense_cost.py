@@ -20,7 +20,7 @@ from raysim.bench.process_memory import MemoryWatch
 from raysim.composition.registry import make
 from raysim.config.schema import Component
 from raysim.context import Setting
-from raysim.defense import Defense
+from raysim.defense import Defense, judged
 from raysim.errors import ConfigError
 
 BETWEEN = "(between stages)"
@@ -98,17 +98,29 @@ def parse_subjects(names: Sequence[str], options: Sequence[str]) -> list[Subject
 
 def check_subjects(subjects: Sequence[Subject], matrix: Matrix) -> None:
     """Refuse a defense that cannot work on this matrix."""
-    data = matrix.context.server_data
-    setting = Setting(
-        population=matrix.spec.clients,
-        cohort=matrix.spec.clients,
-        num_malicious=matrix.spec.malicious,
+    spec, data = matrix.spec, matrix.context.server_data
+    setting = Setting.of(
+        spec.clients,
+        num_malicious=spec.malicious,
         rounds=matrix.context.rounds,
-        num_classes=matrix.spec.num_classes,
-        server_samples=0 if data is None else len(data),
+        num_classes=spec.num_classes,
+        server_labels=None if data is None else data.labels,
     )
     for subject in subjects:
         subject.defense.check(setting)
+
+
+class Clock:
+    """`with Clock() as clock: ...`, then `clock.seconds` of the wall clock."""
+
+    seconds = float("nan")
+
+    def __enter__(self) -> Clock:
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds = time.perf_counter() - self._start
 
 
 def seconds(fn: Callable[..., Any], *args: Any) -> float:
@@ -129,7 +141,7 @@ def measure_defense(subject: Subject, matrix: Matrix, repeats: int) -> DefenseCo
     if subject.defense.calibration:
         context = replace(context, truth=updates.client_ids[matrix.truth])
     state = subject.defense.init(context)
-    _, state = subject.defense.apply(state, updates, context)
+    _, state = judged(subject.defense, state, updates, context)
     copies, grams, applies, every = [], [], [], []
     for repeat in range(1, repeats + 1):
         gc.collect()
@@ -137,13 +149,13 @@ def measure_defense(subject: Subject, matrix: Matrix, repeats: int) -> DefenseCo
         grams.append(seconds(gram_product, updates))
         telemetry.drain()
         now = replace(context, round=FIRST_ROUND + repeat)
-        start = time.perf_counter()
-        _, state = subject.defense.apply(state, updates, now)
-        applies.append(time.perf_counter() - start)
+        clock = Clock()
+        _, state = judged(subject.defense, state, updates, now, clock)
+        applies.append(clock.seconds)
         every.append(telemetry.drain())
     gc.collect()
-    with MemoryWatch() as watch:
-        subject.defense.apply(state, updates, replace(context, round=FIRST_ROUND + repeats + 1))
+    watch = MemoryWatch()
+    judged(subject.defense, state, updates, replace(context, round=FIRST_ROUND + repeats + 1), watch)
     largest = max((span.bytes_in for span in telemetry.drain() if span.task != WHOLE_STAGE), default=0)
     mapped = 0 if isinstance(updates.backend, InProcessBackend) else largest
     return DefenseCost(

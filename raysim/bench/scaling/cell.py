@@ -15,7 +15,7 @@ from raysim.bench.limits import copy_matrix, gram_product
 from raysim.bench.scaling.memory import Watch
 from raysim.bench.scaling.round import RoundMatrix
 from raysim.bench.scaling.tables import WHOLE
-from raysim.defense import Defense, Verdict
+from raysim.defense import Defense, Verdict, judged
 from raysim.runs.directory import digest
 
 LATE = 500
@@ -74,18 +74,18 @@ def measure_defense(
     state = defense.init(replace(matrix.context, truth=truth))
     for number in warm_ups:
         now = replace(matrix.context, round=number, truth=truth)
-        _, state = defense.apply(state, matrix.updates, now)
+        _, state = judged(defense, state, matrix.updates, now)
     matrix.renew()
     updates, now = matrix.updates, replace(matrix.context, round=timed, truth=truth)
-    with Stopwatch(backend) as clock:
-        verdict, state = defense.apply(state, updates, now)
+    clock = Stopwatch(backend)
+    verdict, state = judged(defense, state, updates, now, clock)
     del updates
     stages = stage_rows(clock.work, verdict)
     if not memory:
         return stages, []
     matrix.renew()
     with watch.memory() as found:
-        defense.apply(state, matrix.updates, replace(matrix.context, round=watched, truth=truth))
+        judged(defense, state, matrix.updates, replace(matrix.context, round=watched, truth=truth))
     backend.telemetry.drain()
     return stages, [
         {

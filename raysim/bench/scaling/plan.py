@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from raysim import rng
 from raysim.bench.costs.defense_cost import Subject, parse_subjects
-from raysim.bench.matrix import ROUNDS, SERVER_SAMPLES
+from raysim.bench.matrix import ROUNDS, server_labels
 from raysim.bench.option_lists import at_least_one
 from raysim.bench.scaling.tables import LIMITS
 from raysim.context import Setting
@@ -226,16 +227,15 @@ def check_grid(plan: ScalingPlan) -> None:
         raise ConfigError("nodes", rule, plan.nodes)
 
 
-def check_defenses(plan: ScalingPlan, malicious: Callable[[int], int], server_samples: int) -> None:
-    """Refuse a defense that cannot work on one of the matrices."""
+def check_defenses(plan: ScalingPlan, malicious: Callable[[int], int], held: np.ndarray | None) -> None:
+    """Refuse a defense that cannot work on one of the matrices. held [s]: labels of the server's samples."""
     for clients in plan.clients:
-        setting = Setting(
-            population=clients,
-            cohort=clients,
+        setting = Setting.of(
+            clients,
             num_malicious=malicious(clients),
             rounds=ROUNDS,
             num_classes=plan.classes,
-            server_samples=server_samples,
+            server_labels=held,
         )
         for subject in plan.subjects:
             try:
@@ -247,4 +247,4 @@ def check_defenses(plan: ScalingPlan, malicious: Callable[[int], int], server_sa
 
 def check_synthetic(plan: ScalingPlan) -> None:
     """The defenses, on drawn updates."""
-    check_defenses(plan, plan.num_malicious, SERVER_SAMPLES)
+    check_defenses(plan, plan.num_malicious, server_labels(plan.classes))

@@ -130,7 +130,7 @@ class Recorded:
             raise ConfigError("clients", rule, max(self.plan.clients), most)
         held = self.experiment.server_data
         check_defenses(
-            self.plan, lambda clients: int(self.truth[:clients].sum()), 0 if held is None else len(held)
+            self.plan, lambda clients: int(self.truth[:clients].sum()), None if held is None else held.labels
         )
 
     def matrix(self, clients: int, size: ParameterCount, backend: Backend) -> Matrix:
