@@ -240,7 +240,8 @@ class ExperimentConfig(Group):
     data: Annotated[DataConfig, BeforeValidator(_named)] = DataConfig()
     model: Annotated[Component, BeforeValidator(_named)] = Component(name="digits_cnn")
     updates: Annotated[Component, BeforeValidator(_named)] = Field(
-        Component(name="trained"), description="trained, or synthetic: drawn from the seed (engine/drawn_updates.py)"
+        Component(name="trained"),
+        description="trained, or synthetic: drawn from the seed (engine/drawn_updates.py)",
     )
     training: TrainingConfig = TrainingConfig()
     attack: Annotated[tuple[AttackConfig, ...], BeforeValidator(_list_of_components)] = ()
