@@ -15,7 +15,7 @@ import raysim
 import raysim.report.page
 from raysim.backends.telemetry import Span
 from raysim.cli.main import KINDS, app
-from raysim.composition.compose import written_out
+from raysim.composition.methods import written_out
 from raysim.composition.registry import catalogue, papers
 from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import Progress

@@ -13,16 +13,11 @@ from attacks import ATTACKS
 from defenses import DEFENSES
 from raysim import Attack, ConfigError, DataError, Defense
 from raysim import data as datasets
-from raysim.composition.compose import (
-    compose,
-    load_data,
-    make_campaigns,
-    make_defense,
-    place_malicious,
-    set_aside,
-    written_out,
-)
+from raysim.composition.attackers import make_campaigns, place_malicious
+from raysim.composition.compose import compose
+from raysim.composition.methods import make_defense, written_out
 from raysim.composition.registry import catalogue, defense_title, make, papers
+from raysim.composition.samples import load_data, set_aside
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.data.dataset import Dataset, normalise
 from raysim.data.partition import PARTITIONS

@@ -253,7 +253,7 @@ def show(request: Request = None, scale: ScaleOption = "paper") -> None:
     raysim show flare/table2-fmnist-flare --scale small
     """
     with exit_status():
-        from raysim.composition.compose import written_out
+        from raysim.composition.methods import written_out
 
         typer.echo(written_out(_requested(request, scale)).to_yaml(), nl=False)
 
@@ -298,7 +298,7 @@ def _introduce(display: Display, path: Path, config: ExperimentConfig) -> None:
 
 def _subject(config: ExperimentConfig) -> str:
     """What a configuration puts to the test; a defense that is shown the truth is named as what it is."""
-    from raysim.composition.compose import make_defense
+    from raysim.composition.methods import make_defense
     from raysim.defense import Chain, title
 
     made = make_defense(config)

@@ -57,7 +57,7 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
         raise ConfigError("resources.device", "torch finds no CUDA device here", device, "cpu")
     assert isinstance(tile_bytes, int), "decided above"
     bounds = shard_bounds(cohort, layout.dim, tile_bytes)
-    return config.with_values(
+    return config.filled_in(
         population={"cohort": cohort},
         resources={
             "tile_bytes": tile_bytes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -53,6 +53,12 @@ class Component(Group):
     def options(self) -> dict[str, Any]:
         """The component's own options."""
         return dict(self.model_extra or {})
+
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """The same with these options, in this order, instead of its own; nothing is checked."""
+        own = {key: getattr(self, key) for key in type(self).model_fields}
+        made: Self = type(self).model_construct(**{**own, **options})
+        return made
 
 
 def _named(value: Any) -> Any:
@@ -287,6 +293,11 @@ class ExperimentConfig(Group):
         for group, changes in groups.items():
             values[group] = {**values[group], **changes}
         return type(self).from_mapping(values)
+
+    def filled_in(self, **groups: Mapping[str, Any]) -> ExperimentConfig:
+        """A copy with keys of groups decided by rules, whose values are right by construction: nothing is checked."""
+        changed = {group: getattr(self, group).model_copy(update=keys) for group, keys in groups.items()}
+        return self.model_copy(update=changed)
 
 
 def numbered(group: str, items: Sequence[Any], number: int) -> str:

@@ -22,7 +22,8 @@ import yaml
 
 from raysim.backends.base import Backend, BackendName, InProcessBackend
 from raysim.backends.capacity import Capacity
-from raysim.composition.compose import compose, make_defense
+from raysim.composition.compose import compose
+from raysim.composition.methods import make_defense
 from raysim.config.load import load_config
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.engine import recording

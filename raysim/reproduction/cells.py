@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 import raysim
-from raysim.composition.compose import written_out
+from raysim.composition.methods import written_out
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, DataError, RunError, unknown_name

@@ -12,7 +12,7 @@ import numpy as np
 
 from raysim.backends.base import BackendName, InProcessBackend
 from raysim.backends.capacity import Capacity
-from raysim.composition.compose import compose
+from raysim.composition.compose import compose, place, prepare
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import RunState
@@ -139,12 +139,12 @@ def _on_ray(
 ) -> None:
     from raysim.backends import ray_connection as ray_cluster
 
-    _dry_check(config)
+    prepared = prepare(config)  # mistakes and missing data cost no start-up
     with ray_cluster.connected(address or os.environ.get("RAY_ADDRESS")):
         from raysim.runs.ray_driver import drive
 
         capacity = ray_cluster.capacity()
-        experiment = compose(config, capacity)
+        experiment = place(prepared, capacity)
         directory = RunDirectory(path)
         if new:
             about = environment(backend="ray", seed=config.seed, nodes=ray_cluster.nodes())
@@ -153,14 +153,6 @@ def _on_ray(
             drive(experiment, path, capacity.workers(config.resources.threads), observe)
         finally:
             directory.finish()
-
-
-def _dry_check(config: ExperimentConfig) -> None:
-    """Refuse what can be refused without data and without Ray, so that mistakes cost no start-up."""
-    from raysim.composition.compose import make_campaigns, make_defense, place_malicious
-
-    make_defense(config)
-    make_campaigns(config, place_malicious(config))
 
 
 def _visible_gpus() -> float:

@@ -241,7 +241,7 @@ def test_a_plan_has_every_defense_and_tells_the_true_number():
 
 
 def test_every_cell_is_a_configuration_that_its_defense_accepts():
-    from raysim.composition.compose import make_defense
+    from raysim.composition.methods import make_defense
     from raysim.context import Setting
 
     plan = DetectionPlan()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import raysim
-from raysim.composition.compose import make_campaigns, make_defense, place_malicious, written_out
+from raysim.composition.attackers import make_campaigns, place_malicious
+from raysim.composition.methods import make_defense, written_out
 from raysim.config.load import load_config, preset_names, read_yaml
 from raysim.config.schema import ExperimentConfig
 from raysim.context import Setting

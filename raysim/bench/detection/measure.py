@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from raysim.composition.compose import written_out
+from raysim.composition.methods import written_out
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, RunError, unknown_name
 from raysim.metrics import Detection, mean_detection

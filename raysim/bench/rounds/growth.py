@@ -21,8 +21,8 @@ from raysim.bench.cell_store import run_driver, write_json
 from raysim.bench.option_lists import at_least_one
 from raysim.bench.rounds.measure import CASES, WARM_UP, bench_config
 from raysim.bench.rounds.tables import PARTS
-from raysim.composition.compose import load_data
 from raysim.composition.resources import client_actors, resolved
+from raysim.composition.samples import load_data
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.layout import Layout

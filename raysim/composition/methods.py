@@ -1,0 +1,88 @@
+"""The methods that a configuration names, each built once: defense, attacks, partition, source of updates."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from attacks import ATTACKS
+from defenses import DEFENSES
+from raysim.attack import Attack
+from raysim.composition.registry import make
+from raysim.config.schema import Component, ExperimentConfig, numbered
+from raysim.data.partition import PARTITIONS, Partitioner
+from raysim.defense import Defense, chain
+from raysim.engine.drawn_updates import UPDATES, Synthetic, Trained
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What a configuration names, as objects, in the order of the configuration."""
+
+    defenses: tuple[Defense, ...]
+    attacks: tuple[Attack, ...]
+    partition: Partitioner
+    updates: Trained | Synthetic
+
+    @property
+    def defense(self) -> Defense:
+        """The defense, or the chain of them."""
+        return chain(*self.defenses)
+
+    @property
+    def synthetic(self) -> Synthetic | None:
+        """How updates are drawn; None where clients train."""
+        return self.updates if isinstance(self.updates, Synthetic) else None
+
+
+def make_methods(config: ExperimentConfig) -> Methods:
+    """Every method, its options checked; ConfigError names the dotted key of what it refuses."""
+    return Methods(
+        defenses=make_defenses(config),
+        attacks=tuple(
+            make(numbered("attack", config.attack, number), ATTACKS, item, Attack)
+            for number, item in enumerate(config.attack)
+        ),
+        partition=make("data.partition", PARTITIONS, config.data.partition),
+        updates=make("updates", UPDATES, config.updates),
+    )
+
+
+def make_defenses(config: ExperimentConfig) -> tuple[Defense, ...]:
+    """The defense or, where there are several, the steps of the chain."""
+    return tuple(
+        make(numbered("defense", config.defense, number), DEFENSES, component, Defense)
+        for number, component in enumerate(config.defense)
+    )
+
+
+def make_defense(config: ExperimentConfig) -> Defense:
+    """The defense, or the chain of them."""
+    return chain(*make_defenses(config))
+
+
+def written_out(config: ExperimentConfig, methods: Methods | None = None) -> ExperimentConfig:
+    """The same configuration with the defaults of its methods written out. methods: where they are made already."""
+    made = methods or make_methods(config)
+    data = config.data.model_copy(update={"partition": _written_out(config.data.partition, made.partition)})
+    return config.model_copy(
+        update={
+            "defense": tuple(map(_written_out, config.defense, made.defenses)),
+            "attack": tuple(map(_written_out, config.attack, made.attacks)),
+            "data": data,
+            "updates": _written_out(config.updates, made.updates),
+        }
+    )
+
+
+def _written_out(component: Component, method: Any) -> Component:
+    """A component with every option of the method made of it, as YAML holds them."""
+    options = {
+        field.name: component.options.get(field.name, getattr(method, field.name))
+        for field in dataclasses.fields(method)
+        if field.init
+    }
+    return component.with_options(to_jsonable_python(options))

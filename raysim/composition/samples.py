@@ -1,0 +1,92 @@
+"""Which samples there are, which of them the server holds, and how the rest is dealt to clients."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raysim import data as datasets
+from raysim import rng
+from raysim.config.keys import keys_under
+from raysim.config.schema import ExperimentConfig
+from raysim.context import ServerData
+from raysim.data.dataset import Dataset, FederatedData, normalise
+from raysim.data.partition import Partition, Partitioner
+from raysim.errors import ConfigError, unknown_name
+
+
+def load_data(config: ExperimentConfig) -> FederatedData:
+    """The data set; ConfigError names the dotted key of what it refuses."""
+    wanted = config.data
+    if wanted.name not in datasets.DATASETS:
+        raise unknown_name("data.name", wanted.name, datasets.DATASETS)
+    known = [
+        *datasets.loader_options(wanted.name),
+        *(key for key in type(wanted).model_fields if key != "name"),
+    ]
+    for option in wanted.options:
+        if option not in known:
+            raise unknown_name(f"data.{option}", option, known)
+    with keys_under("data"):
+        return datasets.load(
+            wanted.name,
+            wanted.root,
+            limit=wanted.limit,
+            download=wanted.download,
+            seed=config.seed,
+            **wanted.options,
+        )
+
+
+def set_aside(
+    config: ExperimentConfig, source: FederatedData
+) -> tuple[ServerData | None, np.ndarray, Dataset]:
+    """(the server's own data, indices of training samples left for clients, the test set without it)."""
+    wanted = config.server_data
+    pool = np.arange(len(source.train))
+    if not wanted.samples:
+        return None, pool, source.test
+    origin = source.train if wanted.source == "train" else source.test
+    candidates = np.arange(len(origin))
+    if wanted.classes is not None:
+        bad = [c for c in wanted.classes if not 0 <= c < source.num_classes]
+        if bad or not wanted.classes:
+            raise ConfigError(
+                "server_data.classes", f"must list classes from 0 to {source.num_classes - 1}", wanted.classes
+            )
+        candidates = np.flatnonzero(np.isin(origin.labels, wanted.classes))
+    if wanted.samples >= len(candidates):
+        raise ConfigError(
+            "server_data.samples",
+            f"must leave some of the {len(candidates)} samples of that kind in the {wanted.source} set",
+            wanted.samples,
+            max(len(candidates) - 1, 0),
+        )
+    generator = rng.generator(config.seed, "server_data")
+    taken = np.sort(generator.choice(candidates, wanted.samples, replace=False))
+    order = generator.permutation(taken)
+    held = ServerData(normalise(origin.images[order], source.mean, source.std).numpy(), origin.labels[order])
+    if wanted.source == "train":
+        return held, np.setdiff1d(pool, taken), source.test
+    rest = np.setdiff1d(np.arange(len(source.test)), taken)
+    return held, pool, source.test.select(rest)
+
+
+def hold_one(config: ExperimentConfig, source: FederatedData) -> tuple[Dataset, Partition]:
+    """A placeholder of one sample that every client holds, so that each claims one example; it is never read."""
+    clients = config.population.total
+    one = source.train.select(np.zeros(1, np.int64))
+    return one, Partition(np.zeros(clients, np.int32), np.arange(clients + 1))
+
+
+def deal(
+    config: ExperimentConfig, split: Partitioner, source: FederatedData, pool: np.ndarray
+) -> tuple[Dataset, Partition]:
+    """The training set, and which client holds which samples of it: those in `pool` are dealt by `split`."""
+    with keys_under("data.partition", num_clients="population.clients", partition="data.partition.name"):
+        partition = split.split(
+            source.train.labels[pool],
+            config.population.total,
+            rng.generator(config.seed, "partition"),
+            None if source.owners is None else source.owners[pool],
+        )
+    return source.train, Partition(pool[partition.indices], partition.offsets)
