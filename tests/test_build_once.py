@@ -85,6 +85,6 @@ def test_mistakes_and_missing_data_are_refused_before_ray_starts(
     missing = {"name": "cifar10", "root": str(tmp_path)}
     with pytest.raises(raysim.DataError, match="cifar10"):
         raysim.run({**counted, "data": missing}, name="run", out=tmp_path)
-    with pytest.raises(raysim.ConfigError, match="model.name"):
+    with pytest.raises(raysim.ConfigError, match="must be one of"):
         raysim.run({**counted, "model": "lenett"}, name="run", out=tmp_path)
     assert not (tmp_path / "run").exists()

@@ -80,9 +80,6 @@ def written_out(config: ExperimentConfig, methods: Methods | None = None) -> Exp
 
 def _written_out(component: Component, method: Any) -> Component:
     """A component with every option of the method made of it, as YAML holds them."""
-    options = {
-        field.name: component.options.get(field.name, getattr(method, field.name))
-        for field in dataclasses.fields(method)
-        if field.init
-    }
-    return component.with_options(to_jsonable_python(options))
+    options = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
+    beside = {key: getattr(component, key) for key in type(component).model_fields}
+    return type(component).model_construct(**{**beside, **to_jsonable_python(options)})

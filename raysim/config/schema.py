@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -53,12 +53,6 @@ class Component(Group):
     def options(self) -> dict[str, Any]:
         """The component's own options."""
         return dict(self.model_extra or {})
-
-    def with_options(self, options: Mapping[str, Any]) -> Self:
-        """The same with these options, in this order, instead of its own; nothing is checked."""
-        own = {key: getattr(self, key) for key in type(self).model_fields}
-        made: Self = type(self).model_construct(**{**own, **options})
-        return made
 
 
 def _named(value: Any) -> Any:
