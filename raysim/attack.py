@@ -48,8 +48,9 @@ class ClientContext:
     num_classes: int
     layout: Layout
     global_vector: np.ndarray
+    """The global parameters and buffers [d + b] float32 that this round began with."""
     previous_global_vector: np.ndarray | None
-    """The global vector of the round before, None in the first round of the run."""
+    """The global vector [d + b] of the round before, None in the first round of the run."""
     trainer: LocalTrainer
     learning_rate: float = 0.0
     """The honest clients' learning rate in this round."""
@@ -98,7 +99,39 @@ class View:
 
 @dataclass(frozen=True)
 class Attack:
-    """Base of every attack: honest behaviour in every hook."""
+    """Base of every attack: honest behaviour in every hook; an attack overrides those where it lies.
+
+    This one sends back the mean of what its clients trained, turned round and made longer.
+
+    >>> from raysim import ConfigError, Context, InProcessBackend, State, Updates, View, Visibility
+    >>> @dataclass(frozen=True)
+    ... class Backwards(Attack):
+    ...     "Every compromised client submits -`factor` times the mean of the compromised clients' honest updates."
+    ...     factor: float = 1.0
+    ...
+    ...     def __post_init__(self) -> None:
+    ...         if self.factor <= 0:
+    ...             raise ConfigError("factor", "must be above 0", self.factor)
+    ...
+    ...     @property
+    ...     def visibility(self) -> Visibility:
+    ...         return Visibility.COLLUDING
+    ...
+    ...     def craft(self, state: State, view: View, ctx: Context) -> tuple[np.ndarray, State]:
+    ...         count = view.own.num_clients
+    ...         mean = view.own.combine(np.full(count, 1 / count), "craft")  # [d]; the rows stay where they lie
+    ...         return np.tile(-self.factor * mean, (count, 1)), state
+
+    On two updates, without an experiment (this attack asks the context for nothing; the engine hands it one):
+
+    >>> backend = InProcessBackend()
+    >>> own = Updates.from_array(np.array([[1.0, 2.0], [3.0, 4.0]]), backend)
+    >>> rows, state = Backwards(factor=10).craft({}, View(own, benign=None, cohort_size=5), ctx=None)
+    >>> rows.tolist()
+    [[-20.0, -30.0], [-20.0, -30.0]]
+
+    In a configuration it is named by import path: `attack.name=mypackage.mymodule:Backwards attack.factor=10`.
+    """
 
     paper: ClassVar[str] = ""
     """Authors, short title or venue, year: `Baruch et al., NeurIPS 2019`."""

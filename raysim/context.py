@@ -98,12 +98,12 @@ class Context:
     published: Reference
     """A reference to the global vector [d + b] float32, for tasks."""
     global_vector: np.ndarray
-    """The same, in this process."""
+    """The same [d + b] float32, in this process."""
     factory: ModelFactory | None = None
     server_data: ServerData | None = None
     recipe: TrainingRecipe = TrainingRecipe()
     truth: np.ndarray | None = None
-    """Ids of the true attackers; None for every method but the calibration oracle."""
+    """Ids of the true attackers [m]; None for every method but the calibration oracle."""
 
     @property
     def global_parameters(self) -> np.ndarray:

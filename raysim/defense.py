@@ -51,7 +51,44 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Defense:
-    """Base of every defense: no memory, no requirements."""
+    """Base of every defense: no memory, no requirements. `apply` is all that a defense must define.
+
+    This one drops the longest updates and takes the data-weighted mean of the others. Its options are fields, checked
+    when it is made; it remembers in its state how often it has judged.
+
+    >>> from raysim import ConfigError, Context, Setting, State, Updates, accepted_mean, evaluate_round
+    >>> @dataclass(frozen=True)
+    ... class DropLongest(Defense):
+    ...     "Flags the `drop` longest of K updates; scores are their lengths."
+    ...     drop: int = 1
+    ...
+    ...     def __post_init__(self) -> None:
+    ...         if self.drop < 0:
+    ...             raise ConfigError("drop", "must be at least 0", self.drop, 0)
+    ...
+    ...     def check(self, setting: Setting) -> None:
+    ...         if self.drop >= setting.cohort:
+    ...             raise ConfigError("drop", "must be below the cohort", self.drop, setting.cohort - 1)
+    ...
+    ...     def init(self, ctx: Context) -> State:
+    ...         return {"rounds": 0}
+    ...
+    ...     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+    ...         lengths = np.sqrt(np.diagonal(updates.gram()))  # [K]; the matrix stays where it lies
+    ...         flagged = np.zeros(updates.num_clients, bool)
+    ...         flagged[np.argsort(-lengths, kind="stable")[: self.drop]] = True
+    ...         aggregate, weights = accepted_mean(updates, flagged)
+    ...         return Verdict(aggregate, weights, lengths, flagged), {"rounds": state["rounds"] + 1}
+
+    On a matrix of three updates, without an experiment:
+
+    >>> rows = np.array([[1.0, 2.0], [3.0, 4.0], [-60.0, 80.0]])
+    >>> verdict, state = evaluate_round(DropLongest(drop=1), rows)
+    >>> verdict.flagged.tolist(), verdict.weights.tolist(), verdict.aggregate.tolist(), state
+    ([False, False, True], [0.5, 0.5, 0.0], [2.0, 3.0], {'rounds': 1})
+
+    In a configuration it is named by import path: `defense.name=mypackage.mymodule:DropLongest defense.drop=3`.
+    """
 
     paper: ClassVar[str] = ""
     """Authors, short title or venue, year: `Blanchard et al., NIPS 2017`."""

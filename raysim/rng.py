@@ -41,7 +41,7 @@ def torch_seed(seed: int, *key: Key) -> int:
 
 
 def torch_generator(seed: int, *key: Key) -> torch.Generator:
-    """A CPU torch generator for (seed, key)."""
+    """A torch generator on the CPU for (seed, key)."""
     import torch
 
     return torch.Generator().manual_seed(torch_seed(seed, *key))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -145,3 +147,19 @@ def test_a_model_without_buffers_and_a_vector_without_a_model():
     assert (flat.dim, flat.num_columns) == (7, 7)
     np.testing.assert_array_equal(flat.view(np.arange(7), "vector"), np.arange(7))
     assert (Layout(()).dim, Layout(()).num_columns) == (0, 0)
+
+
+def test_a_layout_comes_back_from_json_and_gives_the_state_dict(batchnorm):
+    model, layout = batchnorm
+    model.norm.num_batches_tracked += 3
+    vector = layout.vector(model)
+    again = Layout.from_tree(json.loads(json.dumps(layout.tree())))
+    assert again == layout
+    state = again.state_dict(vector)
+    assert state["norm.num_batches_tracked"].dtype == torch.int64
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(state.pop(name), tensor), name
+    assert not state
+    other = SmallNet("batchnorm").build()
+    other.load_state_dict(again.state_dict(vector))
+    np.testing.assert_array_equal(layout.vector(other), vector)

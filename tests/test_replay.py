@@ -10,7 +10,7 @@ from raysim import ConfigError, RecordError
 from raysim.cli.main import app
 from raysim.config.schema import Component
 from raysim.replay.replay import labels, parse_defenses, replay
-from raysim.runs.runner import RunResult
+from raysim.runs.result import RunResult
 
 VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_examples"]
 

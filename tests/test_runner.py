@@ -20,7 +20,7 @@ from raysim.errors import ConfigError, RecordError, RunError
 from raysim.runs import checkpoint
 from raysim.runs import directory as records
 from raysim.runs.directory import COLUMNS, RunDirectory, digest, schema
-from raysim.runs.runner import RunResult
+from raysim.runs.result import RunResult
 
 STATEFUL = {
     "rounds": 5,
@@ -203,7 +203,7 @@ def test_what_a_run_leaves_behind(undisturbed):
     names = {item.name for item in path.iterdir()}
     assert names == {
         "config.yaml", "environment.json", "rounds.parquet", "clients.parquet", "spans.parquet", "digest.txt",
-        "checkpoints", "artifacts", "updates",
+        "checkpoints", "artifacts", "updates", "layout.json",
     }  # fmt: skip
     for table in COLUMNS:
         assert undisturbed.table(table).schema.equals(schema(table))

@@ -24,6 +24,7 @@ from raysim.backends.telemetry import Telemetry, measured
 from raysim.errors import RaysimError, RunError
 
 Reference = Any
+"""An opaque handle of a published value or of a kept result, resolved to the value when it is a task's argument."""
 Kept = tuple[tuple[Reference, ...], Any]
 """What a task left behind (references, in the order its function returned them) and its small answer."""
 Begun = Any

@@ -32,7 +32,7 @@ from raysim.runs.directory import RunDirectory, default_name
 if TYPE_CHECKING:
     from raysim.presets import Scale
     from raysim.report.progress import Display
-    from raysim.runs.runner import RunResult
+    from raysim.runs.result import RunResult
 
 KINDS = {
     "attacks": "what malicious clients do: attack.name",

@@ -32,7 +32,7 @@ class Partition:
         return np.diff(self.offsets)
 
     def of(self, client: int) -> np.ndarray:
-        """The sample indices of one client (a view)."""
+        """The sample indices [n] of one client (a view)."""
         if not 0 <= client < self.num_clients:
             raise IndexError(f"client {client} of {self.num_clients}")
         return self.indices[self.offsets[client] : self.offsets[client + 1]]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,6 +62,26 @@ class Layout:
         """A layout of one unnamed vector of d parameters, for matrices that come without a model."""
         return cls((Entry("vector", (dim,), 0, dim),))
 
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Layout:
+        """What `tree` made."""
+        start, groups = 0, []
+        for group in ("parameters", "buffers"):
+            entries = []
+            for name, shape in tree[group]:
+                entries.append(Entry(name, tuple(shape), start, start + math.prod(shape)))
+                start = entries[-1].stop
+            groups.append(tuple(entries))
+        return cls(groups[0], groups[1], frozenset(tree["counters"]))
+
+    def tree(self) -> dict[str, Any]:
+        """Names and shapes as lists and dicts, for JSON."""
+        return {
+            "parameters": [[entry.name, list(entry.shape)] for entry in self.parameters],
+            "buffers": [[entry.name, list(entry.shape)] for entry in self.buffers],
+            "counters": sorted(self.counters),
+        }
+
     @cached_property
     def dim(self) -> int:
         """Number d of trainable parameters."""
@@ -88,7 +108,7 @@ class Layout:
         return vector[..., entry.start : entry.stop].reshape((*vector.shape[:-1], *entry.shape))
 
     def counter_columns(self) -> np.ndarray:
-        """Columns of integer buffers, relative to the first buffer column."""
+        """Columns of integer buffers [c] int64, relative to the first buffer column."""
         spans = [
             np.arange(e.start - self.dim, e.stop - self.dim) for e in self.buffers if e.name in self.counters
         ]
@@ -102,6 +122,17 @@ class Layout:
             tensors = [*model.parameters(), *model.buffers()]
             parts = [tensor.detach().to("cpu", torch.float32).reshape(-1).numpy() for tensor in tensors]
             return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def state_dict(self, vector: np.ndarray) -> dict[str, torch.Tensor]:
+        """Copies of the tensors in a vector [d + b], by name: float32, counters int64."""
+        import torch
+
+        return {
+            entry.name: torch.from_numpy(
+                self.view(vector, entry.name).astype(np.int64 if entry.name in self.counters else np.float32)
+            )
+            for entry in (*self.parameters, *self.buffers)
+        }
 
     def bind(self, model: nn.Module, vector: torch.Tensor) -> None:
         """Make the model's parameters and float32 buffers views of `vector` [d + b]; other buffers are copied in.

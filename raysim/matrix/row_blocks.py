@@ -16,7 +16,7 @@ BLOCK_BYTES = 2**29
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows `rows` of the tiles fill the matrix rows `positions`. The last tile holds the buffers."""
+    """Rows `rows` [m] of the tiles fill the matrix rows `positions` [m]. The last tile holds the buffers."""
 
     positions: np.ndarray
     rows: np.ndarray

@@ -35,7 +35,7 @@ class RowStage:
         return partial(_on_tiles, self.fn)
 
     def arguments(self, rows: np.ndarray, tiles: Sequence[Reference]) -> tuple[Any, ...]:
-        """The arguments of the task for these rows of a row block."""
+        """The arguments of the task for these rows [m] of a row block."""
         used = tiles if self.buffers else tiles[:-1]
         return (rows, len(used), *used, *self.shared)
 

@@ -291,7 +291,7 @@ class Updates:
         return total
 
     def select(self, members: np.ndarray) -> Updates:
-        """The rows `members` (indices or a mask over K) as Updates; order stays client-id order."""
+        """The rows `members` (indices [m] or a mask [K]) as Updates; order stays client-id order."""
         members = np.asarray(members)
         keep = np.flatnonzero(members) if members.dtype == bool else np.sort(members)
         new_position = np.full(self.num_clients, -1)

@@ -2,6 +2,7 @@
 
     config.yaml         the resolved configuration
     environment.json    versions, machine, nodes, commit
+    layout.json         where each parameter and buffer of the model lies in the flat vector
     rounds.parquet      one row a round
     clients.parquet     one row a client and round
     spans.parquet       one row a stage (task = -1) or task
@@ -35,6 +36,7 @@ import numpy as np
 
 from raysim.backends.telemetry import Span
 from raysim.errors import RecordError
+from raysim.matrix.layout import Layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,6 +92,8 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 """Table -> column -> (type, meaning). Units are in the names."""
 
+LAYOUT = "layout.json"
+
 LATER_COLUMNS: Mapping[str, Sequence[str]] = {"spans": ("bytes_moved",)}
 """Columns that runs of earlier versions lack; they are read as null there."""
 
@@ -138,6 +142,10 @@ class RunDirectory:
         """RecordError unless a run is here."""
         if not (self.path / "config.yaml").exists():
             raise RecordError(f"{self.path} holds no run: config.yaml is missing")
+
+    def write_layout(self, layout: Layout) -> None:
+        """Keep where the model's tensors lie in the flat vector, so that it can be read without the model's code."""
+        write_atomically(self.path / LAYOUT, json.dumps(layout.tree()).encode())
 
     def write_round(
         self, number: int, round_row: Mapping[str, Any], clients: Rows, spans: Sequence[Span]

@@ -30,12 +30,14 @@ class Progress:
 
 
 Observer = Callable[[Progress], None]
+"""What `run` and `resume` call with every progress event, in the process that called them."""
 
 
 def execute(experiment: Experiment, backend: Backend, directory: RunDirectory, observe: Observer) -> str:
     """Run all rounds that are not done yet, from the newest checkpoint; the digest of the final global vector."""
     config = experiment.config
     state = resume_state(experiment, backend, directory)
+    directory.write_layout(experiment.setup.layout)
 
     def on_progress(stage: str, done: int, total: int) -> None:
         observe(Progress(backend.telemetry.round, config.rounds, stage, done, total))

@@ -1,63 +1,20 @@
-"""Run an experiment from a configuration, on Ray or in this process, and read what it left behind."""
+"""Run an experiment from a configuration, on Ray or in this process."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any
 
 from raysim.backends.base import BackendName, InProcessBackend
 from raysim.backends.capacity import Capacity
 from raysim.composition.compose import compose, place, prepare
-from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
-from raysim.engine.experiment import RunState
-from raysim.errors import ConfigError, RecordError
-from raysim.runs import checkpoint
-from raysim.runs.directory import RunDirectory, default_name, digest, environment
+from raysim.errors import ConfigError
+from raysim.runs.directory import RunDirectory, default_name, environment
 from raysim.runs.execution import Observer, Progress, execute
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A run's directory, read back."""
-
-    path: Path
-
-    @property
-    def config(self) -> ExperimentConfig:
-        """The resolved configuration."""
-        return load_config(self.path / "config.yaml")
-
-    def table(self, name: Literal["rounds", "clients", "spans"]) -> pa.Table:
-        """One of the tables documented in `raysim.runs.directory.COLUMNS`."""
-        return RunDirectory(self.path).read(name)
-
-    @property
-    def rounds(self) -> list[dict[str, Any]]:
-        """The rows of `rounds`, one a round."""
-        rows: list[dict[str, Any]] = self.table("rounds").to_pylist()
-        return rows
-
-    @property
-    def global_vector(self) -> np.ndarray:
-        """The final global parameters and buffers [d + b] float32."""
-        saved = checkpoint.checkpoints(self.path / "checkpoints")
-        if not saved:
-            raise RecordError(f"{self.path} has no checkpoint yet")
-        return RunState.from_tree(checkpoint.load(saved[-1])).global_vector
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the final global vector."""
-        return digest(self.global_vector)
+from raysim.runs.result import RunResult
 
 
 def run(

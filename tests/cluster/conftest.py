@@ -11,7 +11,7 @@ import pytest
 
 import raysim
 from cluster import Cluster, processes
-from raysim.runs.runner import RunResult
+from raysim.runs.result import RunResult
 
 CONFIG = {
     "rounds": 2,
