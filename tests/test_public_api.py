@@ -14,62 +14,14 @@ import pytest
 
 import raysim
 
-PUBLIC = [
-    "Attack",
-    "ClientContext",
-    "ClientData",
-    "ConfigError",
-    "Context",
-    "DataError",
-    "DataPool",
-    "Dataset",
-    "Defense",
-    "Entry",
-    "ExperimentConfig",
-    "FederatedData",
-    "FlatOptimizer",
-    "InProcessBackend",
-    "Layout",
-    "LocalTrainer",
-    "ModelFactory",
-    "ModuleFactory",
-    "Needs",
-    "Observer",
-    "Partition",
-    "Partitioner",
-    "PreAggregation",
-    "Progress",
-    "RaysimError",
-    "RecordError",
-    "Reference",
-    "RowBlock",
-    "RowStage",
-    "RunError",
-    "RunResult",
-    "ServerData",
-    "Setting",
-    "State",
-    "TrainingRecipe",
-    "Updates",
-    "Verdict",
-    "View",
-    "Visibility",
-    "accepted_mean",
-    "chain",
-    "evaluate",
-    "evaluate_round",
-    "find_layers",
-    "load_config",
-    "nearest_name",
-    "normalise",
-    "resume",
-    "run",
-    "squared_distances",
-    "squared_norms",
-    "torch_generator",
-    "torch_randomness",
-    "unknown_name",
-]
+PUBLIC = """
+Attack ClientContext ClientData ConfigError Context DataError DataPool Dataset Defense Entry
+ExperimentConfig FederatedData FlatOptimizer InProcessBackend Layout LocalTrainer ModelFactory ModuleFactory
+Needs Observer Partition Partitioner PreAggregation Progress RaysimError RecordError Reference RowBlock
+RowStage RunError RunResult ServerData Setting State TrainingRecipe Updates Verdict View Visibility
+accepted_mean chain evaluate evaluate_round find_layers krum_scores load_config nearest_name normalise
+resume run squared_distances squared_norms torch_generator torch_randomness unknown_name
+""".split()
 
 ALIASES = {
     "Observer": "raysim.runs.execution",
