@@ -14,14 +14,63 @@ import pytest
 
 import raysim
 
-PUBLIC = """
-Attack ClientContext ClientData ConfigError Context DataError DataPool Dataset Defense Entry
-ExperimentConfig FederatedData FlatOptimizer InProcessBackend Layout LocalTrainer ModelFactory ModuleFactory
-Needs Observer Partition Partitioner PreAggregation Progress RaysimError RecordError Reference RowBlock
-RowStage RunError RunResult ServerData Setting State TrainingRecipe Updates Verdict View Visibility
-accepted_mean chain evaluate evaluate_round find_layers krum_scores load_config nearest_name normalise
-resume run squared_distances squared_norms torch_generator torch_randomness unknown_name
-""".split()
+PUBLIC = [
+    "Attack",
+    "ClientContext",
+    "ClientData",
+    "ConfigError",
+    "Context",
+    "DataError",
+    "DataPool",
+    "Dataset",
+    "Defense",
+    "Entry",
+    "ExperimentConfig",
+    "FederatedData",
+    "FlatOptimizer",
+    "InProcessBackend",
+    "Layout",
+    "LocalTrainer",
+    "ModelFactory",
+    "ModuleFactory",
+    "Needs",
+    "Observer",
+    "Partition",
+    "Partitioner",
+    "PreAggregation",
+    "Progress",
+    "RaysimError",
+    "RecordError",
+    "Reference",
+    "RowBlock",
+    "RowStage",
+    "RunError",
+    "RunResult",
+    "ServerData",
+    "Setting",
+    "State",
+    "TrainingRecipe",
+    "Updates",
+    "Verdict",
+    "View",
+    "Visibility",
+    "accepted_mean",
+    "chain",
+    "evaluate",
+    "evaluate_round",
+    "find_layers",
+    "krum_scores",
+    "load_config",
+    "nearest_name",
+    "normalise",
+    "resume",
+    "run",
+    "squared_distances",
+    "squared_norms",
+    "torch_generator",
+    "torch_randomness",
+    "unknown_name",
+]
 
 ALIASES = {
     "Observer": "raysim.runs.execution",
