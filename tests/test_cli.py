@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import html
+import io
+import json
 import re
 import signal
 import subprocess
@@ -7,8 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import raysim
@@ -101,6 +108,38 @@ def test_a_run_prints_its_results_and_where_they_are(finished: Result, runs: Pat
     assert {file.name for file in (runs / "first").glob("*.parquet")} == {
         "rounds.parquet", "clients.parquet", "spans.parquet",
     }  # fmt: skip
+
+
+def test_what_the_loader_decided_is_said_once_kept_and_reported(tmp_path: Path):
+    images = [{"bytes": png, "path": None} for png in map(_grey_png, (0, 90, 180) * 10)]
+    table = pa.table({"image": images, "label": [10**6, 7, 30] * 10})
+    (tmp_path / "set").mkdir()
+    pq.write_table(table, tmp_path / "set" / "train.parquet")
+    words = ["data.name=parquet", f"data.root={tmp_path / 'set'}", "data.limit=20", "population.clients=3"]
+    words = [
+        *TINY[:1],
+        *words,
+        "attack=none",
+        "population.malicious=0",
+        "defense=fedavg",
+        "server_data.samples=0",
+    ]
+    result = call("run", *words, "--backend", "inprocess", "--out", str(tmp_path), "--name", "first")
+    assert result.exit_code == 0, result.stderr
+    said = "labels 7, 30, 1000000 are classes 0..2, in this order"
+    assert [line for line in result.stdout.splitlines() if said in line] == [
+        line for line in result.stdout.splitlines() if line.startswith("note: ")
+    ]
+    assert result.stdout.count(said) == 1
+    (note,) = json.loads((tmp_path / "first" / "environment.json").read_text())["notes"]
+    assert note.endswith(said)
+    assert f"<dt>Note</dt><dd>{html.escape(note)}</dd>" in (tmp_path / "first" / "report.html").read_text()
+
+
+def _grey_png(value: int) -> bytes:
+    stored = io.BytesIO()
+    Image.fromarray(np.full((8, 8), value, np.uint8)).save(stored, "PNG")
+    return stored.getvalue()
 
 
 def test_a_run_whose_report_cannot_be_written_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -131,6 +131,16 @@ def test_elsewhere_there_is_a_title_and_one_line_a_round():
     )
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_remark_is_printed_below_the_title_and_is_no_news_of_a_round(terminal: bool):
+    where, shown = console(terminal=terminal)
+    display = Display(where, "runs/first")
+    display(Progress(0, 2, remark="labels [1, 2] are classes 0..1"))
+    head = "" if terminal else "runs/first\n"
+    assert shown.getvalue() == f"{head}note: labels [1, 2] are classes 0..1\n"
+    assert display.standing.now is None
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (nan, "-")]
 )

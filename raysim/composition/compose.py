@@ -160,6 +160,7 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
             *(array for part in prepared.tests for array in (part.images, part.labels)),
         ),
         test_sizes=tuple(len(part) for part in prepared.tests),
+        notes=source.notes,
     )
 
 

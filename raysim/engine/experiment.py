@@ -35,6 +35,8 @@ class Experiment:
     """What a ClientHost is made from, besides the plan: data, partition, test sets."""
     test_sizes: tuple[int, ...]
     """Samples in the clean test set and in each triggered one."""
+    notes: tuple[str, ...] = ()
+    """What the data's loader decided and the user must know, one sentence each."""
 
     def published(self, backend: Backend) -> Experiment:
         """The same with its arrays in the backend's store: one copy a node, whoever reads them."""

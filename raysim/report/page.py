@@ -83,6 +83,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         *((label, tables.setting(config, label.lower())) for label in ("Attack", "Defense")),
         ("Rounds", str(rounds["round"].size)),
         ("Seed", str(run.config.get("seed", UNDEFINED))),
+        *(("Note", note) for note in run.environment.get("notes", ())),
     ]
 
 

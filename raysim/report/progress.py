@@ -121,6 +121,7 @@ class Display:
     def __init__(self, console: Console, title: str = "") -> None:
         self.console, self.title = console, title
         self.standing = Standing(cohort=0)
+        self._headed = False
         self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._starting = Spinner("dots", "starting")
         self._live = Live(self, console=console, transient=True, refresh_per_second=8)
@@ -137,13 +138,14 @@ class Display:
 
     def __call__(self, news: Progress) -> None:
         """Show one piece of news."""
-        first = self.standing.now is None
-        self.standing.note(news)
-        if self._is_live:
-            return
-        if first:
+        if not self._is_live and not self._headed:
             self.console.print(self.title)
-        if news.row:
+        self._headed = True
+        if news.remark:
+            self.console.print(f"note: {news.remark}", soft_wrap=True)
+            return
+        self.standing.note(news)
+        if news.row and not self._is_live:
             self.console.print(self.standing.line)
 
     def __rich__(self) -> Table:

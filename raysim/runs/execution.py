@@ -18,7 +18,7 @@ from raysim.runs.directory import RunDirectory, digest, write_atomically
 
 @dataclass(frozen=True)
 class Progress:
-    """A progress event: a stage advanced, or (with `row`) a round ended."""
+    """A progress event: a stage advanced, (with `row`) a round ended, or (with `remark`) the user must be told something."""
 
     round: int
     rounds: int
@@ -26,6 +26,7 @@ class Progress:
     done: int = 0
     total: int = 0
     row: dict[str, Any] = field(default_factory=dict)
+    remark: str = ""
     at_s: float = field(default_factory=time.time)
 
 
@@ -38,6 +39,8 @@ def execute(experiment: Experiment, backend: Backend, directory: RunDirectory, o
     config = experiment.config
     state = resume_state(experiment, backend, directory)
     directory.write_layout(experiment.setup.layout)
+    for note in experiment.notes:
+        observe(Progress(state.round, config.rounds, remark=note))
 
     def on_progress(stage: str, done: int, total: int) -> None:
         observe(Progress(backend.telemetry.round, config.rounds, stage, done, total))

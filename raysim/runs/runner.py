@@ -83,7 +83,8 @@ def _in_process(config: ExperimentConfig, path: Path, observe: Observer, *, new:
     experiment = compose(config, Capacity(gpus=_visible_gpus()))
     directory = RunDirectory(path)
     if new:
-        directory.start(experiment.config.to_yaml(), environment(backend="inprocess", seed=config.seed))
+        about = environment(backend="inprocess", seed=config.seed, notes=experiment.notes)
+        directory.start(experiment.config.to_yaml(), about)
     backend = InProcessBackend(threads=config.resources.threads)
     try:
         execute(experiment.published(backend), backend, directory, observe)
@@ -104,7 +105,9 @@ def _on_ray(
         experiment = place(prepared, capacity)
         directory = RunDirectory(path)
         if new:
-            about = environment(backend="ray", seed=config.seed, nodes=ray_cluster.nodes())
+            about = environment(
+                backend="ray", seed=config.seed, nodes=ray_cluster.nodes(), notes=experiment.notes
+            )
             directory.start(experiment.config.to_yaml(), about)
         try:
             drive(experiment, path, capacity.workers(config.resources.threads), observe)
