@@ -14,8 +14,7 @@ PACKAGES = ("raysim", "attacks", "defenses", "cluster")
 FLOORS: dict[str, int] = {
     "raysim.__main__": 12,
     "raysim.cli": 11,
-    "raysim.bench": 10,
-    "raysim.reproduction": 10,
+    "raysim.studies": 10,
     "raysim.replay": 10,
     "raysim.report": 9,
     "raysim": 9,

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import raysim
-from raysim.bench.cli import app as bench_app
+from raysim.cli.bench import app as bench_app
 from raysim.cli.cluster import app as cluster_app
 from raysim.cli.options import Address, Backend, Debug, RunPath
 from raysim.cli.replay import replay
+from raysim.cli.reproduce import reproduce
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import RunError
 from raysim.exit_status import complain, exit_status
 from raysim.report import terminal as results
-from raysim.reproduction.cli import reproduce
 from raysim.runs.directory import RunDirectory, default_name
 
 if TYPE_CHECKING:

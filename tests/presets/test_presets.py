@@ -23,7 +23,7 @@ from raysim.models import MODELS
 from raysim.presets import PAPERS, generated
 from raysim.presets.cam_setting import doubts
 from raysim.presets.preset import numbers, row
-from raysim.reproduction.measures import label
+from raysim.studies.papers.measures import label
 
 CLASSES = {"cifar100": 100, "gtsrb": 43, "tiny_imagenet": 200, "celeba": 2, "kather": 8, "femnist": 62}
 REPORTING = {

@@ -1,1 +1,0 @@
-"""Studies of single kernels: similarities, MMD, coverage, class activation maps."""

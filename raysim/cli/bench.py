@@ -1,0 +1,197 @@
+"""`raysim bench`: measurements against limits taken in the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from raysim.cli.bench_kernels import studies
+from raysim.cli.bench_rounds import rounds
+from raysim.cli.bench_scaling import scaling
+from raysim.exit_status import exit_status
+from raysim.studies.option_lists import at_least_one
+
+app = typer.Typer(
+    help="Measure raysim against limits taken in the same run on the same machine; ratios travel, seconds do not.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(studies)
+app.command("scaling")(scaling)
+app.command("rounds")(rounds)
+
+
+@app.command("population")
+def population(
+    clients: Annotated[int, typer.Option(help="Clients in all.")] = 1_000_000,
+    cohort: Annotated[int, typer.Option(help="Clients in a round.")] = 100,
+    count: Annotated[int, typer.Option("--rounds", help="Rounds.")] = 3,
+    backend: Annotated[Literal["ray", "inprocess"], typer.Option()] = "ray",
+) -> None:
+    """Run a large population of which a cohort takes part, and report the memory of all processes together."""
+    with exit_status():
+        from raysim.studies.population import measure, population_config
+        from raysim.studies.report import print_population
+
+        config = population_config(clients, cohort, count)
+        print_population(config, measure(config, backend), backend)
+
+
+@app.command("defenses")
+def defenses(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME[,KEY=VALUE...]", help="Default: those that have a target.", show_default=False
+        ),
+    ] = None,
+    case: Annotated[
+        Literal["matrix", "cam", "mmd", "similarities", "autoencoder"],
+        typer.Option(help="matrix: defenses on K x d updates; others: one kernel at a fixed size."),
+    ] = "matrix",
+    clients: Annotated[int, typer.Option(help="K.")] = 50,
+    malicious: Annotated[int, typer.Option(help="How many of them are planted as malicious.")] = 5,
+    model: Annotated[str, typer.Option(help="Whose parameters make the d columns.")] = "leaf_cnn",
+    image: Annotated[
+        str | None,
+        typer.Option(
+            help="CHANNELSxHEIGHTxWIDTH of its images. Default: 1x28x28; for the case cam 3x224x224, to which the "
+            "published code enlarges.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: Annotated[int, typer.Option(help="Its classes.")] = 62,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="DEFENSE.KEY=VALUE", help="An option of a defense.")
+    ] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Also ByzFL and pytorch-grad-cam.")] = False,
+    backend: Annotated[
+        Literal["ray", "inprocess"], typer.Option(help="inprocess: threads, not tasks.")
+    ] = "ray",
+    workers: Annotated[int, typer.Option(help="Ray CPUs, or threads.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Counted repeats, after one that warms up.")] = 3,
+    tile_mib: Annotated[int, typer.Option(help="Size of K rows in one column shard, in MiB.")] = 64,
+    seed: Annotated[int, typer.Option(help="What the matrix is drawn from.")] = 0,
+) -> None:
+    """Time what defenses do on a matrix of updates, stage by stage, beside two limits taken in the same run.
+
+    \b
+    raysim bench defenses --peers                      the defenses that have a target, K = 50, d = 6,603,710
+    raysim bench defenses krum bulyan --clients 100
+    raysim bench defenses pdrr,rule=median --option pdrr.q=0.9
+    raysim bench defenses --case cam --peers           24 ResNet-50s beside pytorch-grad-cam (sizes: --image)
+
+    The matrix is drawn, not trained, and lies in tiles as a run would leave it. The limits: one copy of it, and one
+    K x K Gram product in float64 by tasks that do nothing else. Ratios are taken repeat by repeat.
+    """
+    with exit_status():
+        from raysim.studies.costs.defenses_command import bench_kernel, bench_matrix
+        from raysim.studies.matrix import MatrixSpec, image_shape
+
+        for key, value in (("repeats", repeats), ("workers", workers), ("tile-mib", tile_mib)):
+            at_least_one(key, value)
+        if case != "matrix":
+            shown = image_shape(image or "3x224x224")
+            bench_kernel(case, backend, workers, repeats, seed, image=shown, peers=peers)
+            return
+        shape = image_shape(image or "1x28x28")
+        spec = MatrixSpec(model, shape, classes, clients, malicious, seed, tile_mib * 2**20)
+        bench_matrix(names or (), option or (), spec, backend, workers, repeats, peers=peers)
+
+
+@app.command("attacks")
+def attacks(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME[,KEY=VALUE...]", help="Default: those that craft their rows.", show_default=False
+        ),
+    ] = None,
+    defense: Annotated[
+        str, typer.Option(metavar="NAME[,KEY=VALUE...]", help="Whose pass over the matrix is the measure.")
+    ] = "krum",
+    clients: Annotated[int, typer.Option(help="K.")] = 50,
+    malicious: Annotated[int, typer.Option(help="How many of them are attackers.")] = 10,
+    model: Annotated[str, typer.Option(help="Whose parameters make the d columns.")] = "leaf_cnn",
+    image: Annotated[str, typer.Option(help="CHANNELSxHEIGHTxWIDTH of its images.")] = "1x28x28",
+    classes: Annotated[int, typer.Option(help="Its classes.")] = 62,
+    backend: Annotated[
+        Literal["ray", "inprocess"], typer.Option(help="inprocess: threads, not tasks.")
+    ] = "ray",
+    workers: Annotated[int, typer.Option(help="Ray CPUs, or threads.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Counted repeats, after one that warms up.")] = 3,
+    tile_mib: Annotated[int, typer.Option(help="Size of K rows in one column shard, in MiB.")] = 64,
+    seed: Annotated[int, typer.Option(help="What the matrix is drawn from.")] = 0,
+) -> None:
+    """Time what attacks that see other clients' updates do with them, beside a defense's pass over the same matrix.
+
+    \b
+    raysim bench attacks                               all of them, K = 50, d = 6,603,710, beside Krum
+    raysim bench attacks fang_krum min_max,direction=sign --defense median
+
+    The matrix is drawn, not trained, and lies in tiles as a run would leave it. Ratios are taken repeat by repeat.
+    """
+    with exit_status():
+        from raysim.studies.costs.attacks_command import bench_crafting
+        from raysim.studies.matrix import MatrixSpec, image_shape
+
+        for key, value in (("repeats", repeats), ("workers", workers), ("tile-mib", tile_mib)):
+            at_least_one(key, value)
+        spec = MatrixSpec(model, image_shape(image), classes, clients, malicious, seed, tile_mib * 2**20)
+        bench_crafting(names or (), defense, spec, backend, workers, repeats)
+
+
+@app.command("detection")
+def detection(
+    data: Annotated[str, typer.Option(metavar="NAMES", help="With commas between.")] = "digits,cifar10",
+    attack: Annotated[str, typer.Option(metavar="NAMES", help="With commas between.")] = "noise,sign_flip",
+    defense: Annotated[
+        str, typer.Option(metavar="NAMES", help="Default: all of them.", show_default=False)
+    ] = "",
+    rounds: Annotated[
+        int | None, typer.Option(help="Default: 20 for digits, 6 for cifar10.", show_default=False)
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="NUMBERS", help="With commas between.")] = "0",
+    workers: Annotated[int, typer.Option(help="Runs at a time, a process each.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Also write the table here, as Markdown.")] = None,
+    out_dir: Annotated[Path, typer.Option(help="Where finished runs' numbers are kept.")] = Path(
+        "runs/bench-detection"
+    ),
+    root: Annotated[str | None, typer.Option(help="Folder of the data sets (default: $RAYSIM_DATA).")] = None,
+) -> None:
+    """Measure what every defense catches: recall, false positives, accuracy and seconds, a small run each.
+
+    \b
+    raysim bench detection --out detection.md
+    raysim bench detection --data digits --defense krum,flame --seeds 0,1,2
+
+    Runs whose numbers are in --out-dir already are not done again, unless their settings have changed.
+    """
+    with exit_status():
+        from raysim.errors import ConfigError
+        from raysim.studies.detection.measure import DetectionCell, DetectionPlan, measure_all
+        from raysim.studies.detection.table import markdown
+
+        at_least_one("workers", workers)
+        numbers = _words(seeds)
+        if not numbers or not all(number.isdecimal() for number in numbers):
+            raise ConfigError("seeds", "must be whole numbers with commas between", seeds, "0")
+        plan = DetectionPlan(
+            _words(data), _words(attack), _words(defense), tuple(map(int, numbers)), rounds, root
+        )
+
+        def tell(cell: DetectionCell, done: int, total: int) -> None:
+            typer.echo(f"{done} of {total}: {cell.name}", err=True)
+
+        text = markdown(plan, measure_all(plan, out_dir, workers, tell), workers)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(text, encoding="utf-8")
+        typer.echo(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """The words of a list with commas between."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -1,0 +1,152 @@
+"""What an attack's `craft` costs on a matrix that is there already, beside a defense's pass over the same matrix."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from raysim.attack import Attack, View, Visibility
+from raysim.backends.base import InProcessBackend
+from raysim.backends.telemetry import WHOLE_STAGE
+from raysim.composition.registry import make
+from raysim.config.schema import Component
+from raysim.context import Setting
+from raysim.defense import judged
+from raysim.engine.crafting import crafted
+from raysim.errors import ConfigError
+from raysim.studies.costs.defense_cost import Clock, Subject, check_subjects, parse_subjects, seconds
+from raysim.studies.costs.targets import Judged, ratio
+from raysim.studies.limits import gram_product
+from raysim.studies.matrix import Matrix
+from raysim.studies.option_lists import named_options
+from raysim.studies.process_memory import MemoryWatch
+
+PASS_FACTOR = 3.0
+"""Crafting takes at most this many times a defense's pass over the same matrix."""
+
+CRAFTING = (
+    "noise",
+    "sign_flip,mean=benign",
+    "fang_krum",
+    "fang_krum,knowledge=partial",
+    "fang_trimmed_mean",
+    "fang_trimmed_mean,knowledge=partial",
+    "fang_median",
+    "alie",
+    "min_max",
+    "min_sum",
+    "ipm",
+    "gae",
+    "gae_code",
+)
+"""The attacks that make rows from other clients' rows, as `raysim bench attacks` names them."""
+
+
+@dataclass(frozen=True)
+class CraftCost:
+    """Seconds [R] of `craft` and, measured directly before each, of a defense's `apply` and of the Gram limit."""
+
+    label: str
+    craft_s: np.ndarray
+    defense_s: np.ndarray
+    gram_s: np.ndarray
+    said: Mapping[str, Any]
+    """What the attack says of its last round."""
+    task_memory: int
+    """The most private memory that one process took, plus the tiles of its largest task."""
+
+
+def parse_attacks(words: Sequence[str]) -> list[tuple[str, Attack]]:
+    """(label, attack) of each `name` or `name,key=value,...`; ConfigError for one that crafts nothing."""
+    from attacks import ATTACKS
+
+    found = []
+    for word in words:
+        name, values = named_options("attack", word)
+        attack = make("attack", ATTACKS, Component(**{**values, "name": name}), Attack)
+        if type(attack).craft is Attack.craft or attack.visibility is Visibility.OWN:
+            raise ConfigError("attack", "must make its rows from what it sees of other clients", word, "alie")
+        found.append((word, attack))
+    return found
+
+
+def check_attacks(attacks: Sequence[tuple[str, Attack]], defense: Subject, matrix: Matrix) -> None:
+    """Refuse what cannot work on this matrix."""
+    check_subjects([defense], matrix)
+    spec = matrix.spec
+    if not 0 < spec.malicious < spec.clients:
+        raise ConfigError("malicious", f"must be from 1 to {spec.clients - 1}", spec.malicious)
+    for _, attack in attacks:
+        attack.check(
+            Setting.of(
+                spec.clients,
+                num_malicious=spec.malicious,
+                rounds=matrix.context.rounds,
+                num_classes=spec.num_classes,
+            )
+        )
+
+
+def measure_attack(label: str, attack: Attack, defense: Subject, matrix: Matrix, repeats: int) -> CraftCost:
+    """One warm-up, `repeats` timed rounds with the defense and the limit before each, one that watches memory.
+
+    The planted malicious clients' rows are taken for what the attackers trained. The state goes on from round
+    to round, as in a run.
+    """
+    updates, telemetry = matrix.updates, matrix.updates.backend.telemetry
+    own, benign = updates.select(matrix.truth), updates.select(~matrix.truth)
+    view = View(own, benign if attack.visibility is Visibility.OMNISCIENT else None, updates.num_clients)
+    context = replace(matrix.context, role="attack 0", server_data=None)
+    judging = defense.defense.init(matrix.context)
+    _, judging = judged(defense.defense, judging, updates, matrix.context)
+    _, state = crafted(attack, attack.init(context), view, context)
+    crafts, passes, grams = [], [], []
+    for repeat in range(1, repeats + 1):
+        gc.collect()
+        grams.append(seconds(gram_product, updates))
+        judging_clock, crafting_clock = Clock(), Clock()
+        _, judging = judged(
+            defense.defense, judging, updates, replace(matrix.context, round=repeat), judging_clock
+        )
+        passes.append(judging_clock.seconds)
+        _, state = crafted(attack, state, view, replace(context, round=repeat), crafting_clock)
+        crafts.append(crafting_clock.seconds)
+    telemetry.drain()
+    gc.collect()
+    watch = MemoryWatch()
+    crafted(attack, state, view, replace(context, round=repeats + 1), watch)
+    largest = max((span.bytes_in for span in telemetry.drain() if span.task != WHOLE_STAGE), default=0)
+    mapped = 0 if isinstance(updates.backend, InProcessBackend) else largest
+    said = attack.diagnostics(state)
+    return CraftCost(label, np.array(crafts), np.array(passes), np.array(grams), said, watch.growth + mapped)
+
+
+def judge_attacks(costs: Sequence[CraftCost], matrix_bytes: int, *, memory: bool) -> list[Judged]:
+    """The targets: time beside the defense's pass and, where processes are apart, memory beside the matrix."""
+    rows = [
+        Judged(f"{cost.label}: craft / defense's pass", ratio(cost.craft_s, cost.defense_s), PASS_FACTOR)
+        for cost in costs
+    ]
+    if memory:
+        rows += [
+            Judged(f"{cost.label}: largest process / matrix", cost.task_memory / matrix_bytes, 1.0)
+            for cost in costs
+        ]
+    return rows
+
+
+def bench_attacks(
+    words: Sequence[str], defense_word: str, matrix: Matrix, repeats: int
+) -> tuple[list[CraftCost], list[Judged]]:
+    """Measure attacks on one matrix, and hold them against their targets."""
+    attacks = parse_attacks(words or CRAFTING)
+    (defense,) = parse_subjects([defense_word], ())
+    check_attacks(attacks, defense, matrix)
+    costs = [measure_attack(label, attack, defense, matrix, repeats) for label, attack in attacks]
+    updates = matrix.updates
+    apart = not isinstance(updates.backend, InProcessBackend)
+    return costs, judge_attacks(costs, 4 * updates.num_clients * updates.dim, memory=apart)

@@ -1,0 +1,98 @@
+"""The same work by other packages, in this process: ByzFL's rules and pytorch-grad-cam.
+
+They are optional (`pip install raysim[dev]`). Each runs with as many threads as there are workers on the other side.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raysim.backends.base import ThreadLimit
+from raysim.errors import ConfigError
+from raysim.studies.costs.defense_cost import seconds
+
+KINDS = ("numpy", "torch")
+
+
+@dataclass(frozen=True)
+class PeerTime:
+    """Seconds [R] of one rule on numpy arrays and on torch tensors."""
+
+    rule: str
+    numpy_s: np.ndarray
+    torch_s: np.ndarray
+
+
+def peer_package(name: str) -> Any:
+    """An optional package; ConfigError where it is not installed."""
+    from raysim.models.torchvision_compat import import_torchvision
+
+    try:
+        import_torchvision()  # both import it
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError("peers", f"need the package {name} ({error})", True, False) from error
+
+
+def byzfl_rules(clients: int, iterations: int) -> dict[str, Callable[[Any], Any]]:
+    """ByzFL's rules by our names, with the parameters of our defaults for K clients.
+
+    krum: f = floor((K - 3) / 2); trimmed_mean: a fifth on each side; rfa: geometric median with as many iterations.
+    """
+    rules = peer_package("byzfl.aggregators.aggregators")
+    return {
+        "krum": rules.Krum(f=max((clients - 3) // 2, 0)),
+        "trimmed_mean": rules.TrMean(f=clients // 5),
+        "median": rules.Median(),
+        "rfa": rules.GeometricMedian(T=iterations),
+    }
+
+
+def measure_byzfl(matrix: np.ndarray, repeats: int, threads: int, iterations: int = 4) -> dict[str, PeerTime]:
+    """Each rule on the matrix [K, d] in this process, after one warm-up, as numpy arrays and as torch tensors."""
+    import torch
+
+    given = {"numpy": matrix, "torch": torch.from_numpy(matrix)}
+    times: dict[str, PeerTime] = {}
+    with ThreadLimit(threads)():
+        for name, rule in byzfl_rules(len(matrix), iterations).items():
+            found = {}
+            for kind in KINDS:
+                rule(given[kind])
+                found[kind] = np.array([_once(rule, given[kind]) for _ in range(repeats)])
+            times[name] = PeerTime(name, found["numpy"], found["torch"])
+    return times
+
+
+def _once(rule: Callable[[Any], Any], vectors: Any) -> float:
+    gc.collect()
+    return seconds(rule, vectors)
+
+
+@contextmanager
+def learning(model: Any) -> Iterator[None]:
+    """The model as its owner has it, with gradients to its parameters: pytorch-grad-cam's own call needs them."""
+    model.requires_grad_(True)
+    try:
+        yield
+    finally:
+        model.zero_grad()
+        model.requires_grad_(False)
+
+
+def grad_cam_map(model: Any, layer: str, image: Any, target: int, method: str) -> np.ndarray:
+    """One model's map [H, W] by pytorch-grad-cam, as its documentation has it."""
+    package = peer_package("pytorch_grad_cam")
+    chosen = {"gradcam": package.GradCAM, "layercam": package.LayerCAM}[method]
+    classes = importlib.import_module("pytorch_grad_cam.utils.model_targets")
+    with chosen(model, [model.get_submodule(layer)]) as cam:
+        maps: np.ndarray = cam(image, [classes.ClassifierOutputTarget(target)])
+    heat_map: np.ndarray = maps[0]
+    return heat_map

@@ -1,0 +1,239 @@
+"""Rounds until every pair of clients has a similarity: simulated, beside the exact recursion and the printed bound.
+
+FedGrad (Nguyen et al., 2023), section 6.2 and figure 10. Each round a cohort of K is drawn from n clients without
+replacement, and its members get similarities with each other. Three events, each later than the one before:
+
+    linked      every client has been in a cohort. What `coverage_rounds` gives the expectation of: it counts a new
+                client as linked, whether or not somebody in its cohort was linked before
+    estimable   every pair has met, or has a third client that both have met: what an estimate through one third
+                client (defenses/cosine.py) needs
+    met         every pair has met
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raysim import rng
+from raysim.errors import ConfigError
+from raysim.studies.study import Study, finish, markdown_table, panels, settings_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EVENTS = ("linked", "estimable", "met")
+
+DRAWN_AT_ONCE = 64
+"""Rounds whose cohorts are drawn together."""
+
+
+@dataclass(frozen=True)
+class CoveragePlan:
+    """Populations n; cohorts K, each a number of clients or a share of n such as `20%`."""
+
+    population: tuple[int, ...] = (100,)
+    cohort: tuple[str, ...] = ("5", "10", "20", "30", "40", "50")
+    trials: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trials < 2:
+            raise ConfigError("trials", "must be at least 2, for an interval", self.trials, 2)
+        cells = self.cells()
+        if len(set(cells)) < len(cells):
+            raise ConfigError("cohort", "must name different cohorts", ",".join(self.cohort))
+
+    def cells(self) -> list[tuple[int, int]]:
+        """(n, K) of every measurement, population by population."""
+        return [(n, cohort_size(word, n)) for n in self.population for word in self.cohort]
+
+
+def cohort_size(word: str, population: int) -> int:
+    """Clients in a cohort, from a number or a share of the population.
+
+    >>> cohort_size("20%", 350), cohort_size("5", 100)
+    (70, 5)
+    """
+    share = word.removesuffix("%")
+    if not share.isdecimal():
+        raise ConfigError("cohort", "must be numbers or shares such as 20%, with commas between", word)
+    size = round(int(share) / 100 * population) if word.endswith("%") else int(share)
+    if not 2 <= size <= population:
+        rule = f"must be from 2 to the population of {population}"
+        raise ConfigError("cohort", rule, word, min(max(size, 2), population))
+    return size
+
+
+def simulate(population: int, cohort: int, trials: int, seed: int) -> np.ndarray:
+    """Rounds until the three EVENTS: [trials, 3] int64. Trial t depends on (seed, n, K, t) alone."""
+    key = ("bench", "coverage", population, cohort)
+    draws = [rng.generator(seed, *key, trial) for trial in range(trials)]
+    return np.array([one_trial(population, cohort, draw) for draw in draws])
+
+
+def one_trial(population: int, cohort: int, generator: np.random.Generator) -> tuple[int, int, int]:
+    """(linked, estimable, met): the number of the round, from 1, in which each came about.
+
+    Instead of looking at all pairs in every round, one pair is watched that has not met (or has no third one); when
+    it has, the next such pair is looked for.
+    """
+    met = np.zeros((population, population), bool)
+    linked = estimable = 0
+    watched_third: tuple[int, int] | None = None
+    watched = (0, 1)
+    number = 0
+    while True:
+        keys = generator.random((DRAWN_AT_ONCE, population))
+        for members in np.argpartition(keys, cohort - 1, axis=1)[:, :cohort]:
+            number += 1
+            met[members[:, None], members] = True
+            if not linked and met.diagonal().all():
+                linked = number
+            if linked and not estimable:
+                if watched_third is None or (met[watched_third[0]] & met[watched_third[1]]).any():
+                    watched_third = first_false(_linked_through_one(met))
+                if watched_third is None:
+                    estimable = number
+            if met[watched]:
+                found = first_false(met)
+                if found is None:
+                    return linked, estimable, number
+                watched = found
+
+
+def first_false(matrix: np.ndarray) -> tuple[int, int] | None:
+    """Where a bool matrix is first False; None where it is True throughout."""
+    place = int(np.argmin(matrix))
+    row, column = divmod(place, matrix.shape[1])
+    return None if matrix[row, column] else (row, column)
+
+
+def _linked_through_one(met: np.ndarray) -> np.ndarray:
+    """Which pairs share somebody both have met, [n, n] bool; with True diagonals, also those that met."""
+    links = met.astype(np.float32)
+    return np.asarray(links @ links.T > 0)
+
+
+def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
+    """The mean over trials and the half width of its 95 % confidence interval (Student's t)."""
+    from scipy import stats
+
+    count = len(values)
+    half = stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)
+    return float(values.mean()), float(half)
+
+
+def measure(plan: CoveragePlan, tell: Callable[[str], None] = lambda line: None) -> Study:
+    """Simulate every (n, K) and set the results beside the recursion and the printed bound."""
+    from defenses.cosine import coverage_rounds, theorem_1_rounds
+
+    rows: list[dict[str, Any]] = []
+    for population, cohort in plan.cells():
+        tell(f"n = {population}, K = {cohort}")
+        found = simulate(population, cohort, plan.trials, plan.seed)
+        row: dict[str, Any] = {"population": population, "cohort": cohort, "trials": plan.trials}
+        for event, values in zip(EVENTS, found.T, strict=True):
+            row[f"{event}_rounds_mean"], row[f"{event}_rounds_half_ci"] = mean_and_interval(values)
+        row["exact_rounds"] = coverage_rounds(population, cohort)
+        row["theorem_1_rounds"] = theorem_1_rounds(population, cohort)
+        rows.append(row)
+    title = "Rounds until all pairs of clients have a similarity"
+    return Study(
+        "coverage", title, settings_of(plan), rows, [_table(rows), _notes(rows)], _figure(plan, rows)
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    head = ["n, K", "exact recursion", "all linked, simulated", "theorem 1 as printed", "printed / exact"]
+    head += ["every pair met or shares a third, simulated", "every pair met, simulated"]
+    cells = []
+    for row in rows:
+        exact, printed = row["exact_rounds"], row["theorem_1_rounds"]
+        linked, estimable, met = (
+            f"{row[f'{event}_rounds_mean']:.2f} ± {row[f'{event}_rounds_half_ci']:.2f}" for event in EVENTS
+        )
+        label = f"{row['population']}, {row['cohort']}"
+        values = (f"{exact:.2f}", linked, f"{printed:.2f}", f"{printed / exact:.2f}", estimable, met)
+        cells.append([label, *values])
+    return markdown_table(head, cells)
+
+
+def _notes(rows: Sequence[dict[str, Any]]) -> str:
+    below = [row for row in rows if row["theorem_1_rounds"] < row["exact_rounds"] - 1e-9]
+    outside = [
+        row
+        for row in rows
+        if abs(row["linked_rounds_mean"] - row["exact_rounds"]) > row["linked_rounds_half_ci"] + 1e-9
+    ]
+    lines = [
+        f"Mean over {rows[0]['trials']} trials ± half of its 95 % confidence interval. A cohort of K is drawn from n"
+        " clients each round. All linked: every client has been drawn, the event whose expectation the recursion"
+        " computes. An estimate needs more: that a pair has met or shares a third client that both have met.",
+        "",
+        f"The exact expectation lies outside the interval of the simulated mean in {len(outside)} of {len(rows)}"
+        f" rows (expected: about {0.05 * len(rows):.1f}).",
+        "",
+    ]
+    if below:
+        worst = min(below, key=lambda row: row["theorem_1_rounds"] / row["exact_rounds"])
+        lines.append(
+            f"Theorem 1 is printed as an upper bound and lies below the exact expectation in {len(below)} of"
+            f" {len(rows)} rows, for it counts only the rounds that bring nobody new; most at n = "
+            f"{worst['population']}, K = {worst['cohort']}: {worst['theorem_1_rounds']:.1f} for"
+            f" {worst['exact_rounds']:.1f}."
+        )
+    else:
+        lines.append("Theorem 1, printed as an upper bound, is nowhere below the exact expectation.")
+    return "\n".join(lines)
+
+
+def _figure(plan: CoveragePlan, rows: Sequence[dict[str, Any]]) -> Figure:
+    """One population: rounds against K. Several: a panel for each cohort, rounds against n."""
+    if len(plan.population) == 1:
+        groups = {f"n = {plan.population[0]}": list(rows)}
+        x, label = "cohort", "clients in a round, K"
+    else:
+        count = len(plan.cohort)
+        groups = {f"K = {word}": list(rows[place::count]) for place, word in enumerate(plan.cohort)}
+        groups = {name + (" of n" if "%" in name else ""): found for name, found in groups.items()}
+        x, label = "population", "clients in all, n"
+    figure, drawn = panels(len(groups))
+    for axes, (title, found) in zip(drawn, groups.items(), strict=True):
+        _panel(axes, sorted(found, key=lambda row: row[x]), x)
+        ticks = sorted({row[x] for row in found})
+        finish(axes, title=title, x=label, ticks=ticks, log="y", legend=len(groups) == 1)
+    drawn[0].set_ylabel("rounds")
+    high = max(axes.get_ylim()[1] for axes in drawn)
+    for axes in drawn:
+        axes.set_ylim(0.8, high)  # no event comes before round 1
+    if len(groups) > 1:
+        handles, labels = drawn[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _panel(axes: Axes, rows: Sequence[dict[str, Any]], x: str) -> None:
+    from raysim.report.figures import AMBER, BLUE, GREEN, INK, RED
+
+    at = [row[x] for row in rows]
+    exact = [row["exact_rounds"] for row in rows]
+    printed = [row["theorem_1_rounds"] for row in rows]
+    axes.plot(at, exact, color=INK, lw=1.4, label="all linked: exact recursion")
+    axes.plot(at, printed, color=AMBER, lw=1.4, ls=(0, (5, 3)), label="theorem 1 as printed")
+    names = (
+        "all linked: simulated",
+        "every pair met or shares a third: simulated",
+        "every pair met: simulated",
+    )
+    for event, name, colour in zip(EVENTS, names, (BLUE, GREEN, RED), strict=True):
+        means = [row[f"{event}_rounds_mean"] for row in rows]
+        halves = [row[f"{event}_rounds_half_ci"] for row in rows]
+        style: dict[str, Any] = {"color": colour, "marker": "D", "ms": 5, "lw": 1.2}
+        if event == "linked":  # rings, for the others' marks may lie inside
+            style |= {"marker": "o", "ms": 9, "mfc": "none", "lw": 0, "zorder": 5}
+        axes.errorbar(at, means, yerr=halves, label=name, elinewidth=1.2, capsize=3, **style)

@@ -1,0 +1,210 @@
+"""The report of simulated rounds over a grid: a Markdown page, its figures, and the fitted exponents as a table."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysim.errors import RecordError
+from raysim.runs.directory import write_atomically
+from raysim.studies.rounds.figure import stacked
+from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
+from raysim.studies.scaling import sections
+from raysim.studies.scaling.figures import draw
+from raysim.studies.scaling.fit import growth
+from raysim.studies.scaling.read import MatrixSize, Measured, PeakMemory, Setup, read_about
+from raysim.studies.scaling.report import about_lines, write_growth
+from raysim.studies.scaling.tables import WHOLE
+from raysim.studies.scaling.view import ScalingView, views
+
+NOTES = """\
+A round is the engine's own: local training, upload, Krum, evaluation, telemetry, tables and a checkpoint. Each repeat
+has client actors of its own and two rounds that warm up; its seconds are the median of the rounds that are timed after
+them. Seconds are wall-clock seconds: median [first quartile, third quartile] over the repeats. What the tables call a
+*defense* is here how clients sit in actors: how many in one (auto: a rule) and the share of a GPU that each reserves.
+Small models train in groups of clients that no call parts, so of many actors only as many train as there are groups.
+**Growth** is the exponent p of seconds ~ K^p, a least-squares line through the medians in log-log, one point for each
+number of clients K, with its 95 % confidence interval (Student's t, number of K - 2 degrees of freedom). *Last step* is
+the exponent between the two largest K alone, and *off* the farthest that a median lies from the line; † marks more than
+20 %: no single power law describes these K."""
+
+Row = dict[str, Any]
+
+
+def write_report(out: Path) -> str:
+    """Turn out/rounds.parquet and out/memory.parquet into rounds.md, figures (PNG and SVG) and growth.parquet.
+
+    Returns the Markdown. Raises RecordError when a table is missing, damaged or empty.
+    """
+    path = out / "rounds.parquet"
+    rows = _rows(path)
+    if not rows:
+        raise RecordError(f"{path}: holds no round")
+    about = read_about(path)
+    planned = [cell.variant for cell in GrowthPlan.from_mapping(about["plan"]).cells(1)]
+    measured = read_rounds(rows, list(dict.fromkeys([*planned, *map(_variant, rows)])))
+    laws = growth(measured, "clients")
+    write_growth(out / "growth.parquet", laws)
+    fits, memory = sections.Fits(laws), read_memory(_rows(out / "memory.parquet"))
+    left_out = about.pop("left out", {})
+    first, last = (pick(row["started_s"] for row in rows) for pick in (min, max))
+    dates = " to ".join(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M UTC}" for at in (first, last))
+    lines = [
+        "# What simulated rounds cost",
+        "",
+        *(f"    {line}" for line in (dates, *about_lines(about))),
+        "",
+    ]
+    lines += [*_digests(rows), "", NOTES, ""]
+    for view in views(measured):
+        drawn = draw(view, out)
+        lines += [f"## {view.model}, d = {view.parameters:,} parameters, {view.setup.title}", ""]
+        lines += sections.seconds(view, fits, drawn)
+        lines += _actors(view, rows)
+        lines += sections.stages(view, fits, drawn)
+        lines += _stacked(view, out)
+        lines += sections.nodes(view, drawn)
+        lines += sections.moved(view, drawn)
+        lines += sections.memory(view, memory)
+    if left_out:
+        lines += ["## Left out", "", *(f"- {cell}: {reason}" for cell, reason in left_out.items()), ""]
+    markdown = "\n".join(lines).rstrip() + "\n"
+    write_atomically(out / "rounds.md", markdown.encode())
+    return markdown
+
+
+def read_rounds(rows: Sequence[Row], order: Sequence[str]) -> list[Measured]:
+    """One entry a stage of a cell, over its repeats: of each, the median over its timed rounds.
+
+    order: the variants as they are to be listed.
+    """
+    grouped: dict[tuple[Setup, str, MatrixSize, str], dict[int, list[Row]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for row in rows:
+        key = (_setup(row), _variant(row), _size(row), row["stage"])
+        grouped[key][row["repeat"]].append(row)
+    found = []
+    for (setup, variant, size, stage), repeats in sorted(grouped.items()):
+        every = [row for _, of_repeat in sorted(repeats.items()) for row in of_repeat]
+        found.append(
+            Measured(
+                setup=setup,
+                defense=variant,
+                stage=stage,
+                size=size,
+                model=every[0]["model"],
+                order=min(row["order"] for row in every),
+                runs=tuple((every[0]["seed"], repeat) for repeat in sorted(repeats)),
+                started_s=np.array([repeats[repeat][0]["started_s"] for repeat in sorted(repeats)]),
+                wall_s=_medians(repeats, "wall_s"),
+                bytes_moved=_medians(repeats, "bytes_moved"),
+                tasks=max(row["tasks"] for row in every),
+                nodes_used=max(row["nodes_used"] for row in every),
+                peak_memory_bytes=max(row["peak_memory_bytes"] for row in every),
+                spilled_bytes=0,
+                digests=tuple(repeats[repeat][-1]["digest"] for repeat in sorted(repeats)),
+            )
+        )
+    return sorted(found, key=lambda m: (m.setup, order.index(m.defense), m.size, m.order, m.stage))
+
+
+def read_memory(rows: Sequence[Row]) -> list[PeakMemory]:
+    """One entry a node of a cell."""
+    names = ("worker_bytes", "largest_worker_bytes", "store_bytes")
+    return [
+        PeakMemory(_setup(row), _variant(row), _size(row), row["node"], *(row[name] for name in names))
+        for row in sorted(rows, key=lambda row: (_setup(row), _variant(row), _size(row), row["node"]))
+    ]
+
+
+def _actors(view: ScalingView, rows: Sequence[Row]) -> list[str]:
+    """Actors, where they sat, and rounds an hour, by K."""
+    actors = {
+        (_variant(row), _size(row)): [
+            row[name] for name in ("actors", "actor_nodes", "actor_gpus", "clients_per_stack")
+        ]
+        for row in rows
+        if _setup(row) == view.setup
+    }
+    table = []
+    for variant in view.defenses:
+        for nodes in view.nodes:
+            cells = []
+            for clients in view.clients:
+                whole = view.get(variant, WHOLE, clients, nodes)
+                if whole is None:
+                    cells.append("")
+                    continue
+                count, on, gpus, together = actors[variant, whole.size]
+                shared = f", {gpus} GPU{'s' * (gpus > 1)}" if gpus else ""
+                cells.append(f"{3600 / whole.median_s:,.0f} ({count} on {on}{shared}; {together})")
+            if any(cells):
+                table.append([variant, str(nodes), *cells])
+    head = ["", "nodes", *(f"K = {clients}" for clients in view.clients)]
+    return [
+        "#### Rounds an hour (actors on nodes, GPUs they share; clients that train together)",
+        "",
+        *sections.table(head, table),
+    ]
+
+
+def _stacked(view: ScalingView, out: Path) -> list[str]:
+    """A figure of the stages against K for each way to sit."""
+    lines = []
+    for number, variant in enumerate(view.defenses):
+        name = f"stages{view.slug}-{number}"
+        figure = stacked(view, variant)
+        for kind in ("png", "svg"):
+            figure.savefig(out / f"{name}.{kind}", dpi=150)
+        lines += [f"![Stages of a round against K: {variant}]({name}.png)", ""]
+    return lines
+
+
+def _digests(rows: Sequence[Row]) -> list[str]:
+    """Whether all ways to spread the same clients ended in the same bytes."""
+    found: dict[tuple[str, int], set[tuple[int, str]]] = defaultdict(set)
+    for row in rows:
+        if row["stage"] == WHOLE:
+            found[row["case"], row["clients"]].add((row["round"], row["digest"]))
+    different = [
+        f"{case}, K = {clients}"
+        for (case, clients), seen in found.items()
+        if len(seen) > len({number for number, _ in seen})
+    ]
+    if different:
+        return [f"**RESULTS DIFFER between nodes, actors or repeats: {'; '.join(different)}.**"]
+    return ["Equal global parameters after every round on all numbers of nodes and actors, in all repeats."]
+
+
+def _medians(repeats: dict[int, list[Row]], name: str) -> np.ndarray:
+    """[repeats]"""
+    return np.array([np.median([row[name] for row in repeats[repeat]]) for repeat in sorted(repeats)])
+
+
+def _setup(row: Row) -> Setup:
+    return Setup(row["kind"], row["cpus_per_node"], row["bandwidth"], "ray", row["case"])
+
+
+def _size(row: Row) -> MatrixSize:
+    return MatrixSize(row["clients"], row["parameters"], row["nodes"])
+
+
+def _variant(row: Row) -> str:
+    asked = row["clients_per_actor"]
+    return GrowthCell(row["case"], row["clients"], row["nodes"], asked, row["client_gpus"]).variant
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        rows: list[Row] = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise RecordError(f"{path}: not a readable table: {error}") from error
+    return rows

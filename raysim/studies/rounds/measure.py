@@ -1,0 +1,157 @@
+"""`raysim bench rounds`: what a simulated round costs beside the bare training it contains."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysim.backends.base import Backend, InProcessBackend, ThreadLimit
+from raysim.backends.capacity import Capacity
+from raysim.backends.telemetry import Span
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig
+from raysim.engine.experiment import Experiment
+from raysim.engine.host import ClientHost
+from raysim.engine.simulation import initial_state, rounds, start
+from raysim.runs.directory import RunDirectory
+from raysim.runs.execution import keep_round
+from raysim.studies.costs.targets import Judged
+from raysim.studies.rounds.bare_loop import BareLoop
+
+CASES: Mapping[str, dict[str, Any]] = {
+    "digits": {
+        "population": {"clients": 100},
+        "data": {"name": "digits", "partition": {"name": "iid", "samples_per_client": 100}},
+        "model": "digits_cnn",
+        "training": {"epochs": 1, "batch_size": 10, "optimizer": {"lr": 0.05}},
+    },
+    "cifar10": {
+        "population": {"clients": 24},
+        "data": {"name": "cifar10", "limit": 12_000, "partition": {"name": "iid", "samples_per_client": 320}},
+        "model": "flare_cifar",
+        "training": {"epochs": 1, "batch_size": 32, "optimizer": {"lr": 0.05}},
+    },
+}
+"""Name -> configuration. All are defended by Krum; every round is evaluated, recorded, traced and checkpointed."""
+
+WARM_UP = 2
+"""Rounds that warm up caches and worker processes, before those that count."""
+
+SPEED_UPS: Mapping[str, float] = {"digits": 2.0}
+"""Case -> how many times faster than the bare loop on as many cores a simulated round is to be, at least."""
+
+
+@dataclass(frozen=True)
+class RoundTimes:
+    """Seconds of each repeat [repeats]: the bare loop in one process, with one thread and with as many as there are
+    workers, and the simulator's whole round.
+    """
+
+    bare_s: np.ndarray
+    threaded_s: np.ndarray
+    simulated_s: np.ndarray
+    workers: int
+    stages: dict[str, float]
+    """Mean seconds a round of every stage, as the server saw it."""
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """Simulated time over the ideal (bare time / workers), pair by pair [repeats]."""
+        return self.simulated_s / (self.bare_s / self.workers)
+
+    @property
+    def sequential_s(self) -> np.ndarray:
+        """The bare loop on as many cores as there are workers: with the number of threads that is faster."""
+        return min(self.bare_s, self.threaded_s, key=lambda seconds: float(np.median(seconds)))
+
+    @property
+    def speed_ups(self) -> np.ndarray:
+        """The bare loop on the same cores over the simulated time, pair by pair [repeats]."""
+        ratios: np.ndarray = self.sequential_s / self.simulated_s
+        return ratios
+
+    def targets(self, case: str) -> list[Judged]:
+        """The speed-up beside what is wanted of it, where something is."""
+        wanted = SPEED_UPS.get(case)
+        if wanted is None:
+            return []
+        what = f"{case}: bare loop on the same cores / simulated round"
+        return [Judged(what, float(np.median(self.speed_ups)), wanted, at_least=True)]
+
+
+def bench_config(case: str, rounds: int, root: str | None = None, seed: int = 0) -> ExperimentConfig:
+    """The configuration of a case, `rounds` rounds long, with its data under `root`."""
+    own = {"seed": seed, "rounds": rounds, "defense": {"name": "krum"}, "checkpoint": {"every": 1}}
+    values = {**CASES[case], **own}
+    return ExperimentConfig.from_mapping({**values, "data": {**values["data"], "root": root}})
+
+
+def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: bool) -> RoundTimes:
+    """Warm up, then time the bare loop, the same with `workers` threads, and a simulated round in turn, `repeats` times.
+
+    The simulated round is the engine's own: broadcast, training, upload, Krum, evaluation, telemetry, tables
+    and a checkpoint on disk. config.rounds must be at least WARM_UP + repeats.
+    """
+    if not on_ray:
+        backend: Backend = InProcessBackend(threads=config.resources.threads)
+        return _measure(compose(config, Capacity()), backend, repeats, 1)
+    from raysim.backends import ray_connection as ray_cluster
+
+    with ray_cluster.connected(num_cpus=workers):
+        from raysim.backends.ray_backend import RayBackend
+        from raysim.composition.resources import client_actors
+
+        experiment = compose(config, ray_cluster.capacity())
+        ray_backend = RayBackend(
+            client_actors(experiment.config, workers), workers=workers, threads=config.resources.threads
+        )
+        try:
+            return _measure(experiment, ray_backend, repeats, workers)
+        finally:
+            ray_backend.close()
+
+
+def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: int) -> RoundTimes:
+    clients = np.arange(len(experiment.sizes))
+    limit, all_cores = ThreadLimit(experiment.config.resources.threads), ThreadLimit(workers)
+    bare = BareLoop(experiment.setup, ClientHost(experiment.setup, *experiment.arrays), clients)
+    held = experiment.published(backend)
+    start(held, backend)
+    bare_s: list[float] = []
+    threaded_s: list[float] = []
+    simulated_s: list[float] = []
+    spans: list[Span] = []
+    with tempfile.TemporaryDirectory() as folder, limit():
+        directory = RunDirectory(Path(folder))
+        simulation = rounds(held, backend, initial_state(held, backend))
+        for repeat in range(WARM_UP + repeats):
+            if workers > 1:
+                with all_cores():
+                    threaded_s.append(_seconds(bare.round))
+            bare_s.append(_seconds(bare.round))
+            began = time.perf_counter()
+            state, record = next(simulation)
+            keep_round(held, backend, directory, state, record)
+            simulated_s.append(time.perf_counter() - began)
+            if repeat >= WARM_UP:
+                spans.extend(span for span in record.spans if span.task < 0)
+    alone, threaded, simulated = (
+        np.array(seconds[WARM_UP:]) for seconds in (bare_s, threaded_s or bare_s, simulated_s)
+    )
+    stages = {
+        name: sum(s.wall_s for s in spans if s.stage == name) / repeats
+        for name in dict.fromkeys(s.stage for s in spans)
+    }
+    return RoundTimes(alone, threaded, simulated, workers, stages)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

@@ -1,0 +1,160 @@
+"""`python -m raysim.studies.rounds.worker OUT NODES`: the driver that measures all unfinished cells of one node count.
+
+It runs on a cluster that `raysim bench rounds` brought up, and reads what to measure from OUT/plan.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysim.backends import ray_connection as ray_cluster
+from raysim.backends.base import prepare_worker
+from raysim.backends.ray_backend import RayBackend
+from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
+from raysim.composition.compose import compose
+from raysim.composition.resources import client_actors
+from raysim.engine.experiment import Experiment, RunState
+from raysim.engine.simulation import initial_state, rounds, start
+from raysim.errors import RunError
+from raysim.runs.directory import RunDirectory, digest
+from raysim.runs.execution import keep_round
+from raysim.studies.cell_store import driver_main
+from raysim.studies.costs.defense_cost import BETWEEN
+from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
+from raysim.studies.rounds.measure import WARM_UP
+from raysim.studies.rounds.tables import PARTS
+from raysim.studies.scaling.memory import RayWatch
+from raysim.studies.scaling.tables import WHOLE
+
+Row = dict[str, Any]
+
+
+def measure_nodes(plan: GrowthPlan, out: Path, nodes: int) -> None:
+    """Measure every repeat of a cell that has no part yet, on the cluster of $RAY_ADDRESS."""
+    with ray_cluster.connected(os.environ["RAY_ADDRESS"]):
+        found = len(ray_cluster.nodes())
+        if found != nodes:
+            raise RunError(f"the cluster has {found} nodes, not {nodes}")
+        watch = RayWatch()
+        todo = [
+            (repeat, cell)
+            for repeat in range(plan.repeats)
+            for cell in plan.in_order(nodes, repeat)
+            if not PARTS.is_finished(out, cell.part(repeat))
+        ]
+        for number, (repeat, cell) in enumerate(todo, 1):
+            began = time.perf_counter()
+            timed, memory = measure_cell(plan, cell, watch if repeat == plan.repeats - 1 else None)
+            timed, memory = ([{**row, "repeat": repeat} for row in rows] for rows in (timed, memory))
+            PARTS.write(out, cell.part(repeat), {"rounds": timed, "memory": memory})
+            watch.settle()
+            median = np.median([row["wall_s"] for row in timed if row["stage"] == WHOLE])
+            took = f"{median:.3f} s a round ({time.perf_counter() - began:.1f} s in all)"
+            print(f"{number} of {len(todo)}: {cell}, repeat {repeat}: {took}", file=sys.stderr, flush=True)
+
+
+def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> tuple[list[Row], list[Row]]:
+    """(Rows of rounds, rows of memory) of one repeat: actors come up, warm up, are timed, watched, and go.
+
+    watch: of the nodes' memory, in one more round after those that are timed; None: none.
+    """
+    capacity = ray_cluster.capacity()
+    experiment = compose(plan.config(cell), capacity)
+    threads = experiment.config.resources.threads
+    workers = capacity.workers(threads)
+    prepare_worker(threads)
+    backend = RayBackend(client_actors(experiment.config, workers), workers=workers, threads=threads)
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(backend):
+        directory = RunDirectory(Path(folder))
+        held = experiment.published(backend)
+        start(held, backend)
+        common = _common(plan, cell, experiment, backend.client_places())
+        simulation = rounds(held, backend, initial_state(held, backend))
+
+        def one_round() -> tuple[list[Span], RunState]:
+            state, record = next(simulation)
+            keep_round(held, backend, directory, state, record)
+            return [*record.spans, *backend.telemetry.drain()], state
+
+        backend.telemetry.drain()
+        for _ in range(WARM_UP):
+            one_round()
+        timed: list[Row] = []
+        for number in range(plan.rounds):
+            reset_peak_memory()
+            began, cpu, clock = time.time(), time.process_time(), time.perf_counter()
+            spans, state = one_round()
+            wall, cpu = time.perf_counter() - clock, time.process_time() - cpu
+            result = digest(state.global_vector)
+            about = {**common, "round": number, "started_s": began}
+            timed += [{**about, **row} for row in round_rows(spans, wall, cpu, result)]
+        if watch is None:
+            return timed, []
+        with watch.memory() as found:
+            one_round()
+        return timed, [{**common, "node": number, **vars(node)} for number, node in enumerate(found)]
+
+
+def round_rows(spans: Sequence[Span], wall_s: float, own_cpu_s: float, result: str) -> list[Row]:
+    """A row for each stage of a round in the order they ran, for what lies between them, and for the whole."""
+    tasks_cpu_s = sum(span.cpu_s for span in spans if span.task != WHOLE_STAGE)
+    whole = {**_summary(spans), "wall_s": wall_s, "cpu_s": own_cpu_s + tasks_cpu_s}
+    stages: list[Row] = []
+    for order, name in enumerate(dict.fromkeys(span.stage for span in spans if span.task == WHOLE_STAGE)):
+        of_stage = _summary([span for span in spans if span.stage == name])
+        stages.append({**of_stage, "stage": name, "order": order, "digest": ""})
+    rest = {key: max(0.0, whole[key] - sum(row[key] for row in stages)) for key in ("wall_s", "cpu_s")}
+    between = {**_summary([]), **rest, "stage": BETWEEN, "order": len(stages), "digest": ""}
+    return [{**whole, "stage": WHOLE, "order": -1, "digest": result}, *stages, between]
+
+
+def _summary(spans: Sequence[Span]) -> Row:
+    """The columns that follow from the spans of one stage, or of several."""
+    stages = [span for span in spans if span.task == WHOLE_STAGE]
+    tasks = [span for span in spans if span.task != WHOLE_STAGE]
+    sums = ("wall_s", "cpu_s", "bytes_in", "bytes_out", "bytes_moved")
+    return {
+        **{name: sum(getattr(span, name) for span in stages) for name in sums},
+        "tasks": len(tasks),
+        "nodes_used": max(1, len({span.node for span in tasks or stages})),
+        "peak_memory_bytes": max((span.peak_memory_bytes for span in spans), default=0),
+    }
+
+
+def _common(plan: GrowthPlan, cell: GrowthCell, experiment: Experiment, places: list[dict[str, Any]]) -> Row:
+    """The columns that all rows of a cell have in common."""
+    return {
+        "case": cell.case,
+        "model": experiment.config.model.name,
+        "parameters": experiment.setup.layout.dim,
+        "clients": cell.clients,
+        "nodes": cell.nodes,
+        "kind": plan.kind,
+        "bandwidth": plan.bandwidth or "",
+        "cpus_per_node": plan.cpus_per_node,
+        "gpus_per_node": plan.gpus_per_node,
+        "clients_per_actor": str(cell.clients_per_actor),
+        "client_gpus": cell.client_gpus,
+        "clients_per_stack": experiment.setup.clients_per_stack,
+        "actors": len(places),
+        "actor_nodes": len({place["node"] for place in places}),
+        "actor_gpus": len({(place["node"], gpu) for place in places for gpu in place["gpus"]}),
+        "seed": experiment.config.seed,
+    }
+
+
+def _measure_planned(values: dict[str, Any], out: Path, nodes: int) -> None:
+    measure_nodes(GrowthPlan.from_mapping(values), out, nodes)
+
+
+if __name__ == "__main__":
+    driver_main(_measure_planned)

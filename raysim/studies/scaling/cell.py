@@ -1,0 +1,173 @@
+"""Measure one cell of `raysim bench scaling`: a defense, or the limits, on a matrix that is there already."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raysim.backends.base import Backend, InProcessBackend
+from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
+from raysim.defense import Defense, Verdict, judged
+from raysim.runs.directory import digest
+from raysim.studies.costs.defense_cost import BETWEEN, Subject
+from raysim.studies.limits import copy_matrix, gram_product
+from raysim.studies.scaling.memory import Watch
+from raysim.studies.scaling.round import RoundMatrix
+from raysim.studies.scaling.tables import WHOLE
+
+LATE = 500
+"""Defenses are timed in a round after this one, past any round from which they do more."""
+
+MOST_CLIENTS_OF_GRAM = 2000
+"""Above this K the Gram limit is not taken: it would cost more than most defenses."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one piece of work took: its spans, and the whole of it as this process saw it."""
+
+    spans: list[Span]
+    wall_s: float
+    own_cpu_s: float
+    started_s: float
+    inside: bool
+    """Whether its tasks ran in this very process."""
+
+
+class Stopwatch:
+    """`with Stopwatch(backend) as clock: ...`, then `clock.work`."""
+
+    work: Work
+
+    def __init__(self, backend: Backend) -> None:
+        self._telemetry = backend.telemetry
+        self._inside = isinstance(backend, InProcessBackend)
+
+    def __enter__(self) -> Stopwatch:
+        gc.collect()
+        self._telemetry.drain()
+        reset_peak_memory()
+        self._started, self._cpu, self._clock = time.time(), time.process_time(), time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        wall, cpu = time.perf_counter() - self._clock, time.process_time() - self._cpu
+        self.work = Work(self._telemetry.drain(), wall, cpu, self._started, self._inside)
+
+
+def measure_defense(
+    subject: Subject, matrix: RoundMatrix, watch: Watch, *, memory: bool
+) -> tuple[list[Row], list[Row]]:
+    """(Rows of stages, rows of memory), without the columns that a cell's rows have in common.
+
+    Rounds to warm up, one that is timed, and, for memory, one more that is watched. The state goes on from one to the
+    next, as in a run; the global model stays where it is.
+    """
+    defense, backend = subject.defense, matrix.context.backend
+    truth = matrix.updates.client_ids[matrix.truth] if defense.calibration else None
+    warm_ups, timed, watched = rounds_of(defense)
+    state = defense.init(replace(matrix.context, truth=truth))
+    for number in warm_ups:
+        now = replace(matrix.context, round=number, truth=truth)
+        _, state = judged(defense, state, matrix.updates, now)
+    matrix.renew()
+    updates, now = matrix.updates, replace(matrix.context, round=timed, truth=truth)
+    clock = Stopwatch(backend)
+    verdict, state = judged(defense, state, updates, now, clock)
+    del updates
+    stages = stage_rows(clock.work, verdict)
+    if not memory:
+        return stages, []
+    matrix.renew()
+    with watch.memory() as found:
+        judged(defense, state, matrix.updates, replace(matrix.context, round=watched, truth=truth))
+    backend.telemetry.drain()
+    return stages, [
+        {
+            "node": number,
+            "worker_bytes": node.worker_bytes,
+            "largest_worker_bytes": node.largest_worker_bytes,
+            "store_bytes": node.store_bytes,
+        }
+        for number, node in enumerate(found)
+    ]
+
+
+def measure_limits(matrix: RoundMatrix, drawing: Work) -> list[Row]:
+    """Rows of the stages `draw`, `copy` and `gram`; the last two are warmed up first."""
+    rows = [{**_whole(drawing), "stage": "draw"}]
+    limits: list[tuple[str, Any]] = [("copy", copy_matrix)]
+    if matrix.updates.num_clients <= MOST_CLIENTS_OF_GRAM:
+        limits.append(("gram", gram_product))
+    for name, limit in limits:
+        limit(matrix.updates)
+        matrix.renew()
+        updates = matrix.updates
+        with Stopwatch(matrix.context.backend) as clock:
+            limit(updates)
+        del updates
+        rows.append({**_whole(clock.work), "stage": name})
+    return [{**row, "order": number} for number, row in enumerate(rows)]
+
+
+def rounds_of(defense: Defense) -> tuple[range, int, int]:
+    """(Rounds to warm up, the round that is timed, the round whose memory is watched).
+
+    A defense that votes at intervals votes in both of the latter; one that keeps a window of rounds, or has a
+    burn-in, has warmed up for as long. Others warm up once.
+    """
+    interval = int(getattr(defense, "interval", 1))
+    past = max(int(getattr(defense, name, 0) or 0) for name in ("window", "burn_in"))
+    timed = interval * -(-(LATE + 1) // interval) - 1
+    return range(max(0, timed - max(1, past + 1)), timed), timed, timed + interval
+
+
+def stage_rows(work: Work, verdict: Verdict) -> list[Row]:
+    """A row for each stage in the order they ran, for what lies between them, and for the whole."""
+    names = list(dict.fromkeys(span.stage for span in work.spans if span.task == WHOLE_STAGE))
+    arrays = (verdict.aggregate, verdict.weights, verdict.scores, verdict.flagged)
+    result = digest(*(array for array in arrays if array is not None))
+    whole = {**_whole(work), "order": -1, "stage": WHOLE, "digest": result}
+    rows: list[Row] = []
+    for number, name in enumerate(names):
+        spans = [span for span in work.spans if span.stage == name]
+        rows.append({**_summary(spans), "order": number, "stage": name})
+    between = {**_summary([]), "order": len(names), "stage": BETWEEN, "started_s": work.started_s}
+    for key in ("wall_s", "cpu_s"):
+        between[key] = max(0.0, whole[key] - sum(row[key] for row in rows))
+    return [*rows, between, whole]
+
+
+def _summary(spans: Sequence[Span]) -> Row:
+    """The columns that follow from the spans of a stage, or of several; nothing spilled, no digest."""
+    stages = [span for span in spans if span.task == WHOLE_STAGE]
+    tasks = [span for span in spans if span.task != WHOLE_STAGE]
+    return {
+        "wall_s": sum(span.wall_s for span in stages),
+        "cpu_s": sum(span.cpu_s for span in stages),
+        "tasks": len(tasks),
+        "nodes_used": max(1, len({span.node for span in tasks or stages})),
+        "bytes_in": sum(span.bytes_in for span in stages),
+        "bytes_out": sum(span.bytes_out for span in stages),
+        "bytes_moved": sum(span.bytes_moved for span in stages),
+        "peak_memory_bytes": max((span.peak_memory_bytes for span in spans), default=0),
+        "started_s": min((span.start_s for span in spans), default=0.0),
+        "spilled_bytes": 0,
+        "digest": "",
+    }
+
+
+def _whole(work: Work) -> Row:
+    """The columns of all that was done, seconds as this process saw them."""
+    elsewhere = 0.0 if work.inside else sum(span.cpu_s for span in work.spans if span.task != WHOLE_STAGE)
+    return {
+        **_summary(work.spans),
+        "wall_s": work.wall_s,
+        "cpu_s": work.own_cpu_s + elsewhere,
+        "started_s": work.started_s,
+    }

@@ -1,0 +1,203 @@
+"""Reads the tables that a scaling measurement leaves: stages.parquet and memory.parquet."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysim.errors import RecordError
+from raysim.studies.scaling.tables import COLUMNS
+
+COPY, GRAM = "copy", "gram"
+"""The stages of LIMITS that are limits."""
+
+
+class Setup(NamedTuple):
+    """Where and on what was measured; only measurements of one setup are compared with each other."""
+
+    kind: str
+    cpus_per_node: int
+    bandwidth: str
+    backend: str
+    updates: str
+
+    @property
+    def title(self) -> str:
+        """In words: ray, kind raylets, 2 CPUs a node, synthetic updates."""
+        links = f", links of {self.bandwidth}" if self.bandwidth else ""
+        updates = "synthetic updates" if self.updates == "synthetic" else f"the updates of {self.updates}"
+        cpus = "1 CPU" if self.cpus_per_node == 1 else f"{self.cpus_per_node} CPUs"
+        kind = "" if self.kind == self.backend else f", kind {self.kind}"
+        return f"{self.backend}{kind}, {cpus} a node{links}, {updates}"
+
+
+class MatrixSize(NamedTuple):
+    """K clients, d parameters, n nodes."""
+
+    clients: int
+    parameters: int
+    nodes: int
+
+    @property
+    def matrix_bytes(self) -> int:
+        """The whole matrix K x d, float32."""
+        return 4 * self.clients * self.parameters
+
+
+class Subject(NamedTuple):
+    """A stage of a defense in a setup: what a growth exponent belongs to."""
+
+    setup: Setup
+    defense: str
+    stage: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One stage of one defense at one size, over its repeats. Arrays: [R], in the order of (seed, repeat).
+
+    A stage that did not run in a repeat has no entry for it.
+    """
+
+    setup: Setup
+    defense: str
+    stage: str
+    size: MatrixSize
+    model: str
+    order: int
+    runs: tuple[tuple[int, int], ...]
+    """(seed, repeat) of each entry."""
+    started_s: np.ndarray
+    """Seconds since the epoch."""
+    wall_s: np.ndarray
+    bytes_moved: np.ndarray
+    tasks: int
+    nodes_used: int
+    peak_memory_bytes: int
+    spilled_bytes: int
+    digests: tuple[str, ...]
+
+    @property
+    def subject(self) -> Subject:
+        """What its growth exponent belongs to."""
+        return Subject(self.setup, self.defense, self.stage)
+
+    @property
+    def median_s(self) -> float:
+        """Median wall-clock seconds."""
+        return float(np.median(self.wall_s))
+
+    @property
+    def quartiles_s(self) -> tuple[float, float]:
+        """First and third quartile of the seconds (numpy's linear interpolation)."""
+        low, high = np.percentile(self.wall_s, [25, 75])
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """One node's memory in bytes, the largest over the repeats; what each number is says scaling_tables.COLUMNS."""
+
+    setup: Setup
+    defense: str
+    size: MatrixSize
+    node: int
+    worker_bytes: int
+    largest_worker_bytes: int
+    store_bytes: int
+
+
+def read_stages(path: Path) -> list[Measured]:
+    """stages.parquet, one entry a stage, ordered by setup, defense (as planned), size and place in the pipeline.
+
+    Raises RecordError naming the file and what is wrong with it.
+    """
+    grouped: dict[tuple[Setup, str, MatrixSize, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in _rows(path, "stages"):
+        grouped[_setup(row), row["defense"], _size(row), row["stage"]].append(row)
+    found = [_measured(*key, rows) for key, rows in grouped.items()]
+    planned = read_about(path).get("plan", {}).get("defenses", [])
+    names = list(dict.fromkeys([*planned, *(entry.defense for entry in found)]))
+    return sorted(found, key=lambda m: (m.setup, names.index(m.defense), m.size, m.order, m.stage))
+
+
+def read_memory(path: Path) -> list[PeakMemory]:
+    """memory.parquet, one entry a node; none where there is no such file. Raises RecordError when it is damaged."""
+    if not path.exists():
+        return []
+    grouped: dict[tuple[Setup, str, MatrixSize, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in _rows(path, "memory"):
+        grouped[_setup(row), row["defense"], _size(row), row["node"]].append(row)
+    names = ("worker_bytes", "largest_worker_bytes", "store_bytes")
+    return [
+        PeakMemory(*key, *(max(row[name] for row in rows) for name in names))
+        for key, rows in sorted(grouped.items())
+    ]
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The JSON that a table says of its measurement: machine, versions, commit, options. Empty where it says nothing."""
+    raw = _table(path).schema.metadata or {}
+    try:
+        about = json.loads(raw.get(b"about", b"{}"))
+    except ValueError as error:
+        raise RecordError(f"{path}: what it says about the measurement is not JSON: {error}") from error
+    return about if isinstance(about, dict) else {"about": about}
+
+
+def _measured(
+    setup: Setup, defense: str, size: MatrixSize, stage: str, rows: list[dict[str, Any]]
+) -> Measured:
+    rows = sorted(rows, key=lambda row: (row["seed"], row["repeat"]))
+    return Measured(
+        setup=setup,
+        defense=defense,
+        stage=stage,
+        size=size,
+        model=rows[0]["model"],
+        order=min(row["order"] for row in rows),
+        runs=tuple((row["seed"], row["repeat"]) for row in rows),
+        started_s=np.array([row["started_s"] for row in rows], np.float64),
+        wall_s=np.array([row["wall_s"] for row in rows], np.float64),
+        bytes_moved=np.array([row["bytes_moved"] for row in rows], np.int64),
+        tasks=max(row["tasks"] for row in rows),
+        nodes_used=max(row["nodes_used"] for row in rows),
+        peak_memory_bytes=max(row["peak_memory_bytes"] for row in rows),
+        spilled_bytes=max(row["spilled_bytes"] for row in rows),
+        digests=tuple(row["digest"] for row in rows),
+    )
+
+
+def _setup(row: Mapping[str, Any]) -> Setup:
+    return Setup(*(row[name] for name in Setup._fields))
+
+
+def _size(row: Mapping[str, Any]) -> MatrixSize:
+    return MatrixSize(*(row[name] for name in MatrixSize._fields))
+
+
+def _rows(path: Path, kind: str) -> list[dict[str, Any]]:
+    table, columns = _table(path), list(COLUMNS[kind])
+    absent = [name for name in columns if name not in table.column_names]
+    if absent:
+        raise RecordError(f"{path}: no column {', '.join(absent)}")
+    nulls = [name for name in columns if table.column(name).null_count]
+    if nulls:
+        raise RecordError(f"{path}: column {', '.join(nulls)} must be known in every row, and holds nulls")
+    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
+    return rows
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise RecordError(f"{path}: not a readable table: {error}") from error

@@ -1,0 +1,110 @@
+"""The rounds and population benchmarks at tiny size: they measure what they say, and print it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from raysim.backends.base import InProcessBackend
+from raysim.cli.main import app
+from raysim.composition.compose import compose
+from raysim.config.schema import ExperimentConfig
+from raysim.engine.host import ClientHost, RoundOrder
+from raysim.studies.population import measure, population_config
+from raysim.studies.rounds.bare_loop import BareLoop
+from raysim.studies.rounds.measure import RoundTimes, bench_config
+from raysim.studies.total_memory import TotalMemory, total_pss
+
+
+def test_the_ratio_is_to_bare_time_over_workers():
+    times = RoundTimes(np.array([2.0, 4.0]), np.array([3.0, 5.0]), np.array([1.5, 2.0]), 2, {})
+    np.testing.assert_allclose(times.ratios, [1.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("threaded", "speed_ups", "met"),
+    [([3.0, 5.0, 9.0], [4.0, 2.0, 2.0], True), ([1.0, 2.0, 1.0], [2, 1, 1], False)],
+)
+def test_the_speed_up_is_over_the_faster_bare_loop(threaded, speed_ups, met):
+    times = RoundTimes(np.array([2.0, 4.0, 2.0]), np.array(threaded), np.array([0.5, 2.0, 1.0]), 2, {})
+    np.testing.assert_allclose(times.speed_ups, speed_ups)
+    (target,) = times.targets("digits")
+    assert target.met is met
+    assert times.targets("cifar10") == []
+
+
+def test_the_bare_loop_does_the_same_work_as_the_host(tiny):
+    """Same clients, same number of steps, same data; without shuffling differences the updates would be equal."""
+    config = ExperimentConfig.from_mapping(
+        {
+            **tiny,
+            "population": {"clients": 3},
+            "attack": None,
+            "defense": "fedavg",
+            "training": {"batch_size": 1000},
+        }
+    )
+    experiment = compose(config)
+    host = ClientHost(experiment.setup, *experiment.arrays)
+    states = BareLoop(experiment.setup, host, np.arange(3)).round()
+    tile, _, _ = host.train(RoundOrder(0, 1), [0, 1, 2], experiment.initial, None)
+    layout = experiment.setup.layout
+    for row, state in zip(tile, states, strict=True):
+        expected = np.concatenate([state[entry.name].numpy().reshape(-1) for entry in layout.parameters])
+        np.testing.assert_allclose(experiment.initial[: layout.dim] + row, expected, atol=1e-6)
+
+
+def test_bench_configurations_are_what_they_are_called():
+    digits = bench_config("digits", 9)
+    assert (digits.population.clients, digits.rounds) == (100, 9)
+    assert bench_config("cifar10", 3, "/somewhere").data.root == "/somewhere"
+
+
+def test_memory_watch_sees_an_allocation():
+    before = total_pss()
+    with TotalMemory(interval_s=0.01) as watch:
+        block = np.ones(2**23)
+        import time
+
+        time.sleep(0.1)
+        del block
+    assert watch.peak_bytes >= before + 2**25
+
+
+def test_a_population_larger_than_its_cohort_is_measured():
+    cost = measure(population_config(5000, 20, 2), "inprocess")
+    assert cost.peak_bytes > 2**20
+    assert len(cost.later_rounds_s) == 1
+    assert cost.first_round_s > 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rounds", "digits", "--repeats", "1", "--backend", "inprocess"],
+        ["population", "--clients", "1000", "--cohort", "10", "--rounds", "2", "--backend", "inprocess"],
+    ],
+    ids=["rounds", "population"],
+)
+def test_the_commands_print_what_they_measured(words):
+    result = CliRunner().invoke(app, ["bench", *words])
+    assert result.exit_code == 0, result.output
+    assert "CPUs" in result.output
+    if words[0] == "population":
+        assert "peak memory" in result.output
+        return
+    assert "simulated / ideal" in result.output
+    assert "as many threads as workers" in result.output
+    assert "digits: bare loop on the same cores / simulated round" in result.output
+    assert "of 1 targets met" in result.output
+
+
+def test_an_unknown_case_is_refused():
+    result = CliRunner().invoke(app, ["bench", "rounds", "digit"])
+    assert result.exit_code == 2
+    assert "digits" in result.stderr
+
+
+def test_in_process_backend_reports_one_worker():
+    assert InProcessBackend().workers == 1

@@ -1,0 +1,291 @@
+"""`raysim bench rounds` over a grid: cells, refusals, resuming, what a driver writes, and what the report says of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from cluster import Cluster
+from raysim.backends.telemetry import Span
+from raysim.cli.main import app
+from raysim.errors import ConfigError, RecordError, RunError
+from raysim.studies.cell_store import read_json
+from raysim.studies.rounds import growth as rounds_growth
+from raysim.studies.rounds.figure import large_stages
+from raysim.studies.rounds.growth import GrowthCell, GrowthPlan, check, measure, per_actor, shares
+from raysim.studies.rounds.growth_report import read_rounds, write_report
+from raysim.studies.rounds.tables import COLUMNS, PARTS
+from raysim.studies.rounds.worker import measure_cell, round_rows
+
+TINY = GrowthPlan(("digits",), clients=(4,), repeats=1, rounds=1, cpus_per_node=2)
+
+
+def rows_of(
+    plan: GrowthPlan, cell: GrowthCell, repeat: int, seconds: float, digest: str = "same"
+) -> list[dict[str, Any]]:
+    """What a driver would write of a repeat of one round: a whole of so many seconds, half of it training."""
+    common = {
+        **{"case": cell.case, "model": "digits_cnn", "parameters": 13706, "clients": cell.clients},
+        **{"nodes": cell.nodes, "kind": plan.kind, "bandwidth": "", "cpus_per_node": plan.cpus_per_node},
+        **{"gpus_per_node": plan.gpus_per_node, "clients_per_actor": str(cell.clients_per_actor)},
+        **{
+            "client_gpus": cell.client_gpus,
+            "clients_per_stack": 5,
+            "actors": 2,
+            "actor_nodes": cell.nodes,
+            "actor_gpus": 0,
+            "seed": 0,
+        },
+        **{"repeat": repeat, "round": 0, "started_s": 0.0},
+    }
+    spans = [span("train", -1, seconds / 2), span("train", 0, seconds / 4), span("gram", -1, seconds / 4)]
+    return [{**common, **row} for row in round_rows(spans, seconds, 0.0, digest)]
+
+
+def span(stage: str, task: int, wall_s: float) -> Span:
+    return Span(stage, task, "node", 0.0, wall_s, 1.0, 10, 20, 30, bytes_moved=5)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Clusters that are never up, and drivers that write their parts at once: seconds = 0.1 K / nodes."""
+    ran: list[tuple[str, int]] = []
+
+    class Here(Cluster):
+        def run(self, words: Any) -> int:
+            out, nodes = Path(words[-2]), int(words[-1])
+            plan = GrowthPlan.from_mapping(read_json(out / "plan.json")["plan"])
+            for repeat in range(plan.repeats):
+                for cell in plan.in_order(nodes, repeat):
+                    if not PARTS.is_finished(out, cell.part(repeat)):
+                        ran.append((cell.part(repeat), nodes))
+                        rows = rows_of(plan, cell, repeat, 0.1 * cell.clients / nodes)
+                        PARTS.write(out, cell.part(repeat), {"rounds": rows})
+            return 0
+
+    @contextlib.contextmanager
+    def bring_up(kind: str, **options: Any) -> Iterator[Cluster]:
+        yield Here("here:1", {})
+
+    monkeypatch.setattr(rounds_growth, "bring_up", bring_up)
+    return ran
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, ["bench", "rounds", *words])
+
+
+def test_the_grid_holds_every_combination_and_an_order_of_its_own_for_each_repeat():
+    plan = GrowthPlan(
+        ("digits",), (4, 8), (1, 2), ("auto", 1), (0.0, 0.1), repeats=2, cpus_per_node=2, gpus_per_node=1
+    )
+    cells = plan.cells(2)
+    assert len(set(cells)) == 8
+    assert {cell.nodes for cell in cells} == {2}
+    orders = [plan.in_order(2, repeat) for repeat in range(4)]
+    assert all(set(order) == set(cells) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert plan.in_order(2, 0) == orders[0]
+
+
+def test_a_case_has_its_own_number_of_clients_where_none_is_asked_for():
+    assert [cell.clients for cell in GrowthPlan(("digits", "cifar10")).cells(1)] == [100, 24]
+
+
+def test_a_cell_is_a_configuration():
+    config = TINY.config(GrowthCell("digits", 20, 1, 10, 0.05))
+    assert config.population.clients == 20
+    assert (config.resources.clients_per_actor, config.resources.client_gpus) == (10, 0.05)
+    assert config.rounds == rounds_growth.WARM_UP + 1 + 1
+    assert config.checkpoint.every == 1
+
+
+def test_cells_that_fit_neither_the_gpus_nor_the_memory_have_an_obstacle(monkeypatch):
+    plan = GrowthPlan(("digits",), gpus_per_node=1)
+    assert plan.obstacle(GrowthCell("digits", 100, 1, "auto", 0.01)) == ""
+    assert "there are 1 GPUs" in plan.obstacle(GrowthCell("digits", 101, 1, "auto", 0.01))
+    assert plan.obstacle(GrowthCell("digits", 101, 2, "auto", 0.01)) == ""
+    monkeypatch.setattr(rounds_growth, "ACTOR_BYTES", 2**60)
+    assert "memory holds 0" in plan.obstacle(GrowthCell("digits", 5, 1, 1, 0.0))
+
+
+def test_the_plan_survives_json():
+    plan = GrowthPlan(("digits",), (4,), (1, 2), ("auto", 3), (0.5,), kind="local")
+    assert GrowthPlan.from_mapping(json.loads(json.dumps(vars(plan)))) == plan
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (GrowthPlan(("digit",)), "did you mean 'digits'"),
+        (GrowthPlan(("digits",), repeats=0), "repeats: must be at least 1"),
+        (GrowthPlan(("digits",), rounds=0), "rounds: must be at least 1"),
+        (GrowthPlan(("digits",), kind="raylet"), "did you mean 'raylets'"),
+        (GrowthPlan(("digits",), nodes=(2,), kind="local"), "must be 1 with kind local"),
+        (GrowthPlan(("digits",), cpus_per_node=0), "cpus_per_node: must be at least 1"),
+        (GrowthPlan(("digits",), client_gpus=(0.5,)), "must have a cell that can be measured"),
+    ],
+)
+def test_plans_that_cannot_be_carried_out_are_refused_before_anything_starts(plan, said, tmp_path, driver):
+    with pytest.raises(ConfigError, match=said):
+        measure(plan, tmp_path / "out")
+    assert driver == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_that_can_be_carried_out_passes():
+    check(TINY)
+
+
+def test_lists_of_options():
+    assert shares("client-gpus", "0,0.01") == (0.0, 0.01)
+    assert per_actor("clients-per-actor", "auto, 1") == ("auto", 1)
+    for text in ("1.5", "-0.1", "half", "", "nan"):
+        with pytest.raises(ConfigError, match="client-gpus"):
+            shares("client-gpus", text)
+    for text in ("0", "some", "1.5", ""):
+        with pytest.raises(ConfigError, match="clients-per-actor"):
+            per_actor("clients-per-actor", text)
+
+
+def test_a_measurement_goes_on_where_it_stopped_and_grows(tmp_path, driver):
+    out = tmp_path / "out"
+    small = GrowthPlan(("digits",), (4, 8), repeats=2, rounds=1, cpus_per_node=2)
+    measure(small, out)
+    assert len(driver) == 4
+    with pytest.raises(RecordError, match="--resume"):
+        measure(small, out)
+    first = (out / "rounds.parquet").read_bytes()
+    measure(small, out, resume=True)
+    assert len(driver) == 4
+    assert (out / "rounds.parquet").read_bytes() == first
+    next((out / "parts" / "rounds").glob("*clients8*repeat1*")).unlink()
+    grown = GrowthPlan(("digits",), (4, 8, 16), (1, 2), repeats=2, rounds=1, cpus_per_node=2)
+    measure(grown, out, resume=True)
+    assert len(driver) == 4 + 1 + 2 + 6
+    assert pq.read_table(out / "rounds.parquet").num_rows == 2 * 6 * 4
+    with pytest.raises(RecordError, match="gpus_per_node 0, not 3"):
+        measure(GrowthPlan(("digits",), (4,), rounds=1, cpus_per_node=2, gpus_per_node=3), out, resume=True)
+
+
+def test_cells_that_cannot_be_measured_are_told_of_and_reported(tmp_path, driver):
+    told: list[str] = []
+    plan = GrowthPlan(("digits",), (4,), (1,), ("auto",), (0.0, 0.5), repeats=1, gpus_per_node=1)
+    measure(plan, tmp_path, tell=told.append)
+    assert len(driver) == 1
+    assert len(told) == 1
+    assert "left out: digits, 4 clients, nodes 1, auto per actor, 0.5 GPU each" in told[0]
+    assert "## Left out" in write_report(tmp_path)
+
+
+def test_a_driver_that_fails_is_an_error_that_says_how_to_go_on(tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def bring_up(kind: str, **options: Any) -> Iterator[Cluster]:
+        yield Cluster("here:1", {}, inside=("false",))
+
+    monkeypatch.setattr(rounds_growth, "bring_up", bring_up)
+    with pytest.raises(RunError, match="--resume"):
+        measure(TINY, tmp_path / "out")
+
+
+def test_the_rows_of_a_round_add_up_to_the_whole():
+    spans = [span("train", -1, 2.0), span("train", 0, 1.5), span("train", 1, 1.9), span("gram", -1, 1.0)]
+    whole, train, gram, between = round_rows(spans, 4.0, 0.5, "abc")
+    assert [row["stage"] for row in (whole, train, gram, between)] == [
+        "(whole)", "train", "gram", "(between stages)"
+    ]  # fmt: skip
+    assert (whole["wall_s"], whole["cpu_s"], whole["tasks"], whole["digest"]) == (4.0, 2.5, 2, "abc")
+    assert (train["wall_s"], train["tasks"], train["bytes_moved"]) == (2.0, 2, 5)
+    assert whole["bytes_moved"] == 10
+    assert between["wall_s"] == 1.0
+    assert [row["order"] for row in (whole, train, gram, between)] == [-1, 0, 1, 2]
+
+
+def test_a_repeat_counts_with_the_median_of_its_rounds():
+    cell = TINY.cells(1)[0]
+    rows = [row for s in (1.0, 5.0, 2.0) for row in rows_of(TINY, cell, 0, s)]
+    rows += rows_of(TINY, cell, 1, 4.0)
+    found = {entry.stage: entry for entry in read_rounds(rows, [cell.variant])}
+    np.testing.assert_allclose(found["(whole)"].wall_s, [2.0, 4.0])
+    np.testing.assert_allclose(found["train"].wall_s, [1.0, 2.0])
+    assert found["(whole)"].runs == ((0, 0), (0, 1))
+
+
+def test_stages_that_never_matter_are_drawn_together():
+    cell = TINY.cells(1)[0]
+    common = rows_of(TINY, cell, 0, 1.0)[0]
+    spans = [span("train", -1, 0.5), span("tiny", -1, 0.005), span("gram", -1, 0.4)]
+    rows = [{**common, **row} for row in round_rows(spans, 1.0, 0.0, "")]
+    bar = [entry for entry in read_rounds(rows, [cell.variant]) if entry.stage != "(whole)"]
+    assert large_stages([bar]) == ["train", "gram", "(between stages)"]
+
+
+def test_the_report_says_growth_speed_up_and_whether_bytes_are_equal(tmp_path, driver):
+    plan = GrowthPlan(("digits",), (4, 8, 16), (1, 2), repeats=3, rounds=1)
+    measure(plan, tmp_path)
+    text = write_report(tmp_path)
+    assert (tmp_path / "rounds.md").read_text() == text
+    assert "1.00 [1.00, 1.00]" in text  # seconds = 0.1 K / nodes
+    assert "2.00 [2.00, 2.00], 100 %" in text
+    assert "Equal global parameters" in text
+    assert "9,000 (2 on 1; 5)" in text  # 0.4 s a round
+    assert all((tmp_path / name).exists() for name in ("growth.png", "stages-0.png"))
+    law = pq.read_table(tmp_path / "growth.parquet").to_pylist()[0]
+    assert law["exponent"] == pytest.approx(1.0)
+    cell = plan.cells(2)[0]
+    PARTS.write(tmp_path, cell.part(0), {"rounds": rows_of(plan, cell, 0, 0.2, digest="other")})
+    PARTS.merge(tmp_path, read_json(tmp_path / "plan.json"))
+    assert "RESULTS DIFFER between nodes, actors or repeats: digits, K = 4" in write_report(tmp_path)
+
+
+@pytest.mark.ray
+def test_a_cell_is_measured_on_its_own_actors(ray_cluster):
+    cell = GrowthCell("digits", 4, 1, 2, 0.25)
+    timed, memory = measure_cell(TINY, cell, None)
+    assert memory == []
+    stages = [row["stage"] for row in timed]
+    assert stages[0] == "(whole)"
+    assert {"train", "gram", "evaluate", "record", "checkpoint", "(between stages)"} <= set(stages)
+    whole = timed[0]
+    assert (whole["actors"], whole["actor_nodes"], whole["actor_gpus"]) == (2, 1, 1)
+    assert whole["clients_per_stack"] == 1
+    assert whole["wall_s"] == pytest.approx(sum(row["wall_s"] for row in timed[1:]), rel=1e-6)
+    assert set(whole) | {"repeat"} == set(COLUMNS["rounds"])
+    assert len(whole["digest"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["digits", "--clients", "4,x"], "clients: must be whole numbers"),
+        (["digits", "--client-gpus", "2"], "client-gpus: must be numbers from 0 to 1"),
+        (
+            ["digits", "--clients", "4", "--workers", "2"],
+            "workers: belongs to the measurement beside the bare loop",
+        ),
+        (["digits", "--nodes", "1", "--backend", "ray"], "backend: belongs to"),
+        (["digits", "--workers", "0"], "workers: must be at least 1"),
+        (["digits", "--repeats", "0"], "repeats: must be at least 1"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_status_2(words, said):
+    done = call(*words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_the_command_measures_and_prints_the_report(tmp_path, driver):
+    done = call("digits", "--clients", "4,8", "--repeats", "1", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    assert "What simulated rounds cost" in done.stdout
+    again = call("digits", "--clients", "4,8", "--repeats", "1", "--out", str(tmp_path / "out"), "--resume")
+    assert again.exit_code == 0, again.output
+    assert len(driver) == 2

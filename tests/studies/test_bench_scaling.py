@@ -1,0 +1,405 @@
+"""`raysim bench scaling` at a tiny size: what is measured and kept, never how long it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+import raysim
+from cluster import namespaces
+from defenses.fldetector import FLDetector
+from defenses.krum import Krum
+from defenses.layercam_ae import LayerCAMAE
+from raysim.backends.base import InProcessBackend
+from raysim.backends.telemetry import Span
+from raysim.cli.main import app
+from raysim.defense import Verdict
+from raysim.engine import recording
+from raysim.errors import ConfigError, RecordError, RunError
+from raysim.matrix.updates import Updates
+from raysim.models import build_model
+from raysim.runs.directory import digest
+from raysim.studies.costs.defense_cost import BETWEEN
+from raysim.studies.scaling.cell import Work, rounds_of, stage_rows
+from raysim.studies.scaling.measure import estimates, measure, of_run, shared_cpus
+from raysim.studies.scaling.memory import ProcessPeaks, SpillFolder
+from raysim.studies.scaling.plan import ParameterCount, ScalingPlan, sizes_of, split_labels
+from raysim.studies.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
+from raysim.studies.scaling.updates import Recorded, in_blocks
+
+DIGITS: dict[str, Any] = {"model": "digits_cnn", "image": (1, 8, 8), "classes": 10}
+TINY = ScalingPlan(
+    ("krum", "trimmed_mean,trim=1"),
+    (4, 6),
+    (ParameterCount(13_706),),
+    backend="inprocess",
+    repeats=2,
+    **DIGITS,
+)
+
+
+def rows(out: Path, table: str = "stages") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(out / f"{table}.parquet").to_pylist()
+    return found
+
+
+def parts(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (out / "parts" / "stages").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished measurement of TINY; not to be changed."""
+    out = tmp_path_factory.mktemp("scaling")
+    measure(TINY, out)
+    return out
+
+
+def test_every_cell_is_in_the_table(tiny):
+    found = rows(tiny)
+    cells = {(row["defense"], row["clients"], row["repeat"]) for row in found}
+    labels = ("krum", "trimmed_mean,trim=1", LIMITS)
+    assert cells == {(label, clients, repeat) for label in labels for clients in (4, 6) for repeat in (0, 1)}
+    assert pq.read_schema(tiny / "stages.parquet").names == list(COLUMNS["stages"])
+    krum = sorted(
+        (row for row in found if (row["defense"], row["clients"], row["repeat"]) == ("krum", 6, 0)),
+        key=lambda row: row["order"],
+    )
+    assert [row["stage"] for row in krum] == [WHOLE, "gram", "krum", "combine", BETWEEN]
+    assert sum(row["wall_s"] for row in krum[1:]) == pytest.approx(krum[0]["wall_s"])
+    assert krum[1]["bytes_in"] == 4 * 6 * 13_706
+    assert krum[0]["bytes_in"] == krum[1]["bytes_in"] + krum[3]["bytes_in"]
+    assert {(row["malicious"], row["parameters"], row["nodes"], row["kind"]) for row in krum} == {
+        (1, 13_706, 1, "inprocess")
+    }
+    assert {row["stage"] for row in found if row["defense"] == LIMITS} == {"draw", "copy", "gram"}
+
+
+def test_repeats_end_in_the_same_bytes(tiny):
+    found: dict[tuple[str, int], set[str]] = {}
+    for row in rows(tiny):
+        if row["stage"] == WHOLE:
+            found.setdefault((row["defense"], row["clients"]), set()).add(row["digest"])
+        else:
+            assert row["digest"] == ""
+    assert [len(digests) for digests in found.values()] == [1] * 4
+    assert len(set.union(*found.values())) == 4
+
+
+def test_memory_is_measured_in_the_last_repeat(tiny):
+    found = rows(tiny, "memory")
+    assert {(row["clients"], row["repeat"], row["node"]) for row in found} == {(4, 1, 0), (6, 1, 0)}
+    assert all(row["worker_bytes"] == row["largest_worker_bytes"] > 2**26 for row in found)
+
+
+def test_the_tables_know_plan_and_machine(tiny):
+    about = json.loads(pq.read_schema(tiny / "memory.parquet").metadata[b"about"])
+    assert ScalingPlan.from_mapping(about["plan"]) == TINY
+    assert about["environment"]["versions"]["numpy"] == np.__version__
+
+
+def test_resume_measures_only_what_is_missing(tmp_path):
+    plan = replace(TINY, defenses=("krum",), clients=(4,))
+    measure(plan, tmp_path)
+    before = parts(tmp_path)
+    lost = "nodes1-clients4-parameters13706-repeat1-krum.parquet"
+    (tmp_path / "parts" / "stages" / lost).unlink()
+    with pytest.raises(RecordError, match="--resume"):
+        measure(plan, tmp_path)
+    measure(plan, tmp_path, resume=True)
+    after = parts(tmp_path)
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] != before[name]] == [lost]
+    measure(replace(plan, clients=(4, 5)), tmp_path, resume=True)
+    assert {name: parts(tmp_path)[name] for name in after} == after
+    assert {row["clients"] for row in rows(tmp_path)} == {4, 5}
+    with pytest.raises(RecordError, match="seed 0, not 1"):
+        measure(replace(plan, seed=1), tmp_path, resume=True)
+
+
+def test_every_repeat_has_an_order_of_its_own():
+    plan = replace(TINY, clients=tuple(range(4, 14)), repeats=3)
+    orders = [plan.matrices(1, repeat) for repeat in range(3)]
+    assert orders[0] != orders[1] != orders[2]
+    assert [sorted(order, key=lambda item: item[0]) for order in orders] == [
+        [(clients, ParameterCount(13_706)) for clients in range(4, 14)]
+    ] * 3
+    assert len({cell.name for cell in plan.every_cell()}) == 10 * 3 * 3
+
+
+def test_lists_are_taken_apart():
+    assert split_labels(["krum, pdrr,rule=median,q=0.9", "median"]) == [
+        "krum",
+        "pdrr,rule=median,q=0.9",
+        "median",
+    ]
+
+
+def test_the_width_with_the_nearest_number_of_parameters():
+    (size,) = sizes_of((5000,), **DIGITS)
+    counts = []
+    for hidden in range(1, 129):  # the widths at which the widest layer changes
+        network = build_model(
+            "digits_cnn", num_classes=10, input_shape=(1, 8, 8), seed=0, width=(hidden + 0.01) / 64
+        )
+        counts.append(sum(parameter.numel() for parameter in network.parameters()))
+    assert abs(size.parameters - 5000) <= min(abs(count - 5000) for count in counts)
+    network = build_model("digits_cnn", num_classes=10, input_shape=(1, 8, 8), seed=0, width=size.width)
+    assert sum(parameter.numel() for parameter in network.parameters()) == size.parameters
+    assert sizes_of((), **DIGITS) == sizes_of((13_706,), **DIGITS) == (ParameterCount(13_706),)
+
+
+def test_the_timed_round_is_a_full_one():
+    assert rounds_of(Krum()) == (range(499, 500), 500, 501)
+    warm_ups, timed, watched = rounds_of(LayerCAMAE(interval=7, votes=2))
+    assert ((timed + 1) % 7, (watched + 1) % 7, len(warm_ups)) == (0, 0, 1)
+    assert len(rounds_of(FLDetector(window=5, burn_in=8))[0]) == 9
+
+
+def test_stages_by_hand():
+    def span(stage: str, task: int, wall_s: float, moved: int = 0) -> Span:
+        return Span(stage, task, f"node {task % 2}", 10.0, wall_s, wall_s / 2, 100, 10, 2**20, 0, moved)
+
+    spans = [
+        span("gram", -1, 2.0, 7),
+        span("gram", 0, 1.0, 3),
+        span("gram", 1, 1.5, 4),
+        span("vote", -1, 0.5),
+    ]
+    verdict = Verdict(np.ones(3, np.float32), flagged=np.array([True]))
+    found = stage_rows(Work(spans, 3.0, 0.25, 9.0, inside=False), verdict)
+    short = [(row["stage"], row["order"], row["wall_s"], row["cpu_s"], row["tasks"]) for row in found]
+    assert short == [
+        ("gram", 0, 2.0, 1.0, 2),
+        ("vote", 1, 0.5, 0.25, 0),
+        (BETWEEN, 2, 0.5, 0.25, 0),
+        (WHOLE, -1, 3.0, 1.5, 2),
+    ]
+    assert [(row["nodes_used"], row["bytes_moved"], row["bytes_in"]) for row in found] == [
+        (2, 7, 100), (1, 0, 100), (1, 0, 0), (2, 7, 200),
+    ]  # fmt: skip
+    assert found[-1]["digest"] == digest(verdict.aggregate, np.array([True]))
+    assert found[-1]["started_s"] == 9.0
+
+
+def test_what_was_spilled_is_remembered(tmp_path):
+    folder = SpillFolder(tmp_path / "later")
+    assert folder.total() == 0
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "a").write_bytes(b"x" * 1000)
+    assert folder.total() == 1000
+    (tmp_path / "later" / "a").unlink()
+    (tmp_path / "later" / "b").write_bytes(b"x" * 24)
+    assert folder.total() == 1024
+
+
+def test_peaks_of_a_process():
+    peaks = ProcessPeaks(lambda: [psutil.Process()])
+    before = peaks.total
+    held = np.ones(2**23)  # 64 MiB
+    peaks._look([psutil.Process()])
+    del held
+    total, largest = peaks.stop()
+    assert total == largest
+    assert 2**25 < total - before < 2**27
+
+
+@dataclass(frozen=True)
+class Run:
+    path: Path
+    updates: np.ndarray
+    truth: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of one round with recorded updates of 8 clients, 2 of them malicious."""
+    config = {
+        "rounds": 1,
+        "population": {"clients": 8, "malicious": 2},
+        "data": {"name": "digits", "limit": 200},
+        "attack": {"name": "noise"},
+        "defense": {"name": "krum"},
+        "server_data": {"samples": 20},
+        "record": {"updates": True},
+    }
+    run = raysim.run(config, name="run", out=tmp_path_factory.mktemp("runs"), backend="inprocess")
+    folder = recording.recorded_rounds(run.path / "updates")[0]
+    layout = Recorded.of(replace(TINY, updates=str(run.path))).experiment.setup.layout
+    found = recording.read(folder, layout, InProcessBackend())
+    return Run(run.path, found.updates.to_array(), found.truth)
+
+
+def test_the_first_rows_of_a_run(recorded, tmp_path):
+    plan = of_run(
+        replace(TINY, defenses=("trimmed_mean,trim=1", "fltrust"), clients=(5,), updates=str(recorded.path))
+    )
+    measure(plan, tmp_path)
+    (whole,) = {
+        (row["digest"], row["malicious"], row["updates"], row["parameters"])
+        for row in rows(tmp_path)
+        if row["stage"] == WHOLE and row["defense"] == "trimmed_mean,trim=1"
+    }
+    (subject,) = replace(plan, defenses=plan.defenses[:1]).subjects
+    backend = InProcessBackend()
+    updates = Updates.from_array(recorded.updates[:5], backend)
+    verdict, _ = subject.defense.apply({}, updates, None)  # type: ignore[arg-type]
+    expected = [verdict.aggregate, verdict.weights, verdict.scores, verdict.flagged]
+    assert whole == (
+        digest(*(array for array in expected if array is not None)),
+        int(recorded.truth[:5].sum()),
+        "run",
+        13_706,
+    )
+    with pytest.raises(ConfigError, match="at most 8"):
+        measure(replace(plan, clients=(9,)), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("rows_per_block", [None, 1, 3, 9])
+def test_blocks_hold_the_same_rows(rows_per_block):
+    matrix = np.random.default_rng(0).normal(size=(9, 50)).astype(np.float32)
+    updates = Updates.from_array(matrix, InProcessBackend(), bounds=(0, 20, 50), rows_per_block=2)
+    members = np.array([0, 1, 3, 4, 7, 8])
+    again = in_blocks(updates.select(members), rows_per_block)
+    assert np.array_equal(again.to_array(), matrix[members])
+    assert max(len(block.rows) for block in again.blocks) == min(rows_per_block or 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"repeats": 0}, "repeats: must be at least 1"),
+        ({"malicious": 1.0}, "malicious: must be a share"),
+        ({"nodes": (1, 2)}, "nodes: must be 1 with backend inprocess"),
+        ({"backend": "ray", "kind": "address", "nodes": (1, 2)}, "one number with kind address"),
+        ({"backend": "ray", "kind": "raylet"}, "did you mean 'raylets'"),
+        ({"backend": "ray", "bandwidth": "1gbit"}, "only kind namespaces has"),
+        ({"defenses": ("krum", "bulyan,num_byzantine=2")}, "K = 4"),
+        ({"clients": (10**9,)}, "must leave room"),
+        ({"updates": "no/such/run"}, "holds no run"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(changes, said, tmp_path):
+    with pytest.raises((ConfigError, RecordError), match=said):
+        measure(replace(TINY, **changes), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--defense", "krumm"], "did you mean 'krum'"),
+        (["--defense", "num_byzantine=1,krum"], "begin with a defense's name"),
+        (["--defense", "krum", "--defense", "krum"], "every defense once"),
+        (["--defense", "krum", "--clients", "4,x"], "clients: must be whole numbers"),
+        (["--defense", "krum", "--image", "8x8"], "CHANNELSxHEIGHTxWIDTH"),
+        (
+            ["--defense", "krum", "--model", "resnet50", "--image", "3x32x32", "--parameters", "9"],
+            "a `width` option",
+        ),
+        (["--defense", "krum", "--updates", "run", "--parameters", "9"], "belongs to synthetic updates"),
+    ],
+)
+def test_mistakes_are_refused(words, said, tmp_path):
+    result = CliRunner().invoke(app, ["bench", "scaling", *words, "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_driver_that_fails_leaves_what_it_finished(tmp_path, monkeypatch):
+    plan = replace(TINY, backend="ray", defenses=("krum",), clients=(4,), repeats=1)
+    script: list[str] = []
+
+    class Fails:
+        def run(self, words: list[str]) -> int:
+            script.extend(words)
+            return 3
+
+    monkeypatch.setattr(
+        "raysim.studies.scaling.measure.bring_up", lambda *_, **__: contextlib.nullcontext(Fails())
+    )
+    with pytest.raises(RunError, match="status 3; finished cells are kept: --resume"):
+        measure(plan, tmp_path)
+    assert script[-3:] == ["raysim.studies.scaling.worker", str(tmp_path), "1"]
+    assert ScalingPlan.from_mapping(json.loads((tmp_path / "plan.json").read_text())["plan"]) == plan
+    assert not (tmp_path / "stages.parquet").exists()
+
+
+def test_more_nodes_than_the_machine_has_cpus_for():
+    cpus = len(os.sched_getaffinity(0))
+    plan = replace(TINY, backend="ray", nodes=(1, cpus))
+    assert shared_cpus(plan) == []
+    (line,) = shared_cpus(replace(plan, cpus_per_node=2))
+    assert line == f"{cpus} nodes of 2 CPUs share this machine's {cpus}: no true speed-up"
+
+
+def test_estimates_compare_a_matrix_with_the_stores():
+    plan = replace(TINY, backend="ray", nodes=(1, 2), clients=(10_000,), object_store_bytes=2**27)
+    (line,) = estimates(plan)
+    assert (
+        "K = 10,000, d = 13,706: 0.51 GiB a matrix, 0.12 GiB object stores: at least 0.39 GiB spilled" in line
+    )
+
+
+def test_the_command_ends_with_a_report(tmp_path):
+    words = [
+        "--defense",
+        "krum",
+        "--clients",
+        "4,5",
+        "--model",
+        "digits_cnn",
+        "--image",
+        "1x8x8",
+        "--classes",
+        "10",
+    ]
+    more = ["--backend", "inprocess", "--repeats", "1", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["bench", "scaling", *words, *more])
+    assert result.exit_code == 0, result.stderr
+    assert "krum" in result.stdout
+    assert (tmp_path / "scaling.md").read_text().strip() in result.stdout
+    assert pq.read_schema(tmp_path / "stages.parquet").equals(PARTS.schema("stages"))
+
+
+def on_two_nodes(out: Path, **changes: Any) -> list[dict[str, Any]]:
+    """The rows of whole applies, after checking what nodes must not change and what they must."""
+    plan = replace(TINY, backend="ray", clients=(8,), object_store_bytes=2**27, defenses=("krum",), **changes)
+    measure(plan, out)
+    wholes = [row for row in rows(out) if row["stage"] == WHOLE]
+    assert len({row["digest"] for row in wholes}) == 1
+    moved = {row["bytes_moved"] for row in wholes if row["nodes"] == 2}
+    assert len(moved) == 1  # the tiles are where a round brings them in every repeat
+    assert 4 * 4 * 13_706 <= moved.pop() <= 2 * 4 * 8 * 13_706
+    memory = rows(out, "memory")
+    assert all(row["worker_bytes"] >= row["largest_worker_bytes"] > 2**24 for row in memory)
+    assert [row["node"] for row in memory if row["nodes"] == 2] == [0, 1]
+    return wholes
+
+
+@pytest.mark.ray
+def test_two_raylets_give_the_bytes_of_one(tmp_path):
+    wholes = on_two_nodes(tmp_path, nodes=(1, 2))
+    assert {row["bytes_moved"] for row in wholes if row["nodes"] == 1} == {0}
+    assert {(row["kind"], row["cpus_per_node"]) for row in wholes} == {("raylets", 1)}
+
+
+@pytest.mark.ray
+@pytest.mark.namespaces
+@pytest.mark.skipif(
+    namespaces.missing() is not None, reason=f"network namespaces need {namespaces.missing()}"
+)
+def test_two_hosts(tmp_path):
+    wholes = on_two_nodes(tmp_path, nodes=(2,), kind="namespaces", bandwidth="1gbit")
+    assert {row["bandwidth"] for row in wholes} == {"1gbit"}

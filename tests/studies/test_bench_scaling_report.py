@@ -1,0 +1,309 @@
+"""The scaling report from tables of known numbers: what the page says, which figures there are, what is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from raysim.errors import RecordError
+from raysim.studies.scaling import sections
+from raysim.studies.scaling.figures import moved, nodes, runtime, split, spread_out
+from raysim.studies.scaling.read import read_memory, read_stages
+from raysim.studies.scaling.report import write_report
+from raysim.studies.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
+from raysim.studies.scaling.view import ScalingView, views
+
+CELL: dict[str, Any] = {
+    **dict.fromkeys((name for name, (kind, _) in COLUMNS["stages"].items() if kind != "string"), 0),
+    "model": "leaf_cnn",
+    "parameters": 250_000,
+    "kind": "raylets",
+    "cpus_per_node": 1,
+    "bandwidth": "",
+    "backend": "ray",
+    "updates": "synthetic",
+    "tasks": 3,
+    "nodes_used": 1,
+    "digest": "",
+}
+ABOUT = {
+    "environment": {"processor": "Some CPU", "cpus": 2, "versions": {"ray": "2.52"}, "commit": "abc"},
+    "plan": {
+        "defenses": ["layercam_ae", "krum"],
+        "sizes": [{"parameters": 250_000, "width": 0.5}],
+        "seed": 7,
+    },
+}
+STAGES = {"layercam_ae": {"cam": 0.02, "autoencoder": 0.01}, "krum": {"gram": 1e-3}}
+"""Defense -> stage -> seconds a client on one node; Krum's are seconds a client squared."""
+
+
+def rows(clients: tuple[int, ...], counts: tuple[int, ...], repeats: int = 2) -> list[dict[str, Any]]:
+    """Exact power laws in K; n nodes take 1/n of the time; the Gram product takes half of Krum's stage."""
+    found = []
+    for K in clients:
+        for n in counts:
+            for repeat in range(repeats):
+                cell = {**CELL, "clients": K, "nodes": n, "repeat": repeat}
+                for defense, stages in STAGES.items():
+                    power = 2 if defense == "krum" else 1
+                    whole = {
+                        **cell,
+                        "defense": defense,
+                        "stage": WHOLE,
+                        "order": -1,
+                        "digest": f"{defense}{K}",
+                    }
+                    for order, (stage, each) in enumerate(stages.items()):
+                        seconds = each * K**power / n
+                        brought = 4 * 250_000 * K // 4 if n > 1 and stage == "gram" else 0
+                        row = {"defense": defense, "stage": stage, "order": order, "wall_s": seconds}
+                        found.append({**cell, **row, "bytes_moved": brought, "peak_memory_bytes": 5 * 2**20})
+                        whole["wall_s"] += seconds
+                    found.append(whole)
+                for stage, seconds in (("draw", 9.0), ("copy", 0.1 * K), ("gram", 5e-4 * K**2 / n)):
+                    found.append({**cell, "defense": LIMITS, "stage": stage, "wall_s": seconds})
+    return found
+
+
+def memory_rows(clients: tuple[int, ...], counts: tuple[int, ...]) -> list[dict[str, Any]]:
+    names = [name for name in COLUMNS["memory"] if name in CELL]
+    sizes = {"worker_bytes": 3 * 2**30, "largest_worker_bytes": 2**30, "store_bytes": 2**29}
+    return [
+        {
+            **{name: CELL[name] for name in names},
+            "defense": "krum",
+            "clients": K,
+            "nodes": n,
+            "node": node,
+            **sizes,
+        }
+        for K in clients
+        for n in counts
+        for node in range(n)
+    ]
+
+
+def write(out: Path, name: str, content: list[dict[str, Any]]) -> None:
+    table = pa.Table.from_pylist(content, schema=PARTS.schema(name))
+    pq.write_table(table.replace_schema_metadata({"about": json.dumps(ABOUT)}), out / f"{name}.parquet")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("scaling")
+    write(out, "stages", rows((10, 20, 40), (1, 2)))
+    write(out, "memory", memory_rows((10, 20, 40), (1, 2)))
+    return out, write_report(out)
+
+
+def cells(markdown: str, title: str, *first: str) -> list[str]:
+    """The cells of the one row of a section's table that begins with these."""
+    section = markdown.split(f"{title}", 1)[1].split("\n#", 1)[0]
+    split_rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in section.splitlines() if "|" in line
+    ]
+    (row,) = [row for row in split_rows if row[: len(first)] == list(first)]
+    return row[len(first) :]
+
+
+def test_the_page_says_where_it_was_measured(full: tuple[Path, str]):
+    out, markdown = full
+    head = markdown.split("##")[0]
+    for text in ("Some CPU", "ray 2.52", "commit abc", "seed 7", "250,000 (width 0.5)", "1970-01-01"):
+        assert text in head
+    assert "## ray, kind raylets, 1 CPU a node, synthetic updates" in markdown
+    assert "Equal bytes on every number of nodes and in every repeat, for all 6 results compared." in head
+    assert (out / "scaling.md").read_text() == markdown
+
+
+def test_seconds_and_growth(full: tuple[Path, str]):
+    assert cells(full[1], "#### Seconds per round", "krum", "1") == [
+        *("0.100 [0.100, 0.100]", "0.400 [0.400, 0.400]", "1.60 [1.60, 1.60]"),
+        *("2.00 [2.00, 2.00]", "2.00", "0 %"),
+    ]
+    assert cells(full[1], "#### Seconds per round", "layercam_ae", "2")[2:] == [
+        *("0.600 [0.600, 0.600]", "1.00 [1.00, 1.00]", "1.00", "0 %"),
+    ]
+    assert cells(full[1], "#### Seconds per round", "limit: one copy", "1")[0] == "1.00 [1.00, 1.00]"
+    order = [full[1].index(f"| {name} | 1 |") for name in ("layercam_ae", "krum", "limit: one copy")]
+    assert order == sorted(order)
+
+
+def test_ratios_to_the_limits(full: tuple[Path, str]):
+    assert cells(full[1], "#### Times the Gram product", "krum", "2") == [
+        "2.00 (0.0500)",
+        "2.00 (0.100)",
+        "2.00 (0.200)",
+    ]
+
+
+def test_stages_of_the_largest_cohort(full: tuple[Path, str]):
+    title = "#### Stages at K = 40, 2 nodes"
+    assert cells(full[1], title, "gram") == [
+        *("0.800 [0.800, 0.800]", "100 %", "2.00 [2.00, 2.00]", "2.00", "0 %"),
+        *("3", "1", "5", "10.0 (25.0 %)"),
+    ]
+    assert cells(full[1], title, "autoencoder")[:2] == ["0.200 [0.200, 0.200]", "33 %"]
+    assert cells(full[1], title, "**krum**")[-1] == "10.0 (25.0 %)"
+
+
+def test_nodes_maps_moved_and_memory(full: tuple[Path, str]):
+    markdown = full[1]
+    assert cells(markdown, "#### Strong scaling", "krum", "2") == ["2.00 [2.00, 2.00], 100 %"] * 3
+    assert cells(markdown, "#### Strong scaling", "limit: one copy", "2")[0] == "1.00 [1.00, 1.00], 50 %"
+    assert cells(markdown, "#### Weak scaling", "krum", "2") == ["", "0.50 [0.50, 0.50]", "0.50 [0.50, 0.50]"]
+    assert cells(markdown, "#### Maps alone", "layercam_ae", "1")[2] == "0.800 / 1.20 (1.50 x)"
+    assert cells(markdown, "#### MB moved", "krum", "2") == ["2.5 (25.0 %)", "5.0 (25.0 %)", "10.0 (25.0 %)"]
+    assert cells(markdown, "#### MB moved", "layercam_ae", "2")[0] == "0.0 (0.0 %)"
+    assert cells(markdown, "#### Peak memory", "krum", "2", "1")[0] == "3.00 / 1.00 / 0.50"
+    assert "Spilled" not in markdown
+
+
+def test_growth_is_kept_as_a_table(full: tuple[Path, str]):
+    found = pq.read_table(full[0] / "growth.parquet").to_pylist()
+    krum = [row for row in found if (row["defense"], row["stage"], row["nodes"]) == ("krum", "gram", 2)]
+    assert [(row["along"], row["clients"], row["parameters"], row["points"]) for row in krum] == [
+        ("clients", 0, 250_000, 3)
+    ]
+    assert krum[0]["exponent"] == pytest.approx(2.0)
+    assert krum[0]["low"] == pytest.approx(2.0)
+
+
+def test_every_figure_is_drawn_and_shown(full: tuple[Path, str]):
+    out, markdown = full
+    for kind in ("runtime", "growth", "split", "maps", "nodes", "moved"):
+        with Image.open(out / f"{kind}.png") as picture:
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 10  # not one flat colour
+        assert "</svg>" in (out / f"{kind}.svg").read_text()
+        assert f"]({kind}.png)" in markdown
+
+
+def widths(figure: Figure) -> list[float]:
+    return [bar.get_width() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
+
+
+def test_bars_are_as_long_as_the_seconds(full: tuple[Path, str]):
+    (view,) = views(read_stages(full[0] / "stages.parquet"))
+    assert widths(runtime(view)) == pytest.approx([1.6, 0.8, 1.2, 0.6])
+    assert widths(split(view)) == pytest.approx([2 / 3, 1 / 3] * 2 + [1.0] * 2)
+    brought = moved(view)
+    assert brought is not None
+    assert widths(brought) == pytest.approx([10.0])
+
+
+def test_what_is_missing_is_said(tmp_path: Path):
+    few = [row for row in rows((10, 20), (1,)) if row["defense"] == "krum"]
+    write(tmp_path, "stages", few)
+    markdown = write_report(tmp_path)
+    for sentence in (
+        "Fewer than three K: no growth exponent is fitted.",
+        "No limits were measured.",
+        "Measured on 1 node only: no speed-up over nodes, no bytes between them.",
+        "The memory of nodes was not measured.",
+        "Fewer than three d: no growth in d is fitted.",
+    ):
+        assert sentence in markdown
+    for title in ("Strong", "Weak", "Maps alone", "MB moved", "Peak memory", "Spilled"):
+        assert f"#### {title}" not in markdown
+    assert cells(markdown, "#### Seconds per round", "krum")[2:] == ["-", "-", "-"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["growth.png", "runtime.png", "split.png"]
+    assert pq.read_table(tmp_path / "growth.parquet").num_rows == 0
+
+
+def test_spills_and_unequal_bytes_are_prominent(tmp_path: Path):
+    table = [row for row in rows((10,), (1,)) if row["defense"] == "krum"]
+    for number, row in enumerate(row for row in table if row["stage"] == WHOLE):
+        row.update(spilled_bytes=3 * 2**29, digest=f"{number}{'f' * 63}")
+    write(tmp_path, "stages", table)
+    markdown = write_report(tmp_path)
+    assert "**RESULTS DIFFER: 1 of 1 results" in markdown.split("Seconds are")[0]
+    assert "0fffffffffff: 1 node (repeat 0); 1fffffffffff: 1 node (repeat 1)" in markdown
+    assert "in krum: the object store spilled 1.50 GiB" in markdown
+
+
+def test_the_oracle_is_named_so_in_every_table(tmp_path: Path):
+    oracle = [{**row, "defense": "oracle"} for row in rows((10, 20, 40), (1, 2)) if row["defense"] == "krum"]
+    for row in oracle:
+        row.update(spilled_bytes=2**30)
+    write(tmp_path, "stages", oracle)
+    write(tmp_path, "memory", [{**row, "defense": "oracle"} for row in memory_rows((10,), (1, 2))])
+    markdown = write_report(tmp_path)
+    body = markdown.split("## ray, kind", 1)[1]
+    assert body.count("oracle (calibration only)") > 10
+    assert "oracle" not in body.replace("oracle (calibration only)", "")
+
+
+def test_several_sizes_get_figures_and_sections_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[str] = []
+
+    def draw_nothing(view: ScalingView, out: Path) -> dict[str, str]:
+        drawn.append(view.slug)
+        return {}
+
+    monkeypatch.setattr("raysim.studies.scaling.report.draw", draw_nothing)
+    base = [row for row in rows((10,), (1,)) if row["defense"] == "krum"]
+    table = [{**row, "parameters": d, "wall_s": 1e-6 * d} for d in (100, 1000, 10_000) for row in base]
+    write(tmp_path, "stages", table)
+    markdown = write_report(tmp_path)
+    assert drawn == ["-d100", "-d1000", "-d10000"]
+    assert cells(markdown, "### Growth in d", "krum", "gram", "10", "1") == [
+        "1.00 [1.00, 1.00]",
+        "1.00",
+        "0 %",
+    ]
+
+
+def test_one_node_has_no_speed_up_to_draw(tmp_path: Path):
+    write(tmp_path, "stages", rows((10,), (1,), repeats=1))
+    (view,) = views(read_stages(tmp_path / "stages.parquet"))
+    assert nodes(view) is None
+    assert moved(view) is None
+
+
+def test_other_clients_on_other_nodes_have_no_strong_scaling(tmp_path: Path):
+    write(tmp_path, "stages", [*rows((10,), (1,)), *rows((25,), (2,))])
+    (view,) = views(read_stages(tmp_path / "stages.parquet"))
+    page = "\n".join(sections.nodes(view, {}))
+    assert "No K was measured on two numbers of nodes." in page
+    assert "No weak scaling" in page
+    assert nodes(view) is None
+
+
+def test_labels_move_apart_as_little_as_needed():
+    assert spread_out([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+    assert spread_out([0.9, 0.2, 0.91], 0.1) == pytest.approx([0.855, 0.2, 0.955])
+    assert spread_out([1.0, 0.98], 0.1) == pytest.approx([1.0, 0.9])
+    assert np.diff(spread_out([0.0] * 30, 0.1)) == pytest.approx([0.1] * 29)  # more than there is room for
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda table: table.slice(0, 0), "no measurement of a defense"),
+        (lambda table: table.drop_columns(["wall_s"]), "no column wall_s"),
+        (lambda table: table.set_column(0, "defense", pa.nulls(len(table), pa.string())), "holds nulls"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(tmp_path: Path, spoil: Any, message: str):
+    write(tmp_path, "stages", rows((10,), (1,)))
+    path = tmp_path / "stages.parquet"
+    pq.write_table(spoil(pq.read_table(path)), path)
+    with pytest.raises(RecordError, match=message):
+        write_report(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path):
+    (tmp_path / "stages.parquet").write_bytes(b"no table")
+    with pytest.raises(RecordError, match=r"stages\.parquet: not a readable table"):
+        write_report(tmp_path)
+    assert read_memory(tmp_path / "memory.parquet") == []
