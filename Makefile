@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test test-fast check format clean
 
 help:
-	@echo "make demo    a federation on real images, attacked and defended: a results table and a report"
-	@echo "make test    all tests"
-	@echo "make check   ruff (lint and format) and mypy"
-	@echo "make format  rewrite the code in the project's format"
-	@echo "make clean   remove the virtual environment and the demo's run"
+	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
+	@echo "make test       all tests"
+	@echo "make test-fast  those that need neither Ray nor more than a second"
+	@echo "make check      ruff (lint and format) and mypy"
+	@echo "make format     rewrite the code in the project's format"
+	@echo "make clean      remove the virtual environment and the demo's run"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not ray and not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .

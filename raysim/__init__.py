@@ -30,6 +30,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from raysim import _moved
 from raysim.attack import Attack, ClientContext, View, Visibility
 from raysim.backends.base import InProcessBackend, Needs, Reference
 from raysim.config.load import load_config
@@ -56,6 +57,7 @@ from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.rng import torch_generator, torch_randomness
 from raysim.training.recipe import TrainingRecipe
+from raysim.version import __version__
 
 if TYPE_CHECKING:
     from raysim.composition.evaluate import evaluate, evaluate_round
@@ -105,6 +107,7 @@ __all__ = [
     "Verdict",
     "View",
     "Visibility",
+    "__version__",
     "accepted_mean",
     "chain",
     "evaluate",
@@ -136,6 +139,9 @@ _AT_FIRST_USE: Mapping[str, str] = {
     "find_layers": "raysim.models.factory",
 }
 """Public names whose modules need torch, or are above the contracts, and where they are."""
+
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,6 +27,7 @@ from raysim.errors import RunError
 from raysim.exit_status import complain, exit_status
 from raysim.report import terminal as results
 from raysim.runs.directory import RunDirectory, default_name
+from raysim.version import __version__
 
 if TYPE_CHECKING:
     from raysim.presets import Scale
@@ -77,7 +77,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"raysim {metadata.version('raysim')}")
+        typer.echo(f"raysim {__version__}")
         raise typer.Exit
 
 

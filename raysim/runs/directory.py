@@ -37,6 +37,7 @@ import numpy as np
 from raysim.backends.telemetry import Span
 from raysim.errors import RecordError
 from raysim.matrix.layout import Layout
+from raysim.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -246,8 +247,8 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
 
 def environment(**extra: Any) -> dict[str, Any]:
     """Versions, machine and commit, for environment.json."""
-    names = ("raysim", "torch", "torchvision", "ray", "numpy", "scikit-learn", "pyarrow")
-    versions = {}
+    names = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "pyarrow")
+    versions = {"raysim": __version__}
     for name in names:
         try:
             versions[name] = metadata.version(name)

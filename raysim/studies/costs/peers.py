@@ -1,6 +1,6 @@
 """The same work by other packages, in this process: ByzFL's rules and pytorch-grad-cam.
 
-They are optional (`pip install raysim[dev]`). Each runs with as many threads as there are workers on the other side.
+They are optional (`pip install raysim-fl[peers]`). Each runs with as many threads as there are workers on the other side.
 """
 
 from __future__ import annotations
