@@ -82,7 +82,8 @@ class CAMAutoencoder(HeatMapDefense):
         seed = int(ctx.generator("autoencoder").integers(2**63))
         rebuilt, errors = ctx.run("autoencoder", _judge_maps, maps, self, seed)
         with ctx.stage("vote"):
-            suspects = errors > error_threshold(errors, self.beta, self.std) + ROUNDING
+            threshold = error_threshold(errors, self.beta, self.std) + ROUNDING
+            suspects = errors > threshold
             flagged, state = vote(
                 state,
                 ctx.round + 1,
@@ -94,7 +95,7 @@ class CAMAutoencoder(HeatMapDefense):
             )
         aggregate, weights = accepted_mean(updates, flagged, uniform=self.weights == "uniform")
         artifacts = {"heat_maps": maps, "reconstructed_maps": rebuilt, "client_ids": updates.client_ids}
-        return Verdict(aggregate, weights, errors, flagged, artifacts), state
+        return Verdict(aggregate, weights, errors, flagged, artifacts, threshold), state
 
 
 def _judge_maps(maps: np.ndarray, options: CAMAutoencoder, seed: int) -> tuple[np.ndarray, np.ndarray]:

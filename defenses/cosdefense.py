@@ -47,11 +47,12 @@ class CosDefense(Defense):
             rows = rows.astype(np.float64) + (reference if self.vector == "model" else 0.0)
             lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(reference)
             cosines = np.abs(rows @ reference) / np.where(lengths > 0, lengths, 1.0)
-            spread = np.ptp(cosines)
+            spread, threshold = np.ptp(cosines), None
             if spread > 0:
                 scores = (cosines - cosines.min()) / spread
-                flagged = scores >= scores.mean() + self.deviations * scores.std()
+                threshold = float(scores.mean() + self.deviations * scores.std())
+                flagged = scores >= threshold
             else:
                 scores, flagged = np.zeros(len(cosines)), np.zeros(len(cosines), bool)
         aggregate, weights = accepted_mean(updates, flagged)
-        return Verdict(aggregate, weights, scores, flagged), state
+        return Verdict(aggregate, weights, scores, flagged, threshold=threshold), state

@@ -128,7 +128,7 @@ class FedGrad(Defense):
         classes = ctx.layout.entry(f"{ctx.model.head}.bias").shape[0]
         state = self._admit(state, updates.client_ids)
         here = np.searchsorted(state["clients"], updates.client_ids)
-        flagged, scores, artifacts = np.zeros(count, bool), None, {}
+        flagged, scores, threshold, artifacts = np.zeros(count, bool), None, None, {}
         by_soft = flagged
         if self.soft:
             with ctx.stage("soft"):
@@ -152,7 +152,7 @@ class FedGrad(Defense):
             state["trust_sum"][here] += np.where(flagged, self.lambda_malicious, self.lambda_benign)
             state["trust_count"][here] += 1
         aggregate, weights = accepted_mean(updates, flagged)
-        return Verdict(aggregate, weights, scores, flagged, artifacts), state
+        return Verdict(aggregate, weights, scores, flagged, artifacts, threshold), state
 
     def _admit(self, state: State, clients: np.ndarray) -> State:
         """A copy of the state that has a place for these clients."""

@@ -77,7 +77,9 @@ class FLTrust(Defense):
             scale = np.divide(own_length, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         if updates.num_clients == 1:
             weights, scale = np.ones(1), np.ones(1)
-        return Verdict(updates.combine(weights * scale), weights, 1.0 - cosines, weights == 0), state
+        # Trust ends at cosine 0.
+        scores, aggregate = 1.0 - cosines, updates.combine(weights * scale)
+        return Verdict(aggregate, weights, scores, weights == 0, threshold=1.0), state
 
 
 def train_on_server(

@@ -65,7 +65,8 @@ class IsolationForestFilter(Defense):
             else:
                 flagged = highest(min(self.num_byzantine, count - 1), scores)
         aggregate, weights = accepted_mean(updates, flagged)
-        return Verdict(aggregate, weights, scores, flagged), state
+        threshold = self.threshold if self.num_byzantine is None else None
+        return Verdict(aggregate, weights, scores, flagged, threshold=threshold), state
 
 
 def isolation_scores(points: np.ndarray, num_trees: int, seed: int) -> np.ndarray:

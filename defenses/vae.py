@@ -64,12 +64,14 @@ class VAEDetector(SnapshotDetector):
         noise = ctx.generator("draws").standard_normal((self.draws, self.latent), dtype=np.float32)
         points = self.points(state, updates, ctx)
         scores = ctx.run("reconstruct", _score, self, state["weights"], points, noise)
+        threshold = None
         if self.num_byzantine is None:
+            threshold = float(scores.mean())
             flagged = (scores > scores.mean()) & (np.ptp(scores) > 0)
         else:
             flagged = highest(assumed_malicious(self.num_byzantine, len(scores)), scores)
         aggregate, weights = accepted_mean(updates, flagged)
-        return Verdict(aggregate, weights, scores, flagged), state
+        return Verdict(aggregate, weights, scores, flagged, threshold=threshold), state
 
 
 class _VAE(nn.Module):

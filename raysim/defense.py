@@ -36,6 +36,8 @@ class Verdict:
     be scored is most suspicious. None where the method has no score.
     flagged [K] bool, a mask: judged malicious; None where the method does not exclude clients.
     artifacts: arrays of numbers by name, for the report: heat maps, similarity matrices.
+    threshold: the score that divides suspects from others in this round; None where the rule is no comparison with one
+    number. A vote over rounds, or trust, may flag otherwise.
 
     Flags and weights are separate statements: FLARE lowers the weight of a flagged client without taking it to 0,
     Krum leaves out clients that it does not accuse, and an aggregate may be other than 0 with all weights 0 (the
@@ -47,6 +49,7 @@ class Verdict:
     scores: np.ndarray | None = None
     flagged: np.ndarray | None = None
     artifacts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,7 @@ class Chain(Defense):
             flagged=first.flagged if expanded.flagged is None else expanded.flagged,
             scores=first.scores if expanded.scores is None else expanded.scores,
             artifacts={**first.artifacts, **verdict.artifacts},
+            threshold=first.threshold if expanded.scores is None else expanded.threshold,
         ), state
 
 
@@ -290,7 +294,14 @@ def checked_answer(method: str, answer: Any, count: int, dim: int) -> tuple[Verd
                 described(verdict.flagged),
                 hint,
             )
-    return Verdict(aggregate, weights, scores, flagged, _checked_artifacts(verdict.artifacts, refusal)), state
+    threshold = verdict.threshold
+    if threshold is not None:
+        single = as_array(threshold)
+        if single is None or single.shape != () or single.dtype.kind not in "iuf" or np.isnan(single):
+            raise refusal("threshold", "must be one number, or None", described(threshold))
+        threshold = float(single)
+    artifacts = _checked_artifacts(verdict.artifacts, refusal)
+    return Verdict(aggregate, weights, scores, flagged, artifacts, threshold), state
 
 
 def _checked_artifacts(artifacts: Any, refusal: Callable[..., ContractError]) -> Mapping[str, np.ndarray]:

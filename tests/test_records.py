@@ -88,26 +88,31 @@ def test_tables_have_the_documented_columns_and_the_rows_written(tmp_path, finis
     assert directory.finished_rounds() == 2
 
 
-def test_a_column_that_is_left_out_is_null_and_one_of_another_type_is_refused(tmp_path):
+def test_rows_with_other_columns_are_refused(tmp_path):
     directory = RunDirectory(tmp_path)
-    directory.write_round(0, {"round": 0}, [{"round": 0, "client": 1}], [])
-    assert directory.read("clients").to_pylist()[0]["weight"] is None
-    assert directory.read("spans").num_rows == 0
+    with pytest.raises(RecordError, match="a row of table clients lacks malicious, flagged, score, weight"):
+        directory.write_round(0, round_row(0), [{"round": 0, "client": 1}], [])
+    with pytest.raises(
+        RecordError, match="table rounds has no column 'main_acuracy'; did you mean 'main_accuracy'"
+    ):
+        directory.write_round(0, {**round_row(0), "main_acuracy": 0.5}, client_rows(0), [SPAN])
     with pytest.raises(pa.ArrowException):
-        directory.write_round(1, {"round": 1, "clients": "three"}, [], [])
+        directory.write_round(1, {**round_row(1), "clients": "three"}, [], [])
+    assert directory.finished_rounds() == 0
 
 
 def test_tables_of_an_earlier_version_are_read_and_continued(tmp_path):
-    """They know nothing of what was moved: null, in finished tables and in parts of rounds."""
+    """They know nothing of what was moved, nor of owners: null, in finished tables and in parts of rounds."""
     directory = filled(tmp_path, 1, finish=True)
     directory.write_round(1, round_row(1), client_rows(1), [SPAN])
     for name in ("spans.parquet", "parts/spans/000001.parquet"):
-        pq.write_table(pq.read_table(tmp_path / name).drop_columns(["bytes_moved"]), tmp_path / name)
+        pq.write_table(pq.read_table(tmp_path / name).drop_columns(["bytes_moved", "owner"]), tmp_path / name)
     directory.write_round(2, round_row(2), client_rows(2), [SPAN])
     for _ in range(2):
         spans = directory.read("spans")
         assert spans.schema.equals(schema("spans"))
         assert spans["bytes_moved"].to_pylist() == [None, None, 50]
+        assert spans["owner"].to_pylist() == [None, None, "engine"]
         directory.finish()
     directory.forget_rounds_from(2)
     assert directory.read("spans")["bytes_moved"].to_pylist() == [None, None]

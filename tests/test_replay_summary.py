@@ -11,6 +11,7 @@ from raysim.config.schema import Component
 from raysim.metrics import Detection
 from raysim.replay.replay import replay
 from raysim.replay.summary import Replayed, comparison, read_replay, tables, verdict_digest
+from raysim.report.stage_costs import cost
 from raysim.runs.directory import RunDirectory
 
 RATES = Detection(1.0, 0.5, 0.25, 0.8, 2 / 3, 0.875, float("nan"))
@@ -19,7 +20,8 @@ KRUM = Replayed(
     nodes=1,
     rounds=2,
     detection=RATES,
-    stages={"load": 5.0, "gram": 0.25, "combine": 0.5},
+    stages={"load": cost([5.0, 5.0]), "gram": cost([1.0, 0.25]), "combine": cost([0.5, 0.5])},
+    cost=cost([1.5, 0.75]),
     moved=3 * 2**20,
     verdicts="a" * 64,
     aggregates=("b", "c"),
@@ -27,9 +29,8 @@ KRUM = Replayed(
 )
 
 
-def test_loading_is_shown_and_left_out_of_the_sum():
-    assert KRUM.seconds == 0.75
-    (headings, [row]), (stages, cost) = tables([KRUM])
+def test_the_median_stands_beside_the_first_round():
+    (headings, [row]), (stages, seconds) = tables([KRUM])
     named = dict(zip(headings, row, strict=True))
     assert (named["replay"], named["nodes"], named["rounds"]) == ("krum@1node", "1", "2")
     assert (named["recall"], named["precision"], named["FPR"], named["AUC, scores"]) == (
@@ -38,17 +39,22 @@ def test_loading_is_shown_and_left_out_of_the_sum():
         "0.250",
         "-",
     )
-    assert (named["s a round"], named["MiB moved"], named["verdicts"]) == ("0.750", "3.0", "aaaaaaaa")
-    assert stages == ["s a round", "krum@1node"]
-    assert cost == [["load", "5.0000"], ["combine", "0.5000"], ["gram", "0.2500"]]
+    assert (named["s a round"], named["first round"]) == ("0.7500", "1.5000")
+    assert (named["MiB moved"], named["verdicts"]) == ("3.0", "aaaaaaaa")
+    assert stages == ["s a round (first)", "krum@1node"]
+    assert seconds == [
+        ["load", "5.0000 (5.0000)"],
+        ["gram", "0.2500 (1.0000)"],
+        ["combine", "0.5000 (0.5000)"],
+    ]
 
 
 def test_stages_that_a_replay_has_not_are_left_empty():
-    median = replace(KRUM, name="median", stages={"sort": 1.0})
-    _, (headings, cost) = tables([KRUM, median])
-    assert headings == ["s a round", "krum@1node", "median"]
-    assert ["sort", "", "1.0000"] in cost
-    assert ["gram", "0.2500", ""] in cost
+    median = replace(KRUM, name="median", stages={"sort": cost([1.0])})
+    _, (headings, seconds) = tables([KRUM, median])
+    assert headings == ["s a round (first)", "krum@1node", "median"]
+    assert ["sort", "", "- (1.0000)"] in seconds
+    assert ["gram", "0.2500 (1.0000)", ""] in seconds
 
 
 @pytest.mark.parametrize(
@@ -90,13 +96,15 @@ def test_the_summary_of_a_runs_replays(run_path):
     assert first.verdicts == first.live == verdict_digest(run_path, range(3))
     assert (first.nodes, first.rounds, first.detection.recall) == (1, 3, 1.0)
     assert {"load", "gram"} <= set(first.stages)
+    own = [name for name in first.stages if name != "load"]
+    assert first.cost.total_s == pytest.approx(sum(first.stages[name].total_s for name in own))
     assert len(set(first.aggregates)) == 3
     assert read_replay(run_path, median).live == ""
     [part] = replay(run_path, [krum], rounds=(1, 2), suffix="@late")
     assert read_replay(run_path, part).live == ""
     assert read_replay(run_path, part).verdicts == verdict_digest(run_path, [1, 2]) != first.verdicts
     summary = (run_path / "replays" / "summary.md").read_text()
-    [caught, _] = summary.split("| s a round | krum |")
+    [caught, _] = summary.split("| s a round (first) | krum |")
     ends = {line.split(" | ")[0]: line.split(" | ")[-2:] for line in caught.splitlines() if line[:2] == "| "}
     assert ends["| krum"] == [first.verdicts[:8], "live |"]
     assert ends["| median"][1] == ends["| krum@late"][1] == "- |"

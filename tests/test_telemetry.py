@@ -95,6 +95,45 @@ def test_the_time_of_tasks_inside_the_process_is_not_counted_twice():
     assert telemetry.drain()[0].cpu_s < 1
 
 
+def test_a_stage_is_of_whoever_has_the_word_when_it_starts():
+    telemetry = Telemetry()
+    with telemetry.stage("evaluate"):
+        pass
+    with telemetry.owned("attack"):
+        with telemetry.stage("search") as meter:
+            meter.tasks.append(span(stage="search"))
+        with telemetry.owned("engine"), telemetry.stage("guard"):
+            pass
+        with telemetry.stage("rank"):
+            pass
+    found = [(s.stage, s.task, s.owner) for s in telemetry.drain()]
+    assert found == [
+        ("evaluate", -1, "engine"),
+        ("search", -1, "attack"),
+        ("search", 0, "attack"),
+        ("guard", -1, "engine"),
+        ("rank", -1, "attack"),
+    ]
+    with pytest.raises(KeyError), telemetry.owned("defense"):
+        raise KeyError
+    assert telemetry.owner == "engine"
+
+
+def test_the_rest_is_what_no_stage_inside_covers(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 10.0, 10.0, 10.5, 11.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+    telemetry = Telemetry()
+    with telemetry.owned("defense", rest="judge"), telemetry.stage("gram"):  # 0, 1 .. 3, 10
+        pass
+    gram, judge = telemetry.drain()
+    assert (gram.wall_s, judge.wall_s) == (2.0, 8.0)
+    assert (judge.stage, judge.task, judge.owner) == ("judge", WHOLE_STAGE, "defense")
+    with telemetry.owned("attack", rest="craft"):  # 10 .. 10.5: nothing of the round before counts
+        pass
+    assert [s.wall_s for s in telemetry.drain()] == [0.5]
+
+
 def test_a_failed_stage_is_measured_too():
     telemetry = Telemetry()
     with pytest.raises(KeyError), telemetry.stage("cam"):

@@ -3,6 +3,9 @@
 A *stage* is a named step of a round ("train", "cam", "gram"); a *task* is one call of it on one node.
 Each task measures itself where it runs (`measured`); the stage is measured where it was started, so its
 span (task = -1) includes waiting, scheduling and transfer.
+
+Every span says who caused the work: the *owner* is whoever has the word when the stage is started (`Telemetry.owned`).
+Local training is the clients', compromised ones included: a host trains them in one block.
 """
 
 from __future__ import annotations
@@ -13,13 +16,18 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 WHOLE_STAGE = -1
+
+Owner = Literal["client", "attack", "defense", "engine"]
+"""Who caused the work of a stage: local training, the attack's crafting, the defense, or the simulator itself."""
+
+OWNERS: tuple[Owner, ...] = get_args(Owner)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,8 @@ class Span:
     retries: int = 0
     bytes_moved: int = 0
     """Bytes of arrays in the arguments that lay on other nodes and were brought to the task's."""
+    owner: Owner = "engine"
+    """Who caused the work."""
 
 
 @dataclass
@@ -50,17 +60,55 @@ class Telemetry:
     """The round under way."""
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None
     """Told (stage, tasks done, tasks in all) as work proceeds."""
+    owner: Owner = "engine"
+    """Who has the word; set by `owned`."""
+    _covered: tuple[float, float] = (0.0, 0.0)
+    """Wall and processor seconds of this process that spans account for."""
+
+    @contextlib.contextmanager
+    def owned(self, owner: Owner, rest: str = "") -> Iterator[None]:
+        """The stages started inside are `owner`'s.
+
+        rest: the name of one more span, for the time inside that no stage of its own covers, so that the spans of a
+        call add up to all of it.
+        """
+        before, covered = self.owner, self._covered
+        start, clock, cpu = time.time(), time.perf_counter(), time.process_time()
+        self.owner = owner
+        try:
+            yield
+        finally:
+            self.owner = before
+            if rest:
+                wall, own_cpu = time.perf_counter() - clock, time.process_time() - cpu
+                inside = self._covered[0] - covered[0], self._covered[1] - covered[1]
+                self._covered = covered[0] + wall, covered[1] + own_cpu
+                self.spans.append(
+                    Span(
+                        stage=rest,
+                        task=WHOLE_STAGE,
+                        node=self.node,
+                        start_s=start,
+                        wall_s=max(wall - inside[0], 0.0),
+                        cpu_s=max(own_cpu - inside[1], 0.0),
+                        bytes_in=0,
+                        bytes_out=0,
+                        peak_memory_bytes=peak_memory_bytes(),
+                        owner=owner,
+                    )
+                )
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[StageMeter]:
         """Measure a stage as the server sees it; the tasks' own spans are added to `meter`."""
-        meter = StageMeter()
+        meter, covered = StageMeter(), self._covered
         start, clock, cpu = time.time(), time.perf_counter(), time.process_time()
         try:
             yield meter
         finally:
             wall, own_cpu = time.perf_counter() - clock, time.process_time() - cpu
-            tasks = meter.tasks
+            self._covered = covered[0] + wall, covered[1] + own_cpu
+            tasks = [replace(span, owner=self.owner) for span in meter.tasks]
             self.spans.append(
                 Span(
                     stage=name,
@@ -74,6 +122,7 @@ class Telemetry:
                     peak_memory_bytes=max([peak_memory_bytes(), *(s.peak_memory_bytes for s in tasks)]),
                     retries=sum(span.retries for span in tasks),
                     bytes_moved=sum(span.bytes_moved for span in tasks),
+                    owner=self.owner,
                 )
             )
             self.spans.extend(tasks)

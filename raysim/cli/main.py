@@ -324,7 +324,8 @@ def _conclude(result: RunResult, path: Path) -> None:
     console.print()
     console.print(results.detection(rounds))
     console.print()
-    console.print(results.stages(spans, count))
+    console.print(results.headline(spans), style="bold")
+    console.print(results.costs(spans))
     console.print()
     console.print(f"tables  {path}/{{rounds,clients,spans}}.parquet", soft_wrap=True)
     try:

@@ -53,7 +53,7 @@ def let_attackers_craft(
         overheard = benign if attack.visibility is Visibility.OMNISCIENT and benign.num_clients else None
         view = View(own, overheard, len(updates.client_ids))
         context = round_context(experiment, backend, state, published, f"attack {number}")
-        with located("craft", type(attack).__name__):
+        with located("craft", type(attack).__name__), backend.telemetry.owned("attack", rest="craft"):
             rows, attack_states[number] = crafted(attack, attack_states[number], view, context)
             said = attack.diagnostics(attack_states[number])
         if len(experiment.setup.campaigns) == 1:

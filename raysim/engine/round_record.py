@@ -45,6 +45,7 @@ def record_round(
         "malicious": int(truth.sum()),
         "flagged": 0 if verdict.flagged is None else int(verdict.flagged.sum()),
         "train_loss": uploads.train_loss,
+        "threshold": verdict.threshold,
         **measured([]),
         "notes": json.dumps(notes, default=float, sort_keys=True) if notes else "",
     }
@@ -76,6 +77,9 @@ def record_round(
             "round": round,
             "client": int(client),
             "malicious": bool(malicious),
+            "flagged": None,
+            "score": None,
+            "weight": None,
             "num_examples": 0,
             "reason": uploads.reasons[int(client)],
         }

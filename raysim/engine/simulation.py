@@ -55,12 +55,12 @@ def initial_state(experiment: Experiment, backend: Backend) -> RunState:
         with located("init", type(method).__name__):
             return method.init(round_context(experiment, backend, state, published, role))
 
+    with backend.telemetry.owned("defense", rest="init"):
+        defense = first(experiment.defense, "defense")
     campaigns = enumerate(experiment.setup.campaigns)
-    return replace(
-        state,
-        defense=first(experiment.defense, "defense"),
-        attacks=tuple(first(campaign.attack, f"attack {number}") for number, campaign in campaigns),
-    )
+    with backend.telemetry.owned("attack"):
+        attacks = tuple(first(campaign.attack, f"attack {number}") for number, campaign in campaigns)
+    return replace(state, defense=defense, attacks=attacks)
 
 
 Round = tuple[RunState, RoundRecord]
@@ -213,14 +213,16 @@ def train(
             ids = np.array([notes[place].client for place in fit], np.int64)
             ahead.append(begin_ahead(backend, stage, number, ids, np.array(fit), tiles))
 
-    method, shared = ("train", (published, previous)) if experiment.setup.synthetic is None else ("draw", ())
-    answers = backend.call_clients(
-        method,
-        method,
-        [(order, members, *shared) for members in calls],
-        keep=len(experiment.setup.bounds),
-        then=None if stage is None else begin,
-    )
+    trains = experiment.setup.synthetic is None
+    method, shared = ("train", (published, previous)) if trains else ("draw", ())
+    with backend.telemetry.owned("client" if trains else "engine"):
+        answers = backend.call_clients(
+            method,
+            method,
+            [(order, members, *shared) for members in calls],
+            keep=len(experiment.setup.bounds),
+            then=None if stage is None else begin,
+        )
     blocks: list[RowBlock] = []
     metas: list[UploadMeta] = []
     reasons: dict[int, str] = {}
@@ -286,7 +288,8 @@ def judge(
     context = round_context(experiment, backend, state, published, "defense")
     if experiment.defense.calibration:
         context = replace(context, truth=active_attackers(experiment, state.round))
-    with located("judge", type(experiment.defense).__name__):
+    name = type(experiment.defense).__name__
+    with located("judge", name), backend.telemetry.owned("defense", rest="judge"):
         return judged_usable(experiment.defense, state.defense, updates, usable, context)
 
 

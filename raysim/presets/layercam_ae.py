@@ -110,7 +110,7 @@ def presets() -> Iterator[Preset]:
             cell = f"fig13-attackers{malicious[0]}-{name}"
             yield _preset(cell, name, benign=benign, malicious=malicious)
     for name, seconds in SECONDS.items():
-        reported, shown = {"round_s": seconds}, ("round_s", "server_s")
+        reported, shown = {"round_s": seconds}, ("round_s", "defense_s")
         yield _preset(f"fig15-{name}", name, reported=reported, metrics=shown, rounds=(3, 3))
 
 

@@ -14,6 +14,7 @@ from raysim.config.load import load_config
 from raysim.metrics import Detection, mean_detection
 from raysim.report.finished_run import read_columns
 from raysim.report.progress import UNDEFINED, rate
+from raysim.report.stage_costs import Cost, owner_cost, stage_costs
 from raysim.report.tables import detections
 from raysim.runs.directory import RunDirectory, write_atomically
 
@@ -26,9 +27,6 @@ VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_ex
 LOST = "lost:"
 """How the reason begins of a client whose update never came, and so was never judged."""
 
-LOADING = "load"
-"""The stage in which recorded tiles are read: no part of what a defense costs."""
-
 RATES = {"recall": "recall", "precision": "precision", "fpr": "FPR", "f1": "F1", "auc_score": "AUC, scores"}
 
 Table = tuple[list[str], list[list[str]]]
@@ -37,7 +35,7 @@ Table = tuple[list[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Replayed:
-    """One replay. stages: seconds a round; moved: bytes a round that came from other nodes; verdicts: a SHA-256
+    """One replay. stages: what each costs; cost: what the defense costs; moved: bytes a round that came from other nodes; verdicts: a SHA-256
     over all rounds; aggregates: those of the rounds; live: what `verdicts` is for the run itself, "" where
     that was another defense, or where the replay does not start with round 0 and leave out none; configured: the
     defense's name in the configuration.
@@ -47,7 +45,8 @@ class Replayed:
     nodes: int
     rounds: int
     detection: Detection
-    stages: dict[str, float]
+    stages: dict[str, Cost]
+    cost: Cost
     moved: float
     verdicts: str
     aggregates: tuple[str, ...]
@@ -60,11 +59,6 @@ class Replayed:
         return defense_title(self.configured, self.name)
 
     @property
-    def seconds(self) -> float:
-        """Seconds a round of all stages but the loading."""
-        return sum(wall_s for stage, wall_s in self.stages.items() if stage != LOADING)
-
-    @property
     def defense(self) -> str:
         """The label without the nodes."""
         return self.name.partition("@")[0]
@@ -75,10 +69,6 @@ def read_replay(run: Path, directory: Path) -> Replayed:
     rounds, spans = read_columns(directory, "rounds"), read_columns(directory, "spans")
     numbers = sorted(rounds["round"].tolist())
     whole = spans["task"] == WHOLE_STAGE
-    stages = {
-        stage: float(spans["wall_s"][whole & (spans["stage"] == stage)].sum()) / len(numbers)
-        for stage in sorted(set(spans["stage"][whole]))
-    }
     about = json.loads((directory / "environment.json").read_text())
     config = load_config(directory / "config.yaml")
     same_defense = config.defense == load_config(run / "config.yaml").defense
@@ -88,7 +78,8 @@ def read_replay(run: Path, directory: Path) -> Replayed:
         nodes=len(about.get("nodes", [None])),
         rounds=len(numbers),
         detection=mean_detection(detections(rounds))[0],
-        stages=stages,
+        stages={entry.stage: entry.cost for entry in stage_costs(spans)},
+        cost=owner_cost(spans, "defense"),
         moved=float(spans["bytes_moved"][whole].sum()) / len(numbers),
         verdicts=verdict_digest(directory, numbers),
         aggregates=tuple(json.loads(notes or "{}").get("aggregate", "") for notes in rounds["notes"]),
@@ -130,6 +121,7 @@ def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
         "rounds",
         *RATES.values(),
         "s a round",
+        "first round",
         "MiB moved",
         "verdicts",
         "equal to",
@@ -140,7 +132,8 @@ def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
             str(replay.nodes),
             str(replay.rounds),
             *(rate(getattr(replay.detection, name)) for name in RATES),
-            f"{replay.seconds:.3f}",
+            _seconds(replay.cost.median_s),
+            _seconds(replay.cost.first_s),
             f"{replay.moved / 2**20:.1f}",
             replay.verdicts[:8],
             comparison(replay, replays),
@@ -149,13 +142,13 @@ def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
     ]
     names = sorted(
         {stage for replay in replays for stage in replay.stages},
-        key=lambda stage: (-max(replay.stages.get(stage, 0.0) for replay in replays), stage),
+        key=lambda stage: (-max(_total(replay, stage) for replay in replays), stage),
     )
     cost = [
-        [stage, *(f"{replay.stages[stage]:.4f}" if stage in replay.stages else "" for replay in replays)]
+        [stage, *(_cell(replay.stages[stage]) if stage in replay.stages else "" for replay in replays)]
         for stage in names
     ]
-    return (headings, caught), (["s a round", *(replay.title for replay in replays)], cost)
+    return (headings, caught), (["s a round (first)", *(replay.title for replay in replays)], cost)
 
 
 def write_summary(run: Path) -> Path:
@@ -165,8 +158,9 @@ def write_summary(run: Path) -> Path:
     caught, cost = map(_markdown, tables(found))
     text = f"""# Replays of {run.absolute().name}
 
-Rates are means over rounds. Seconds are the server's wall clock; `{LOADING}`, the reading of recorded tiles, is left
-out of the sum. Verdicts: the first digits of a SHA-256 over flags, scores and weights of all clients and rounds;
+Rates are means over rounds. Seconds are the server's wall clock: the median over the rounds after the first that ran
+a stage, and that first round apart (in brackets, for stages); those of a defense leave out `load`, the reading of
+recorded tiles. Verdicts: the first digits of a SHA-256 over flags, scores and weights of all clients and rounds;
 "equal to" says with which others they agree to the byte, `live` being the recorded run.
 
 {caught}
@@ -185,3 +179,15 @@ def _markdown(table: Table) -> str:
 
 def _comparable(one: Replayed, other: Replayed) -> bool:
     return (one.defense, one.rounds) == (other.defense, other.rounds)
+
+
+def _seconds(value: float) -> str:
+    return UNDEFINED if value != value else f"{value:.4f}"
+
+
+def _cell(cost: Cost) -> str:
+    return f"{_seconds(cost.median_s)} ({_seconds(cost.first_s)})"
+
+
+def _total(replay: Replayed, stage: str) -> float:
+    return replay.stages[stage].total_s if stage in replay.stages else 0.0

@@ -19,12 +19,13 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from raysim.report.finished_run import Columns, HeatMaps
-from raysim.report.tables import StageTime, seconds
+from raysim.report.stage_costs import UNKNOWN, StageCost
+from raysim.report.tables import seconds
 
 WIDTH = 10.4
 INK, QUIET, GRID = "#25303b", "#66717c", "#e4e6e3"
 BLUE, GREEN, AMBER, RED = "#2b6197", "#3c7a5a", "#dfa032", "#b8372b"
-GROUP_COLOURS = {"training": BLUE, "drawing": BLUE, "evaluation": "#9aa5ad", "server": AMBER}
+OWNER_COLOURS = {"client": BLUE, "attack": RED, "defense": AMBER, "engine": "#9aa5ad", UNKNOWN: QUIET}
 
 STRIP_ROWS = 150
 """At most this many clients in the strip: below about five pixels a row no longer reads."""
@@ -209,16 +210,17 @@ def marks(maps: HeatMaps, clients: Columns) -> tuple[NDArray[np.bool_], NDArray[
     return malicious, flagged
 
 
-def stage_times(stages: Sequence[StageTime]) -> Figure:
-    """Wall seconds of each stage summed over the run, longest first, coloured by who was at work."""
+def stage_bars(stages: Sequence[StageCost]) -> Figure:
+    """Seconds a round of each stage, coloured by owner; what ran in one round only is shown with that one."""
     figure = Figure(figsize=(WIDTH, 0.95 + 0.36 * len(stages)), layout="constrained")
     axes = figure.add_subplot()
     at = np.arange(len(stages))
-    walls = [stage.wall_s for stage in stages]
-    axes.barh(at, walls, height=0.62, color=[GROUP_COLOURS[stage.group] for stage in stages])
-    for place, stage in enumerate(stages):
-        label = f"  {seconds(stage.wall_s)}   ({seconds(stage.mean_s)} a round)"
-        axes.text(stage.wall_s, place, label, va="center", fontsize=9, color=INK)
+    walls = [shown_seconds(stage) for stage in stages]
+    axes.barh(at, walls, height=0.62, color=[OWNER_COLOURS[stage.owner] for stage in stages])
+    for place, (stage, wall) in enumerate(zip(stages, walls, strict=True)):
+        once = f"  {seconds(wall)}, in one round only"
+        label = f"  {seconds(wall)}, first {seconds(stage.cost.first_s)}" if stage.cost.rounds > 1 else once
+        axes.text(wall, place, label, va="center", fontsize=9, color=INK)
     axes.set_yticks(at, [stage.stage for stage in stages])
     axes.invert_yaxis()
     _style(axes, grid=False)
@@ -226,11 +228,16 @@ def stage_times(stages: Sequence[StageTime]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_xlim(0.0, max(walls) * 1.28 or 1.0)  # room for the longest label
     axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.set_xlabel("wall seconds, all rounds")
-    present = [group for group in GROUP_COLOURS if any(stage.group == group for stage in stages)]
-    handles = [Patch(facecolor=GROUP_COLOURS[group], label=group) for group in present]
+    axes.set_xlabel("seconds a round (median; first round apart)")
+    present = [owner for owner in OWNER_COLOURS if any(stage.owner == owner for stage in stages)]
+    handles = [Patch(facecolor=OWNER_COLOURS[owner], label=owner) for owner in present]
     _legend_above(axes, handles)
     return figure
+
+
+def shown_seconds(stage: StageCost) -> float:
+    """The bar's length: the median, or the only round there was."""
+    return stage.cost.median_s if stage.cost.rounds > 1 else stage.cost.first_s
 
 
 def _range(maps: NDArray[np.float32]) -> tuple[float, float]:

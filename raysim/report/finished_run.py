@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from raysim.errors import RecordError
-from raysim.runs.directory import COLUMNS, LATER_COLUMNS, read_table
+from raysim.runs.directory import COLUMNS, TABLES
 
 Columns = Mapping[str, NDArray[Any]]
 """A table: column name -> [rows]."""
@@ -88,11 +88,8 @@ def read_columns(folder: Path, table: str) -> Columns:
     """One table of a run as numpy columns; null becomes NaN in a float column and "" in text."""
     path = folder / f"{table}.parquet"
     try:
-        stored = read_table(path, table)
-        absent = [name for name in COLUMNS[table] if name not in stored.column_names]
-        if absent:
-            raise RecordError(f"{path}: no column {', '.join(absent)}")
-        nullable = (*NULLABLE, *LATER_COLUMNS.get(table, ()))
+        stored = TABLES[table].read(path)
+        nullable = (*NULLABLE, *TABLES[table].later)
         return {
             name: _to_numpy(stored.column(name), name, kind, name in nullable)
             for name, (kind, _) in COLUMNS[table].items()

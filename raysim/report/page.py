@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from raysim.metrics import mean_detection, summarise
 from raysim.report import figures, tables
 from raysim.report.finished_run import Columns, FinishedRun, read_finished_run
+from raysim.report.stage_costs import owner_costs, stage_costs
+from raysim.report.terminal import headline
 
 UNDEFINED = "–"
 """Printed for a value that is not defined, as the papers do."""
@@ -183,21 +185,20 @@ def _heat_maps(run: FinishedRun) -> Drawing | str:
 
 
 def _time(spans: Columns) -> dict[str, Any] | str:
-    stages = tables.stage_times(spans)
+    stages = stage_costs(spans)
     if not stages:
         return "No times: the run recorded no stage."
-    totals = {
-        group: sum(stage.wall_s for stage in stages if stage.group == group)
-        for group in figures.GROUP_COLOURS
-    }
-    words = [f"{group} {tables.seconds(total)}" for group, total in totals.items() if total]
-    alt = (
-        "Bar chart of wall seconds by stage: "
-        + "; ".join(f"{s.stage} {tables.seconds(s.wall_s)}" for s in stages)
-        + "."
+    words = "; ".join(f"{s.stage} {tables.seconds(figures.shown_seconds(s))}" for s in stages)
+    caption = "Wall seconds as the server saw them, waiting and transfer included."
+    drawing = Drawing(
+        _svg(figures.stage_bars(stages)), f"Bar chart of seconds a round by stage: {words}.", caption
     )
-    caption = f"Wall seconds as the server saw them, waiting and transfer included: {', '.join(words)}."
-    return {"drawing": Drawing(_svg(figures.stage_times(stages)), alt, caption), "stages": stages}
+    return {
+        "headline": headline(spans),
+        "drawing": drawing,
+        "owners": owner_costs(spans),
+        "stages": stages,
+    }
 
 
 def _rows(rounds: Columns) -> list[dict[str, Any]]:
@@ -239,7 +240,7 @@ def _number(value: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:,.3f}"
+    return UNDEFINED if np.isnan(value) else f"{value:,.4f}"
 
 
 def _size(value: float) -> str:

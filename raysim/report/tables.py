@@ -3,72 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.composition.registry import defense_title
 from raysim.config.schema import ScheduleConfig
 from raysim.metrics import Detection
 from raysim.report.finished_run import Columns
 
-GROUPS = {"train": "training", "draw": "drawing", "evaluate": "evaluation"}
-"""Who is at work in a stage; every other stage is the server's."""
-
 EVERY_ROUND = ScheduleConfig().model_dump()
 """The schedule of an attack that is always active."""
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """One stage over the whole run. Seconds are the server's wall clock, waiting and transfer included.
-
-    `rounds` is how many rounds ran the stage, and `mean_s` the mean over those. `bytes_moved` is NaN where the run was
-    recorded before it was measured.
-    """
-
-    stage: str
-    group: str
-    rounds: int
-    wall_s: float
-    mean_s: float
-    cpu_s: float
-    bytes_in: int
-    bytes_out: int
-    bytes_moved: float
-    peak_memory_bytes: int
-    tasks: int
-    retries: int
-
-
-def stage_times(spans: Columns) -> list[StageTime]:
-    """Sum the spans by stage, longest first (equal ones by name)."""
-    whole = spans["task"] == WHOLE_STAGE
-    times = []
-    for stage in sorted(set(spans["stage"][whole])):
-        of_stage = spans["stage"] == stage
-        here = {name: column[whole & of_stage] for name, column in spans.items()}
-        rounds, wall_s = len(np.unique(here["round"])), float(here["wall_s"].sum())
-        times.append(
-            StageTime(
-                stage=stage,
-                group=GROUPS.get(stage, "server"),
-                rounds=rounds,
-                wall_s=wall_s,
-                mean_s=wall_s / rounds,
-                cpu_s=float(here["cpu_s"].sum()),
-                bytes_in=int(here["bytes_in"].sum()),
-                bytes_out=int(here["bytes_out"].sum()),
-                bytes_moved=float(here["bytes_moved"].sum()),
-                peak_memory_bytes=int(here["peak_memory_bytes"].max()),
-                tasks=int(np.count_nonzero(of_stage & ~whole)),
-                retries=int(here["retries"].sum()),
-            )
-        )
-    return sorted(times, key=lambda time: (-time.wall_s, time.stage))
 
 
 def detections(rounds: Columns) -> list[Detection]:
@@ -94,7 +41,9 @@ def ids(numbers: Iterable[Any]) -> str:
 
 
 def seconds(value: float) -> str:
-    """Three significant digits, but never fewer than the whole seconds: 0.0124 s, 48.8 s, 1,234 s."""
+    """Three significant digits, but never fewer than the whole seconds: 0.0124 s, 48.8 s, 1,234 s; - for NaN."""
+    if value != value:
+        return "-"
     return f"{value:,.0f} s" if value >= 99.95 else f"{value:#.3g} s"
 
 

@@ -50,13 +50,34 @@ def detection(rounds: Columns) -> Table:
     return table
 
 
-def stages(spans: Columns, rounds: int) -> Table:
-    """The stages that took longest."""
-    from raysim.report.tables import seconds, stage_times
+def headline(spans: Columns) -> str:
+    """What the defense costs a round, in one line."""
+    from raysim.report.progress import UNDEFINED
+    from raysim.report.stage_costs import owner_cost, owner_share
+    from raysim.report.tables import seconds
 
-    table = grid("stage", "a round", "")
-    for time in stage_times(spans)[:STAGES_SHOWN]:
-        table.add_row(time.stage, seconds(time.wall_s / max(rounds, 1)))
+    cost, share = owner_cost(spans, "defense"), owner_share(spans, "defense")
+    if not cost.rounds:
+        return "the defense's cost was not recorded"
+    part = UNDEFINED if share != share else f"{100 * share:.1f} %"
+    return (
+        f"the defense costs {seconds(cost.median_s)} a round, {part} of the round"
+        f" (first round {seconds(cost.first_s)})"
+    )
+
+
+def costs(spans: Columns) -> Table:
+    """Whose the seconds are, and the stages that took longest."""
+    from raysim.report.stage_costs import owner_costs, stage_costs
+    from raysim.report.tables import seconds
+
+    table = grid("seconds", "a round", "first round", "rounds", "in all")
+    found = owner_costs(spans)
+    rows = [(owner, found[owner]) for owner in found]
+    rows += [(f"  {entry.owner}: {entry.stage}", entry.cost) for entry in stage_costs(spans)[:STAGES_SHOWN]]
+    for name, cost in rows:
+        numbers = (seconds(cost.median_s), seconds(cost.first_s), str(cost.rounds), seconds(cost.total_s))
+        table.add_row(name, *numbers)
     return table
 
 

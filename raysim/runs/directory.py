@@ -37,12 +37,13 @@ import numpy as np
 from raysim.backends.telemetry import Span
 from raysim.errors import RecordError
 from raysim.matrix.layout import Layout
+from raysim.runs.table_schema import Columns, Rows, TableSchema, write_parquet
 from raysim.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+COLUMNS: Mapping[str, Columns] = {
     "rounds": {
         "round": ("int32", "round number, from 0"),
         "clients": ("int32", "uploads received"),
@@ -64,6 +65,10 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "auc_hard": ("float64", "area under the ROC curve of the 0/1 verdicts"),
         "auc_score": ("float64", "rank AUC of the scores, ties one half"),
         "train_loss": ("float64", "mean training loss over honest clients"),
+        "threshold": (
+            "float64",
+            "score above which the defense suspects a client; null where it has no such number",
+        ),
         "notes": ("string", "what attacks reported of themselves, as JSON"),
     },
     "clients": {
@@ -89,30 +94,26 @@ COLUMNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "peak_memory_bytes": ("int64", "peak resident memory of the process during the span"),
         "retries": ("int32", "times the task was started again"),
         "bytes_moved": ("int64", "bytes of arrays in the arguments that were brought from other nodes"),
+        "owner": (
+            "string",
+            "who caused the work: client (local training), attack (crafting), defense, engine (the simulator)",
+        ),
     },
 }
 """Table -> column -> (type, meaning). Units are in the names."""
 
 LAYOUT = "layout.json"
 
-LATER_COLUMNS: Mapping[str, Sequence[str]] = {"spans": ("bytes_moved",)}
-"""Columns that runs of earlier versions lack; they are read as null there."""
-
-Rows = Sequence[Mapping[str, Any]]
+TABLES: Mapping[str, TableSchema] = {
+    "rounds": TableSchema("rounds", COLUMNS["rounds"], version=2, later=("threshold",)),
+    "clients": TableSchema("clients", COLUMNS["clients"]),
+    "spans": TableSchema("spans", COLUMNS["spans"], version=2, later=("bytes_moved", "owner")),
+}
 
 
 def schema(table: str) -> pa.Schema:
     """The Arrow schema of a table."""
-    import pyarrow as pa
-
-    types = {
-        "int32": pa.int32(),
-        "int64": pa.int64(),
-        "float64": pa.float64(),
-        "bool": pa.bool_(),
-        "string": pa.string(),
-    }
-    return pa.schema([pa.field(name, types[kind]) for name, (kind, _) in COLUMNS[table].items()])
+    return TABLES[table].arrow
 
 
 def default_name(out: Path) -> str:
@@ -173,10 +174,10 @@ class RunDirectory:
         for table in COLUMNS:
             final = self.path / f"{table}.parquet"
             if final.exists():
-                whole = read_table(final, table)
+                whole = TABLES[table].read(final)
                 kept = whole.filter(pc.less(whole["round"], number))
                 if len(kept) < len(whole):
-                    _write_parquet(final, kept)
+                    write_parquet(final, kept)
             for part in self._parts(table):
                 if _number(part) >= number:
                     part.unlink()
@@ -194,55 +195,28 @@ class RunDirectory:
         import pyarrow as pa
 
         final = self.path / f"{table}.parquet"
-        tables = [read_table(final, table)] if final.exists() else [schema(table).empty_table()]
+        tables = [TABLES[table].read(final)] if final.exists() else [TABLES[table].empty()]
         known = set(tables[0]["round"].to_pylist())
         whole = {_number(part) for part in self._parts("rounds")}
         new = [part for part in self._parts(table) if _number(part) in whole - known]
-        return pa.concat_tables([*tables, *(read_table(part, table) for part in new)])
+        return pa.concat_tables([*tables, *(TABLES[table].read(part) for part in new)])
 
     def finish(self) -> None:
         """Write the three tables from the parts, then drop the parts. Safe to call again."""
         if not (self.path / "parts").exists():
             return
         for table in COLUMNS:
-            _write_parquet(self.path / f"{table}.parquet", self.read(table))
+            write_parquet(self.path / f"{table}.parquet", self.read(table))
         shutil.rmtree(self.path / "parts")
 
     def _write_part(self, table: str, number: int, rows: Rows) -> None:
-        import pyarrow as pa
-
+        content = TABLES[table].table(rows)
         folder = self.path / "parts" / table
         folder.mkdir(parents=True, exist_ok=True)
-        rows_of = pa.Table.from_pylist(list(rows), schema=schema(table))
-        _write_parquet(folder / f"{number:06d}.parquet", rows_of)
+        write_parquet(folder / f"{number:06d}.parquet", content)
 
     def _parts(self, table: str) -> list[Path]:
         return sorted((self.path / "parts" / table).glob("[0-9]*.parquet"))
-
-
-def read_table(path: Path, table: str) -> pa.Table:
-    """The rows in one file of a table, with null in LATER_COLUMNS that it lacks; RecordError when it is damaged."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
-    for name in LATER_COLUMNS.get(table, ()):
-        if name not in rows.column_names:
-            field = schema(table).field(name)
-            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
-    return rows
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    """The whole file or nothing; its bytes follow from the rows alone, however the table was put together."""
-    import pyarrow.parquet as pq
-
-    temporary = path.with_name(f".{path.stem}.tmp")
-    pq.write_table(table.combine_chunks(), temporary)
-    os.replace(temporary, path)
 
 
 def environment(**extra: Any) -> dict[str, Any]:

@@ -8,22 +8,21 @@ TABLE.parquet       all parts; its metadata hold what plan.json says, as JSON
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysim.errors import RaysimError, RecordError, RunError
 from raysim.runs.directory import environment, write_atomically
+from raysim.runs.table_schema import Rows, TableSchema, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from cluster.clusters import Cluster
 
-Rows = Sequence[Mapping[str, Any]]
 Columns = Mapping[str, Mapping[str, tuple[str, str]]]
 """Table -> column -> (type, meaning)."""
 
@@ -35,22 +34,22 @@ class Parts:
     columns: Columns
     whole: str
 
+    def of(self, table: str) -> TableSchema:
+        """What a table holds."""
+        return TableSchema(table, self.columns[table])
+
     def schema(self, table: str) -> pa.Schema:
         """The Arrow schema of a table."""
-        import pyarrow as pa
-
-        columns = self.columns[table].items()
-        return pa.schema([pa.field(name, getattr(pa, kind)()) for name, (kind, _) in columns])
+        return self.of(table).arrow
 
     def write(self, out: Path, cell: str, rows: Mapping[str, Rows]) -> None:
         """Keep a finished cell: the rows of each table; tables without rows get no part."""
-        import pyarrow as pa
-
         for table in sorted(rows, key=lambda name: name == self.whole):
             if rows[table]:
+                content = self.of(table).table(rows[table])
                 path = self._part(out, table, cell)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write(path, pa.Table.from_pylist(list(rows[table]), schema=self.schema(table)))
+                write_parquet(path, content)
 
     def is_finished(self, out: Path, cell: str) -> bool:
         """Whether a cell was measured."""
@@ -63,17 +62,12 @@ class Parts:
     def merge(self, out: Path, about: Mapping[str, Any]) -> None:
         """Write every table from all its parts; `about` goes into their metadata, as JSON."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        notes = {"about": json.dumps(about)}
         for table in self.columns:
             parts = sorted((out / "parts" / table).glob("*.parquet"))
-            try:
-                read = [pq.read_table(part, schema=self.schema(table)) for part in parts]
-            except (OSError, pa.ArrowException) as error:
-                raise RecordError(f"a part of {table} in {out} is damaged: {error}") from error
-            whole = pa.concat_tables(read) if read else self.schema(table).empty_table()
-            _write(out / f"{table}.parquet", whole.replace_schema_metadata(notes).combine_chunks())
+            whole = pa.concat_tables([self.of(table).empty(), *map(self.of(table).read, parts)])
+            notes = {**(whole.schema.metadata or {}), "about": json.dumps(about)}
+            write_parquet(out / f"{table}.parquet", whole.replace_schema_metadata(notes))
 
     def claim(
         self,
@@ -137,11 +131,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} is missing or damaged: {error}") from error
     return values
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
-    temporary = path.with_name(f".{path.stem}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)

@@ -81,6 +81,9 @@ class Study:
 
         text = self.markdown()
         about = json.dumps(environment(study=self.name, settings=dict(self.settings)))
+        keys = [row.keys() for row in self.rows]
+        if any(found != keys[0] for found in keys):  # pyarrow would drop what the first row has not
+            raise ValueError(f"the rows of study {self.name} have different columns")
         table = pa.Table.from_pylist([dict(row) for row in self.rows])
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({"about": about}), sink)

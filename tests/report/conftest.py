@@ -18,6 +18,8 @@ from raysim.runs.directory import schema
 WriteRun = Callable[..., Path]
 STAGES = {"train": 3.1, "evaluate": 0.4, "cam": 0.62, "autoencoder": 0.81, "gram": 0.05, "aggregate": 0.02}
 
+OWNERS = {"train": "client", "evaluate": "engine"}
+
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
@@ -76,6 +78,7 @@ def write_run_directory(
                 "target_confidence": 0.4 * np.exp(-at / 5) if success and evaluated else np.nan,
                 **vars(found),
                 "train_loss": 1.5 * np.exp(-at / 8),
+                "threshold": 2.0 if flags and scores else None,
                 "notes": "",
             }
         )
@@ -109,6 +112,7 @@ def write_run_directory(
                         "peak_memory_bytes": 190 * 2**20,
                         "retries": 0,
                         "bytes_moved": 2**21 if stage == "gram" else 0,
+                        "owner": OWNERS.get(stage, "defense"),
                     }
                 )
     for table, rows in {"rounds": round_rows, "clients": client_rows, "spans": span_rows}.items():

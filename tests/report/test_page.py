@@ -91,7 +91,10 @@ def test_a_full_run_shows_everything(write_run):
     assert ["nodes[1].cpus", "64"] in page.rows
     train = run.spans["wall_s"][(run.spans["stage"] == "train") & (run.spans["task"] == -1)]
     row = next(row for row in page.rows if row[0] == "train")
-    assert row[1:5] == ["training", "6", f"{train.sum():,.3f}", f"{train.mean():,.3f}"]
+    numbers = [f"{value:,.4f}" for value in (np.median(train[1:]), train[0])]
+    assert row[1:6] == ["client", *numbers, "6", f"{train.sum():,.4f}"]
+    assert next(row for row in page.rows if row[0] == "client")[1:] == [*numbers, "6", f"{train.sum():,.4f}"]
+    assert "the defense costs" in page.text
     assert row[-4:] == ["17.2 MiB", "8.8 KiB", "0 B", "190.0 MiB"]
     assert next(row for row in page.rows if row[0] == "gram")[-2] == "12.0 MiB"
     assert next(row for row in page.rows if row[0] == "1")[7] == "–"  # round 1 was not evaluated

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from raysim.report import figures
 from raysim.report.figures import ABSENT, ACCEPTED, CAUGHT, CELLS, FALSE_ALARM, MISSED, UNJUDGED
 from raysim.report.finished_run import HeatMaps, read_finished_run
-from raysim.report.tables import stage_times
+from raysim.report.stage_costs import stage_costs
 
 
 def client_rows(*rows: tuple[int, int, bool, float]) -> dict[str, np.ndarray]:
@@ -128,13 +128,13 @@ def test_grid_of_flat_maps_is_drawn(fill):
     assert figure.axes[0].images[0].get_clim() == (0.0, 1.0)
 
 
-def test_stage_bars_are_the_summed_wall_seconds(write_run):
+def test_stage_bars_are_the_seconds_a_round(write_run):
     spans = read_finished_run(write_run(maps=None)).spans
-    stages = stage_times(spans)
-    axes = figures.stage_times(stages).axes[0]
+    stages = stage_costs(spans)
+    axes = figures.stage_bars(stages).axes[0]
     widths = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert widths == [stage.wall_s for stage in stages]
+    assert widths == [stage.cost.median_s for stage in stages]
     assert [label.get_text() for label in axes.get_yticklabels()] == [stage.stage for stage in stages]
     first = axes.patches[0]
     assert stages[0].stage == "train"
-    assert to_hex(first.get_facecolor()) == figures.GROUP_COLOURS["training"]
+    assert to_hex(first.get_facecolor()) == figures.OWNER_COLOURS["client"]

@@ -14,62 +14,8 @@ from raysim.report.tables import (
     rejections,
     seconds,
     setting,
-    stage_times,
     with_titles,
 )
-
-
-def spans(*rows: tuple) -> dict[str, np.ndarray]:
-    names = (
-        "round",
-        "stage",
-        "task",
-        "wall_s",
-        "cpu_s",
-        "bytes_in",
-        "bytes_out",
-        "peak_memory_bytes",
-        "retries",
-        "bytes_moved",
-    )
-    return {name: np.array([row[at] for row in rows]) for at, name in enumerate(names)}
-
-
-def test_stage_times_sum_whole_stages_only():
-    train, gram = stage_times(
-        spans(
-            (0, "gram", -1, 1.0, 4.0, 10, 1, 500, 0, 5.0),
-            (0, "gram", 0, 99.0, 9.0, 9, 9, 999, 9, 9.0),
-            (0, "gram", 1, 99.0, 9.0, 9, 9, 999, 9, 9.0),
-            (0, "train", -1, 3.0, 6.0, 0, 7, 100, 1, 0.0),
-            (2, "train", -1, 5.0, 6.0, 0, 7, 300, 0, 0.0),
-            (2, "gram", -1, 2.0, 4.0, 30, 1, 200, 2, 6.0),
-            (2, "gram", -1, 3.0, 4.0, 30, 1, 200, 2, 0.0),
-        )
-    )
-    assert (train.stage, train.group, train.rounds, train.wall_s, train.mean_s) == (
-        "train",
-        "training",
-        2,
-        8.0,
-        4.0,
-    )
-    assert (train.bytes_out, train.peak_memory_bytes, train.tasks, train.retries) == (14, 300, 0, 1)
-    assert (gram.stage, gram.group, gram.rounds, gram.wall_s, gram.mean_s) == ("gram", "server", 2, 6.0, 3.0)
-    assert (gram.cpu_s, gram.bytes_in, gram.peak_memory_bytes, gram.tasks, gram.retries) == (
-        12.0,
-        70,
-        500,
-        2,
-        4,
-    )
-    assert (train.bytes_moved, gram.bytes_moved) == (0.0, 11.0)
-
-
-def test_stages_of_equal_time_are_in_name_order():
-    rows = [(0, stage, -1, 1.0, 1.0, 0, 0, 0, 0, 0.0) for stage in ("vote", "cam", "evaluate")]
-    assert [time.stage for time in stage_times(spans(*rows))] == ["cam", "evaluate", "vote"]
-    assert [time.group for time in stage_times(spans(*rows))] == ["server", "evaluation", "server"]
 
 
 def test_detections_are_the_recorded_rates(write_run):
@@ -132,6 +78,7 @@ def test_setting_in_one_line(value, words):
         (48.76, "48.8 s"),
         (99.96, "100 s"),
         (1234.4, "1,234 s"),
+        (float("nan"), "-"),
     ],
 )
 def test_seconds_in_words(value, words):

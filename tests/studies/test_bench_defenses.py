@@ -265,12 +265,15 @@ def test_a_cell_is_the_mean_over_rounds_and_the_last_accuracy():
         {**rates, "recall": 0.0, "fpr": float("nan"), "main_accuracy": 0.75},
     ]
     spans = [
-        {"stage": "gram", "task": -1, "wall_s": 0.5},
-        {"stage": "gram", "task": 0, "wall_s": 9.0},
-        {"stage": "train", "task": -1, "wall_s": 9.0},
-        {"stage": "combine", "task": -1, "wall_s": 0.25},
+        (0, "gram", "defense", -1, 0.5),
+        (0, "gram", "defense", 0, 9.0),
+        (0, "train", "client", -1, 9.0),
+        (0, "combine", "defense", -1, 0.25),
+        (1, "gram", "defense", -1, 0.125),
     ]
-    assert summarised(rounds, spans) == CellResult(0.5, 0.5, 0.75, 0.375)
+    names = ("round", "stage", "owner", "task", "wall_s")
+    columns = {name: np.array([span[at] for span in spans]) for at, name in enumerate(names)}
+    assert summarised(rounds, columns) == CellResult(0.5, 0.5, 0.75, 0.125, 0.75)
 
 
 def test_detection_measures_once_and_writes_the_table(tmp_path: Path):
@@ -282,8 +285,10 @@ def test_detection_measures_once_and_writes_the_table(tmp_path: Path):
     table = (tmp_path / "t.md").read_text()
     assert table.strip() == first.stdout.strip()
     kept = json.loads((tmp_path / "digits-noise-krum-seed-0.json").read_text())["result"]
-    numbers = [kept[key] for key in ("recall", "fpr", "accuracy", "detection_s")]
-    assert "| krum | " + " | ".join(f"{number:.3f}" for number in numbers) + " |" in table
+    numbers = [kept[key] for key in ("recall", "fpr", "accuracy")]
+    cells = [*(f"{number:.3f}" for number in numbers), "-", f"{kept['first_s']:.3f}"]
+    assert "| krum | " + " | ".join(cells) + " |" in table
+    assert kept["first_s"] > 0
     assert "| median | - | - |" in table
     assert "| oracle (calibration only) | 1.000 | 0.000 |" in table
     assert "true number, 3 (num_byzantine or trim): krum." in table
@@ -300,7 +305,7 @@ def test_other_settings_are_measured_again_and_problems_are_told(tmp_path: Path)
     result = read_result(plan, cell, tmp_path, code)
     assert result is not None
     text = markdown(plan, {cell: result}, 1)
-    assert "| krum | failed | failed | failed | failed |" in text
+    assert "| krum | failed | failed | failed | failed | failed |" in text
     assert "- digits-noise-krum-seed-0: RunError: no memory" in text
     assert (
         read_result(DetectionPlan(("digits",), ("noise",), ("krum",), rounds=3), cell, tmp_path, code) is None

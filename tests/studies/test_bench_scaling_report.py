@@ -304,6 +304,6 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path: Path, spoil: Any, mess
 
 def test_a_damaged_file_is_named(tmp_path: Path):
     (tmp_path / "stages.parquet").write_bytes(b"no table")
-    with pytest.raises(RecordError, match=r"stages\.parquet: not a readable table"):
+    with pytest.raises(RecordError, match=r"stages\.parquet is damaged"):
         write_report(tmp_path)
     assert read_memory(tmp_path / "memory.parquet") == []

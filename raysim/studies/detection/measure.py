@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from raysim.composition.methods import written_out
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, RunError, unknown_name
 from raysim.metrics import Detection, mean_detection
+from raysim.report.finished_run import Columns, read_columns
+from raysim.report.stage_costs import owner_cost
 from raysim.runs.directory import environment, write_atomically
 
 CLIENTS, MALICIOUS = 24, 3
@@ -57,9 +57,6 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
 """Other options that are not defaults: maps of 4 x 4 pixels need a hidden layer narrower than the map to tell
 anything, and DeepSight's 3 x 20,000 noise images a client cost more than all else together."""
 
-ENGINE_STAGES = ("train", "evaluate", "guard", "craft", "buffers", "record", "checkpoint")
-"""Stages that are not the defense's."""
-
 
 @dataclass(frozen=True)
 class DetectionCell:
@@ -84,7 +81,9 @@ class CellResult:
     fpr: float = float("nan")
     accuracy: float = float("nan")
     detection_s: float = float("nan")
-    """Seconds a round in the defense's own stages, what it does before the first round included."""
+    """The defense's seconds a round, without the first one (`raysim.report.stage_costs`)."""
+    first_s: float = float("nan")
+    """Those of the first round, what it does before that included."""
     problem: str = ""
 
 
@@ -191,7 +190,7 @@ def run_cell(plan: DetectionPlan, cell: DetectionCell, folder: Path, code: Mappi
     with tempfile.TemporaryDirectory() as temporary:
         try:
             run = raysim.run(config, name=cell.name, out=temporary, backend="inprocess")
-            result = summarised(run.rounds, run.table("spans").to_pylist())
+            result = summarised(run.rounds, read_columns(run.path, "spans"))
         except (ConfigError, RunError) as error:
             result = CellResult(problem=f"{type(error).__name__}: {error}")
     content = {**origin(config, code), "result": dataclasses.asdict(result)}
@@ -223,9 +222,9 @@ def code_version() -> dict[str, Any]:
     return {key: found[key] for key in ("commit", "versions")}
 
 
-def summarised(rounds: Sequence[Mapping[str, Any]], spans: Sequence[Mapping[str, Any]]) -> CellResult:
+def summarised(rounds: Sequence[Mapping[str, Any]], spans: Columns) -> CellResult:
     """A run's tables as the numbers of a cell: means over rounds, and the accuracy of the last one."""
     names = [field.name for field in dataclasses.fields(Detection)]
     rates, _ = mean_detection([Detection(*(row[name] for name in names)) for row in rounds])
-    own = [span["wall_s"] for span in spans if span["task"] < 0 and span["stage"] not in ENGINE_STAGES]
-    return CellResult(rates.recall, rates.fpr, rounds[-1]["main_accuracy"], float(np.sum(own)) / len(rounds))
+    cost = owner_cost(spans, "defense")
+    return CellResult(rates.recall, rates.fpr, rounds[-1]["main_accuracy"], cost.median_s, cost.first_s)

@@ -21,7 +21,7 @@ from raysim.studies.detection.measure import (
 )
 from raysim.studies.report import machine_lines
 
-COLUMNS = ("recall", "FPR", "accuracy", "s/round")
+COLUMNS = ("recall", "FPR", "accuracy", "s/round", "first")
 
 
 def markdown(plan: DetectionPlan, results: Mapping[DetectionCell, CellResult], workers: int) -> str:
@@ -51,8 +51,8 @@ def _notes(plan: DetectionPlan) -> list[str]:
     counted = [name for name in plan.defenses if set(TRUE_COUNTS) & set(defense_options(name))]
     notes = [
         f"{CLIENTS} clients, {MALICIOUS} of them malicious. Recall and FPR: mean over rounds (- : the rule flags"
-        " nobody by design); accuracy: after the last round; s/round: wall-clock seconds in the defense's own stages,"
-        " what it does before the first round included; all of them means over the seeds. Where a rule that flags nobody has"
+        " nobody by design); accuracy: after the last round; s/round: the defense's wall-clock seconds, median over the"
+        " rounds after the first; first: those of the first round, what it does before that included; all of them means over the seeds. Where a rule that flags nobody has"
         " rates, updates that were not finite were refused before it saw them; they are the rates of those rounds.",
     ]
     if counted:
@@ -87,7 +87,7 @@ def _table(plan: DetectionPlan, data: str, results: Mapping[DetectionCell, CellR
         cells = [title(name, DEFENSES[name])]
         for attack in plan.attacks:
             mean = _mean([results.get(DetectionCell(data, attack, name, seed)) for seed in plan.seeds])
-            values = (mean.recall, mean.fpr, mean.accuracy, mean.detection_s)
+            values = (mean.recall, mean.fpr, mean.accuracy, mean.detection_s, mean.first_s)
             cells += ["failed"] * len(COLUMNS) if mean.problem else [_number(value) for value in values]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -98,11 +98,10 @@ def _mean(results: Sequence[CellResult | None]) -> CellResult:
     found = [result for result in results if result is not None]
     if not found or any(result.problem for result in found):
         return CellResult(problem="; ".join(result.problem for result in found) or "not measured")
-    table = np.array([(r.recall, r.fpr, r.accuracy, r.detection_s) for r in found])
+    table = np.array([(r.recall, r.fpr, r.accuracy, r.detection_s, r.first_s) for r in found])
     counts = np.maximum((~np.isnan(table)).sum(axis=0), 1)
     means = np.where(np.isnan(table).all(axis=0), np.nan, np.nansum(table, axis=0) / counts)
-    recall, fpr, accuracy, detection_s = means.tolist()
-    return CellResult(recall, fpr, accuracy, detection_s)
+    return CellResult(*means.tolist())
 
 
 def _number(value: float) -> str:

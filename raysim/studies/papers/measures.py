@@ -8,7 +8,7 @@ A measure is named by a key:
     target_confidence
       with _best, _last_20                        the highest, and the mean of the last 20 rounds
     score_malicious, score_benign                 mean score of attackers, and of the others
-    round_s, server_s                             wall-clock seconds a round, and those of the server's stages
+    round_s, defense_s                            seconds a round, and those of the defense (raysim.report.stage_costs)
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ import numpy as np
 from raysim.metrics import summarise
 from raysim.presets import Preset
 from raysim.report.finished_run import Columns, read_columns
-from raysim.report.tables import stage_times
+from raysim.report.stage_costs import KEEPING, owner_cost, round_cost
 
 RATES = ("recall", "precision", "fpr", "acc", "f1", "auc_hard")
 UTILITIES = ("main_accuracy", "attack_success_rate", "target_confidence")
 SUMMARIES = {"": "final", "_best": "best", "_last_20": "last_20_mean"}
-KEEPING = ("record", "checkpoint")
-"""Stages of the server that no defense has a part in."""
-
 LABELS: Mapping[str, str] = {
     "recall": "recall", "precision": "precision", "fpr": "FPR", "acc": "ACC", "f1": "F1", "auc_hard": "AUC",
     "main_accuracy": "accuracy %", "main_accuracy_best": "best accuracy %",
@@ -36,7 +33,7 @@ LABELS: Mapping[str, str] = {
     "attack_success_rate": "ASR %", "attack_success_rate_best": "best ASR %",
     "attack_success_rate_last_20": "last-20 ASR %", "target_confidence": "confidence %",
     "score_malicious": "score, attackers", "score_benign": "score, benign",
-    "round_s": "s a round", "server_s": "server s a round",
+    "round_s": "s a round", "defense_s": "defense s a round",
 }  # fmt: skip
 
 
@@ -81,12 +78,11 @@ def _one(key: str, preset: Preset, rounds: Columns, clients: Columns, spans: Col
             return float(getattr(summarise(rounds[utility]), SUMMARIES[key.removeprefix(utility)]))
     if key in ("score_malicious", "score_benign"):
         return _mean(clients["score"][clients["malicious"] == (key == "score_malicious")])
-    times = [time for time in stage_times(spans) if time.stage not in KEEPING]
-    if key == "server_s":
-        times = [time for time in times if time.group == "server" and time.stage != "craft"]
-    elif key != "round_s":
-        raise KeyError(key)
-    return sum(time.wall_s for time in times) / max(count, 1)
+    if key == "round_s":
+        return round_cost(spans, leave_out=KEEPING).median_s
+    if key == "defense_s":
+        return owner_cost(spans, "defense").median_s
+    raise KeyError(key)
 
 
 def _mean(values: np.ndarray) -> float:

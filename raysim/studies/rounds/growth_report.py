@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from raysim.studies.rounds.tables import PARTS
 from raysim.errors import RecordError
 from raysim.runs.directory import write_atomically
 from raysim.studies.rounds.figure import stacked
@@ -203,8 +202,5 @@ def _variant(row: Row) -> str:
 
 
 def _rows(path: Path) -> list[Row]:
-    try:
-        rows: list[Row] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise RecordError(f"{path}: not a readable table: {error}") from error
+    rows: list[Row] = PARTS.of(path.stem).read(path).to_pylist()
     return rows

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysim.errors import RecordError
-from raysim.studies.scaling.tables import COLUMNS
+from raysim.studies.scaling.tables import PARTS
 
 COPY, GRAM = "copy", "gram"
 """The stages of LIMITS that are limits."""
@@ -145,7 +145,10 @@ def read_memory(path: Path) -> list[PeakMemory]:
 
 def read_about(path: Path) -> dict[str, Any]:
     """The JSON that a table says of its measurement: machine, versions, commit, options. Empty where it says nothing."""
-    raw = _table(path).schema.metadata or {}
+    try:
+        raw = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise RecordError(f"{path} is damaged: {error}") from error
     try:
         about = json.loads(raw.get(b"about", b"{}"))
     except ValueError as error:
@@ -185,19 +188,9 @@ def _size(row: Mapping[str, Any]) -> MatrixSize:
 
 
 def _rows(path: Path, kind: str) -> list[dict[str, Any]]:
-    table, columns = _table(path), list(COLUMNS[kind])
-    absent = [name for name in columns if name not in table.column_names]
-    if absent:
-        raise RecordError(f"{path}: no column {', '.join(absent)}")
-    nulls = [name for name in columns if table.column(name).null_count]
+    table = PARTS.of(kind).read(path)
+    nulls = [name for name in table.column_names if table.column(name).null_count]
     if nulls:
         raise RecordError(f"{path}: column {', '.join(nulls)} must be known in every row, and holds nulls")
-    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
-
-
-def _table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise RecordError(f"{path}: not a readable table: {error}") from error

@@ -12,6 +12,7 @@ from raysim.composition.registry import defense_title
 from raysim.errors import RecordError
 from raysim.report.tables import flatten, ids
 from raysim.runs.directory import write_atomically
+from raysim.runs.table_schema import TableSchema, write_parquet
 from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import draw
 from raysim.studies.scaling.fit import DigestMismatch, Growth, digest_mismatches, growth
@@ -59,15 +60,16 @@ def write_report(out: Path) -> str:
 
 def write_growth(path: Path, laws: Sequence[Growth]) -> None:
     """One row a fit. Column -> meaning: see Setup, Growth and PowerLaw."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     texts = ("kind", "bandwidth", "backend", "updates", "defense", "stage", "along")
     counts = ("cpus_per_node", "order", "clients", "parameters", "nodes", "points", "smallest", "largest")
     numbers = ("exponent", "low", "high", "coefficient", "largest_deviation", "last_exponent")
-    columns = [(name, pa.string()) for name in texts]
-    columns += [(name, pa.int64()) for name in counts] + [(name, pa.float64()) for name in numbers]
-    pq.write_table(pa.Table.from_pylist([law.row() for law in laws], schema=pa.schema(columns)), path)
+    kinds = {
+        **dict.fromkeys(texts, "string"),
+        **dict.fromkeys(counts, "int64"),
+        **dict.fromkeys(numbers, "float64"),
+    }
+    growth = TableSchema("growth", {name: (kind, "see Growth and PowerLaw") for name, kind in kinds.items()})
+    write_parquet(path, growth.table([law.row() for law in laws]))
 
 
 def about_lines(about: Mapping[str, Any]) -> list[str]:

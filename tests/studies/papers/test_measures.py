@@ -33,9 +33,11 @@ def finished(tmp_path: Path) -> Path:
         for i in range(2)
     ]
     stages = {"train": 3.0, "cam": 1.0, "vote": 0.5, "checkpoint": 9.0}
+    owners = {"train": "client", "checkpoint": "engine"}
     spans = [
         dict.fromkeys(schema("spans").names, 0)
-        | {"round": t, "stage": stage, "task": -1, "node": "here", "wall_s": wall}
+        | {"round": t, "stage": stage, "task": -1, "node": "here", "wall_s": wall if t else 50.0}
+        | {"owner": owners.get(stage, "defense")}
         for t in range(4)
         for stage, wall in stages.items()
     ]
@@ -62,7 +64,7 @@ def preset(interval: int = 1, rounds: int = 4) -> Preset:
         ("score_malicious", 3.0),
         ("score_benign", 0.5),
         ("round_s", 4.5),
-        ("server_s", 1.5),
+        ("defense_s", 1.5),
     ],
 )
 def test_each_measure(finished, key, value):

@@ -96,7 +96,7 @@ def test_finished_runs_are_kept_and_another_configuration_is_refused(tmp_path):
     again = run_cell(preset, **options)
     assert len(begun) == 2
     assert again.measured == first.measured
-    assert len(first.measured["server_s"]) == 2
+    assert len(first.measured["defense_s"]) == 2
     run_cell(preset, **options, overrides=["resources.threads=1", "checkpoint.every=5"])
     with pytest.raises(ConfigError, match="another's run"):
         run_cell(preset, **options, overrides=["training.epochs=2"])
