@@ -151,6 +151,9 @@ REFUSED = [
     (verdict_of(flagged=np.array([5])), "flagged must be a mask of 4 booleans, one per client; received int64 (1,) [5]; for places"),
     (verdict_of(flagged=[0, 1, 0, 0]), "flagged must be a mask of 4 booleans, one per client; received list [0, 1, 0, 0]"),
     (verdict_of(flagged=np.zeros(3, bool)), "flagged must be a mask of 4 booleans, one per client; received bool (3,)"),
+    (verdict_of(threshold="high"), "threshold must be one number, or None; received str 'high'"),
+    (verdict_of(threshold=np.zeros(4)), "threshold must be one number, or None; received float64 (4,)"),
+    (verdict_of(threshold=NAN), "threshold must be one number, or None; received"),
     (verdict_of(artifacts=[1]), "artifacts must be a mapping of names to arrays; received list [1]"),
     (verdict_of(artifacts={"a/b": np.zeros(1)}), "artifacts must have names that files can have; received 'a/b'"),
     (verdict_of(artifacts={"map": "text"}), "artifacts['map'] must be an array of numbers; received str 'text'"),
@@ -176,6 +179,7 @@ ALLOWED = [
     ({"weights": [0.1, 0, 0, 0]}, "a server that takes a small step"),
     ({"weights": [0.5, 0.5, 0, 0], "flagged": [True, False, False, False]}, "flagged and yet of some weight"),
     ({"scores": [NAN, INF, -INF, 3]}, "what cannot be scored"),
+    ({"scores": [1, 2, 3, 4], "threshold": np.float32(2.5)}, "where suspicion begins"),
     ({"artifacts": {"heat_maps": np.zeros((4, 2, 2))}}, "arrays"),
 ]
 
@@ -186,7 +190,7 @@ def test_what_a_verdict_may_say(updates, context, fields, why):
     assert (verdict.aggregate.dtype, state) == (np.float32, {})
     for name in set(fields) - {"artifacts"}:
         np.testing.assert_array_equal(getattr(verdict, name), fields[name])
-        assert isinstance(getattr(verdict, name), np.ndarray)
+        assert isinstance(getattr(verdict, name), float if name == "threshold" else np.ndarray)
 
 
 def test_the_time_of_the_check_is_not_the_defenses(updates, context):
