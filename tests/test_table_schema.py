@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from raysim.bench.cell_store import Parts
 
+from raysim.bench.cell_store import Parts
 from raysim.errors import RecordError
 from raysim.runs.directory import TABLES
 from raysim.runs.table_schema import VERSION_KEY, TableSchema, write_parquet
