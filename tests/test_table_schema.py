@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysim.bench.cell_store import Parts
 from raysim.errors import RecordError
 from raysim.runs.directory import TABLES
 from raysim.runs.table_schema import VERSION_KEY, TableSchema, write_parquet
+from raysim.studies.cell_store import Parts
 
 COSTS = TableSchema("costs", {"stage": ("string", "name"), "wall_s": ("float64", "seconds")})
 LATER = TableSchema(

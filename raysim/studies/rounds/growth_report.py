@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from raysim.studies.rounds.tables import PARTS
 from raysim.errors import RecordError
 from raysim.runs.directory import write_atomically
 from raysim.studies.rounds.figure import stacked
 from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
+from raysim.studies.rounds.tables import PARTS
 from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import draw
 from raysim.studies.scaling.fit import growth
