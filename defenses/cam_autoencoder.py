@@ -65,12 +65,15 @@ class CAMAutoencoder(HeatMapDefense):
             if name not in known:
                 raise unknown_name(key, name, known)
 
-    def check(self, setting: Setting) -> None:
-        """Besides an image, there must be enough rounds for one vote."""
-        super().check(setting)
-        if self.interval > setting.rounds:
-            rule = f"must be at most the {setting.rounds} rounds of the run, or it never votes"
-            raise ConfigError("interval", rule, self.interval, setting.rounds)
+    def remarks(self, setting: Setting) -> tuple[str, ...]:
+        """That a run is too short for one vote."""
+        if self.interval <= setting.rounds:
+            return ()
+        name, rounds = type(self).__name__, setting.rounds
+        return (
+            f"{name} votes every {self.interval} rounds, and the run has {rounds}: no vote takes place, nobody is"
+            f" flagged (interval <= {rounds} would vote)",
+        )
 
     def init(self, ctx: Context) -> State:
         """Nobody suspected, nobody banned."""

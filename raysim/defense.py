@@ -102,6 +102,10 @@ class Defense:
     def check(self, setting: Setting) -> None:
         """Raise ConfigError when this defense cannot work in that setting; called before anything starts."""
 
+    def remarks(self, setting: Setting) -> tuple[str, ...]:
+        """Sentences a user should read before a run that is allowed in that setting, and may not be what was meant."""
+        return ()
+
     def init(self, ctx: Context) -> State:
         """The state before the first round."""
         return {}

@@ -276,6 +276,16 @@ def test_resume_ends_as_the_run_in_one_go_did(finished: Result, runs: Path, inte
     assert (interrupted / "report.html").is_file()
 
 
+def test_resuming_a_finished_run_says_so_at_once(finished: Result, runs: Path):
+    before = (runs / "first" / "rounds.parquet").stat().st_mtime_ns
+    result = call("resume", str(runs / "first"))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (
+        result.stdout == f"{runs / 'first'} is finished: all 3 rounds are there; nothing is left to resume\n"
+    )
+    assert (runs / "first" / "rounds.parquet").stat().st_mtime_ns == before
+
+
 def test_report_renders_again(finished: Result, runs: Path):
     page = runs / "first" / "report.html"
     page.unlink(missing_ok=True)

@@ -159,6 +159,10 @@ def resume(path: RunPath, backend: Backend = "ray", address: Address = None, deb
     with exit_status(debug):
         directory.require()
         earlier = directory.read("rounds").to_pylist()
+        wanted = load_config(path / "config.yaml").rounds
+        if len(earlier) >= wanted and (path / "digest.txt").exists():
+            typer.echo(f"{path} is finished: all {wanted} rounds are there; nothing is left to resume")
+            return
         with _followed(path, backend, address, debug) as display:
             _introduce(display, path, load_config(path / "config.yaml"))
             display.standing.earlier = earlier

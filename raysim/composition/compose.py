@@ -55,6 +55,8 @@ class Prepared:
     partition: Partition
     tests: tuple[Dataset, ...]
     """The clean test set, then each attack's triggered one."""
+    notes: tuple[str, ...]
+    """What a user should know of this experiment before it starts."""
 
 
 def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Experiment:
@@ -108,6 +110,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
         train_set=train_set,
         partition=partition,
         tests=(test, *triggered_tests(config, campaigns, test)),
+        notes=(*source.notes, *(remark for step in methods.defenses for remark in step.remarks(setting))),
     )
 
 
@@ -160,7 +163,7 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
             *(array for part in prepared.tests for array in (part.images, part.labels)),
         ),
         test_sizes=tuple(len(part) for part in prepared.tests),
-        notes=source.notes,
+        notes=prepared.notes,
     )
 
 
