@@ -71,8 +71,8 @@ class CAMAutoencoder(HeatMapDefense):
             return ()
         name, rounds = type(self).__name__, setting.rounds
         return (
-            f"{name} votes every {self.interval} rounds, and the run has {rounds}: no vote takes place, nobody is"
-            f" flagged (interval <= {rounds} would vote)",
+            f"{name} votes every {self.interval} rounds, and the run has {rounds}: no vote takes place; suspects"
+            f" are judged round by round (interval <= {rounds} would vote)",
         )
 
     def init(self, ctx: Context) -> State:

@@ -205,8 +205,8 @@ def test_a_run_too_short_to_vote_is_told_so() -> None:
 
     LayerCAMAE().check(setting(2))
     assert LayerCAMAE().remarks(setting(2)) == (
-        "LayerCAMAE votes every 3 rounds, and the run has 2: no vote takes place, nobody is flagged (interval <= 2"
-        " would vote)",
+        "LayerCAMAE votes every 3 rounds, and the run has 2: no vote takes place; suspects are judged round by"
+        " round (interval <= 2 would vote)",
     )
     assert LayerCAMAE().remarks(setting(3)) == GradCAMAE().remarks(setting(1)) == ()
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
