@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
 	@echo "make test       all tests"
-	@echo "make test-fast  those that need neither Ray nor more than a second"
+	@echo "make test-fast  those that need neither Ray nor whole studies"
 	@echo "make check      ruff (lint and format) and mypy"
 	@echo "make format     rewrite the code in the project's format"
 	@echo "make clean      remove the virtual environment and the demo's run"

@@ -12,6 +12,24 @@ import pytest
 # Before anything imports Ray: its processes bind to loopback only.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
+SLOW = (
+    "tests/studies/",
+    "tests/presets/",
+    "tests/test_acceptance.py",
+    "tests/test_acceptance_attacks.py",
+    "tests/test_build_once.py",
+)
+"""What `make test-fast` leaves out besides Ray: whole runs and studies, a second or more each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray through the shared cluster, and what is slow by its place."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
+
 
 @pytest.fixture
 def data_root() -> Path:
