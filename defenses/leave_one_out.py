@@ -161,7 +161,7 @@ def _validate(
         x = torch.from_numpy(np.array(images[start : start + batch_size]))
         y = torch.from_numpy(np.array(labels[start : start + batch_size]))
         logits = model(x)
-        wrong += int((logits.argmax(1) != y).sum())
+        wrong += int(((logits.argmax(1) != y) | ~logits.isfinite().all(1)).sum())  # NaN predicts no class
         loss += functional.cross_entropy(logits.double(), y, reduction="sum").item()
     mean = loss / len(labels)
     return wrong / len(labels), min(mean, _WORST) if np.isfinite(mean) else _WORST

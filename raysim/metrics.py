@@ -59,6 +59,27 @@ class Detection:
         return 1.0 - self.recall
 
 
+class Measure(NamedTuple):
+    """A model on one test set: accuracy, mean cross-entropy, mean confidence in the label.
+
+    They are NaN where `unpredicted` of the `samples` got logits that are not finite: NaN is no prediction.
+    """
+
+    accuracy: float
+    loss: float
+    confidence: float
+    samples: int
+    unpredicted: int
+
+    @classmethod
+    def of(
+        cls, samples: float, correct: float, loss: float, confidence: float, unpredicted: float
+    ) -> Measure:
+        """From sums over the samples, as `LocalTrainer.evaluate` counts them."""
+        rates = (correct / samples, loss / samples, confidence / samples)
+        return cls(*((np.nan,) * 3 if unpredicted else rates), int(samples), int(unpredicted))
+
+
 UNJUDGED = Detection(*[np.nan] * 7)
 """The rates of a round in which the defense was given nothing to judge: the engine rejected every upload."""
 

@@ -318,6 +318,7 @@ def _subject(config: ExperimentConfig) -> str:
 def _conclude(result: RunResult, path: Path) -> None:
     """Print the results of a finished run and write its report; a report that fails leaves the run as it is."""
     from raysim.report.finished_run import read_columns
+    from raysim.report.remarks import of_run
 
     console = results.console()
     rounds, spans = read_columns(result.path, "rounds"), read_columns(result.path, "spans")
@@ -331,6 +332,8 @@ def _conclude(result: RunResult, path: Path) -> None:
     console.print(results.headline(spans), style="bold")
     console.print(results.costs(spans))
     console.print()
+    for remark in of_run(rounds):
+        console.print(remark, soft_wrap=True)
     console.print(f"tables  {path}/{{rounds,clients,spans}}.parquet", soft_wrap=True)
     try:
         from raysim.report.page import render

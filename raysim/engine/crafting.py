@@ -15,6 +15,7 @@ from raysim.backends.base import Backend, Reference, located
 from raysim.config.schema import numbered
 from raysim.context import Context, State
 from raysim.engine.experiment import Experiment, RunState, Uploads, active_attackers, round_context
+from raysim.engine.host import NEGATIVE_VARIANCE
 from raysim.errors import ContractError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
@@ -61,7 +62,7 @@ def let_attackers_craft(
         elif said:
             notes[numbered("attack", experiment.setup.campaigns, number)] = said
         if rows is not None:
-            reasons.update(unfit_rows(rows))
+            reasons.update(unfit_rows(rows, state.global_vector))
             updates = updates.replace_rows(rows)
     return replace(uploads, updates=updates, reasons=reasons), tuple(attack_states), notes
 
@@ -123,10 +124,12 @@ def _as_updates(name: str, rows: Any, own: Updates) -> Updates:
     )
 
 
-def unfit_rows(rows: Updates) -> dict[int, str]:
-    """Client id -> why its crafted row must not be used."""
-    finite = rows.map_row_stage(RowStage("guard", _rows_finite))
-    return {int(c): "non-finite" for c, fine in zip(rows.client_ids, finite, strict=True) if not fine}
+def unfit_rows(rows: Updates, global_vector: np.ndarray) -> dict[int, str]:
+    """Client id -> why its crafted row must not be used: what `reason_to_reject` says of uploads."""
+    columns = rows.layout.variance_columns
+    guard = RowStage("guard", _reasons, (columns - rows.dim, global_vector[columns]))
+    reasons = rows.map_row_stage(guard)
+    return {int(client): reason for client, reason in zip(rows.client_ids, reasons, strict=True) if reason}
 
 
 def _few(ids: np.ndarray) -> str:
@@ -134,5 +137,14 @@ def _few(ids: np.ndarray) -> str:
     return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
 
 
-def _rows_finite(rows: np.ndarray, tiles: Sequence[np.ndarray]) -> list[bool]:
-    return [all(bool(np.isfinite(tile[row]).all()) for tile in tiles) for row in rows]
+def _reasons(
+    rows: np.ndarray, tiles: Sequence[np.ndarray], variances: np.ndarray, held: np.ndarray
+) -> list[str]:
+    """held: the global model's variances, which lie at columns `variances` of the last tile, the buffers'."""
+
+    def reason(row: int) -> str:
+        if not all(np.isfinite(tile[row]).all() for tile in tiles):
+            return "non-finite"
+        return NEGATIVE_VARIANCE if (held + tiles[-1][row, variances] < 0).any() else ""
+
+    return [reason(row) for row in rows]

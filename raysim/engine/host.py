@@ -278,10 +278,14 @@ class ClientHost:
         examples: int,
         loss: float,
     ) -> UploadMeta:
-        reason = reason_to_reject(submitted, self.setup.layout)
+        reason = reason_to_reject(submitted, self.setup.layout, context.global_vector)
         if not reason:
             write(submitted)
         return UploadMeta(context.client, examples, loss, reason, "; ".join(context.notes))
+
+
+NEGATIVE_VARIANCE = "negative variance"
+"""Why an upload is rejected that takes a running variance below 0: the model would answer with NaN."""
 
 
 @contextmanager
@@ -300,8 +304,12 @@ def _naming(round: int, clients: Sequence[int]) -> Iterator[None]:
         raise RunError(problem, stage="train", round=round, client=client) from error
 
 
-def reason_to_reject(submitted: Any, layout: Layout) -> str:
-    """Why an upload must not reach an aggregate ("missing", "wrong shape ...", "non-finite"), or ""."""
+def reason_to_reject(submitted: Any, layout: Layout, global_vector: np.ndarray) -> str:
+    """Why an upload must not reach an aggregate ("missing", "wrong shape ...", "non-finite", "negative variance"), or "".
+
+    Variances: global + update must be at least 0. Rounding is monotone, so that an honest client's never are below:
+    local >= 0 gives fl(local - global) >= -global.
+    """
     if submitted is None:
         return "missing"
     if not isinstance(submitted, np.ndarray) or not np.issubdtype(submitted.dtype, np.floating):
@@ -312,4 +320,8 @@ def reason_to_reject(submitted: Any, layout: Layout) -> str:
         held = submitted.astype(np.float32, copy=False)
     if not np.isfinite(held).all():
         return "non-finite"
+    if len(held) == layout.num_columns:
+        variances = layout.variance_columns
+        if (global_vector[variances] + held[variances] < 0).any():
+            return NEGATIVE_VARIANCE
     return ""

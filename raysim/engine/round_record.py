@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,19 +13,35 @@ from raysim.backends.base import Backend
 from raysim.defense import Verdict
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads, active_attackers
 from raysim.engine.recording import Recording
-from raysim.metrics import UNJUDGED, detection
+from raysim.metrics import UNJUDGED, Measure, detection
+from raysim.round_notes import ABSENT, REJECTED, UNDEFINED, as_text, notes_of
 
 
-def measured(measures: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+def measured(measures: Sequence[Measure]) -> dict[str, float]:
     """The columns of the table of rounds that `evaluate` fills; NaN where it did not."""
     nan = float("nan")
-    clean, triggered = (*measures[:1], (nan, nan, nan))[0], measures[1:]
+    clean, triggered = measures[:1], measures[1:]
     return {
-        "main_accuracy": clean[0],
-        "main_loss": clean[1],
-        "attack_success_rate": float(np.mean([m[0] for m in triggered])) if triggered else nan,
-        "target_confidence": float(np.mean([m[2] for m in triggered])) if triggered else nan,
+        "main_accuracy": clean[0].accuracy if clean else nan,
+        "main_loss": clean[0].loss if clean else nan,
+        "attack_success_rate": float(np.mean([m.accuracy for m in triggered])) if triggered else nan,
+        "target_confidence": float(np.mean([m.confidence for m in triggered])) if triggered else nan,
     }
+
+
+def evaluated(row: dict[str, Any], measures: Sequence[Measure]) -> dict[str, Any]:
+    """The row of a round with what evaluation found, and a note where its rates are undefined."""
+    row = {**row, **measured(measures)}
+    kinds = ["test", *["triggered"] * (len(measures) - 1)]
+    found = [
+        f"{m.unpredicted} of {m.samples} {kind} inputs"
+        for kind, m in zip(kinds, measures, strict=False)
+        if m.unpredicted
+    ]
+    if not found:
+        return row
+    why = f"logits are not finite for {', '.join(found)}"
+    return {**row, "notes": as_text({**notes_of(row["notes"]), UNDEFINED: why})}
 
 
 def record_round(
@@ -39,6 +55,10 @@ def record_round(
     """The round's rows for the tables, with the verdict scored against the truth; not evaluated yet."""
     round, updates, truth = judged.round, judged.updates, judged.truth
     notes = {**notes, **({"clients": uploads.notes} if uploads.notes else {})}
+    received = set(updates.client_ids.tolist())
+    for note, here in ((REJECTED, True), (ABSENT, False)):
+        counts = Counter(why for client, why in uploads.reasons.items() if (client in received) is here)
+        notes.update({note: dict(counts)} if counts else {})
     row: dict[str, Any] = {
         "round": round,
         "clients": updates.num_clients,
@@ -47,7 +67,7 @@ def record_round(
         "train_loss": uploads.train_loss,
         "threshold": verdict.threshold,
         **measured([]),
-        "notes": json.dumps(notes, default=float, sort_keys=True) if notes else "",
+        "notes": as_text(notes),
     }
     if verdict.weights is not None:
         row["accepted"] = int(np.count_nonzero(verdict.weights))

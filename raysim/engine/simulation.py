@@ -31,11 +31,15 @@ from raysim.engine.experiment import (
 )
 from raysim.engine.host import ClientHost, RoundOrder, UploadMeta
 from raysim.engine.recording import Recording
-from raysim.engine.round_record import measured, record_round
+from raysim.engine.round_record import evaluated, record_round
 from raysim.errors import LostWork, RunError
 from raysim.matrix.row_blocks import RowBlock, most_rows, rows_per_block
 from raysim.matrix.row_stage import Ahead, RowStage, begin_ahead
 from raysim.matrix.updates import Updates
+from raysim.metrics import Measure
+
+NO_SAMPLES = "no samples"
+"""Why a client of the cohort sent nothing."""
 
 LOST_ROUNDS = 3
 """How often one round is done again when results were lost with a node."""
@@ -119,7 +123,7 @@ def _evaluated(experiment: Experiment, backend: Backend, played: Round) -> Round
     work = partial(evaluate, experiment, backend, record.number, state.global_vector)
     measures = _again_if_lost(record.number, work)
     spans = [*record.spans, *backend.telemetry.drain()]
-    return state, replace(record, row={**record.row, **measured(measures)}, spans=spans)
+    return state, replace(record, row=evaluated(record.row, measures), spans=spans)
 
 
 def _let_go(experiment: Experiment, played: Round) -> Round:
@@ -198,11 +202,13 @@ def train(
 ) -> Uploads:
     """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client.
 
+    A client without samples has nothing to say: it stays out of the matrix, an attacker or not.
     Where updates are drawn instead, hosts draw them, and answer likewise.
     stage: begun on every block as it arrives, but for rows that cannot be used or are about to be replaced.
     """
     order = RoundOrder(round, int(experiment.sizes[cohort].sum()))
-    calls = split_cohort(cohort, experiment, backend.workers, round)
+    able = cohort[experiment.sizes[cohort] > 0]
+    calls = split_cohort(able, experiment, backend.workers, round) if len(able) else []
     ahead: list[Ahead] = []
     replaced = crafting_clients(experiment, round)
 
@@ -225,7 +231,7 @@ def train(
         )
     blocks: list[RowBlock] = []
     metas: list[UploadMeta] = []
-    reasons: dict[int, str] = {}
+    reasons = {int(client): NO_SAMPLES for client in np.setdiff1d(cohort, able)}
     for members, answer in zip(calls, answers, strict=True):
         if answer is None:
             reasons.update({int(client): "lost: its host failed too often" for client in members})
@@ -297,7 +303,7 @@ def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector:
     """The next global vector: parameters move by the aggregate, buffers by the verdict's weights.
 
     A coordinate-wise rule has no weights: buffers then follow the data-weighted mean of the rows that were
-    not flagged.
+    not flagged. A mean of variances that rounding takes below 0 is 0.
     """
     d = updates.dim
     new = global_vector.copy()
@@ -310,13 +316,13 @@ def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector:
         total = weights.sum()
         if total > 0:
             new[d:] += updates.combine_buffers(weights / total)
+            variances = updates.layout.variance_columns
+            new[variances] = np.maximum(new[variances], 0)
     return new
 
 
-def evaluate(
-    experiment: Experiment, backend: Backend, round: int, vector: np.ndarray
-) -> list[tuple[float, float, float]]:
-    """(accuracy, loss, mean confidence) on the clean test set and on each triggered one; [] in rounds without."""
+def evaluate(experiment: Experiment, backend: Backend, round: int, vector: np.ndarray) -> list[Measure]:
+    """The model on the clean test set and on each triggered one; [] in rounds without evaluation."""
     config = experiment.config.evaluation
     if (round + 1) % config.every and round + 1 != experiment.config.rounds:
         return []
@@ -337,5 +343,5 @@ def evaluate(
                 "a part of the test set could not be evaluated: its host failed too often", stage="evaluate"
             )
         total = np.concatenate(batches_of).sum(axis=0)
-        results.append((total[1] / total[0], total[2] / total[0], total[3] / total[0]))
+        results.append(Measure.of(*total))
     return results

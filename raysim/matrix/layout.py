@@ -114,6 +114,14 @@ class Layout:
         ]
         return np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
 
+    @cached_property
+    def variance_columns(self) -> np.ndarray:
+        """Columns of running variances (`running_var` of BatchNorm and InstanceNorm), which cannot be negative."""
+        spans = [
+            np.arange(e.start, e.stop) for e in self.buffers if e.name.rpartition(".")[2] == "running_var"
+        ]
+        return np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
+
     def vector(self, model: nn.Module) -> np.ndarray:
         """The model's state as a new float32 vector [d + b]."""
         import torch

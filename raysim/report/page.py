@@ -17,8 +17,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from raysim.metrics import mean_detection, summarise
-from raysim.report import figures, tables
+from raysim.metrics import mean_detection
+from raysim.report import figures, remarks, tables
 from raysim.report.finished_run import Columns, FinishedRun, read_finished_run
 from raysim.report.stage_costs import owner_costs, stage_costs
 from raysim.report.terminal import headline
@@ -55,6 +55,7 @@ def render(run_directory: Path) -> Path:
         name=run.path.resolve().name,
         facts=_facts(run),
         outcome=_outcome(run),
+        remarks=remarks.of_run(run.rounds),
         accuracy=_accuracy(run.rounds),
         detection=_detection(run),
         heat_maps=_heat_maps(run),
@@ -92,13 +93,13 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
 def _outcome(run: FinishedRun) -> dict[str, Any]:
     """Final, best and last-20 mean of the utilities; mean detection rates and the rounds that define them."""
     rounds = run.rounds
-    utilities = [("Main accuracy", summarise(rounds["main_accuracy"]))]
+    utilities = [("Main accuracy", remarks.utility(rounds, "main_accuracy"))]
     for label, column in (
         ("Attack success", "attack_success_rate"),
         ("Target confidence", "target_confidence"),
     ):
         if _measured(rounds[column]):
-            utilities.append((label, summarise(rounds[column])))
+            utilities.append((label, remarks.utility(rounds, column)))
     mean, counts = mean_detection(tables.detections(rounds))
     labels = {
         "recall": "Recall",
@@ -120,13 +121,13 @@ def _accuracy(rounds: Columns) -> Drawing | str:
     if not _measured(rounds["main_accuracy"]) and not success:
         return "No accuracy curve: the global model was evaluated in no round."
     evaluated = int(np.count_nonzero(~np.isnan(rounds["main_accuracy"])))
-    summary = summarise(rounds["main_accuracy"])
+    summary = remarks.utility(rounds, "main_accuracy")
     alt = (
         f"Line chart by round. Main accuracy: final {_percent(summary.final)}, best {_percent(summary.best)}."
     )
     caption = f"Test accuracy of the global model, measured in {evaluated} of {len(rounds['round'])} rounds"
     if success:
-        attack = summarise(rounds["attack_success_rate"])
+        attack = remarks.utility(rounds, "attack_success_rate")
         alt += f" Attack success: final {_percent(attack.final)}, best {_percent(attack.best)}."
         caption += "; attack success is the share of targeted inputs it gives the attacker's class"
     return Drawing(_svg(figures.accuracy_curve(rounds)), alt, caption + ".")

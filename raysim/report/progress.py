@@ -15,6 +15,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from raysim.metrics import Detection, mean_detection
+from raysim.report import remarks
+from raysim.round_notes import UNDEFINED as NO_RATES
+from raysim.round_notes import notes_of
 
 if TYPE_CHECKING:
     from raysim.runs.execution import Progress
@@ -102,13 +105,18 @@ class Standing:
     def line(self) -> str:
         """The round that has just ended, in one line."""
         assert self.now is not None, "there was news"
-        return (
+        text = (
             f"round {self.now.round} ({self.rounds_done} of {self.now.rounds}): accuracy {self.accuracy}; "
             f"so far {self.rates}; {duration(self.seconds_left)} left"
         )
+        return "; ".join([text, *remarks.of_round(self.rows[-1])])
 
     def _last(self, column: str) -> float:
-        known = (float(row[column]) for row in reversed(self.rows) if not isnan(row[column]))
+        known = (
+            float(row[column])
+            for row in reversed(self.rows)
+            if not isnan(row[column]) or NO_RATES in notes_of(row["notes"])
+        )
         return next(known, float("nan"))
 
 
@@ -167,6 +175,8 @@ class Display:
         table.add_row("rounds", bar)
         table.add_row("now", self._doing(now))
         table.add_row("accuracy", standing.accuracy)
+        for remark in remarks.of_round(standing.rows[-1]) if standing.rows else ():
+            table.add_row("note", remark)
         table.add_row("detection", f"{standing.rates} (mean so far)")
         return table
 

@@ -26,13 +26,14 @@ RATES = {
 
 def utilities(rounds: Columns) -> Table:
     """Main accuracy, and attack success where there is one."""
-    from raysim.metrics import LAST_ROUNDS, summarise
+    from raysim.metrics import LAST_ROUNDS
     from raysim.report.progress import percent
+    from raysim.report.remarks import utility
 
     table = grid("", "final", "best", f"mean of last {min(LAST_ROUNDS, rounds['round'].size)}")
     for column, label in (("main_accuracy", "main accuracy"), ("attack_success_rate", "attack success")):
-        summary = summarise(rounds[column])
-        if column == "main_accuracy" or summary.final == summary.final:
+        summary = utility(rounds, column)
+        if column == "main_accuracy" or summary.best == summary.best:
             table.add_row(label, *map(percent, summary))
     return table
 

@@ -69,7 +69,7 @@ COLUMNS: Mapping[str, Columns] = {
             "float64",
             "score above which the defense suspects a client; null where it has no such number",
         ),
-        "notes": ("string", "what attacks reported of themselves, as JSON"),
+        "notes": ("string", "what attacks reported of themselves, and the engine of the round, as JSON"),
     },
     "clients": {
         "round": ("int32", "round number, from 0"),

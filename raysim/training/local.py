@@ -136,7 +136,9 @@ class LocalTrainer:
     def evaluate(
         self, dataset: Dataset, mean: Sequence[float], std: Sequence[float], batch_size: int
     ) -> np.ndarray:
-        """[batches, 4] float64 of the loaded model: samples, correct, summed loss, summed label confidence."""
+        """[batches, 5] float64 of the loaded model: samples, correct, summed loss, summed label confidence, and
+        samples whose logits are not all finite, which have no prediction and are never correct.
+        """
         self.model.eval()
         rows = []
         for start in range(0, len(dataset), batch_size):
@@ -144,16 +146,18 @@ class LocalTrainer:
             logits = self.model(channels_last(normalise(dataset.images[part], mean, std).to(self.device)))
             labels = torch.from_numpy(np.array(dataset.labels[part])).to(self.device)
             log_probability = functional.log_softmax(logits, 1).gather(1, labels[:, None])[:, 0].double()
-            correct = (logits.argmax(1) == labels).sum()
+            predicted = logits.isfinite().all(1)
+            correct = ((logits.argmax(1) == labels) & predicted).sum()
             rows.append(
                 (
                     len(labels),
                     correct.item(),
                     -log_probability.sum().item(),
                     log_probability.exp().sum().item(),
+                    (~predicted).sum().item(),
                 )
             )
-        return np.array(rows, np.float64).reshape(-1, 4)
+        return np.array(rows, np.float64).reshape(-1, 5)
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:
