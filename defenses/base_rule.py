@@ -46,6 +46,10 @@ class RuleDefense(Defense):
         if self.trim is not None and self.trim < 0:
             raise ConfigError("trim", "must be at least 0", self.trim, 0)
 
+    def assumed(self, count: int) -> int | None:
+        """f where the rule is krum."""
+        return assumed_byzantine(self.num_byzantine, count) if self.rule == "krum" else self.num_byzantine
+
     def check(self, setting: Setting) -> None:
         """What the rule needs of a round's K clients."""
         if self.rule == "krum":

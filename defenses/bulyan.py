@@ -41,6 +41,11 @@ class Bulyan(Defense):
     def __post_init__(self) -> None:
         check_num_byzantine(self.num_byzantine)
 
+    def assumed(self, count: int) -> int | None:
+        """f."""
+        most = max((count - 3) // 4, 0)
+        return most if self.num_byzantine is None else min(self.num_byzantine, most)
+
     def check(self, setting: Setting) -> None:
         """K >= 4 f + 3."""
         most = _tolerated(setting.cohort)

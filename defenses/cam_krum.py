@@ -28,6 +28,10 @@ class CAMKrum(HeatMapDefense):
         super().__post_init__()
         check_num_byzantine(self.num_byzantine)
 
+    def assumed(self, count: int) -> int | None:
+        """f."""
+        return assumed_byzantine(self.num_byzantine, count)
+
     def check(self, setting: Setting) -> None:
         """Besides an image, K >= 2 f + 3."""
         super().check(setting)

@@ -28,6 +28,8 @@ class ClipNorm(PreAggregation):
     paper = "Sun et al., arXiv 1911.07963, 2019"
     bound: float | None = 2.0
 
+    keeps_rows = True
+
     def __post_init__(self) -> None:
         check_bound(self.bound)
 

@@ -67,6 +67,10 @@ class DAGMM(SnapshotDetector):
         weights, mixture = ctx.run("fit_dagmm", _fit, self, points, seed)
         return {**state, "weights": weights, "mixture": mixture}
 
+    def assumed(self, count: int) -> int | None:
+        """How many are dropped."""
+        return assumed_malicious(self.num_byzantine, count)
+
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """The energy of every model; drop the highest."""
         points = self.points(state, updates, ctx)

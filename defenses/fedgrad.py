@@ -104,6 +104,10 @@ class FedGrad(Defense):
             rule = "needs all similarities of a round; transitive does not measure them"
             raise ConfigError("scale_similarities", rule, True, False)
 
+    def assumed(self, count: int) -> int | None:
+        """f."""
+        return assumed_byzantine(self.num_byzantine, count)
+
     def check(self, setting: Setting) -> None:
         """The hard filter needs K - f - 2 >= 1 neighbours."""
         most = max(setting.cohort - 3, 0)

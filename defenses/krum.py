@@ -42,6 +42,10 @@ class Krum(Defense):
         check_num_byzantine(self.num_byzantine)
         check_neighbours(self.neighbours)
 
+    def assumed(self, count: int) -> int | None:
+        """f."""
+        return assumed_byzantine(self.num_byzantine, count)
+
     def check(self, setting: Setting) -> None:
         """K >= 2 f + 3."""
         check_cohort(self.num_byzantine, setting.cohort)

@@ -48,6 +48,17 @@ class ImpactDefense(RuleDefense):
         if self.batch_size < 1:
             raise ConfigError("batch_size", "must be at least 1", self.batch_size, 1)
 
+    def assumed(self, count: int) -> int | None:
+        """How many are dropped."""
+        return assumed_malicious(self.num_byzantine, count)
+
+    def assuming(self, count: int) -> ImpactDefense:
+        """With krum, None stands for two numbers (those dropped, and krum's f) and stays; trim is filled in too."""
+        if self.rule == "krum" or self.num_byzantine is not None:
+            return self
+        trim = self.assumed_trim(count) if self.rule == "trimmed_mean" else self.trim
+        return replace(self, num_byzantine=self.assumed(count), trim=trim)
+
     def check(self, setting: Setting) -> None:
         """The rule's own requirements, validation data, and a cohort that is not removed entirely."""
         super().check(setting)

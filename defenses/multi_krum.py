@@ -42,6 +42,10 @@ class MultiKrum(Defense):
         if self.num_selected is not None and self.num_selected < 1:
             raise ConfigError("num_selected", "must be at least 1", self.num_selected, 1)
 
+    def assumed(self, count: int) -> int | None:
+        """f."""
+        return assumed_byzantine(self.num_byzantine, count)
+
     def check(self, setting: Setting) -> None:
         """K >= 2 f + 3 and num_selected <= K."""
         check_cohort(self.num_byzantine, setting.cohort)

@@ -31,8 +31,15 @@ class NearestNeighbourMixing(PreAggregation):
     paper = "Allouah et al., AISTATS 2023"
     num_byzantine: int | None = None
 
+    keeps_rows = True
+
     def __post_init__(self) -> None:
         check_num_byzantine(self.num_byzantine)
+
+    def assumed(self, count: int) -> int | None:
+        """f."""
+        most = (count - 1) // 2
+        return most if self.num_byzantine is None else min(self.num_byzantine, most)
 
     def check(self, setting: Setting) -> None:
         """2 f < K."""

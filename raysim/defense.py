@@ -7,7 +7,7 @@ between rounds is returned as state. It sees the updates and the context, never 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -106,6 +106,17 @@ class Defense:
         """Sentences a user should read before a run that is allowed in that setting, and may not be what was meant."""
         return ()
 
+    def assumed(self, count: int) -> int | None:
+        """How many of K = count rows it takes to be malicious (its `num_byzantine`); None where it assumes nothing."""
+        return getattr(self, "num_byzantine", None)
+
+    def assuming(self, count: int) -> Defense:
+        """The same for rounds of K = count rows, a `num_byzantine` that was left open filled in."""
+        found = self.assumed(count)
+        if found is None or getattr(self, "num_byzantine", found) is not None:
+            return self
+        return replace(self, num_byzantine=found)  # type: ignore[call-arg]
+
     def init(self, ctx: Context) -> State:
         """The state before the first round."""
         return {}
@@ -126,6 +137,9 @@ class Defense:
 @dataclass(frozen=True)
 class PreAggregation(Defense):
     """A step in front of another defense: changes the rows, and may merge several clients into one row."""
+
+    keeps_rows: ClassVar[bool] = False
+    """Whether there are always as many rows after it as before."""
 
     def transform(
         self, state: State, updates: Updates, ctx: Context
@@ -158,6 +172,11 @@ class Chain(Defense):
     def calibration(self) -> bool:  # type: ignore[override]
         """Whether one of its steps is shown the truth; the others still are not."""
         return any(step.calibration for step in self.steps)
+
+    def assuming(self, count: int) -> Chain:
+        """Its steps; those behind one that leaves out or merges rows stay as they are."""
+        known = len(list(_steps_on(self)))
+        return Chain(tuple(s.assuming(count) if n < known else s for n, s in enumerate(self.steps)))
 
     def check(self, setting: Setting) -> None:
         """Every step must be able to work."""
@@ -213,6 +232,28 @@ def chain(*steps: Defense) -> Defense:
 def title(label: str, defense: Defense | type[Defense]) -> str:
     """How what people read names a defense: `oracle (calibration only)` where it is shown the truth."""
     return f"{label} (calibration only)" if defense.calibration else label
+
+
+def assumption(defense: Defense, count: int) -> dict[str, Any]:
+    """What is assumed of a round of K = count rows, for its record; {} where nothing is, or it cannot be known.
+
+    by: the class; malicious: how many of these rows; most: whether that is the most that this rule tolerates.
+    """
+    for step in _steps_on(defense):
+        found = step.assumed(count)
+        if found is not None:
+            unset = replace(step, num_byzantine=None) if hasattr(step, "num_byzantine") else step  # type: ignore[call-arg]
+            most = unset.assumed(count) == found
+            return {"by": type(step).__name__, "malicious": found, "of": count, "most": most}
+    return {}
+
+
+def _steps_on(defense: Defense) -> Iterator[Defense]:
+    """The steps that see as many rows as come in."""
+    for step in defense.steps if isinstance(defense, Chain) else (defense,):
+        yield step
+        if not (isinstance(step, PreAggregation) and step.keeps_rows):
+            return
 
 
 def judged(

@@ -12,6 +12,9 @@ REJECTED = "rejected"
 ABSENT = "absent"
 """{reason: how many} of the cohort's clients that sent nothing."""
 
+ASSUMED = "assumed"
+"""How many of the uploads the defense took to be malicious: see `raysim.defense.assumption`."""
+
 UNDEFINED = "undefined"
 """Why main accuracy or attack success is undefined though the round was evaluated."""
 

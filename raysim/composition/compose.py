@@ -97,6 +97,9 @@ def prepare(config: ExperimentConfig) -> Prepared:
         train_set, partition = hold_one(config, source)
     else:
         train_set, partition = deal(config, methods.partition, source, train_pool)
+    rows = rows_of_round(config, partition)
+    if rows is not None:
+        methods = methods.assuming(rows)
     return Prepared(
         config=written_out(config, methods),
         methods=methods,
@@ -112,6 +115,14 @@ def prepare(config: ExperimentConfig) -> Prepared:
         tests=(test, *triggered_tests(config, campaigns, test)),
         notes=(*source.notes, *(remark for step in methods.defenses for remark in step.remarks(setting))),
     )
+
+
+def rows_of_round(config: ExperimentConfig, partition: Partition) -> int | None:
+    """How many uploads every round is to bring: clients without samples send none; None where that varies."""
+    able = int(np.count_nonzero(partition.sizes))
+    if config.population.cohort_size == config.population.total:
+        return able
+    return config.population.cohort_size if able == config.population.total else None
 
 
 def place(prepared: Prepared, capacity: Capacity) -> Experiment:

@@ -14,7 +14,7 @@ from raysim.attack import Attack
 from raysim.composition.registry import make
 from raysim.config.schema import Component, ExperimentConfig, numbered
 from raysim.data.partition import PARTITIONS, Partitioner
-from raysim.defense import Defense, chain
+from raysim.defense import Chain, Defense, chain
 from raysim.engine.drawn_updates import UPDATES, Synthetic, Trained
 
 
@@ -31,6 +31,12 @@ class Methods:
     def defense(self) -> Defense:
         """The defense, or the chain of them."""
         return chain(*self.defenses)
+
+    def assuming(self, count: int) -> Methods:
+        """The same for rounds of K = count rows: what defenses leave open of them is filled in."""
+        made = self.defense.assuming(count)
+        steps = made.steps if isinstance(made, Chain) else (made,)
+        return dataclasses.replace(self, defenses=steps)
 
     @property
     def synthetic(self) -> Synthetic | None:

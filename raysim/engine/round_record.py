@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from raysim.backends.base import Backend
-from raysim.defense import Verdict
+from raysim.defense import Verdict, assumption
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads, active_attackers
 from raysim.engine.recording import Recording
 from raysim.metrics import UNJUDGED, Measure, detection
-from raysim.round_notes import ABSENT, REJECTED, UNDEFINED, as_text, notes_of
+from raysim.round_notes import ABSENT, ASSUMED, REJECTED, UNDEFINED, as_text, notes_of
 
 
 def measured(measures: Sequence[Measure]) -> dict[str, float]:
@@ -55,6 +55,8 @@ def record_round(
     """The round's rows for the tables, with the verdict scored against the truth; not evaluated yet."""
     round, updates, truth = judged.round, judged.updates, judged.truth
     notes = {**notes, **({"clients": uploads.notes} if uploads.notes else {})}
+    if assumed := assumption(experiment.defense, int(judged.usable.sum())):
+        notes[ASSUMED] = assumed
     received = set(updates.client_ids.tolist())
     for note, here in ((REJECTED, True), (ABSENT, False)):
         counts = Counter(why for client, why in uploads.reasons.items() if (client in received) is here)

@@ -14,8 +14,10 @@ from raysim.config.load import load_config
 from raysim.metrics import Detection, mean_detection
 from raysim.report.finished_run import read_columns
 from raysim.report.progress import UNDEFINED, rate
+from raysim.report.remarks import assumptions
 from raysim.report.stage_costs import Cost, owner_cost, stage_costs
 from raysim.report.tables import detections
+from raysim.round_notes import ASSUMED, notes_of
 from raysim.runs.directory import RunDirectory, write_atomically
 
 FOLDER = "replays"
@@ -38,7 +40,7 @@ class Replayed:
     """One replay. stages: what each costs; cost: what the defense costs; moved: bytes a round that came from other nodes; verdicts: a SHA-256
     over all rounds; aggregates: those of the rounds; live: what `verdicts` is for the run itself, "" where
     that was another defense, or where the replay does not start with round 0 and leave out none; configured: the
-    defense's name in the configuration.
+    defense's name in the configuration; assumes: how many uploads it takes to be malicious in the first round.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Replayed:
     aggregates: tuple[str, ...]
     live: str
     configured: str = ""
+    assumes: str = UNDEFINED
 
     @property
     def title(self) -> str:
@@ -71,6 +74,7 @@ def read_replay(run: Path, directory: Path) -> Replayed:
     whole = spans["task"] == WHOLE_STAGE
     about = json.loads((directory / "environment.json").read_text())
     config = load_config(directory / "config.yaml")
+    notes = [notes_of(text) for text in rounds["notes"]]
     same_defense = config.defense == load_config(run / "config.yaml").defense
     comparable = same_defense and numbers == list(range(len(numbers)))
     return Replayed(
@@ -82,9 +86,10 @@ def read_replay(run: Path, directory: Path) -> Replayed:
         cost=owner_cost(spans, "defense"),
         moved=float(spans["bytes_moved"][whole].sum()) / len(numbers),
         verdicts=verdict_digest(directory, numbers),
-        aggregates=tuple(json.loads(notes or "{}").get("aggregate", "") for notes in rounds["notes"]),
+        aggregates=tuple(note.get("aggregate", "") for note in notes),
         live=verdict_digest(run, numbers) if comparable else "",
         configured=config.defense[0].name,
+        assumes=assumptions(notes[0][ASSUMED]) if ASSUMED in notes[0] else UNDEFINED,
     )
 
 
@@ -125,6 +130,7 @@ def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
         "MiB moved",
         "verdicts",
         "equal to",
+        "assumes",
     ]
     caught = [
         [
@@ -137,6 +143,7 @@ def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
             f"{replay.moved / 2**20:.1f}",
             replay.verdicts[:8],
             comparison(replay, replays),
+            replay.assumes,
         ]
         for replay in replays
     ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysim.metrics import Summary, summarise
-from raysim.round_notes import ABSENT, REJECTED, UNDEFINED, notes_of
+from raysim.round_notes import ABSENT, ASSUMED, REJECTED, UNDEFINED, notes_of
 
 if TYPE_CHECKING:
     from raysim.report.finished_run import Columns
@@ -35,7 +35,8 @@ def of_run(rounds: Columns) -> list[str]:
     rejected, absent = (
         sum((Counter(n.get(key, {})) for n in every), Counter()) for key in (REJECTED, ABSENT)
     )
-    said = []
+    assumed = [notes[ASSUMED] for notes in every if ASSUMED in notes]
+    said = [f"{assumed[0]['by']} assumes {assumptions(assumed[0])}."] if assumed else []
     if rejected:
         received = int(rounds["clients"].sum())
         said.append(f"{rejected.total()} of {received} uploads rejected by the engine: {_reasons(rejected)}.")
@@ -57,6 +58,12 @@ def of_run(rounds: Columns) -> list[str]:
             f"{_in_rounds(undefined)} accuracy or attack success is undefined: {last} (round {undefined[-1]})."
         )
     return said
+
+
+def assumptions(note: Mapping[str, Any]) -> str:
+    """`10 of 24 malicious, the most this rule tolerates`."""
+    text = f"{note['malicious']} of {note['of']} malicious"
+    return text + ", the most this rule tolerates" if note["most"] else text
 
 
 def utility(rounds: Columns, column: str) -> Summary:
