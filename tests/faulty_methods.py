@@ -100,6 +100,36 @@ class BadCraft(Attack):
 
 
 @dataclass(frozen=True)
+class NegativeVariance(Attack):
+    """Takes every running variance below 0, in training or by crafting."""
+
+    crafts: bool = False
+
+    @property
+    def visibility(self):
+        return Visibility.COLLUDING if self.crafts else Visibility.OWN
+
+    def train(self, honest_train, data, ctx):
+        update = honest_train(data)
+        if not self.crafts:
+            update[ctx.layout.variance_columns] = -2
+        return update
+
+    def craft(self, state, view, ctx):
+        rows = view.own.to_array(buffers=True).copy()
+        rows[:, ctx.layout.variance_columns] = -2
+        return rows, state
+
+
+@dataclass(frozen=True)
+class Overflow(Attack):
+    """Sends finite parameters with which every logit overflows."""
+
+    def train(self, honest_train, data, ctx):
+        return np.full(ctx.layout.num_columns, 1e38, np.float32)
+
+
+@dataclass(frozen=True)
 class BadVerdict(Defense):
     """Returns an aggregate that is no update."""
 

@@ -89,7 +89,29 @@ def test_a_campaign_knows_the_place_of_its_clients():
 def test_reasons_to_reject(submitted, reason):
     """1e39 is a double, but not the float32 it would be stored as."""
     layout = Layout(Layout.flat(4).parameters, (replace(Layout.flat(2).parameters[0], start=4, stop=6),))
-    assert reason_to_reject(submitted, layout) == reason
+    assert reason_to_reject(submitted, layout, np.zeros(6, np.float32)) == reason
+
+
+@pytest.mark.parametrize(
+    ("held", "change", "reason"),
+    [
+        (1.0, -1.0, ""),
+        (1.0, -1.0000001, "negative variance"),
+        (0.25, -0.5, "negative variance"),
+        (0.3, np.float32(1e-12) - np.float32(0.3), ""),
+        (1e-30, np.float32(7e-31) - np.float32(1e-30), ""),
+    ],
+)
+def test_an_upload_that_takes_a_variance_below_zero_is_rejected(held, change, reason):
+    """Of BatchNorm1d(5): means and variances behind its 113 parameters; a mean may be negative."""
+    layout = Layout.of(SmallNet("batchnorm").build())
+    assert [entry.name for entry in layout.buffers][:2] == ["norm.running_mean", "norm.running_var"]
+    np.testing.assert_array_equal(layout.variance_columns, np.arange(118, 123))
+    vector, upload = np.zeros(layout.num_columns, np.float32), np.zeros(layout.num_columns, np.float32)
+    upload[113:118] = -5
+    vector[119], upload[119] = held, change
+    assert reason_to_reject(upload, layout, vector) == reason
+    assert reason_to_reject(upload[:113], layout, vector) == ""
 
 
 # -- the host -------------------------------------------------------------------------------------------

@@ -12,7 +12,11 @@ from raysim.runs.execution import Progress
 
 
 def row(number: int, **values: float) -> dict[str, Any]:
-    rates = dict.fromkeys(("recall", "precision", "fpr", "acc", "f1", "auc_hard", "auc_score"), nan)
+    rates: dict[str, Any] = {
+        "notes": "",
+        "clients": 24,
+        **dict.fromkeys(("recall", "precision", "fpr", "acc", "f1", "auc_hard", "auc_score"), nan),
+    }
     return {"round": number, "main_accuracy": 0.5, "attack_success_rate": nan, **rates, **values}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -139,6 +140,83 @@ def test_when_nothing_usable_is_left_the_global_model_stays(tiny, tmp_path):
     np.testing.assert_array_equal(result.global_vector, compose(result.config).initial)
     assert [row["accepted"] for row in result.rounds] == [0, 0, 0]
     assert all(np.isnan([row["recall"], row["acc"]]).all() for row in result.rounds), "nobody gave a verdict"
+
+
+@pytest.mark.parametrize("crafts", [False, True])
+def test_a_negative_variance_is_kept_from_the_model(tiny, tmp_path, crafts):
+    result = run(
+        tiny, tmp_path, rounds=1, defense="fedavg", model={"name": "dba_resnet18", "width": 0.1},
+        attack={"name": "tests.faulty_methods:NegativeVariance", "crafts": crafts},
+    )  # fmt: skip
+    assert all(row["reason"] == ("negative variance" if row["malicious"] else "") for row in clients(result))
+    assert json.loads(result.rounds[0]["notes"])["rejected"] == {"negative variance": 2}
+    layout = compose(result.config).setup.layout
+    assert (result.global_vector[layout.variance_columns] > 0).all()
+    assert result.rounds[0]["main_accuracy"] >= 0
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_a_model_without_finite_logits_has_no_accuracy_and_no_attack_success(tiny, tmp_path, target):
+    attack = [
+        {"name": "trigger", "target": target, "clients": 1},
+        {"name": "tests.faulty_methods:Overflow", "clients": 1},
+    ]
+    result = run(tiny, tmp_path, rounds=1, defense="fedavg", attack=attack)
+    (row,) = result.rounds
+    names = ("main_accuracy", "main_loss", "attack_success_rate", "target_confidence")
+    assert np.isfinite(result.global_vector).all()
+    assert np.isnan([row[name] for name in names]).all()
+    samples = compose(result.config).test_sizes
+    said = f"logits are not finite for {samples[0]} of {samples[0]} test inputs, {samples[1]} of {samples[1]} triggered inputs"
+    assert json.loads(row["notes"])["undefined"] == said
+
+
+EMPTY = {
+    "rounds": 4, "population": {"clients": 20}, "attack": None, "server_data": {"samples": 0},
+    "data": {"name": "digits", "limit": 300, "partition": {"name": "dirichlet", "alpha": 0.01, "min_samples": 0}},
+}  # fmt: skip
+
+
+def test_clients_without_samples_stay_out_of_the_round(tiny, tmp_path):
+    """Krum would choose one of them: zero updates are each other's nearest."""
+    result = run({**tiny, **EMPTY}, tmp_path, defense={"name": "krum"}, checkpoint={"every": 1})
+    empty = np.flatnonzero(compose(result.config).sizes == 0).tolist()
+    assert len(empty) > 2
+    rows = clients(result)
+    assert sorted({row["client"] for row in rows if row["reason"]}) == empty
+    for row in rows:
+        if row["client"] in empty:
+            assert (row["reason"], row["weight"], row["flagged"], row["num_examples"]) == (
+                "no samples",
+                None,
+                None,
+                0,
+            )
+    assert [row["clients"] for row in result.rounds] == [20 - len(empty)] * 4
+    assert json.loads(result.rounds[0]["notes"])["absent"] == {"no samples": len(empty)}
+    assert result.config.defense[0].options["num_byzantine"] == (20 - len(empty) - 3) // 2
+    assert not np.array_equal(result.global_vector, compose(result.config).initial)
+    whole = result.digest
+    last = max((result.path / "checkpoints").iterdir())
+    shutil.rmtree(last) if last.is_dir() else last.unlink()
+    assert raysim.resume(result.path, backend="inprocess").digest == whole
+
+
+def test_a_round_of_clients_without_samples_changes_nothing(tiny, tmp_path):
+    config = {**tiny, **EMPTY, "population": {"clients": 20, "cohort": 1}, "rounds": 6}
+    result = run(config, tmp_path, defense="fedavg")
+    nobody = [row["round"] for row in result.rounds if row["clients"] == 0]
+    assert 0 < len(nobody) < 6
+    assert all(row["main_accuracy"] >= 0 and np.isnan(row["fpr"]) for row in result.rounds)
+
+
+def test_what_is_left_open_is_filled_in_and_written_to_the_configuration(tiny, tmp_path):
+    result = run(tiny, tmp_path, defense="krum", rounds=1)
+    assert result.config.defense[0].options["num_byzantine"] == 3
+    assumed = {"by": "Krum", "malicious": 3, "of": 10, "most": True}
+    assert json.loads(result.rounds[0]["notes"])["assumed"] == assumed
+    again = raysim.run(result.config, name="again", out=tmp_path, backend="inprocess")
+    assert again.digest == result.digest
 
 
 @pytest.mark.parametrize("defense", ["rfa", "norm_clip"])

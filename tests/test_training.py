@@ -290,8 +290,21 @@ def test_evaluate_counts_correct_loss_and_confidence():
         probabilities = model((torch.from_numpy(images) - 0.5) / 0.2).double().softmax(1).numpy()
     right = probabilities[np.arange(10), labels]
     assert rows[:, 1].sum() == (probabilities.argmax(1) == labels).sum()
-    np.testing.assert_allclose(rows.sum(axis=0)[2:], [-np.log(right).sum(), right.sum()], rtol=1e-5)
-    assert trainer.evaluate(Dataset(images[:0], labels[:0]), (0.0,), (1.0,), 4).shape == (0, 4)
+    np.testing.assert_allclose(rows.sum(axis=0)[2:], [-np.log(right).sum(), right.sum(), 0], rtol=1e-5)
+    assert trainer.evaluate(Dataset(images[:0], labels[:0]), (0.0,), (1.0,), 4).shape == (0, 5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_predict_nothing(value):
+    """Whatever the label: argmax would take the first of them for class 0."""
+    trainer = trainer_of("linear")
+    start = start_of("linear")
+    start[-3] = value  # the bias of class 0
+    trainer.load(start)
+    images, labels = samples(10, seed=2)
+    rows = trainer.evaluate(Dataset(images, np.zeros_like(labels)), (0.5,), (0.2,), 4)
+    assert rows[:, 1].tolist() == [0, 0, 0]
+    assert rows[:, 4].tolist() == [4, 4, 2]
 
 
 def test_unknown_optimizers_are_refused():
