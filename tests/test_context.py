@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raysim.backends.base import InProcessBackend
-from raysim.context import Context, ServerData
+from raysim.context import Context, ServerData, Setting
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from tests.small_models import SmallNet, samples
@@ -52,6 +52,11 @@ def test_a_matrix_without_a_model_or_server_data_is_refused(context):
 
 def test_server_data_counts_the_classes_it_has():
     held = ServerData(np.zeros((5, 1, 2, 2), np.float32), np.array([7, 2, 7, 0, 7]))
+    made = Setting.of(5, num_malicious=1, rounds=2, num_classes=8, server_labels=held.labels)
+    assert made == Setting(5, 5, 1, 2, 8, 5, {0: 1, 2: 1, 7: 3})
+    assert Setting.of(5, population=9, num_malicious=0, rounds=1, num_classes=3) == Setting(
+        9, 5, 0, 1, 3, 0, {}
+    )
     assert list(held.class_counts.items()) == [(0, 1), (2, 1), (7, 3)]
     assert ServerData(held.images[:0], held.labels[:0]).class_counts == {}
 

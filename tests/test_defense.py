@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from defenses import DEFENSES
 from defenses.oracle import Oracle
 from raysim import chain
 from raysim.backends.base import InProcessBackend
@@ -19,6 +20,7 @@ from raysim.defense import (
     PreAggregation,
     Verdict,
     accepted_mean,
+    assumption,
     carry_back,
     expand,
     judged,
@@ -212,6 +214,44 @@ def test_without_a_usable_row_a_defense_is_not_asked(updates, context):
     verdict, state = judged_usable(Says(), {"kept": 1}, updates, np.zeros(4, bool), context)
     assert (verdict.flagged.all(), verdict.weights.any(), verdict.aggregate.any()) == (True, False, False)
     assert (verdict.scores, state) == (None, {"kept": 1})
+
+
+@dataclass(frozen=True)
+class Trim(Mean):
+    """Takes a third of the rows for malicious unless told."""
+
+    num_byzantine: int | None = None
+
+    def assumed(self, count):
+        return count // 3 if self.num_byzantine is None else self.num_byzantine
+
+
+@dataclass(frozen=True)
+class Keeps(Scale):
+    """A step that neither merges nor leaves out."""
+
+    keeps_rows = True
+
+
+def test_what_is_assumed_is_filled_in_where_the_number_of_rows_is_known():
+    assert Trim().assuming(24) == Trim(8)
+    assert Trim(2).assuming(24) == Trim(2)
+    assert chain(Keeps(), Trim(), Trim()).assuming(24) == chain(Keeps(), Trim(8), Trim())
+    assert chain(Pairs(), Trim()).assuming(24) == chain(Pairs(), Trim())
+    assert Mean().assuming(24) == Mean()
+    assert assumption(Trim(), 24) == {"by": "Trim", "malicious": 8, "of": 24, "most": True}
+    assert assumption(chain(Keeps(), Trim(2)), 24) == {"by": "Trim", "malicious": 2, "of": 24, "most": False}
+    assert assumption(chain(Pairs(), Trim(2)), 24) == assumption(Mean(), 24) == {}
+
+
+@pytest.mark.parametrize("name", sorted(DEFENSES))
+def test_filling_in_what_is_assumed_changes_no_assumption(name):
+    """Nor the trim of rules that derive it from num_byzantine."""
+    made = DEFENSES[name]()
+    filled = made.assuming(24)
+    assert filled.assumed(24) == made.assumed(24)
+    if hasattr(made, "assumed_trim") and getattr(made, "rule", "") == "trimmed_mean":
+        assert filled.assumed_trim(24) == made.assumed_trim(24)
 
 
 def test_what_is_shown_the_truth_is_named_so():

@@ -116,7 +116,7 @@ class Layout:
 
     @cached_property
     def variance_columns(self) -> np.ndarray:
-        """Columns of running variances (`running_var` of BatchNorm and InstanceNorm), which cannot be negative."""
+        """Columns [v] of running variances (`running_var` of BatchNorm and InstanceNorm), which cannot be negative."""
         spans = [
             np.arange(e.start, e.stop) for e in self.buffers if e.name.rpartition(".")[2] == "running_var"
         ]
