@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import numpy as np
@@ -19,7 +21,7 @@ from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, RecordError, RunError
 from raysim.runs import checkpoint
 from raysim.runs import directory as records
-from raysim.runs.directory import COLUMNS, RunDirectory, digest, schema
+from raysim.runs.directory import COLUMNS, RunDirectory, claimed, digest, schema
 from raysim.runs.result import RunResult
 
 STATEFUL = {
@@ -251,6 +253,48 @@ def test_runs_begun_in_one_second_get_names_of_their_own(tiny, tmp_path, monkeyp
     short = {**tiny, "rounds": 1}
     paths = [raysim.run(short, out=tmp_path, backend="inprocess").path for _ in range(3)]
     assert [path.name for path in paths] == ["20260101-120000", "20260101-120000-2", "20260101-120000-3"]
+
+
+def test_no_two_of_many_callers_at_once_get_the_same_folder(tmp_path):
+    at_once = threading.Barrier(8)
+
+    def claim(_):
+        at_once.wait()
+        with claimed(tmp_path / "runs", None) as path:
+            (path / "kept").touch()
+            return path
+
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(claim, range(8)))
+    assert sorted(set(paths)) == sorted(paths) == sorted((tmp_path / "runs").iterdir())
+
+
+def test_one_of_many_callers_at_once_starts_the_run_of_a_name(tmp_path):
+    at_once = threading.Barrier(8)
+
+    def begin(number):
+        at_once.wait()
+        try:
+            RunDirectory(tmp_path / "run").start(f"seed: {number}\n", {"seed": number})
+        except RecordError:
+            return None
+        return number
+
+    with ThreadPoolExecutor(8) as pool:
+        (winner,) = [number for number in pool.map(begin, range(8)) if number is not None]
+    assert (tmp_path / "run" / "config.yaml").read_text() == f"seed: {winner}\n"
+    assert json.loads((tmp_path / "run" / "environment.json").read_text()) == {"seed": winner}
+    assert len(list((tmp_path / "run").iterdir())) == 2
+
+
+def test_a_refused_request_leaves_no_folder(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="num_byzantine"):
+        raysim.run(
+            {**tiny, "defense": {"name": "krum", "num_byzantine": 9}},
+            out=tmp_path / "a" / "b",
+            backend="inprocess",
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_in_use_is_refused_and_the_run_stays(undisturbed):

@@ -26,7 +26,7 @@ from raysim.config.schema import ExperimentConfig
 from raysim.errors import RunError
 from raysim.exit_status import complain, exit_status
 from raysim.report import terminal as results
-from raysim.runs.directory import RunDirectory, default_name
+from raysim.runs.directory import RunDirectory, claimed
 from raysim.version import __version__
 
 if TYPE_CHECKING:
@@ -129,17 +129,17 @@ def run(
     The folder of the run gets the resolved configuration, Parquet tables of rounds, clients and stages,
     checkpoints, and report.html. Ctrl-C keeps the finished rounds; `raysim resume` goes on from there.
     """
-    path = out / (name or default_name(out))
     with exit_status(debug):
         config = _requested(request, scale)
         if download:
             config = config.with_values(data={"download": True})
-        with _followed(path, backend, address, debug) as display:
-            _introduce(display, path, config)
-            result = raysim.run(
-                config, name=path.name, out=path.parent, backend=backend, address=address, observe=display
-            )
-        _conclude(result, path)
+        with claimed(out, name) as path:
+            with _followed(path, backend, address, debug) as display:
+                _introduce(display, path, config)
+                result = raysim.run(
+                    config, name=path.name, out=path.parent, backend=backend, address=address, observe=display
+                )
+            _conclude(result, path)
 
 
 @app.command()

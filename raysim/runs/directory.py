@@ -25,7 +25,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
@@ -116,14 +118,37 @@ def schema(table: str) -> pa.Schema:
     return TABLES[table].arrow
 
 
-def default_name(out: Path) -> str:
-    """The date and time; -2, -3, ... where `out` holds that already, as of a run begun in the same second."""
+@contextmanager
+def claimed(out: Path, name: str | None) -> Iterator[Path]:
+    """The folder of a run about to start: `out/name`; by default a new one, named by date and time.
+
+    No two callers get the same new one: -2, -3, ... follow where a run began in the same second. It is removed
+    again when the request is refused before anything is written.
+    """
+    if name is not None:
+        yield out / name
+        return
+    absent = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    path = _make_dated_folder(out)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):  # it holds a run, or what was there before is in use by another
+            for folder in (path, *absent):
+                folder.rmdir()
+
+
+def _make_dated_folder(out: Path) -> Path:
     name = now = datetime.now().strftime("%Y%m%d-%H%M%S")
     number = 1
-    while (out / name).exists():
-        number += 1
-        name = f"{now}-{number}"
-    return name
+    while True:
+        try:
+            (out / name).mkdir()
+            return out / name
+        except FileExistsError:
+            number += 1
+            name = f"{now}-{number}"
 
 
 @dataclass(frozen=True)
@@ -134,11 +159,13 @@ class RunDirectory:
 
     def start(self, config_yaml: str, environment: Mapping[str, Any]) -> None:
         """Create the directory; RecordError when a run is there already."""
-        if (self.path / "config.yaml").exists():
-            raise RecordError(f"{self.path} already holds a run: resume it, or choose another --name")
         self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            write_once(self.path / "config.yaml", config_yaml.encode())
+        except FileExistsError:
+            rule = "already holds a run: resume it, or choose another --name"
+            raise RecordError(f"{self.path} {rule}") from None
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
-        write_atomically(self.path / "config.yaml", config_yaml.encode())
 
     def require(self) -> None:
         """RecordError unless a run is here."""
@@ -257,6 +284,25 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a whole file, or FileExistsError if there is one; of several callers at once, one succeeds."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # unlike a rename, it does not replace
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with open(path, "xb") as file:
+                file.write(content)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _number(path: Path) -> int:

@@ -12,7 +12,7 @@ from raysim.backends.capacity import Capacity
 from raysim.composition.compose import compose, place, prepare
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
-from raysim.runs.directory import RunDirectory, default_name, environment
+from raysim.runs.directory import RunDirectory, claimed, environment
 from raysim.runs.execution import Observer, Progress, execute
 from raysim.runs.result import RunResult
 
@@ -33,10 +33,11 @@ def run(
     """
     if not isinstance(config, ExperimentConfig):
         config = ExperimentConfig.from_mapping(config)
-    path = Path(out) / (name or default_name(Path(out)))
-    if (path / "config.yaml").exists():
-        raise ConfigError("name", f"{path} already holds a run; resume it or choose another name", path.name)
-    return _carry_out(config, path, backend, address, observe or _unobserved, new=True)
+    with claimed(Path(out), name) as path:
+        if (path / "config.yaml").exists():
+            rule = f"{path} already holds a run; resume it or choose another name"
+            raise ConfigError("name", rule, path.name)
+        return _carry_out(config, path, backend, address, observe or _unobserved, new=True)
 
 
 def resume(
