@@ -113,6 +113,28 @@ def placed(**population):
     return place_malicious(config_of(population=population)).tolist()
 
 
+ONE_AT_A_TIME = {
+    "model": {"name": "dba_resnet18"},
+    "training": {"batch_size": 1, "epochs": 1},
+    "attack": [],
+    "defense": "fedavg",
+    "server_data": {"samples": 0},
+    "population": {"clients": 8, "malicious": 0},
+}
+
+
+@pytest.mark.parametrize("updates", ["trained", "synthetic"])
+@pytest.mark.parametrize("side", [8, 16])
+def test_single_samples_are_refused_if_batch_norm_sees_one_value_a_channel(side: int, updates: str):
+    data = {"name": "synthetic", "shape": [3, side, side], "train_size": 24, "test_size": 10}
+    config = ExperimentConfig.from_mapping({**ONE_AT_A_TIME, "data": data, "updates": {"name": updates}})
+    if side == 8 and updates == "trained":
+        with pytest.raises(ConfigError, match=r"training\.batch_size: must be at least 2 for this model"):
+            compose(config)
+    else:
+        assert compose(config).config.training.batch_size == 1
+
+
 def test_the_last_clients_are_malicious_by_default():
     assert placed(clients=8, malicious=3) == [5, 6, 7]
     assert placed(clients=8) == []

@@ -7,6 +7,7 @@ the machines' capacity what the configuration left open. `compose` does both.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,8 @@ def prepare(config: ExperimentConfig) -> Prepared:
         config.model.options,
     )
     model = factory.build()
+    if config.training.batch_size == 1 and not methods.synthetic:
+        check_single_samples(model, source.input_shape)
     server_data, train_pool, test = set_aside(config, source)
     setting = Setting.of(
         config.population.cohort_size,
@@ -176,6 +179,19 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
         test_sizes=tuple(len(part) for part in prepared.tests),
         notes=prepared.notes,
     )
+
+
+def check_single_samples(model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    """ConfigError if the model cannot train on one sample at a time: BatchNorm over one value a channel cannot."""
+    import torch
+
+    trained = copy.deepcopy(model).train()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            trained(torch.zeros(1, *input_shape))
+        except ValueError as error:
+            rule = f"must be at least 2 for this model and images of {input_shape} ({error})"
+            raise ConfigError("training.batch_size", rule, 1, 2) from None
 
 
 def triggered_tests(
