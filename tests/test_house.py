@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "raysim.array_checks": 1,
     "raysim.errors": 1,
     "raysim.exit_status": 1,
+    "raysim.formats": 1,
     "raysim.metrics": 1,
     "raysim.rng": 1,
     "raysim.version": 1,

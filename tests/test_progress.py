@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raysim.report.progress import Display, Standing, duration
+from raysim.formats import duration
+from raysim.report.progress import Display, Standing
 from raysim.runs.execution import Progress
 
 

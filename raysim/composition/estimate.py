@@ -19,6 +19,7 @@ from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost, RoundOrder
 from raysim.engine.simulation import split_cohort
+from raysim.formats import size
 from raysim.matrix.updates import chunk_columns
 
 PROCESS_BYTES = 200 * 2**20
@@ -116,18 +117,16 @@ def objections(
         fits = max(1, int(0.7 * memory_bytes / actor_bytes))
         hosted = -(-config.population.cohort_size // fits)
         found.append(
-            f"{actors.count} client actors need {gibibytes(actors.count * actor_bytes)} of {gibibytes(memory_bytes)}: "
+            f"{actors.count} client actors need {size(actors.count * actor_bytes)} of {size(memory_bytes)}: "
             f"set resources.clients_per_actor to at least {hosted}"
         )
     if capacity.object_store_bytes and store_bytes > 0.8 * capacity.object_store_bytes:
         found.append(
-            f"a round puts {gibibytes(store_bytes)} into an object store of {gibibytes(capacity.object_store_bytes)} "
+            f"a round puts {size(store_bytes)} into an object store of {size(capacity.object_store_bytes)} "
             "and will spill to disk: reduce population.cohort, add nodes, or take a narrower model (model.width)"
         )
     if gram_bytes > 0.2 * memory_bytes:
-        found.append(
-            f"pairwise defenses hold {gibibytes(gram_bytes)} of K x K matrices: reduce population.cohort"
-        )
+        found.append(f"pairwise defenses hold {size(gram_bytes)} of K x K matrices: reduce population.cohort")
     reserved = actors.count * actors.gpus
     if reserved > capacity.gpus:
         found.append(f"actors reserve {reserved:g} GPUs of {capacity.gpus:g}: reduce resources.client_gpus")
@@ -163,11 +162,6 @@ def calibration(experiment: Experiment, call: np.ndarray) -> tuple[float, float]
     return seconds, (ended - trained) * sum(experiment.test_sizes) / batch
 
 
-def gibibytes(count: float) -> str:
-    """A number of bytes for people."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
-
-
 def lines(config: ExperimentConfig, plan: Estimate) -> list[tuple[str, str]]:
     """The plan as (what, how much), for printing."""
     actors = plan.actors
@@ -180,12 +174,12 @@ def lines(config: ExperimentConfig, plan: Estimate) -> list[tuple[str, str]]:
         ("client actors", f"{actors.count}{reserved}; {plan.calls_per_round} calls a round"),
         (
             "memory of an actor",
-            f"{gibibytes(plan.actor_bytes)} ({gibibytes(actors.count * plan.actor_bytes)} in all)",
+            f"{size(plan.actor_bytes)} ({size(actors.count * plan.actor_bytes)} in all)",
         ),
-        ("model", f"{gibibytes(plan.model_bytes)}, buffers included"),
-        ("object store, a round", gibibytes(plan.store_bytes)),
+        ("model", f"{size(plan.model_bytes)}, buffers included"),
+        ("object store, a round", size(plan.store_bytes)),
         ("tiles", f"{plan.row_blocks} row blocks x {plan.column_shards} column shards (and one of buffers)"),
-        ("K x K matrices", gibibytes(plan.gram_bytes)),
+        ("K x K matrices", size(plan.gram_bytes)),
     ]
     if plan.round_s == plan.round_s:
         work = "training" if config.updates.name == "trained" else "drawing"

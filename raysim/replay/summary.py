@@ -11,9 +11,9 @@ from pathlib import Path
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.composition.registry import defense_title
 from raysim.config.load import load_config
+from raysim.formats import UNDEFINED, column_seconds, rate
 from raysim.metrics import Detection, mean_detection
 from raysim.report.finished_run import read_columns
-from raysim.report.progress import UNDEFINED, rate
 from raysim.report.remarks import assumptions
 from raysim.report.stage_costs import Cost, owner_cost, stage_costs
 from raysim.report.tables import detections
@@ -138,8 +138,8 @@ def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
             str(replay.nodes),
             str(replay.rounds),
             *(rate(getattr(replay.detection, name)) for name in RATES),
-            _seconds(replay.cost.median_s),
-            _seconds(replay.cost.first_s),
+            column_seconds(replay.cost.median_s),
+            column_seconds(replay.cost.first_s),
             f"{replay.moved / 2**20:.1f}",
             replay.verdicts[:8],
             comparison(replay, replays),
@@ -188,12 +188,8 @@ def _comparable(one: Replayed, other: Replayed) -> bool:
     return (one.defense, one.rounds) == (other.defense, other.rounds)
 
 
-def _seconds(value: float) -> str:
-    return UNDEFINED if value != value else f"{value:.4f}"
-
-
 def _cell(cost: Cost) -> str:
-    return f"{_seconds(cost.median_s)} ({_seconds(cost.first_s)})"
+    return f"{column_seconds(cost.median_s)} ({column_seconds(cost.first_s)})"
 
 
 def _total(replay: Replayed, stage: str) -> float:

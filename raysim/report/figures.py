@@ -18,9 +18,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from raysim.formats import seconds
 from raysim.report.finished_run import Columns, HeatMaps
 from raysim.report.stage_costs import UNKNOWN, StageCost
-from raysim.report.tables import seconds
 
 WIDTH = 10.4
 INK, QUIET, GRID = "#25303b", "#66717c", "#e4e6e3"

@@ -17,13 +17,13 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from raysim.formats import UNDEFINED, column_seconds, number, percent, rate, seconds, size
 from raysim.metrics import mean_detection
 from raysim.report import figures, remarks, tables
 from raysim.report.finished_run import Columns, FinishedRun, read_finished_run
 from raysim.report.stage_costs import owner_costs, stage_costs
 from raysim.report.terminal import headline
 
-UNDEFINED = "–"
 """Printed for a value that is not defined, as the papers do."""
 
 
@@ -49,7 +49,7 @@ def render(run_directory: Path) -> Path:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(percent=_percent, rate=_rate, number=_number, seconds=_seconds, size=_size)
+    environment.filters.update(percent=percent, rate=rate, number=number, seconds=column_seconds, size=size)
     template = resources.files("raysim.report").joinpath("report.html").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         name=run.path.resolve().name,
@@ -122,13 +122,11 @@ def _accuracy(rounds: Columns) -> Drawing | str:
         return "No accuracy curve: the global model was evaluated in no round."
     evaluated = int(np.count_nonzero(~np.isnan(rounds["main_accuracy"])))
     summary = remarks.utility(rounds, "main_accuracy")
-    alt = (
-        f"Line chart by round. Main accuracy: final {_percent(summary.final)}, best {_percent(summary.best)}."
-    )
+    alt = f"Line chart by round. Main accuracy: final {percent(summary.final)}, best {percent(summary.best)}."
     caption = f"Test accuracy of the global model, measured in {evaluated} of {len(rounds['round'])} rounds"
     if success:
         attack = remarks.utility(rounds, "attack_success_rate")
-        alt += f" Attack success: final {_percent(attack.final)}, best {_percent(attack.best)}."
+        alt += f" Attack success: final {percent(attack.final)}, best {percent(attack.best)}."
         caption += "; attack success is the share of targeted inputs it gives the attacker's class"
     return Drawing(_svg(figures.accuracy_curve(rounds)), alt, caption + ".")
 
@@ -143,12 +141,14 @@ def _detection(run: FinishedRun) -> dict[str, Any]:
         rates = "No detection rates: the defense flags nobody, so there is no decision to score."
     else:
         mean, _ = mean_detection(tables.detections(rounds))
-        alt = f"Three line charts by round. Means: recall {_rate(mean.recall)}, precision {_rate(mean.precision)}"
+        alt = (
+            f"Three line charts by round. Means: recall {rate(mean.recall)}, precision {rate(mean.precision)}"
+        )
         caption = (
             "Malicious is the positive class. A round in which a rate is undefined leaves a gap. "
             "The false alarm rate of PDRR is the FPR, its missing alarm rate 1\u00a0−\u00a0recall."
         )
-        rates = Drawing(_svg(figures.detection_rates(rounds)), f"{alt}, FPR {_rate(mean.fpr)}.", caption)
+        rates = Drawing(_svg(figures.detection_rates(rounds)), f"{alt}, FPR {rate(mean.fpr)}.", caption)
     if not clients["client"].size:
         strip = "No record of who was flagged: the run recorded no client."
     elif np.isnan(clients["flagged"]).all():
@@ -189,7 +189,7 @@ def _time(spans: Columns) -> dict[str, Any] | str:
     stages = stage_costs(spans)
     if not stages:
         return "No times: the run recorded no stage."
-    words = "; ".join(f"{s.stage} {tables.seconds(figures.shown_seconds(s))}" for s in stages)
+    words = "; ".join(f"{s.stage} {seconds(figures.shown_seconds(s))}" for s in stages)
     caption = "Wall seconds as the server saw them, waiting and transfer included."
     drawing = Drawing(
         _svg(figures.stage_bars(stages)), f"Bar chart of seconds a round by stage: {words}.", caption
@@ -226,31 +226,3 @@ def _encode(figure: Figure, media_type: str, **options: Any) -> str:
 
 def _measured(values: np.ndarray) -> bool:
     return bool((~np.isnan(values)).any())
-
-
-def _percent(value: float) -> str:
-    return UNDEFINED if np.isnan(value) else f"{100 * value:.2f} %"
-
-
-def _rate(value: float) -> str:
-    return UNDEFINED if np.isnan(value) else f"{value:.3f}"
-
-
-def _number(value: float) -> str:
-    return UNDEFINED if np.isnan(value) else f"{value:#,.4g}"
-
-
-def _seconds(value: float) -> str:
-    return UNDEFINED if np.isnan(value) else f"{value:,.4f}"
-
-
-def _size(value: float) -> str:
-    """Bytes in the largest binary unit that leaves at least one."""
-    if np.isnan(value):
-        return UNDEFINED
-    amount = float(value)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:,.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
-        amount /= 1024
-    return f"{amount:,.1f} TiB"

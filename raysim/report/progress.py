@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 
+from raysim.formats import duration, percent, rate
 from raysim.metrics import Detection, mean_detection
 from raysim.report import remarks
 from raysim.round_notes import UNDEFINED as NO_RATES
@@ -22,7 +23,6 @@ from raysim.round_notes import notes_of
 if TYPE_CHECKING:
     from raysim.runs.execution import Progress
 
-UNDEFINED = "-"
 """Shown for a value that is not defined, or not yet."""
 
 CLIENTS_WORK = ("train", "draw")
@@ -183,22 +183,3 @@ class Display:
     def _doing(self, now: Progress) -> str:
         text = f"round {now.round}, {self.standing.clients_done} of {self.standing.cohort} clients done"
         return f"{text}, {now.stage}" if now.stage else text
-
-
-def percent(value: float) -> str:
-    """A share in percent: 97.21 %."""
-    return UNDEFINED if isnan(value) else f"{100 * value:.2f} %"
-
-
-def rate(value: float) -> str:
-    """A detection rate: 0.667."""
-    return UNDEFINED if isnan(value) else f"{value:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 0:04:10."""
-    if isnan(seconds):
-        return UNDEFINED
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}"

@@ -40,13 +40,6 @@ def ids(numbers: Iterable[Any]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
-def seconds(value: float) -> str:
-    """Three significant digits, but never fewer than the whole seconds: 0.0124 s, 48.8 s, 1,234 s; - for NaN."""
-    if value != value:
-        return "-"
-    return f"{value:,.0f} s" if value >= 99.95 else f"{value:#.3g} s"
-
-
 def with_titles(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with its defenses named as people read them: one that is shown the truth as what it is."""
     chosen = config.get("defense") or []

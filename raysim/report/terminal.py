@@ -26,8 +26,8 @@ RATES = {
 
 def utilities(rounds: Columns) -> Table:
     """Main accuracy, and attack success where there is one."""
+    from raysim.formats import percent
     from raysim.metrics import LAST_ROUNDS
-    from raysim.report.progress import percent
     from raysim.report.remarks import utility
 
     table = grid("", "final", "best", f"mean of last {min(LAST_ROUNDS, rounds['round'].size)}")
@@ -40,8 +40,8 @@ def utilities(rounds: Columns) -> Table:
 
 def detection(rounds: Columns) -> Table:
     """Detection rates, each with the number of rounds its mean is over."""
+    from raysim.formats import rate
     from raysim.metrics import mean_detection
-    from raysim.report.progress import rate
     from raysim.report.tables import detections
 
     mean, counts = mean_detection(detections(rounds))
@@ -53,9 +53,8 @@ def detection(rounds: Columns) -> Table:
 
 def headline(spans: Columns) -> str:
     """What the defense costs a round, in one line."""
-    from raysim.report.progress import UNDEFINED
+    from raysim.formats import UNDEFINED, seconds
     from raysim.report.stage_costs import owner_cost, owner_share
-    from raysim.report.tables import seconds
 
     cost, share = owner_cost(spans, "defense"), owner_share(spans, "defense")
     if not cost.rounds:
@@ -69,8 +68,8 @@ def headline(spans: Columns) -> str:
 
 def costs(spans: Columns) -> Table:
     """Whose the seconds are, and the stages that took longest."""
+    from raysim.formats import seconds
     from raysim.report.stage_costs import owner_costs, stage_costs
-    from raysim.report.tables import seconds
 
     table = grid("seconds", "a round", "first round", "rounds", "in all")
     found = owner_costs(spans)

@@ -13,6 +13,7 @@ import numpy as np
 from raysim import rng
 from raysim.backends.base import Backend, ThreadLimit
 from raysim.errors import ConfigError
+from raysim.formats import significant
 from raysim.studies.costs.defense_cost import seconds
 from raysim.studies.costs.kernels import kernel_context, plain_mmd
 from raysim.studies.process_memory import MemoryWatch
@@ -23,7 +24,6 @@ from raysim.studies.study import (
     growth_text,
     markdown_table,
     panels,
-    seconds_text,
     settings_of,
 )
 
@@ -146,7 +146,7 @@ def _grid(
 
 def _seconds_table(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> str:
     def cell(row: dict[str, Any]) -> str:
-        return f"{Times(tuple(row['wall_s']))}; {seconds_text(row['loop_s'])}"
+        return f"{Times(tuple(row['wall_s']))}; {significant(row['loop_s'])}"
 
     return _grid(plan, rows, "n; seconds in tiles; a plain loop", cell)
 

@@ -17,6 +17,7 @@ import numpy as np
 from raysim import rng
 from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
+from raysim.formats import UNDEFINED, significant
 from raysim.studies.costs.defense_cost import seconds
 from raysim.studies.study import (
     Study,
@@ -25,7 +26,6 @@ from raysim.studies.study import (
     growth_text,
     markdown_table,
     panels,
-    seconds_text,
     settings_of,
 )
 
@@ -202,7 +202,7 @@ def _table(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
         for way in WAYS:
             row = found[way]
             if row["extrapolated"]:
-                cells.append(f"*{seconds_text(row['median_s'])}*")
+                cells.append(f"*{significant(row['median_s'])}*")
             else:
                 cells.append(str(Times(tuple(row["wall_s"]))))
         worst = [row["error_max"] for row in (found["pair"], found["batch"]) if not row["extrapolated"]]
@@ -215,7 +215,7 @@ def _table(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _number(value: float, form: str) -> str:
-    return "-" if np.isnan(value) else format(value, form)
+    return UNDEFINED if np.isnan(value) else format(value, form)
 
 
 def _growth(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:

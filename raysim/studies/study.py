@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raysim.formats import significant
 from raysim.runs.directory import environment, write_atomically
 from raysim.studies.report import machine_lines
 from raysim.studies.scaling.fit import power_law
@@ -51,7 +52,7 @@ class Times:
 
     def __str__(self) -> str:
         low, high = self.quartiles
-        return f"{seconds_text(self.median)} ({seconds_text(low)} to {seconds_text(high)})"
+        return f"{significant(self.median)} ({significant(low)} to {significant(high)})"
 
 
 @dataclass(frozen=True)
@@ -120,18 +121,6 @@ def growth_text(sizes: Sequence[int], values: Sequence[float]) -> str:
     if law is None:
         return "needs 3 sizes"
     return f"{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f}), last {law.last_exponent:.2f}"
-
-
-def seconds_text(value: float) -> str:
-    """Three significant digits.
-
-    >>> [seconds_text(value) for value in (0.0001234, 1.2345, 1234.5)]
-    ['0.000123', '1.23', '1230']
-    """
-    if value == 0 or not np.isfinite(value):
-        return f"{value:g}"
-    digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
-    return f"{float(f'{value:.3g}'):.{digits}f}"
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:

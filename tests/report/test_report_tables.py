@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from raysim.formats import seconds
 from raysim.metrics import detection
 from raysim.report.finished_run import read_finished_run
 from raysim.report.tables import (
@@ -12,7 +13,6 @@ from raysim.report.tables import (
     flatten,
     ids,
     rejections,
-    seconds,
     setting,
     with_titles,
 )
@@ -72,7 +72,7 @@ def test_setting_in_one_line(value, words):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (0.0, "0.00 s"),
+        (0.0, "0 s"),
         (0.01239, "0.0124 s"),
         (3.2, "3.20 s"),
         (48.76, "48.8 s"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from raysim.defense import title
+from raysim.formats import rate
 from raysim.studies.detection.measure import (
     CLIENTS,
     MALICIOUS,
@@ -78,7 +79,7 @@ def _table(plan: DetectionPlan, data: str, results: Mapping[DetectionCell, CellR
         f"## {data}{limit}, {setting['model']}, {plan.rounds or setting['rounds']} rounds",
         "",
         f"{training['epochs']} local epochs of batches of {training['batch_size']}."
-        f" FedAvg without an attack reaches {_number(clean.accuracy)}.{small}",
+        f" FedAvg without an attack reaches {rate(clean.accuracy)}.{small}",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "|".join([":---", *["---:"] * (len(head) - 1)]) + "|",
@@ -88,7 +89,7 @@ def _table(plan: DetectionPlan, data: str, results: Mapping[DetectionCell, CellR
         for attack in plan.attacks:
             mean = _mean([results.get(DetectionCell(data, attack, name, seed)) for seed in plan.seeds])
             values = (mean.recall, mean.fpr, mean.accuracy, mean.detection_s, mean.first_s)
-            cells += ["failed"] * len(COLUMNS) if mean.problem else [_number(value) for value in values]
+            cells += ["failed"] * len(COLUMNS) if mean.problem else [rate(value) for value in values]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -102,7 +103,3 @@ def _mean(results: Sequence[CellResult | None]) -> CellResult:
     counts = np.maximum((~np.isnan(table)).sum(axis=0), 1)
     means = np.where(np.isnan(table).all(axis=0), np.nan, np.nansum(table, axis=0) / counts)
     return CellResult(*means.tolist())
-
-
-def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"

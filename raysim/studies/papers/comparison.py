@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from raysim.formats import UNDEFINED
 from raysim.presets import Scale
 from raysim.studies.papers.cells import PaperCell
 from raysim.studies.papers.measures import is_share, label
@@ -45,10 +46,10 @@ def number(key: str, value: float | None) -> str:
     """A value as the papers print it: percent with one decimal, rates with three.
 
     >>> number("main_accuracy", 0.9157), number("recall", 1.0), number("precision", None)
-    ('91.6', '1.000', '–')
+    ('91.6', '1.000', '-')
     """
     if value is None or math.isnan(value):
-        return "–"
+        return UNDEFINED
     return f"{100 * value:.1f}" if is_share(key) else f"{value:.3f}"
 
 

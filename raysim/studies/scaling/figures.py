@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from raysim.composition.registry import defense_title
+from raysim.formats import significant
 from raysim.report.figures import GRID, INK, QUIET, WIDTH
 from raysim.studies.scaling.fit import shares, strong_scaling
 from raysim.studies.scaling.read import Measured
-from raysim.studies.scaling.sections import number
 from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.scaling.view import ScalingView
 
@@ -81,7 +81,7 @@ def runtime(view: ScalingView) -> Figure:
         axes.hlines(at, low, high, color=INK, lw=1.6)
         axes.plot([low, high], [at, at], "|", color=INK, ms=7, mew=1.4)
         axes.annotate(
-            f"{number(whole.median_s)} s",
+            f"{significant(whole.median_s)} s",
             (max(high, whole.median_s), at),
             (6, 0),
             textcoords="offset points",
@@ -150,7 +150,7 @@ def split(view: ScalingView) -> Figure:
             elif value >= 0.02:
                 small.append((-value, text))
             left += value
-        beside = ", ".join([f"{number(whole.median_s)} s", *(text for _, text in sorted(small)[:3])])
+        beside = ", ".join([f"{significant(whole.median_s)} s", *(text for _, text in sorted(small)[:3])])
         axes.text(1.01, at, beside, va="center", fontsize=8.5, color=INK)
     several = len(view.nodes) > 1
     names = [view.label(whole) + (f", {_nodes(count)}" if several else "") for count, whole, _ in parts]

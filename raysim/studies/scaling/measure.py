@@ -15,6 +15,7 @@ import psutil
 from cluster.clusters import bring_up
 from cluster.plan import make_plan
 from raysim.errors import ConfigError
+from raysim.formats import size as size_text
 from raysim.studies.cell_store import run_driver, write_json
 from raysim.studies.scaling.plan import INPROCESS, SYNTHETIC, ScalingPlan, check_grid
 from raysim.studies.scaling.tables import PARTS
@@ -88,9 +89,9 @@ def estimates(plan: ScalingPlan) -> list[str]:
     for clients in plan.clients:
         for size in plan.sizes:
             whole = 4 * clients * size.parameters
-            line = f"K = {clients:,}, d = {size.parameters:,}: {_gib(whole)} a matrix"
+            line = f"K = {clients:,}, d = {size.parameters:,}: {size_text(whole)} a matrix"
             if plan.backend == INPROCESS:
-                lines.append(f"{line}, {_gib(free)} memory free")
+                lines.append(f"{line}, {size_text(free)} memory free")
                 room = SPARE * free
             elif store is None:
                 lines.append(f"{line}; what a store does not hold, Ray spills to disk")
@@ -98,12 +99,14 @@ def estimates(plan: ScalingPlan) -> list[str]:
             else:
                 spilled = max(0, whole - store)
                 lines.append(
-                    f"{line}, {_gib(store)} object stores: at least {_gib(spilled)} spilled, {_gib(disk)} disk free"
+                    f"{line}, {size_text(store)} object stores: at least {size_text(spilled)} spilled, {size_text(disk)} disk free"
                 )
                 room = store + SPARE * disk
             if whole > room:
                 most = int(room // (4 * size.parameters))
-                raise ConfigError("clients", f"must leave room: a matrix takes {_gib(whole)}", clients, most)
+                raise ConfigError(
+                    "clients", f"must leave room: a matrix takes {size_text(whole)}", clients, most
+                )
     return lines
 
 
@@ -119,7 +122,3 @@ def shared_cpus(plan: ScalingPlan) -> list[str]:
 
 def _method_of(values: dict[str, Any]) -> dict[str, Any]:
     return ScalingPlan.from_mapping(values).method()
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"

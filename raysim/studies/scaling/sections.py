@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from raysim.composition.registry import defense_title
+from raysim.formats import significant
 from raysim.studies.scaling.fit import Growth, Ratio, limit_ratio, shares, strong_scaling, weak_scaling
 from raysim.studies.scaling.read import COPY, GRAM, Measured, PeakMemory, Setup, Subject
 from raysim.studies.scaling.tables import LIMITS, WHOLE
@@ -112,7 +113,8 @@ def maps(view: ScalingView, drawn: Drawn) -> list[str]:
                 None if pair is None else tuple(float(np.median(part)) for part in pair) for pair in at
             ]
             cells = [
-                "" if m is None else f"{number(m[0])} / {number(m[1])} ({m[1] / m[0]:.2f} x)" for m in medians
+                "" if m is None else f"{significant(m[0])} / {significant(m[1])} ({m[1] / m[0]:.2f} x)"
+                for m in medians
             ]
             rows.append([defense_title(defense), *_nodes_cell(view, nodes), *cells])
     if not rows:
@@ -252,16 +254,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in lines] + [""]
 
 
-def number(value: float) -> str:
-    """Seconds with three significant digits, but none below a tenth of a millisecond."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}" if value >= 0.01 else f"{value:.4f}"
-
-
 def _spread(entry: Measured | None) -> str:
     if entry is None:
         return ""
     low, high = entry.quartiles_s
-    return f"{number(entry.median_s)} [{number(low)}, {number(high)}]"
+    return f"{significant(entry.median_s)} [{significant(low)}, {significant(high)}]"
 
 
 def _ratio(ratio: Ratio) -> str:
@@ -290,7 +287,10 @@ def _limits_cell(view: ScalingView, defense: str, clients: int, nodes: int) -> s
     if gram is None and copy is None:
         return ""
     return " ".join(
-        ["-" if gram is None else number(gram.value), "" if copy is None else f"({number(copy.value)})"]
+        [
+            "-" if gram is None else significant(gram.value),
+            "" if copy is None else f"({significant(copy.value)})",
+        ]
     )
 
 

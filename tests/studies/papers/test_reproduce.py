@@ -62,8 +62,8 @@ def test_means_and_spreads_leave_out_what_is_undefined():
 def test_an_entry_is_reported_beside_measured():
     made = cell(main_accuracy=[0.9, 0.8], recall=[0.5])
     assert entry(made, "main_accuracy") == "91.6(?) | 85.0 ± 7.1"
-    assert entry(made, "recall") == "– | 0.500"
-    assert entry(made, "fpr") == "| –"
+    assert entry(made, "recall") == "- | 0.500"
+    assert entry(made, "fpr") == "| -"
     assert entry(made, "f1") == ""
 
 
@@ -75,7 +75,7 @@ def test_notes_tell_stand_ins_only_at_small_scale():
 def test_markdown_keeps_bars_inside_cells():
     text = markdown("flare table3", [cell(recall=[1.0])], "paper")
     assert text.splitlines()[2] == "| cell | accuracy % | recall | FPR |"
-    assert "– \\| 1.000" in text
+    assert "- \\| 1.000" in text
     assert text.endswith("|\n\n- (?) accuracy %: why\n")
     assert keys([cell()]) == ["main_accuracy", "recall", "fpr"]
     assert lines([cell()], "paper")[0][0] == "a"
@@ -136,7 +136,7 @@ def test_cells_without_data_are_told_and_fail_the_command(tmp_path: Path, monkey
     result = call(*words, "--out", str(tmp_path))
     assert result.exit_code == 1
     assert "not run: seed 0: fashion_mnist" in result.output
-    assert "91.8 | –" in result.output
+    assert "91.8 | -" in result.output
 
 
 @pytest.mark.parametrize(
