@@ -113,6 +113,12 @@ def placed(**population):
     return place_malicious(config_of(population=population)).tolist()
 
 
+class Undecorated(Defense):
+    """Its hyper-parameters would be no fields."""
+
+    keep: int = 3
+
+
 ONE_AT_A_TIME = {
     "model": {"name": "dba_resnet18"},
     "training": {"batch_size": 1, "epochs": 1},
@@ -422,6 +428,7 @@ def test_no_component_takes_a_boolean_or_infinity_for_a_number(kind):
         (f"{HERE}:Targeted", "must name a dataclass that derives from raysim.Defense"),
         (f"{HERE}:config_of", "must name a dataclass that derives from raysim.Defense"),
         ("math:pi", "must name a dataclass that derives from raysim.Defense"),
+        (f"{HERE}:Undecorated", "must be frozen: write @dataclass(frozen=True) above its class"),
     ],
 )
 def test_wrong_import_paths_are_refused(path, problem):

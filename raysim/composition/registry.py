@@ -122,6 +122,13 @@ def _imported(group: str, path: str, base: type | None) -> Any:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base or object)):
         kind = f" that derives from raysim.{base.__name__}" if base else ""
         raise ConfigError(f"{group}.name", f"must name a dataclass{kind}", path)
+    own = vars(cls).get(
+        "__dataclass_params__"
+    )  # a base class's says nothing of the fields that this one adds
+    if own is None or not own.frozen:
+        raise ConfigError(
+            f"{group}.name", "must be frozen: write @dataclass(frozen=True) above its class", path
+        )
     return cls
 
 
