@@ -21,8 +21,6 @@ from raysim.defense import (
     Verdict,
     accepted_mean,
     assumption,
-    carry_back,
-    expand,
     judged,
     judged_usable,
     title,
@@ -30,6 +28,7 @@ from raysim.defense import (
 from raysim.errors import ConfigError, ContractError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
+from raysim.verdict import carry_back, expand
 
 ROWS = np.array([[1, 0], [2, 0], [4, 2], [8, 4]], np.float32)
 

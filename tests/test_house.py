@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "defenses": 6,
     "raysim.attack": 5,
     "raysim.defense": 5,
+    "raysim.verdict": 5,
     "raysim.context": 5,
     "raysim.config": 5,
     "raysim.presets": 4,
@@ -41,6 +42,7 @@ FLOORS: dict[str, int] = {
     "raysim.formats": 1,
     "raysim.metrics": 1,
     "raysim.rng": 1,
+    "raysim.round_notes": 1,
     "raysim.version": 1,
 }
 """Every room, the higher ones importing the lower ones. Rooms of one floor are ordered among themselves."""
