@@ -287,6 +287,12 @@ def test_one_of_many_callers_at_once_starts_the_run_of_a_name(tmp_path):
     assert len(list((tmp_path / "run").iterdir())) == 2
 
 
+def test_a_folder_whose_name_the_locale_cannot_read_is_refused(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="PYTHONUTF8=1"):
+        raysim.run(tiny, name="k", out=tmp_path / "\udcc3\udcbc", backend="inprocess")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_refused_request_leaves_no_folder(tiny, tmp_path):
     with pytest.raises(ConfigError, match="num_byzantine"):
         raysim.run(

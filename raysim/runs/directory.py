@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysim.backends.telemetry import Span
-from raysim.errors import RecordError
+from raysim.errors import ConfigError, RecordError
 from raysim.matrix.layout import Layout
 from raysim.runs.table_schema import Columns, Rows, TableSchema, write_parquet
 from raysim.version import __version__
@@ -125,6 +125,10 @@ def claimed(out: Path, name: str | None) -> Iterator[Path]:
     No two callers get the same new one: -2, -3, ... follow where a run began in the same second. It is removed
     again when the request is refused before anything is written.
     """
+    wanted = str(out.absolute() / (name or ""))
+    if any("\ud800" <= letter <= "\udfff" for letter in wanted):  # how Python reads bytes its locale cannot
+        rule = "must be text in the locale, which is not UTF-8 here: set PYTHONUTF8=1, or use an ASCII path"
+        raise ConfigError("out", rule, wanted)
     if name is not None:
         yield out / name
         return
