@@ -25,7 +25,9 @@ Importing raysim imports neither ray nor torch; the names that need them are imp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -119,6 +121,7 @@ __all__ = [
     "normalise",
     "resume",
     "run",
+    "session",
     "squared_distances",
     "squared_norms",
     "torch_generator",
@@ -155,8 +158,13 @@ def __dir__() -> list[str]:
 
 
 def run(
-    config: ExperimentConfig | Mapping[str, Any],
+    config: ExperimentConfig | Mapping[str, Any] | None = None,
     *,
+    model: Any = None,
+    data: Any = None,
+    defense: Defense | Sequence[Defense] | None = None,
+    attack: Attack | Sequence[Attack] | None = None,
+    partition: Any = None,
     name: str | None = None,
     out: str | Path = "runs",
     backend: Literal["ray", "inprocess"] = "ray",
@@ -165,23 +173,68 @@ def run(
 ) -> RunResult:
     """Run one experiment and leave its results in the folder `out/name` (default name: date and time).
 
-    backend: `ray` (a cluster on this machine, or the one at `address`) or `inprocess` (this process, no Ray);
-    the results are the same bytes. observe: called with every `raysim.runs.execution.Progress`. Raises
-    ConfigError or DataError before anything starts, RunError when the run fails.
+    config: as checked already, or as nested dicts; what it leaves out has defaults. backend: `ray` (a cluster on
+    this machine, or the one at `address`) or `inprocess` (this process, no Ray); the results are the same bytes.
+    observe: called with every `raysim.runs.execution.Progress`. Raises ConfigError or DataError before anything
+    starts, RunError when the run fails.
+
+    Objects of your own stand in place of what the configuration names in their group:
+
+    model: a torch module (copied with its values), its class, or a function that builds it, called with `num_classes`
+    and `input_shape` where it has such parameters. It returns scores [n, classes]. Defenses look at its last
+    nn.Linear and its last convolution, or at those that its text attributes `head` and `cam_layer` name.
+    data: (train, test), each a pair of arrays (inputs [n, ...], labels [n] from 0), a map-style torch Dataset of
+    (input, label), or a Hugging Face `datasets.Dataset`. Images are [n, C, H, W], uint8 divided by 255; features
+    [n, f] of floats and tokens [n, t] of integers reach the model as they are. data.limit and data.partition apply.
+    defense, attack: instances, or lists of them for a chain or several attacks, which keep the schedules and clients
+    of as many attacks in config. partition: an object with `split(labels, num_clients, rng, owners)`.
+
+    On Ray their code is sent to the workers by value, also from `__main__`, a notebook, and modules beside the script;
+    an installed package must be installed on all nodes. The run's config.yaml names them `object:MyDefense` with their
+    options, data and model with a digest of their values. `resume` must be given the same again.
     """
+    from raysim.composition.given import Given
     from raysim.runs.runner import run as carry_out
 
-    return carry_out(config, name=name, out=out, backend=backend, address=address, observe=observe)
+    given = Given(model=model, data=data, defense=defense, attack=attack, partition=partition)
+    wanted = {} if config is None else config
+    return carry_out(
+        wanted, name=name, out=out, backend=backend, address=address, observe=observe, given=given
+    )
 
 
 def resume(
     path: str | Path,
     *,
+    model: Any = None,
+    data: Any = None,
+    defense: Defense | Sequence[Defense] | None = None,
+    attack: Attack | Sequence[Attack] | None = None,
+    partition: Any = None,
     backend: Literal["ray", "inprocess"] = "ray",
     address: str | None = None,
     observe: Observer | None = None,
 ) -> RunResult:
-    """Continue the run in folder `path` from its newest checkpoint; the result is that of an undisturbed run."""
+    """Continue the run in folder `path` from its newest checkpoint; the result is that of an undisturbed run.
+
+    model, data, defense, attack, partition: the objects that `run` was given, again. ConfigError where one is
+    missing, has other options, or, for data and models, other values.
+    """
+    from raysim.composition.given import Given
     from raysim.runs.runner import resume as carry_on
 
-    return carry_on(path, backend=backend, address=address, observe=observe)
+    given = Given(model=model, data=data, defense=defense, attack=attack, partition=partition)
+    return carry_on(path, backend=backend, address=address, observe=observe, given=given)
+
+
+@contextmanager
+def session(address: str | None = None) -> Iterator[None]:
+    """A Ray cluster that stays up for all runs inside the block, on this machine or the one at `address`.
+
+    `with raysim.session(): ...` saves every `raysim.run` but the first the cluster's start. Their results are those
+    of runs alone. A connection that there is already is used, and kept afterwards.
+    """
+    from raysim.backends.ray_connection import connected
+
+    with connected(address or os.environ.get("RAY_ADDRESS")):
+        yield

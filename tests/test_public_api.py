@@ -66,6 +66,7 @@ PUBLIC = [
     "normalise",
     "resume",
     "run",
+    "session",
     "squared_distances",
     "squared_norms",
     "torch_generator",

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raysim import rng
 from raysim.backends.capacity import Capacity
 from raysim.composition.attackers import make_campaigns, place_malicious
+from raysim.composition.given import Given, identify, model_digest
 from raysim.composition.methods import Methods, make_methods, written_out
+from raysim.composition.network import make_network
 from raysim.composition.resources import clients_per_stack, resolved
 from raysim.composition.samples import deal, hold_one, load_data, set_aside
 from raysim.config.keys import keys_under
 from raysim.config.schema import ExperimentConfig, numbered
 from raysim.context import ServerData, Setting
 from raysim.data.dataset import Dataset, FederatedData
+from raysim.data.given import digest as data_digest
 from raysim.data.partition import Partition
 from raysim.engine.campaigns import Campaign
 from raysim.engine.experiment import Experiment
@@ -31,7 +33,6 @@ from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import shard_bounds
 from raysim.models.factory import ModelFactory
-from raysim.models.recipe import ModelRecipe
 from raysim.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Prepared:
 
     config: ExperimentConfig
     """With the defaults of its methods written out; what depends on the machines is still open."""
+    given: Given
     methods: Methods
     malicious: np.ndarray
     campaigns: tuple[Campaign, ...]
@@ -60,25 +62,23 @@ class Prepared:
     """What a user should know of this experiment before it starts."""
 
 
-def compose(config: ExperimentConfig, capacity: Capacity | None = None) -> Experiment:
-    """The experiment a configuration describes; ConfigError or DataError where it describes none."""
-    return place(prepare(config), capacity or Capacity())
+def compose(config: ExperimentConfig, capacity: Capacity | None = None, given: Given = Given()) -> Experiment:
+    """The experiment a configuration describes; ConfigError or DataError where it describes none.
+
+    given: objects in place of what the configuration names.
+    """
+    return place(prepare(config, given), capacity or Capacity())
 
 
-def prepare(config: ExperimentConfig) -> Prepared:
+def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     """All of an experiment that does not depend on the machines it will run on."""
-    methods = make_methods(config)
+    config = given.named_in(config)
+    methods = make_methods(config, given)
     malicious = place_malicious(config)
     campaigns = make_campaigns(config, malicious, methods)
-    source = load_data(config)
-    factory = ModelRecipe(
-        config.model.name,
-        source.num_classes,
-        source.input_shape,
-        rng.torch_seed(config.seed, "model"),
-        config.model.options,
-    )
-    model = factory.build()
+    source = load_data(config, given.data)
+    factory, model = make_network(config, source, given)
+    layout = Layout.of(model)
     if config.training.batch_size == 1 and not methods.synthetic:
         check_single_samples(model, source.input_shape)
     server_data, train_pool, test = set_aside(config, source)
@@ -104,14 +104,15 @@ def prepare(config: ExperimentConfig) -> Prepared:
     if rows is not None:
         methods = methods.assuming(rows)
     return Prepared(
-        config=written_out(config, methods),
+        config=_identified(written_out(config, methods), given, source, layout.vector(model), layout),
+        given=given,
         methods=methods,
         malicious=malicious,
         campaigns=campaigns,
         source=source,
         factory=factory,
         model=model,
-        layout=Layout.of(model),
+        layout=layout,
         server_data=server_data,
         train_set=train_set,
         partition=partition,
@@ -208,3 +209,16 @@ def triggered_tests(
                 raise ConfigError(group, "its target leaves no test sample to measure attack success on", 0)
             found.append(triggered)
     return found
+
+
+def _identified(
+    config: ExperimentConfig, given: Given, source: FederatedData, initial: np.ndarray, layout: Layout
+) -> ExperimentConfig:
+    """The configuration with the digests of given data and of a given model; refused where it holds others."""
+    changed = {}
+    if given.data is not None:
+        changed["data"] = identify("data", config.data, data_digest(source))
+    if given.model is not None:
+        names = [entry.name for entry in layout.parameters]
+        changed["model"] = identify("model", config.model, model_digest(initial, names))
+    return config.model_copy(update=changed)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic_core import to_jsonable_python
 
 from attacks import ATTACKS
 from defenses import DEFENSES
 from raysim.attack import Attack
+from raysim.composition.given import Given
 from raysim.composition.registry import make
 from raysim.config.schema import Component, ExperimentConfig, numbered
 from raysim.data.partition import PARTITIONS, Partitioner
@@ -44,15 +47,23 @@ class Methods:
         return self.updates if isinstance(self.updates, Synthetic) else None
 
 
-def make_methods(config: ExperimentConfig) -> Methods:
-    """Every method, its options checked; ConfigError names the dotted key of what it refuses."""
-    return Methods(
-        defenses=make_defenses(config),
-        attacks=tuple(
+def make_methods(config: ExperimentConfig, given: Given = Given()) -> Methods:
+    """Every method, its options checked; ConfigError names the dotted key of what it refuses.
+
+    given: objects in place of what the configuration names.
+    """
+    attacks, defenses = given.attacks, given.defenses
+    if attacks is None:
+        attacks = tuple(
             make(numbered("attack", config.attack, number), ATTACKS, item, Attack)
             for number, item in enumerate(config.attack)
-        ),
-        partition=make("data.partition", PARTITIONS, config.data.partition),
+        )
+    return Methods(
+        defenses=make_defenses(config) if defenses is None else defenses,
+        attacks=attacks,
+        partition=make("data.partition", PARTITIONS, config.data.partition)
+        if given.partition is None
+        else given.partition,
         updates=make("updates", UPDATES, config.updates),
     )
 
@@ -84,8 +95,22 @@ def written_out(config: ExperimentConfig, methods: Methods | None = None) -> Exp
     )
 
 
+def options_of(method: Any) -> dict[str, Any]:
+    """Every option of a method, as YAML holds them."""
+    fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
+    options = {field.name: getattr(method, field.name) for field in fields if field.init}
+    return {key: to_jsonable_python(value, fallback=_in_words) for key, value in options.items()}
+
+
+def _in_words(value: Any) -> str:
+    """What stands for a value that YAML cannot hold."""
+    if isinstance(value, np.ndarray):
+        content = f"{value.dtype}{value.shape}".encode() + value.tobytes()
+        return f"array:{hashlib.sha256(content).hexdigest()[:16]}"
+    return f"object:{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
 def _written_out(component: Component, method: Any) -> Component:
-    """A component with every option of the method made of it, as YAML holds them."""
-    options = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
+    """A component with every option of the method made of it."""
     beside = {key: getattr(component, key) for key in type(component).model_fields}
-    return type(component).model_construct(**{**beside, **to_jsonable_python(options)})
+    return type(component).model_construct(**{**beside, **options_of(method)})

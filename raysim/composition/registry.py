@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from attacks import ATTACKS
 from defenses import DEFENSES
 from raysim import data as datasets
-from raysim.attack import Attack
+from raysim.composition.lookup import entry_points, find, imported, loaded
 from raysim.config.load import preset_names, read_yaml
 from raysim.config.schema import Component
 from raysim.config.validation import refusal, refuse_odd_numbers
@@ -23,37 +20,41 @@ from raysim.data.partition import PARTITIONS
 from raysim.defense import Defense, title
 from raysim.engine.drawn_updates import UPDATES
 from raysim.errors import ConfigError, unknown_name
-from raysim.models import MODELS
+from raysim.models import MODELS, Architecture
 from raysim.presets import PRESETS, generated
 
 Method = TypeVar("Method")
 
 
+TABLES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "attacks": ("attack", ATTACKS),
+    "defenses": ("defense", DEFENSES),
+    "datasets": ("data", datasets.DATASETS),
+    "models": ("model", MODELS),
+    "partitions": ("data.partition", PARTITIONS),
+    "updates": ("updates", UPDATES),
+}
+"""What `raysim list` calls a kind -> the configuration group it is for, and the built-in ones."""
+
+
 def catalogue(kind: str) -> Mapping[str, str]:
     """Name -> one-line description, for `raysim list KIND`."""
-    tables: Mapping[str, Mapping[str, Any]] = {
-        "attacks": ATTACKS,
-        "defenses": DEFENSES,
-        "datasets": datasets.DATASETS,
-        "partitions": PARTITIONS,
-        "updates": UPDATES,
-    }
-    if kind == "models":
-        return {name: architecture.description for name, architecture in MODELS.items()}
     if kind == "presets":
         return {name: _preset_description(name) for name in preset_names()}
-    if kind not in tables:
-        raise unknown_name("list", kind, [*tables, "models", "presets"])
-    return {name: (inspect.getdoc(thing) or "").partition("\n")[0] for name, thing in tables[kind].items()}
+    if kind not in TABLES:
+        raise unknown_name("list", kind, [*TABLES, "presets"])
+    group, table = TABLES[kind]
+    offered = {name: loaded(group, point) for name, point in entry_points(group, table).items()}
+    return {name: _first_line(thing) for name, thing in {**table, **offered}.items()}
 
 
 def papers(kind: str) -> Mapping[str, str]:
     """Name -> the paper it follows, for `raysim list KIND`; empty for kinds that follow none."""
-    tables: Mapping[str, Mapping[str, type[Attack] | type[Defense]]] = {
-        "attacks": ATTACKS,
-        "defenses": DEFENSES,
-    }
-    return {name: cls.paper for name, cls in tables.get(kind, {}).items()}
+    if kind not in ("attacks", "defenses"):
+        return {}
+    group, table = TABLES[kind]
+    offered = {name: loaded(group, point) for name, point in entry_points(group, table).items()}
+    return {name: getattr(cls, "paper", "") for name, cls in {**table, **offered}.items()}
 
 
 def defense_title(name: str, label: str = "") -> str:
@@ -64,10 +65,10 @@ def defense_title(name: str, label: str = "") -> str:
     """
     label, name = label or name, name.partition(",")[0]
     try:
-        cls = _imported("defense", name, Defense) if ":" in name else DEFENSES.get(name)
+        cls = imported("defense", name) if ":" in name else DEFENSES.get(name)
     except ConfigError:
         cls = None
-    return label if cls is None else title(label, cls)
+    return title(label, cls) if isinstance(cls, type) and issubclass(cls, Defense) else label
 
 
 def make(
@@ -75,17 +76,13 @@ def make(
 ) -> Method:
     """The component's class with its options, every key and type checked.
 
-    A name with a colon is an import path, `package.module:Class`. A boolean for a number is refused, and so is a
+    What a name can be says `lookup.find`. A boolean for a number is refused, and so is a
     number that is not finite unless it is the option's default.
     """
-    cls = _imported(group, component.name, base) if ":" in component.name else table.get(component.name)
-    if cls is None:
-        module, _, name = component.name.rpartition(".")
-        if module:
-            rule = "must name its class behind a colon, package.module:Class"
-            raise ConfigError(f"{group}.name", rule, component.name, f"{module}:{name}")
-        raise unknown_name(f"{group}.name", component.name, table)
-    fields = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    cls = find(group, table, component.name)
+    if component.name not in table:
+        _check_class(group, component.name, cls, base)
+    fields = [field.name for field in dataclasses.fields(cls) if field.init]
     beside = [key for key in type(component).model_fields if key != "name"]
     for option in component.options:
         if option not in fields:
@@ -105,31 +102,23 @@ def make(
         raise refusal(error, lambda location: ".".join([group, *map(str, location)])) from None
 
 
-def _defaults(method: Any) -> dict[str, Any]:
-    return {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
-
-
-def _imported(group: str, path: str, base: type | None) -> Any:
-    module_name, _, class_name = path.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{group}.name", f"must be importable ({problem})", path) from error
+def _check_class(group: str, name: str, cls: Any, base: type | None) -> None:
+    """A class of a user's own must be a dataclass of the right kind."""
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base or object)):
         kind = f" that derives from raysim.{base.__name__}" if base else ""
-        raise ConfigError(f"{group}.name", f"must name a dataclass{kind}", path)
-    own = vars(cls).get(
-        "__dataclass_params__"
-    )  # a base class's says nothing of the fields that this one adds
+        raise ConfigError(f"{group}.name", f"must name a dataclass{kind}", name)
+    own = vars(cls).get("__dataclass_params__")  # a base class's says nothing of the fields that this one adds
     if own is None or not own.frozen:
-        raise ConfigError(
-            f"{group}.name", "must be frozen: write @dataclass(frozen=True) above its class", path
-        )
-    return cls
+        rule = "must be frozen: write @dataclass(frozen=True) above its class"
+        raise ConfigError(f"{group}.name", rule, name)
+
+
+def _first_line(thing: Any) -> str:
+    """What a component says of itself."""
+    described = (
+        getattr(thing, "description", None) if isinstance(thing, Architecture) else inspect.getdoc(thing)
+    )
+    return (described or "").partition("\n")[0]
 
 
 def _preset_description(name: str) -> str:

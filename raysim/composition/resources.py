@@ -83,6 +83,8 @@ def clients_per_stack(config: ExperimentConfig, model: nn.Module, input_shape: S
         cohort = config.population.cohort_size
         return group_size(cohort, model, input_shape, config.training.batch_size)
     reason = obstacle(model) if wanted > 1 else ""
+    if wanted > 1 and len(input_shape) != 3:
+        reason = f"its inputs of shape {tuple(input_shape)} are not images"
     if reason:
         raise ConfigError(
             "training.clients_per_stack", f"must be 1 with {config.model.name}: {reason}", wanted, 1

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from raysim import data as datasets
 from raysim import rng
+from raysim.composition.lookup import find
 from raysim.config.keys import keys_under
 from raysim.config.schema import ExperimentConfig
 from raysim.context import ServerData
 from raysim.data.dataset import Dataset, FederatedData, normalise
+from raysim.data.given import federated
 from raysim.data.partition import Partition, Partitioner
 from raysim.errors import ConfigError, unknown_name
 
 
-def load_data(config: ExperimentConfig) -> FederatedData:
-    """The data set; ConfigError names the dotted key of what it refuses."""
+def load_data(config: ExperimentConfig, given: Any = None) -> FederatedData:
+    """The data set; ConfigError names the dotted key of what it refuses. given: objects in its place.
+
+    A loader of a user's own is told of root, download, seed and limit what it has parameters for; what it returns
+    may be anything that `raysim.data.given.federated` takes.
+    """
     wanted = config.data
-    if wanted.name not in datasets.DATASETS:
-        raise unknown_name("data.name", wanted.name, datasets.DATASETS)
-    known = [
-        *datasets.loader_options(wanted.name),
-        *(key for key in type(wanted).model_fields if key != "name"),
-    ]
+    if given is not None:
+        return federated(given, limit=wanted.limit, seed=config.seed)
+    loader = find("data", datasets.DATASETS, wanted.name)
+    own = datasets.options_of(loader)
+    known = [*own, *(key for key in type(wanted).model_fields if key != "name")]
     for option in wanted.options:
         if option not in known:
             raise unknown_name(f"data.{option}", option, known)
     with keys_under("data"):
-        return datasets.load(
-            wanted.name,
-            wanted.root,
-            limit=wanted.limit,
-            download=wanted.download,
-            seed=config.seed,
-            **wanted.options,
-        )
+        if datasets.DATASETS.get(wanted.name) is loader:
+            return datasets.load(
+                wanted.name,
+                wanted.root,
+                limit=wanted.limit,
+                download=wanted.download,
+                seed=config.seed,
+                **wanted.options,
+            )
+        place = datasets.default_root() if wanted.root is None else Path(wanted.root).expanduser()
+        facts = {"root": place, "download": wanted.download, "seed": config.seed, "limit": wanted.limit}
+        taken = inspect.signature(loader).parameters
+        found = loader(**{key: value for key, value in facts.items() if key in taken}, **wanted.options)
+        return federated(found, limit=None if "limit" in taken else wanted.limit, seed=config.seed)
 
 
 def set_aside(

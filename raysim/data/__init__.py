@@ -91,8 +91,13 @@ def loader_options(name: str) -> dict[str, object]:
     """
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
+    return options_of(DATASETS[name])
+
+
+def options_of(loader: Callable[..., object]) -> dict[str, object]:
+    """A loader's own options with their default values."""
     common = {"root", "download", "seed", "limit"}
-    parameters = inspect.signature(DATASETS[name]).parameters
+    parameters = inspect.signature(loader).parameters
     return {key: item.default for key, item in parameters.items() if key not in common}
 
 

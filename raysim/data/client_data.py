@@ -10,7 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's local data: images [n, C, H, W] ready for the model (float32), labels [n] int64."""
+    """One client's local data: inputs ready for the model, labels [n] int64.
+
+    images: [n, C, H, W] float32, or another task's features [n, ...] float32 or tokens [n, ...] int64.
+    """
 
     images: np.ndarray
     labels: np.ndarray

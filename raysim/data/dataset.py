@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with their labels.
+    """Inputs with their labels.
 
-    images: [n, C, H, W], uint8 (0..255) or float32 (already scaled to [0, 1]); labels: [n] int64.
+    images: pictures [n, C, H, W], uint8 (0..255) or float32 (already scaled to [0, 1]); or a task's other inputs:
+    features [n, ...] float32, or tokens [n, ...] int64, which reach the model as they are. labels: [n] int64.
     Raises DataError for anything else.
     """
 
@@ -27,9 +28,11 @@ class Dataset:
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype not in (np.uint8, np.float32):
+        kind, ndim = self.images.dtype, self.images.ndim
+        if not (ndim >= 2 and kind in (np.float32, np.int64)) and not (ndim == 4 and kind == np.uint8):
             raise DataError(
-                f"images must be [n, C, H, W] uint8 or float32, not {self.images.dtype} {self.images.shape}"
+                "inputs must be images [n, C, H, W] uint8 or float32, features [n, ...] float32 or tokens [n, ...]"
+                f" int64, not {kind} {self.images.shape}"
             )
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
             raise DataError(
@@ -103,10 +106,9 @@ class FederatedData:
         return len(self.classes)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of every image, or the shape of another input: (features,), (tokens,)."""
+        return self.train.images.shape[1:]
 
 
 def expect(
@@ -121,10 +123,11 @@ def expect(
 
 
 def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Model input from stored images: (scaled to [0, 1] - mean) / std, per channel.
+    """Model input from stored inputs: (scaled to [0, 1] - mean) / std, per channel.
 
-    images: [n, C, H, W]; uint8 is divided by 255 first, float32 is taken as it is. Returns a new float32
-    tensor [n, C, H, W] that shares no memory with `images`, so read-only arrays are fine.
+    images: [n, C, H, W], or features [n, f, ...] whose f stand for the channels; uint8 is divided by 255 first,
+    float32 is taken as it is. Returns a new float32 tensor of that shape that shares no memory with `images`, so
+    read-only arrays are fine. Tokens, int64, are copied as they are: ConfigError for another mean than 0, std than 1.
 
     >>> normalise(np.full((1, 1, 1, 2), 51, np.uint8), (0.1,), (0.5,))
     tensor([[[[0.2000, 0.2000]]]])
@@ -139,14 +142,20 @@ def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -
             )
     if min(std) <= 0:
         raise ConfigError("std", "must be positive", tuple(std))
+    if images.dtype == np.int64:
+        for key, values, neutral in (("mean", mean, 0), ("std", std, 1)):
+            if any(value != neutral for value in values):
+                raise ConfigError(key, f"must be {neutral} for tokens, which are not scaled", tuple(values))
+        return torch.from_numpy(np.array(images))
     result = torch.empty(images.shape, dtype=torch.float32)
     np.copyto(result.numpy(), images)
     if images.dtype == np.uint8:
         result.div_(255)
+    per_channel = (-1, *(1 for _ in images.shape[2:]))
     if any(value != 0 for value in mean):
-        result.sub_(torch.tensor(tuple(mean), dtype=torch.float32).view(-1, 1, 1))
+        result.sub_(torch.tensor(tuple(mean), dtype=torch.float32).view(per_channel))
     if any(value != 1 for value in std):
-        result.div_(torch.tensor(tuple(std), dtype=torch.float32).view(-1, 1, 1))
+        result.div_(torch.tensor(tuple(std), dtype=torch.float32).view(per_channel))
     return result
 
 

@@ -16,7 +16,7 @@ class ModelRecipe:
 
     name: str
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
 

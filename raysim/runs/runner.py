@@ -9,7 +9,8 @@ from typing import Any
 
 from raysim.backends.base import BackendName, InProcessBackend
 from raysim.backends.capacity import Capacity
-from raysim.composition.compose import compose, place, prepare
+from raysim.composition.compose import Prepared, compose, place, prepare
+from raysim.composition.given import Given
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.runs.directory import RunDirectory, claimed, environment
@@ -25,11 +26,12 @@ def run(
     backend: BackendName = "ray",
     address: str | None = None,
     observe: Observer | None = None,
+    given: Given = Given(),
 ) -> RunResult:
     """Run one experiment and leave its results in `out/name`; name: by default the date and time.
 
     backend: `ray` (the cluster at `address` or RAY_ADDRESS, else a new one on this machine) or `inprocess` (no
-    Ray). observe is called with every Progress. Raises ConfigError or DataError before anything starts, RunError when the run fails.
+    Ray). observe is called with every Progress. Raises ConfigError or DataError before anything starts, RunError when the run fails. given: objects in place of what the configuration names.
     """
     if not isinstance(config, ExperimentConfig):
         config = ExperimentConfig.from_mapping(config)
@@ -37,7 +39,7 @@ def run(
         if (path / "config.yaml").exists():
             rule = f"{path} already holds a run; resume it or choose another name"
             raise ConfigError("name", rule, path.name)
-        return _carry_out(config, path, backend, address, observe or _unobserved, new=True)
+        return _carry_out(config, path, backend, address, observe or _unobserved, given, new=True)
 
 
 def resume(
@@ -46,12 +48,13 @@ def resume(
     backend: BackendName = "ray",
     address: str | None = None,
     observe: Observer | None = None,
+    given: Given = Given(),
 ) -> RunResult:
     """Continue a run that was killed, from its newest checkpoint; the result is that of an undisturbed run."""
     directory = RunDirectory(Path(path))
     directory.require()
     config = RunResult(Path(path)).config
-    return _carry_out(config, Path(path), backend, address, observe or _unobserved, new=False)
+    return _carry_out(config, Path(path), backend, address, observe or _unobserved, given, new=False)
 
 
 def _carry_out(
@@ -60,6 +63,7 @@ def _carry_out(
     backend: BackendName,
     address: str | None,
     observe: Observer,
+    given: Given,
     *,
     new: bool,
 ) -> RunResult:
@@ -72,16 +76,16 @@ def _carry_out(
                 "resources", "client_gpus and client_cpus are reservations with Ray: use backend ray, or leave them at 0",
                 {"client_gpus": config.resources.client_gpus, "client_cpus": config.resources.client_cpus},
             )  # fmt: skip
-        _in_process(config, path, observe, new=new)
+        _in_process(config, path, observe, given, new=new)
     elif backend == "ray":
-        _on_ray(config, path, address, observe, new=new)
+        _on_ray(config, path, address, observe, given, new=new)
     else:
         raise ConfigError("backend", "must be ray or inprocess", backend, "ray")
     return RunResult(path)
 
 
-def _in_process(config: ExperimentConfig, path: Path, observe: Observer, *, new: bool) -> None:
-    experiment = compose(config, Capacity(gpus=_visible_gpus()))
+def _in_process(config: ExperimentConfig, path: Path, observe: Observer, given: Given, *, new: bool) -> None:
+    experiment = compose(config, Capacity(gpus=_visible_gpus()), given)
     directory = RunDirectory(path)
     if new:
         about = environment(backend="inprocess", seed=config.seed, notes=experiment.notes)
@@ -94,12 +98,13 @@ def _in_process(config: ExperimentConfig, path: Path, observe: Observer, *, new:
 
 
 def _on_ray(
-    config: ExperimentConfig, path: Path, address: str | None, observe: Observer, *, new: bool
+    config: ExperimentConfig, path: Path, address: str | None, observe: Observer, given: Given, *, new: bool
 ) -> None:
     from raysim.backends import ray_connection as ray_cluster
 
-    prepared = prepare(config)  # mistakes and missing data cost no start-up
+    prepared = prepare(config, given)  # mistakes and missing data cost no start-up
     with ray_cluster.connected(address or os.environ.get("RAY_ADDRESS")):
+        from raysim.backends.shipping import by_value
         from raysim.runs.ray_driver import drive
 
         capacity = ray_cluster.capacity()
@@ -111,9 +116,17 @@ def _on_ray(
             )
             directory.start(experiment.config.to_yaml(), about)
         try:
-            drive(experiment, path, capacity.workers(config.resources.threads), observe)
+            with by_value(_parts(prepared)):
+                drive(experiment, path, capacity.workers(config.resources.threads), observe)
         finally:
             directory.finish()
+
+
+def _parts(prepared: Prepared) -> list[Any]:
+    """What may be of the caller's own among the things that workers are sent."""
+    methods, factory = prepared.methods, prepared.factory
+    network = getattr(factory, "module", getattr(factory, "call", factory))
+    return [*methods.defenses, *methods.attacks, network, prepared.model]
 
 
 def _visible_gpus() -> float:

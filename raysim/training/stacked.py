@@ -194,7 +194,11 @@ def group_size(cohort: int, model: nn.Module, input_shape: Sequence[int], batch_
     As many as one step's memory lets GROUP_BYTES hold, MOST_TOGETHER at most, and at least four groups, so
     that workers can share them out.
     """
-    if obstacle(model) or sum(tensor.numel() for tensor in model.parameters()) > MOST_PARAMETERS:
+    if (
+        len(input_shape) != 3
+        or obstacle(model)
+        or sum(tensor.numel() for tensor in model.parameters()) > MOST_PARAMETERS
+    ):
         return 1
     fitting = GROUP_BYTES // step_bytes(model, input_shape, batch_size)
     return max(1, min(fitting, MOST_TOGETHER, -(-cohort // 4)))

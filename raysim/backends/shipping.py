@@ -1,0 +1,79 @@
+"""Classes and functions of the caller's own on Ray's workers: sent by value, since workers cannot import them."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+OWN = ("raysim", "attacks", "defenses", "cluster")
+
+
+@contextmanager
+def by_value(things: Iterable[Any]) -> Iterator[None]:
+    """Inside the block Ray pickles what the modules of these objects define by value, and their neighbours.
+
+    Modules: those in which the objects, or their classes, are defined, and those loaded from the same folders;
+    but none of an installed package, which workers import as this process does. `__main__` goes by value anyway.
+    """
+    from ray import cloudpickle
+
+    modules = [module for module in callers_own(things) if module.__name__ not in registered(cloudpickle)]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def callers_own(things: Iterable[Any]) -> list[ModuleType]:
+    """The modules to send, in the order of their names."""
+    names = {getattr(thing, "__module__", None) or type(thing).__module__ for thing in things}
+    sources = [sys.modules[name] for name in names if name in sys.modules]
+    folders = {
+        Path(file).parent for module in sources if not is_installed(module) and (file := module.__file__)
+    }
+    loaded = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
+    beside = {
+        module.__name__: module
+        for module in loaded
+        if (file := getattr(module, "__file__", None))
+        and Path(file).parent in folders
+        and not is_installed(module)
+    }
+    return [module for name, module in sorted(beside.items()) if name in sys.modules]
+
+
+def is_installed(module: ModuleType) -> bool:
+    """Whether a worker can import the module as well: the standard library, an installed package, raysim; `__main__` counts."""
+    top, file = module.__name__.partition(".")[0], getattr(module, "__file__", None)
+    if file is None or (top in OWN and _beside_raysim(file)) or top in ("__main__", "__mp_main__"):
+        return True
+    folders = {
+        Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
+    parents = Path(file).resolve().parents
+    return (
+        any(folder in parents or "site-packages" in str(parents[0]) for folder in folders)
+        or top in _editable()
+    )
+
+
+def _beside_raysim(file: str) -> bool:
+    return Path(__file__).resolve().parents[2] in Path(file).resolve().parents
+
+
+def _editable() -> set[str]:
+    return set(metadata.packages_distributions())
+
+
+def registered(cloudpickle: Any) -> set[str]:
+    """Names of the modules that are sent by value already."""
+    return set(cloudpickle.list_registry_pickle_by_value())

@@ -1,0 +1,63 @@
+"""The network that is trained: by name, by import path, from a package, or as an object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from raysim import rng
+from raysim.composition.given import Given
+from raysim.composition.lookup import find
+from raysim.config.schema import ExperimentConfig
+from raysim.data.dataset import FederatedData, normalise
+from raysim.errors import ConfigError
+from raysim.models import MODELS, Architecture
+from raysim.models.factory import ModelFactory
+from raysim.models.given import factory_of
+from raysim.models.recipe import ModelRecipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def make_network(
+    config: ExperimentConfig, source: FederatedData, given: Given
+) -> tuple[ModelFactory, nn.Module]:
+    """(the recipe that workers are sent, the network with its initial parameters), once it takes the data's inputs."""
+    seed, wanted = rng.torch_seed(config.seed, "model"), config.model
+    facts: dict[str, Any] = {
+        "num_classes": source.num_classes,
+        "input_shape": source.input_shape,
+        "seed": seed,
+    }
+    if given.model is not None:
+        factory, model = factory_of(given.model, {}, **facts)
+    else:
+        thing = find("model", MODELS, wanted.name)
+        if MODELS.get(wanted.name) is thing:
+            recipe = ModelRecipe(wanted.name, source.num_classes, source.input_shape, seed, wanted.options)
+            return recipe, recipe.build()
+        build = thing.build if isinstance(thing, Architecture) else thing
+        factory, model = factory_of(build, wanted.options, **facts)
+    _try_out(model, source, wanted.name)
+    return factory, model
+
+
+def _try_out(model: nn.Module, source: FederatedData, name: str) -> None:
+    """One input through the network: ConfigError where it does not take it, or gives no score for every class."""
+    import torch
+
+    training = model.training
+    try:
+        with torch.no_grad():
+            scores = model.eval()(normalise(source.train.images[:1], source.mean, source.std))
+    except Exception as error:
+        inputs = f"{source.train.images.dtype} {source.input_shape}"
+        raise ConfigError(
+            "model", f"must take the data's inputs, {inputs} ({type(error).__name__}: {error})", name
+        ) from error
+    finally:
+        model.train(training)
+    shape: tuple[int, ...] = tuple(getattr(scores, "shape", ()))
+    if len(shape) != 2 or shape[1] < source.num_classes:
+        rule = f"must return scores [n, classes] for the data's {source.num_classes} classes"
+        raise ConfigError("model", rule, shape or type(scores).__name__)

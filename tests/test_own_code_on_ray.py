@@ -1,0 +1,95 @@
+"""A program's own classes on Ray's workers: from `__main__`, from modules beside it, and from a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NETWORK = """
+from torch import nn
+
+from sizes import WIDTH  # beside it as well
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, input_shape):
+        super().__init__()
+        self.hidden = nn.Linear(input_shape[0], WIDTH)
+        self.last = nn.Linear(WIDTH, num_classes)
+
+    def forward(self, x):
+        return self.last(self.hidden(x).relu())
+"""
+
+PROGRAM = """
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+import raysim
+from network import Net
+
+draw = np.random.default_rng(0)
+labels = draw.integers(0, 3, 80)
+features = (draw.normal(size=(80, 6)) + 3 * np.eye(3, 6)[labels]).astype(np.float32)
+data = (features[:60], labels[:60]), (features[60:], labels[60:])
+
+
+@dataclass(frozen=True)
+class Rescaled(raysim.Attack):
+    factor: float = -2.0
+
+    def train(self, honest_train, data, ctx):
+        return (self.factor * honest_train(data)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Clipped(raysim.Defense):
+    def apply(self, state, updates, ctx):
+        norms = np.array(updates.map_rows("norms", norm))
+        weights = updates.shares
+        scale = np.minimum(1.0, np.median(norms) / norms)
+        return raysim.Verdict(updates.combine(weights * scale), weights, norms), state
+
+
+def norm(rows):
+    return [float(np.linalg.norm(row)) for row in rows]
+
+
+if __name__ == "__main__":
+    import ray
+
+    config = {"rounds": 1, "population": {"clients": 4, "malicious": 1}, "server_data": {"samples": 8}}
+    objects = {"model": Net, "data": data, "attack": Rescaled(), "defense": Clipped()}
+    with raysim.session():
+        first = raysim.run(config, name="ray", out=sys.argv[1], **objects)
+        assert ray.is_initialized(), "the session keeps the cluster"
+        named = {**config, "model": "network:Net"}
+        second = raysim.run(named, name="named", out=sys.argv[1], **{**objects, "model": None})
+    assert not ray.is_initialized(), "the session is over"
+    assert ray.cloudpickle.list_registry_pickle_by_value() == set()
+    here = raysim.run(config, name="here", out=sys.argv[1], backend="inprocess", **objects)
+    print(first.digest, second.digest, here.digest)
+"""
+
+
+@pytest.mark.ray
+def test_own_code_does_the_same_on_ray(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "sizes.py").write_text("WIDTH = 5\n")
+    (project / "network.py").write_text(NETWORK)
+    (project / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(project / "program.py"), str(tmp_path / "runs")],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    digests = done.stdout.split()
+    assert len(digests) == 3
+    assert len(set(digests)) == 1
