@@ -69,7 +69,8 @@ class EdgeCase(PoisonTraining):
         return Visibility.OWN if self.distinct_poison else Visibility.COLLUDING
 
     def check(self, setting: Setting) -> None:
-        """Classes must exist."""
+        """Inputs must be images; classes must exist."""
+        setting.require_images(type(self).__name__)
         self.inputs.check(setting)
 
     def poison_data(self, data: ClientData, ctx: ClientContext) -> ClientData:

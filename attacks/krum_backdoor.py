@@ -98,7 +98,8 @@ class KrumBackdoor(PoisonTraining):
         return EdgeInputs(self.source, self.root, self.source_class, self.target)
 
     def check(self, setting: Setting) -> None:
-        """Classes must exist."""
+        """Inputs must be images; classes must exist."""
+        setting.require_images(type(self).__name__)
         check_class("target", self.target, setting)
         if self.inputs == "semantic":
             self.edge_inputs.check(setting)

@@ -47,7 +47,8 @@ class StampedBackdoor(PoisonTraining):
             raise ConfigError("scale", "must be positive, or null", self.scale, 1.0)
 
     def check(self, setting: Setting) -> None:
-        """The target must be a class."""
+        """Inputs must be images; the target must be a class."""
+        setting.require_images(type(self).__name__)
         check_class("target", self.target, setting)
 
     def pixels(self, height: int, width: int, ctx: ClientContext | None) -> np.ndarray:

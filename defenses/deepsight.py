@@ -18,7 +18,7 @@ import numpy as np
 from defenses.client_models import bound_model, map_models
 from defenses.cosine import cosine_similarities
 from raysim import rng
-from raysim.context import Context, State
+from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.distances import squared_norms
@@ -83,6 +83,10 @@ class DeepSight(Defense):
         for key, known in (("outputs", ("softmax", "raw")), ("outside", ("single", "reject"))):
             if getattr(self, key) not in known:
                 raise unknown_name(key, getattr(self, key), known)
+
+    def check(self, setting: Setting) -> None:
+        """Inputs must be such that noise can stand for them."""
+        setting.require_numbers(type(self).__name__)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Inspect, cluster, accept, clip, average."""

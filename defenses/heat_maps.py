@@ -155,7 +155,8 @@ class HeatMapDefense(Defense):
         check_size("map_size", self.map_size)
 
     def check(self, setting: Setting) -> None:
-        """The server must hold an image to show."""
+        """The model must have activation maps, and the server an image to show."""
+        setting.require_maps(type(self).__name__)
         if setting.server_samples < 1:
             raise ConfigError(
                 "server_data.samples", "must be at least 1 for this method", setting.server_samples, 1

@@ -56,6 +56,31 @@ class Setting:
     server_samples: int = 0
     server_classes: Mapping[int, int] | None = None
     """How many samples the server holds of each class that it has; None: not known."""
+    input_shape: tuple[int, ...] | None = None
+    """(C, H, W) of images, or the shape of another input; None: not known."""
+    tokens: bool = False
+    """Whether inputs are tokens, which cannot be drawn or added to."""
+    cam_layer: str | None = None
+    """Path of the model's activation map, empty where it has none; None: not known."""
+
+    def require_images(self, method: str) -> None:
+        """ConfigError unless inputs are images."""
+        if self.input_shape is not None and len(self.input_shape) != 3:
+            raise ConfigError(
+                "name", f"{method} works on images, and inputs are {self.input_shape} here", method
+            )
+
+    def require_maps(self, method: str) -> None:
+        """ConfigError unless the model has activation maps, which a convolution of images gives."""
+        self.require_images(method)
+        if self.cam_layer == "":
+            rule = f"{method} looks at activation maps, and the model has no convolution"
+            raise ConfigError("name", rule, method)
+
+    def require_numbers(self, method: str) -> None:
+        """ConfigError where inputs are tokens."""
+        if self.tokens:
+            raise ConfigError("name", f"{method} draws inputs, and tokens cannot be drawn", method)
 
     @classmethod
     def of(

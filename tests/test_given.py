@@ -61,13 +61,20 @@ def loader(limit: int | None = None, shift: float = 0.0) -> Any:
 
 
 def config(**groups: Any) -> dict[str, Any]:
-    base = {"rounds": 2, "population": {"clients": 4}, "server_data": {"samples": 12}, "training": {"epochs": 20}}
+    base = {
+        "rounds": 2,
+        "population": {"clients": 4},
+        "server_data": {"samples": 12},
+        "training": {"epochs": 20},
+    }
     return {**base, "checkpoint": {"every": 1}, **groups}
 
 
 def run(out, **given: Any) -> raysim.RunResult:
     groups = given.pop("groups", {})
-    return raysim.run(config(**groups), out=out, name=str(len(list(out.iterdir()))), backend="inprocess", **given)
+    return raysim.run(
+        config(**groups), out=out, name=str(len(list(out.iterdir()))), backend="inprocess", **given
+    )
 
 
 def test_objects_by_name_and_by_path_do_the_same(tmp_path) -> None:

@@ -8,7 +8,7 @@ the machines' capacity what the configuration left open. `compose` does both.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ from raysim.composition.samples import deal, hold_one, load_data, set_aside
 from raysim.config.keys import keys_under
 from raysim.config.schema import ExperimentConfig, numbered
 from raysim.context import ServerData, Setting
-from raysim.data.dataset import Dataset, FederatedData
+from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.given import digest as data_digest
 from raysim.data.partition import Partition
 from raysim.engine.campaigns import Campaign
@@ -80,15 +80,20 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     factory, model = make_network(config, source, given)
     layout = Layout.of(model)
     if config.training.batch_size == 1 and not methods.synthetic:
-        check_single_samples(model, source.input_shape)
+        check_single_samples(model, source)
     server_data, train_pool, test = set_aside(config, source)
-    setting = Setting.of(
-        config.population.cohort_size,
-        population=config.population.total,
-        num_malicious=len(malicious),
-        rounds=config.rounds,
-        num_classes=source.num_classes,
-        server_labels=None if server_data is None else server_data.labels,
+    setting = replace(
+        Setting.of(
+            config.population.cohort_size,
+            population=config.population.total,
+            num_malicious=len(malicious),
+            rounds=config.rounds,
+            num_classes=source.num_classes,
+            server_labels=None if server_data is None else server_data.labels,
+        ),
+        input_shape=source.input_shape,
+        tokens=source.train.images.dtype == np.int64,
+        cam_layer=factory.cam_layer,
     )
     for number, step in enumerate(methods.defenses):
         with keys_under(numbered("defense", config.defense, number)):
@@ -182,16 +187,16 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
     )
 
 
-def check_single_samples(model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+def check_single_samples(model: nn.Module, source: FederatedData) -> None:
     """ConfigError if the model cannot train on one sample at a time: BatchNorm over one value a channel cannot."""
     import torch
 
     trained = copy.deepcopy(model).train()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
-            trained(torch.zeros(1, *input_shape))
+            trained(normalise(source.train.images[:1], source.mean, source.std))
         except ValueError as error:
-            rule = f"must be at least 2 for this model and images of {input_shape} ({error})"
+            rule = f"must be at least 2 for this model and inputs of {source.input_shape} ({error})"
             raise ConfigError("training.batch_size", rule, 1, 2) from None
 
 
