@@ -57,9 +57,12 @@ from raysim.matrix.layout import Entry, Layout
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
+from raysim.own_packages import share_names, take_names
 from raysim.rng import torch_generator, torch_randomness
 from raysim.training.recipe import TrainingRecipe
 from raysim.version import __version__
+
+share_names()
 
 if TYPE_CHECKING:
     from raysim.composition.evaluate import evaluate, evaluate_round
@@ -193,6 +196,7 @@ def run(
     an installed package must be installed on all nodes. The run's config.yaml names them `object:MyDefense` with their
     options, data and model with a digest of their values. `resume` must be given the same again.
     """
+    take_names()
     from raysim.composition.given import Given
     from raysim.runs.runner import run as carry_out
 
@@ -220,6 +224,7 @@ def resume(
     model, data, defense, attack, partition: the objects that `run` was given, again. ConfigError where one is
     missing, has other options, or, for data and models, other values.
     """
+    take_names()
     from raysim.composition.given import Given
     from raysim.runs.runner import resume as carry_on
 

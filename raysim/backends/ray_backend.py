@@ -33,6 +33,9 @@ from raysim.backends.capacity import ClientActors
 from raysim.backends.placement import Node, Placed, beside_data, bring
 from raysim.backends.telemetry import Span, Telemetry, measured, num_bytes
 from raysim.errors import LostWork, RunError
+from raysim.own_packages import take_names
+
+take_names()  # workers are sent what a program defines, and need not look for it
 
 Placement = Literal["data", "head", "spread"]
 

@@ -54,6 +54,27 @@ def callers_own(things: Iterable[Any]) -> list[ModuleType]:
 def is_installed(module: ModuleType) -> bool:
     """Whether a worker can import the module as well: the standard library, an installed package, raysim; `__main__` counts."""
     top, file = module.__name__.partition(".")[0], getattr(module, "__file__", None)
+    if file is None or top in ("__main__", "__mp_main__"):
+        return True
+    if top in OWN:
+        return _beside_raysim(file)
+    folders = {
+        Path(file).parent for module in sources if not is_installed(module) and (file := module.__file__)
+    }
+    loaded = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
+    beside = {
+        module.__name__: module
+        for module in loaded
+        if (file := getattr(module, "__file__", None))
+        and Path(file).parent in folders
+        and not is_installed(module)
+    }
+    return [module for name, module in sorted(beside.items()) if name in sys.modules]
+
+
+def is_installed(module: ModuleType) -> bool:
+    """Whether a worker can import the module as well: the standard library, an installed package, raysim; `__main__` counts."""
+    top, file = module.__name__.partition(".")[0], getattr(module, "__file__", None)
     if file is None or (top in OWN and _beside_raysim(file)) or top in ("__main__", "__mp_main__"):
         return True
     folders = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-import defenses
+from defenses.table import DEFENSES
 from raysim.array_checks import finite, numbers
 from raysim.backends.base import InProcessBackend
 from raysim.config.schema import Component
@@ -168,10 +168,10 @@ def _made(name: str | Defense, hyper_parameters: dict[str, Any]) -> Defense:
     from raysim.composition.registry import make
 
     if not isinstance(name, str | Defense):
-        nearest = nearest_name(getattr(name, "__name__", str(name)).lower(), defenses.DEFENSES)
+        nearest = nearest_name(getattr(name, "__name__", str(name)).lower(), DEFENSES)
         raise ConfigError("defense.name", "must be the name of a defense, or a Defense", name, nearest)
     if not isinstance(name, Defense):
-        return make("defense", defenses.DEFENSES, Component(**{**hyper_parameters, "name": name}), Defense)
+        return make("defense", DEFENSES, Component(**{**hyper_parameters, "name": name}), Defense)
     if hyper_parameters:
         raise ConfigError("hyper-parameters", "must be set on the defense that is given", [*hyper_parameters])
     return name

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from pydantic_core import to_jsonable_python
 
-from attacks import ATTACKS
-from defenses import DEFENSES
+from attacks.table import ATTACKS
+from defenses.table import DEFENSES
 from raysim.attack import Attack
 from raysim.composition.given import Given
 from raysim.composition.registry import make

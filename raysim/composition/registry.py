@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from attacks import ATTACKS
-from defenses import DEFENSES
+from attacks.table import ATTACKS
+from defenses.table import DEFENSES
 from raysim import data as datasets
 from raysim.composition.lookup import entry_points, find, imported, loaded
 from raysim.config.load import preset_names, read_yaml

@@ -35,7 +35,7 @@ def replay_on_nodes(
     kind, cpus_per_node, bandwidth: see `cluster.bring_up`. Raises RunError when a replay fails; what went wrong is
     said on stderr.
     """
-    from cluster import bring_up
+    from cluster.clusters import bring_up
 
     prepared(run, defenses, rounds)
     directories = []

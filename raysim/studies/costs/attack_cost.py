@@ -62,7 +62,7 @@ class CraftCost:
 
 def parse_attacks(words: Sequence[str]) -> list[tuple[str, Attack]]:
     """(label, attack) of each `name` or `name,key=value,...`; ConfigError for one that crafts nothing."""
-    from attacks import ATTACKS
+    from attacks.table import ATTACKS
 
     found = []
     for word in words:

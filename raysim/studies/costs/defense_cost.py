@@ -75,7 +75,7 @@ class DefenseCost:
 
 def parse_subjects(names: Sequence[str], options: Sequence[str]) -> list[Subject]:
     """The defenses named, each `name` or `name,key=value,...`, with `defense.key=value` options on top."""
-    from defenses import DEFENSES
+    from defenses.table import DEFENSES
 
     extra: dict[str, dict[str, Any]] = {}
     for option in options:

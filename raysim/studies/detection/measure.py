@@ -100,8 +100,8 @@ class DetectionPlan:
     root: str | None = None
 
     def __post_init__(self) -> None:
-        from attacks import ATTACKS
-        from defenses import DEFENSES
+        from attacks.table import ATTACKS
+        from defenses.table import DEFENSES
 
         for key, names, known in (
             ("data", self.data, SETTINGS),
@@ -147,7 +147,7 @@ class DetectionPlan:
 
 def defense_options(name: str) -> dict[str, Any]:
     """What the table sets in a defense: the true number of attackers, and OPTIONS."""
-    from defenses import DEFENSES
+    from defenses.table import DEFENSES
 
     fields = {field.name for field in dataclasses.fields(DEFENSES[name])}
     return {**{key: MALICIOUS for key in TRUE_COUNTS if key in fields}, **OPTIONS.get(name, {})}

@@ -67,7 +67,7 @@ def _notes(plan: DetectionPlan) -> list[str]:
 
 
 def _table(plan: DetectionPlan, data: str, results: Mapping[DetectionCell, CellResult]) -> list[str]:
-    from defenses import DEFENSES
+    from defenses.table import DEFENSES
 
     setting = SETTINGS[data]
     training = setting["training"]

@@ -1,0 +1,49 @@
+"""Every attack, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attacks.alie import ALIE
+from attacks.constrain_and_scale import ConstrainAndScale
+from attacks.dba import DBA
+from attacks.edge_case import EdgeCase
+from attacks.edge_case_pgd import EdgeCasePGD, EdgeCasePGDReplacement
+from attacks.fang_krum import FangKrum
+from attacks.fang_median import FangMedian
+from attacks.fang_trimmed_mean import FangTrimmedMean
+from attacks.flare_adaptive import FlareAdaptive
+from attacks.gae import GAE
+from attacks.gae_code import GAECode
+from attacks.ipm import InnerProductManipulation
+from attacks.krum_backdoor import CoomedBackdoor, KrumBackdoor
+from attacks.label_flip import LabelFlip
+from attacks.min_max import MinMax, MinSum
+from attacks.noise import Noise
+from attacks.sign_flip import SignFlip
+from attacks.trigger import Trigger
+from raysim.attack import Attack
+
+ATTACKS: Mapping[str, type[Attack]] = {
+    "noise": Noise,
+    "sign_flip": SignFlip,
+    "fang_krum": FangKrum,
+    "fang_trimmed_mean": FangTrimmedMean,
+    "fang_median": FangMedian,
+    "alie": ALIE,
+    "min_max": MinMax,
+    "min_sum": MinSum,
+    "ipm": InnerProductManipulation,
+    "gae": GAE,
+    "gae_code": GAECode,
+    "label_flip": LabelFlip,
+    "edge_case": EdgeCase,
+    "edge_case_pgd": EdgeCasePGD,
+    "edge_case_pgd_replacement": EdgeCasePGDReplacement,
+    "trigger": Trigger,
+    "constrain_and_scale": ConstrainAndScale,
+    "dba": DBA,
+    "krum_backdoor": KrumBackdoor,
+    "coomed_backdoor": CoomedBackdoor,
+    "flare_adaptive": FlareAdaptive,
+}
