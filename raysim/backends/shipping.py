@@ -40,11 +40,11 @@ def callers_own(things: Iterable[Any]) -> list[ModuleType]:
     folders = {
         Path(file).parent for module in sources if not is_installed(module) and (file := module.__file__)
     }
-    loaded = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
     beside = {
         module.__name__: module
-        for module in loaded
-        if (file := getattr(module, "__file__", None))
+        for module in list(sys.modules.values())
+        if isinstance(module, ModuleType)
+        and (file := getattr(module, "__file__", None))
         and Path(file).parent in folders
         and not is_installed(module)
     }
@@ -52,39 +52,16 @@ def callers_own(things: Iterable[Any]) -> list[ModuleType]:
 
 
 def is_installed(module: ModuleType) -> bool:
-    """Whether a worker can import the module as well: the standard library, an installed package, raysim; `__main__` counts."""
+    """Whether a worker has the module too: Python's own, an installed package, raysim; `__main__` goes by value anyway."""
     top, file = module.__name__.partition(".")[0], getattr(module, "__file__", None)
     if file is None or top in ("__main__", "__mp_main__"):
         return True
     if top in OWN:
         return _beside_raysim(file)
-    folders = {
-        Path(file).parent for module in sources if not is_installed(module) and (file := module.__file__)
-    }
-    loaded = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
-    beside = {
-        module.__name__: module
-        for module in loaded
-        if (file := getattr(module, "__file__", None))
-        and Path(file).parent in folders
-        and not is_installed(module)
-    }
-    return [module for name, module in sorted(beside.items()) if name in sys.modules]
-
-
-def is_installed(module: ModuleType) -> bool:
-    """Whether a worker can import the module as well: the standard library, an installed package, raysim; `__main__` counts."""
-    top, file = module.__name__.partition(".")[0], getattr(module, "__file__", None)
-    if file is None or (top in OWN and _beside_raysim(file)) or top in ("__main__", "__mp_main__"):
-        return True
-    folders = {
-        Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    }
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = {Path(sysconfig.get_path(kind)).resolve() for kind in kinds}
     parents = Path(file).resolve().parents
-    return (
-        any(folder in parents or "site-packages" in str(parents[0]) for folder in folders)
-        or top in _editable()
-    )
+    return "site-packages" in str(parents[0]) or bool(folders & set(parents)) or top in _editable()
 
 
 def _beside_raysim(file: str) -> bool:
