@@ -107,7 +107,9 @@ def _check_class(group: str, name: str, cls: Any, base: type | None) -> None:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base or object)):
         kind = f" that derives from raysim.{base.__name__}" if base else ""
         raise ConfigError(f"{group}.name", f"must name a dataclass{kind}", name)
-    own = vars(cls).get("__dataclass_params__")  # a base class's says nothing of the fields that this one adds
+    own = vars(cls).get(
+        "__dataclass_params__"
+    )  # a base class's says nothing of the fields that this one adds
     if own is None or not own.frozen:
         rule = "must be frozen: write @dataclass(frozen=True) above its class"
         raise ConfigError(f"{group}.name", rule, name)
