@@ -215,21 +215,33 @@ def resume(
     defense: Defense | Sequence[Defense] | None = None,
     attack: Attack | Sequence[Attack] | None = None,
     partition: Any = None,
+    rounds: int | None = None,
+    from_round: int | None = None,
     backend: Literal["ray", "inprocess"] = "ray",
     address: str | None = None,
     observe: Observer | None = None,
 ) -> RunResult:
     """Continue the run in folder `path` from its newest checkpoint; the result is that of an undisturbed run.
 
-    model, data, defense, attack, partition: the objects that `run` was given, again. ConfigError where one is
-    missing, has other options, or, for data and models, other values.
+    rounds: how many in all, to extend the run. from_round: an earlier checkpoint, or 0 for the start.
+    model, data, defense, attack, partition: the objects that `run` was given, again. Raises RecordError where
+    checkpoint or tables are damaged, ConfigError where config.yaml was changed, or where one of the objects is missing,
+    has other options, or, for data and models, other values.
     """
     take_names()
     from raysim.composition.given import Given
     from raysim.runs.runner import resume as carry_on
 
     given = Given(model=model, data=data, defense=defense, attack=attack, partition=partition)
-    return carry_on(path, backend=backend, address=address, observe=observe, given=given)
+    return carry_on(
+        path,
+        rounds=rounds,
+        from_round=from_round,
+        backend=backend,
+        address=address,
+        observe=observe,
+        given=given,
+    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from raysim.errors import RecordError
@@ -72,7 +73,11 @@ def test_arrays_in_any_memory_order_are_saved_by_value(tmp_path):
 
 def test_there_is_no_pickle_in_it(tmp_path):
     path = checkpoint.save(tmp_path, 1, STATE, keep=1)
-    assert sorted(item.name for item in path.iterdir()) == ["arrays.safetensors", "state.json"]
+    assert sorted(item.name for item in path.iterdir()) == [
+        "arrays.safetensors",
+        "manifest.json",
+        "state.json",
+    ]
     assert json.loads((path / "state.json").read_text())["tree"]["round"] == 3
     assert len(load_file(path / "arrays.safetensors")) == 6
 
@@ -122,6 +127,46 @@ def test_a_half_written_checkpoint_is_none(tmp_path):
     assert checkpoint.checkpoints(tmp_path / "nowhere") == []
 
 
+def flip_a_bit(file, place=-1):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["arrays.safetensors", "state.json", "manifest.json"])
+def test_any_flipped_bit_is_refused(tmp_path, name):
+    """The arrays' values are far from any structure a parser would notice: only the sum does."""
+    path = checkpoint.save(tmp_path, 1, {"x": np.zeros(3)}, keep=1, configuration="0123")
+    whole = (path / name).read_bytes()
+    for place in range(len(whole)):
+        flip_a_bit(path / name, place)
+        with pytest.raises(RecordError, match=r"round-000001 is (damaged|foreign)"):
+            checkpoint.load(path, "0123")
+        (path / name).write_bytes(whole)
+    assert checkpoint.load(path, "0123")["x"].tolist() == [0, 0, 0]
+
+
+def test_a_checkpoint_of_another_configuration_is_foreign(tmp_path):
+    path = checkpoint.save(tmp_path, 1, STATE, keep=1, configuration="one")
+    same(checkpoint.load(path, "one"), STATE)
+    same(checkpoint.load(path), STATE)
+    with pytest.raises(RecordError, match="round-000001 is foreign: it was saved with another configuration"):
+        checkpoint.load(path, "other")
+
+
+@pytest.mark.parametrize("failing", ["save_file", "sync"])
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_half_written(tmp_path, monkeypatch, failing):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left") if failing == "save_file" else OSError(28, "full")
+
+    checkpoint.save(tmp_path, 1, STATE, keep=1)
+    monkeypatch.setattr(checkpoint, failing, full)
+    with pytest.raises(OSError, match=r"No space left|full"):
+        checkpoint.save(tmp_path, 2, STATE, keep=1)
+    assert [item.name for item in tmp_path.iterdir()] == ["round-000001"]
+    same(checkpoint.load(tmp_path / "round-000001"), STATE)
+
+
 def damage_arrays(path):
     content = bytearray((path / "arrays.safetensors").read_bytes())
     (path / "arrays.safetensors").write_bytes(content[: len(content) // 2])
@@ -131,6 +176,10 @@ def damage_arrays(path):
     "damage",
     [
         damage_arrays,
+        lambda path: flip_a_bit(path / "arrays.safetensors"),
+        lambda path: flip_a_bit(path / "state.json"),
+        lambda path: (path / "manifest.json").unlink(),
+        lambda path: (path / "manifest.json").write_text("{}"),
         lambda path: (path / "arrays.safetensors").unlink(),
         lambda path: (path / "state.json").unlink(),
         lambda path: (path / "state.json").write_text('{"tree": {"round"'),
@@ -138,7 +187,19 @@ def damage_arrays(path):
         lambda path: (path / "state.json").write_text("[1, 2]"),
         lambda path: (path / "state.json").write_text('{"other": 1}'),
     ],
-    ids=["cut arrays", "no arrays", "no tree", "cut tree", "array gone", "no mapping", "no marker"],
+    ids=[
+        "cut arrays",
+        "bit of the arrays",
+        "bit of the tree",
+        "no manifest",
+        "no sums",
+        "no arrays",
+        "no tree",
+        "cut tree",
+        "array gone",
+        "no mapping",
+        "no marker",
+    ],
 )
 def test_damage_is_a_record_error_that_names_the_checkpoint(tmp_path, damage):
     path = checkpoint.save(tmp_path, 1, STATE, keep=1)

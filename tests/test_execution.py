@@ -17,6 +17,7 @@ from raysim.errors import RecordError, RunError
 from raysim.runs import checkpoint
 from raysim.runs.directory import RunDirectory, digest
 from raysim.runs.execution import execute, resume_state
+from raysim.runs.resuming import configuration_digest
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ def test_rounds_after_the_checkpoint_are_dropped(tiny, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(tiny, tmp_path):
     carry_out({**tiny, "rounds": 1}, tmp_path)
     other = compose(ExperimentConfig.from_mapping({**tiny, "model": {"name": "lenet_wang", "width": 0.1}}))
+    with pytest.raises(RecordError, match="round-000001 is foreign: it was saved with another configuration"):
+        resume_state(other, InProcessBackend(), RunDirectory(tmp_path))
+    (saved,) = checkpoint.checkpoints(tmp_path / "checkpoints")
+    belongs_to = configuration_digest(other.config)
+    checkpoint.save(saved.parent, 1, checkpoint.load(saved), keep=1, configuration=belongs_to)
     with pytest.raises(RecordError, match=rf"holds 13706 values, this model {other.initial.size}"):
         resume_state(other, InProcessBackend(), RunDirectory(tmp_path))
     assert RunDirectory(tmp_path).finished_rounds() == 1

@@ -23,6 +23,7 @@ from raysim.runs import checkpoint
 from raysim.runs import directory as records
 from raysim.runs.directory import COLUMNS, RunDirectory, claimed, digest, schema
 from raysim.runs.result import RunResult
+from raysim.runs.resuming import configuration_digest
 
 STATEFUL = {
     "rounds": 5,
@@ -177,7 +178,8 @@ def test_the_state_matters(undisturbed, tmp_path):
         {"attacks": [{**saved["attacks"][0], "way": np.zeros_like(saved["attacks"][0]["way"])}]},
         {"previous_vector": saved["global_vector"]},
     ):
-        checkpoint.save(path / "checkpoints", 4, {**saved, **change}, keep=1)
+        belongs_to = configuration_digest(undisturbed.config)
+        checkpoint.save(path / "checkpoints", 4, {**saved, **change}, keep=1, configuration=belongs_to)
         assert raysim.resume(path, backend="inprocess").digest != undisturbed.digest
 
 
@@ -205,7 +207,7 @@ def test_what_a_run_leaves_behind(undisturbed):
     names = {item.name for item in path.iterdir()}
     assert names == {
         "config.yaml", "environment.json", "rounds.parquet", "clients.parquet", "spans.parquet", "digest.txt",
-        "checkpoints", "artifacts", "updates", "layout.json",
+        "checkpoints", "artifacts", "updates", "layout.json", "began.json",
     }  # fmt: skip
     for table in COLUMNS:
         assert undisturbed.table(table).schema.equals(schema(table))

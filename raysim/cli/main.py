@@ -23,7 +23,7 @@ from raysim.cli.replay import replay
 from raysim.cli.reproduce import reproduce
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
-from raysim.errors import RunError
+from raysim.errors import ConfigError, RunError
 from raysim.exit_status import complain, exit_status
 from raysim.report import terminal as results
 from raysim.runs.directory import RunDirectory, claimed
@@ -143,31 +143,77 @@ def run(
 
 
 @app.command()
-def resume(path: RunPath, backend: Backend = "ray", address: Address = None, debug: Debug = False) -> None:
-    """Continue a run from its newest checkpoint.
+def resume(
+    path: RunPath,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="rounds=N", help="How many in all, to extend the run.", show_default=False),
+    ] = None,
+    from_round: Annotated[
+        int | None,
+        typer.Option(
+            "--from", metavar="N", help="The checkpoint after N rounds; 0: the start. Default: the newest."
+        ),
+    ] = None,
+    backend: Backend = "ray",
+    address: Address = None,
+    debug: Debug = False,
+) -> None:
+    """Continue a run from its newest checkpoint, or extend it.
 
     \b
     raysim resume runs/first
+    raysim resume runs/first rounds=200            also a run that is finished
+    raysim resume runs/first --from 40             where a newer checkpoint is damaged
     raysim resume runs/first --backend inprocess
 
     For runs that were interrupted or killed. The result is that of a run in one go, to the byte, whatever
-    backend each part ran on.
+    backend each part ran on. A damaged checkpoint, tables that lack rounds, and a configuration that was changed
+    are refused.
     """
-    from raysim.runs.directory import RunDirectory
-
     directory = RunDirectory(path)
     with exit_status(debug):
+        from raysim.runs.resuming import continuation
+
         directory.require()
-        earlier = directory.read("rounds").to_pylist()
-        wanted = load_config(path / "config.yaml").rounds
-        if len(earlier) >= wanted and (path / "digest.txt").exists():
+        rounds = _rounds_in(more or [])
+        going_on = continuation(directory, rounds, from_round)
+        if going_on.sentence:
+            typer.echo(f"{path}: {going_on.sentence}", err=True)
+        first, wanted = going_on.first_round, going_on.config.rounds
+        if first >= wanted and (path / "digest.txt").exists():
             typer.echo(f"{path} is finished: all {wanted} rounds are there; nothing is left to resume")
             return
+        earlier = (
+            [row for row in directory.read("rounds").to_pylist() if row["round"] < first] if first else []
+        )
         with _followed(path, backend, address, debug) as display:
-            _introduce(display, path, load_config(path / "config.yaml"))
+            _introduce(display, path, going_on.config)
             display.standing.earlier = earlier
-            result = raysim.resume(path, backend=backend, address=address, observe=display)
+            result = raysim.resume(
+                path,
+                rounds=rounds,
+                from_round=from_round,
+                backend=backend,
+                address=address,
+                observe=display,
+            )
         _conclude(result, path)
+
+
+def _rounds_in(words: list[str]) -> int | None:
+    """The N of `rounds=N`, the one key that may change when a run goes on."""
+    rounds = None
+    for word in words:
+        key, _, value = word.partition("=")
+        if key != "rounds":
+            raise ConfigError(
+                key, "cannot change when a run goes on: only rounds may grow", value, "rounds=N"
+            )
+        if not value.isdecimal() or len(value) > 9:
+            raise ConfigError("rounds", "must be a whole number", value)
+        rounds = int(value)
+    return rounds
 
 
 @app.command()

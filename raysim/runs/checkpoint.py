@@ -2,12 +2,14 @@
 
 `checkpoints/round-000010/` holds the state after 10 rounds: `arrays.safetensors` and `state.json`, a tree
 in which `{"array": "<key>"}` stands for an array, `{"scalar": "<key>"}` for a number of numpy's (which is not
-Python's: float32 times float64 is float64), and `{"tree": {...}}` for a dict. It is written beside its place
-and renamed into it, so a checkpoint is there whole or not at all.
+Python's: float32 times float64 is float64), and `{"tree": {...}}` for a dict. `manifest.json` has the SHA-256 of
+both files and of the configuration. A checkpoint is written beside its place, synced to the disk and renamed into
+it, so it is there whole or not at all; what was changed since is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,26 +17,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from raysim.errors import RecordError
 
+FILES = ("arrays.safetensors", "state.json")
 
-def save(folder: Path, rounds_done: int, state: dict[str, Any], keep: int) -> Path:
+
+def save(folder: Path, rounds_done: int, state: dict[str, Any], keep: int, configuration: str = "") -> Path:
     """Save a state tree; afterwards only the newest `keep` checkpoints are left.
 
-    Raises TypeError for what a checkpoint cannot hold.
+    configuration: the digest of the configuration the state belongs to. Raises TypeError for what a checkpoint cannot
+    hold, OSError where it cannot be written; the checkpoints before it then stay.
     """
     arrays: dict[str, np.ndarray] = {}
     tree = _to_json(state, "", arrays)
     target = folder / f"round-{rounds_done:06d}"
     temporary = folder / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(arrays, temporary / "arrays.safetensors")
-    (temporary / "state.json").write_text(json.dumps(tree))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    try:
+        temporary.mkdir(parents=True)
+        save_file(arrays, temporary / "arrays.safetensors")
+        (temporary / "state.json").write_text(json.dumps(tree))
+        sums = {name: _sha256(temporary / name) for name in FILES}
+        (temporary / "manifest.json").write_text(json.dumps({"configuration": configuration, "sha256": sums}))
+        for path in (*temporary.iterdir(), temporary):
+            sync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    except SafetensorError as error:
+        raise OSError(f"{temporary}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(folder)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -45,17 +61,46 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("round-[0-9]*"))
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The state tree in one checkpoint; RecordError when it is damaged."""
+def rounds_done(path: Path) -> int:
+    """After how many rounds a checkpoint was saved."""
+    return int(path.name.removeprefix("round-"))
+
+
+def load(path: Path, configuration: str | None = None) -> dict[str, Any]:
+    """The state tree in one checkpoint.
+
+    RecordError when a file is not what was saved, or when `configuration` is given and is not the digest of that it
+    was saved with.
+    """
     try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        for name in FILES:
+            if _sha256(path / name) != manifest["sha256"][name]:
+                raise ValueError(f"{name} is not what was saved: its SHA-256 differs from the manifest's")
+        saved_with = manifest["configuration"]
         arrays = load_file(path / "arrays.safetensors")
-        tree = json.loads((path / "state.json").read_text())
-        state = _from_json(tree, arrays)
+        state = _from_json(json.loads((path / "state.json").read_text()), arrays)
+        if not isinstance(state, dict):
+            raise ValueError("the top level of state.json is not a mapping")
     except Exception as error:
         raise RecordError(f"checkpoint {path} is damaged: {type(error).__name__}: {error}") from error
-    if not isinstance(state, dict):
-        raise RecordError(f"checkpoint {path} is damaged: the top level of state.json is not a mapping")
+    if configuration is not None and configuration != saved_with:
+        raise RecordError(f"checkpoint {path} is foreign: it was saved with another configuration")
     return state
+
+
+def sync(path: Path) -> None:
+    """Have the operating system write a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_json(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

@@ -1,6 +1,7 @@
 """What a run leaves behind: its directory, the tables and their columns.
 
     config.yaml         the resolved configuration
+    began.json          what of it must not change when the run goes on, see resuming.py
     environment.json    versions, machine, nodes, commit
     layout.json         where each parameter and buffer of the model lies in the flat vector
     rounds.parquet      one row a round
@@ -204,6 +205,8 @@ class RunDirectory:
 
         for table in COLUMNS:
             final = self.path / f"{table}.parquet"
+            if not number:  # also where it is damaged
+                final.unlink(missing_ok=True)
             if final.exists():
                 whole = TABLES[table].read(final)
                 kept = whole.filter(pc.less(whole["round"], number))

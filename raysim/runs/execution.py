@@ -14,6 +14,7 @@ from raysim.engine.simulation import initial_state, rounds, start
 from raysim.errors import RecordError, RunError
 from raysim.runs import checkpoint
 from raysim.runs.directory import RunDirectory, digest, write_atomically
+from raysim.runs.resuming import configuration_digest, require_rounds
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def keep_round(
         try:
             with backend.telemetry.stage("checkpoint"):
                 folder = directory.path / "checkpoints"
-                checkpoint.save(folder, state.round, state.tree(), config.checkpoint.keep)
+                belongs_to = configuration_digest(config)
+                checkpoint.save(folder, state.round, state.tree(), config.checkpoint.keep, belongs_to)
         except TypeError as error:
             raise RunError(str(error), stage="checkpoint", round=record.number) from error
 
@@ -84,10 +86,11 @@ def resume_state(experiment: Experiment, backend: Backend, directory: RunDirecto
     if not saved:
         directory.forget_rounds_from(0)
         return initial_state(experiment, backend)
-    state = RunState.from_tree(checkpoint.load(saved[-1]))
+    state = RunState.from_tree(checkpoint.load(saved[-1], configuration_digest(experiment.config)))
     if state.global_vector.shape != experiment.initial.shape:
         raise RecordError(
             f"checkpoint {saved[-1]} holds {state.global_vector.size} values, this model {experiment.initial.size}"
         )
+    require_rounds(directory, state.round)
     directory.forget_rounds_from(state.round)
     return state

@@ -12,10 +12,12 @@ from raysim.backends.capacity import Capacity
 from raysim.composition.compose import Prepared, compose, place, prepare
 from raysim.composition.given import Given
 from raysim.config.schema import ExperimentConfig
+from raysim.engine.experiment import Experiment
 from raysim.errors import ConfigError
 from raysim.runs.directory import RunDirectory, claimed, environment
 from raysim.runs.execution import Observer, Progress, execute
 from raysim.runs.result import RunResult
+from raysim.runs.resuming import Continuation, continuation, write_beginning
 
 
 def run(
@@ -39,22 +41,30 @@ def run(
         if (path / "config.yaml").exists():
             rule = f"{path} already holds a run; resume it or choose another name"
             raise ConfigError("name", rule, path.name)
-        return _carry_out(config, path, backend, address, observe or _unobserved, given, new=True)
+        return _carry_out(config, path, backend, address, observe or _unobserved, given, None)
 
 
 def resume(
     path: str | Path,
     *,
+    rounds: int | None = None,
+    from_round: int | None = None,
     backend: BackendName = "ray",
     address: str | None = None,
     observe: Observer | None = None,
     given: Given = Given(),
 ) -> RunResult:
-    """Continue a run that was killed, from its newest checkpoint; the result is that of an undisturbed run."""
+    """Continue a run from its newest checkpoint; the result is that of an undisturbed run.
+
+    rounds: how many in all, to extend the run, also a finished one. from_round: the checkpoint after so many rounds,
+    where a newer one is damaged; 0: play all rounds again. Raises RecordError for a damaged or foreign checkpoint and
+    for tables that lack rounds, ConfigError for a configuration that is not the one the run began with; what was
+    there then stays.
+    """
     directory = RunDirectory(Path(path))
     directory.require()
-    config = RunResult(Path(path)).config
-    return _carry_out(config, Path(path), backend, address, observe or _unobserved, given, new=False)
+    resumed = continuation(directory, rounds, from_round)
+    return _carry_out(resumed.config, Path(path), backend, address, observe or _unobserved, given, resumed)
 
 
 def _carry_out(
@@ -64,8 +74,7 @@ def _carry_out(
     address: str | None,
     observe: Observer,
     given: Given,
-    *,
-    new: bool,
+    resumed: Continuation | None,
 ) -> RunResult:
     path = path.absolute()
     if backend == "inprocess":
@@ -76,20 +85,20 @@ def _carry_out(
                 "resources", "client_gpus and client_cpus are reservations with Ray: use backend ray, or leave them at 0",
                 {"client_gpus": config.resources.client_gpus, "client_cpus": config.resources.client_cpus},
             )  # fmt: skip
-        _in_process(config, path, observe, given, new=new)
+        _in_process(config, path, observe, given, resumed)
     elif backend == "ray":
-        _on_ray(config, path, address, observe, given, new=new)
+        _on_ray(config, path, address, observe, given, resumed)
     else:
         raise ConfigError("backend", "must be ray or inprocess", backend, "ray")
     return RunResult(path)
 
 
-def _in_process(config: ExperimentConfig, path: Path, observe: Observer, given: Given, *, new: bool) -> None:
+def _in_process(
+    config: ExperimentConfig, path: Path, observe: Observer, given: Given, resumed: Continuation | None
+) -> None:
     experiment = compose(config, Capacity(gpus=_visible_gpus()), given)
     directory = RunDirectory(path)
-    if new:
-        about = environment(backend="inprocess", seed=config.seed, notes=experiment.notes)
-        directory.start(experiment.config.to_yaml(), about)
+    _enter(directory, experiment, resumed, backend="inprocess")
     backend = InProcessBackend(threads=config.resources.threads)
     try:
         execute(experiment.published(backend), backend, directory, observe)
@@ -98,7 +107,12 @@ def _in_process(config: ExperimentConfig, path: Path, observe: Observer, given: 
 
 
 def _on_ray(
-    config: ExperimentConfig, path: Path, address: str | None, observe: Observer, given: Given, *, new: bool
+    config: ExperimentConfig,
+    path: Path,
+    address: str | None,
+    observe: Observer,
+    given: Given,
+    resumed: Continuation | None,
 ) -> None:
     from raysim.backends import ray_connection as ray_cluster
 
@@ -110,11 +124,7 @@ def _on_ray(
         capacity = ray_cluster.capacity()
         experiment = place(prepared, capacity)
         directory = RunDirectory(path)
-        if new:
-            about = environment(
-                backend="ray", seed=config.seed, nodes=ray_cluster.nodes(), notes=experiment.notes
-            )
-            directory.start(experiment.config.to_yaml(), about)
+        _enter(directory, experiment, resumed, backend="ray", nodes=ray_cluster.nodes())
         try:
             with by_value(_parts(prepared)):
                 drive(experiment, path, capacity.workers(config.resources.threads), observe)
@@ -127,6 +137,18 @@ def _parts(prepared: Prepared) -> list[Any]:
     methods, factory = prepared.methods, prepared.factory
     network = getattr(factory, "module", getattr(factory, "call", factory))
     return [*methods.defenses, *methods.attacks, network, prepared.model]
+
+
+def _enter(
+    directory: RunDirectory, experiment: Experiment, resumed: Continuation | None, **about: Any
+) -> None:
+    """Begin a run's directory, or make that of a resumed one ready."""
+    if resumed is not None:
+        resumed.enter(directory)
+        return
+    config = experiment.config
+    directory.start(config.to_yaml(), environment(**about, seed=config.seed, notes=experiment.notes))
+    write_beginning(directory, config)
 
 
 def _visible_gpus() -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysim.errors import RecordError, nearest_name
+from raysim.runs.checkpoint import sync
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,5 +100,10 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     import pyarrow.parquet as pq
 
     temporary = path.with_name(f".{path.stem}.tmp")
-    pq.write_table(table.combine_chunks(), temporary)
-    os.replace(temporary, path)
+    try:
+        pq.write_table(table.combine_chunks(), temporary)
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
