@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -399,3 +400,19 @@ def test_an_interrupt_leaves_finished_rounds_readable(tmp_path: Path):
     again = f"raysim resume {tmp_path / 'first'} --backend inprocess"
     assert second == f"{len(rows)} of 5000 rounds are kept in {tmp_path / 'first'}; to go on: {again}"
     assert not (tmp_path / "first" / "parts").exists()
+
+
+def test_resume_takes_more_rounds_and_nothing_else(finished: Result, runs: Path, tmp_path: Path):
+    path = shutil.copytree(runs / "first", tmp_path / "first")
+    for words, said in (
+        (["seed=1"], "seed: cannot change when a run goes on: only rounds may grow"),
+        (["rounds=2"], "rounds: must be at least the run's 3"),
+        (["rounds=many"], "rounds: must be a whole number"),
+        (["--from", "9"], "--from: must be 0 or the number of a checkpoint"),
+    ):
+        refused = call("resume", str(path), *words, "--backend", "inprocess")
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+    result = call("resume", str(path), "rounds=4", "--backend", "inprocess")
+    assert result.exit_code == 0
+    assert [line[:8] for line in result.stdout.splitlines() if line.startswith("round ")] == ["round 3 "]
