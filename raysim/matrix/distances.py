@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from scipy.sparse.csgraph import connected_components
 
 from raysim.matrix.updates import Updates
 
@@ -106,6 +105,8 @@ def _from_gram(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _groups(close: np.ndarray) -> list[np.ndarray]:
     """The connected groups of two or more rows, each with its indices in ascending order."""
+    from scipy.sparse.csgraph import connected_components
+
     _, labels = connected_components(close, directed=False)
     return [np.flatnonzero(labels == label) for label in np.flatnonzero(np.bincount(labels) > 1)]
 
