@@ -199,7 +199,12 @@ def chain(*steps: Defense) -> Defense:
 
 def title(label: str, defense: Defense | type[Defense]) -> str:
     """How what people read names a defense: `oracle (calibration only)` where it is shown the truth."""
-    return f"{label} (calibration only)" if defense.calibration else label
+    return titled(label, defense.calibration)
+
+
+def titled(label: str, calibration: bool) -> str:
+    """The same for a defense that is known by its label alone; calibration: whether it is shown the truth."""
+    return f"{label} (calibration only)" if calibration else label
 
 
 def assumption(defense: Defense, count: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from raysim.backends.base import Backend, Reference
 from raysim.backends.telemetry import Span
 from raysim.config.schema import ExperimentConfig
 from raysim.context import Context, ServerData, State
-from raysim.defense import Defense
+from raysim.defense import Chain, Defense, title
 from raysim.engine.host import HostSetup
 from raysim.engine.recording import Recording
 from raysim.matrix.updates import Updates
@@ -37,6 +37,17 @@ class Experiment:
     """Samples in the clean test set and in each triggered one."""
     notes: tuple[str, ...] = ()
     """What the data's loader decided and the user must know, one sentence each."""
+
+    def titles(self) -> dict[str, Any]:
+        """How reports name the run's defenses, stored with it: the title of each, and whether one is shown the truth."""
+        names = [component.name for component in self.config.defense]
+        steps: tuple[Defense, ...] = (self.defense,)
+        if isinstance(self.defense, Chain) and len(names) > 1:
+            steps = self.defense.steps
+        return {
+            "titles": {name: title(name, step) for name, step in zip(names, steps, strict=True)},
+            "calibration": self.defense.calibration,
+        }
 
     def published(self, backend: Backend) -> Experiment:
         """The same with its arrays in the backend's store: one copy a node, whoever reads them."""

@@ -207,7 +207,7 @@ def _keep(
     """Write a replay's directory, round by round."""
     shutil.rmtree(path, ignore_errors=True)
     directory = RunDirectory(path)
-    directory.start(experiment.config.to_yaml(), about)
+    directory.start(experiment.config.to_yaml(), {**about, **experiment.titles()})
     for number, record in enumerate(records):
         directory.write_artifacts(record.number, record.artifacts)
         directory.write_round(record.number, record.row, record.clients, record.spans)

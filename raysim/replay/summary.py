@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raysim.backends.telemetry import WHOLE_STAGE
-from raysim.composition.registry import defense_title
 from raysim.config.load import load_config
+from raysim.defense import titled
 from raysim.formats import UNDEFINED, column_seconds, rate
 from raysim.metrics import Detection, mean_detection
 from raysim.report.finished_run import read_columns
@@ -39,8 +39,8 @@ Table = tuple[list[str], list[list[str]]]
 class Replayed:
     """One replay. stages: what each costs; cost: what the defense costs; moved: bytes a round that came from other nodes; verdicts: a SHA-256
     over all rounds; aggregates: those of the rounds; live: what `verdicts` is for the run itself, "" where
-    that was another defense, or where the replay does not start with round 0 and leave out none; configured: the
-    defense's name in the configuration; assumes: how many uploads it takes to be malicious in the first round.
+    that was another defense, or where the replay does not start with round 0 and leave out none; calibration: whether
+    one of its defenses is shown the truth; assumes: how many uploads it takes to be malicious in the first round.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Replayed:
     verdicts: str
     aggregates: tuple[str, ...]
     live: str
-    configured: str = ""
+    calibration: bool = False
     assumes: str = UNDEFINED
 
     @property
     def title(self) -> str:
         """The name as tables show it."""
-        return defense_title(self.configured, self.name)
+        return titled(self.name, self.calibration)
 
     @property
     def defense(self) -> str:
@@ -88,7 +88,7 @@ def read_replay(run: Path, directory: Path) -> Replayed:
         verdicts=verdict_digest(directory, numbers),
         aggregates=tuple(note.get("aggregate", "") for note in notes),
         live=verdict_digest(run, numbers) if comparable else "",
-        configured=config.defense[0].name,
+        calibration=about.get("calibration", False),
         assumes=assumptions(notes[0][ASSUMED]) if ASSUMED in notes[0] else UNDEFINED,
     )
 

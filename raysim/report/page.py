@@ -79,7 +79,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
     seen += f"; {attackers} of them malicious in some round" if attackers else "; none malicious"
     drawn = (run.config.get("updates") or {}).get("name", "trained") != "trained"
     work = "Updates" if drawn else "Training"
-    config = tables.with_titles(run.config)
+    config = tables.with_titles(run.config, run.environment.get("titles", {}))
     return [
         *((label, tables.setting(config, label.lower())) for label in ("Data", "Model", work)),
         ("Clients", seen),

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from raysim.composition.registry import defense_title
 from raysim.config.schema import ScheduleConfig
 from raysim.metrics import Detection
 from raysim.report.finished_run import Columns
@@ -40,12 +39,18 @@ def ids(numbers: Iterable[Any]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
-def with_titles(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its defenses named as people read them: one that is shown the truth as what it is."""
+def with_titles(config: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration with its defenses named as people read them: one that is shown the truth as what it is.
+
+    titles: configured name -> title, as stored with the run; a name without one stands for itself.
+    """
     chosen = config.get("defense") or []
     steps = chosen if isinstance(chosen, list) else [chosen]
     named = [step if isinstance(step, Mapping) else {"name": step} for step in steps]
-    return {**config, "defense": [{**step, "name": defense_title(str(step["name"]))} for step in named]}
+    return {
+        **config,
+        "defense": [{**step, "name": titles.get(str(step["name"]), step["name"])} for step in named],
+    }
 
 
 def setting(config: Mapping[str, Any], group: str) -> str:

@@ -147,7 +147,10 @@ def _enter(
         resumed.enter(directory)
         return
     config = experiment.config
-    directory.start(config.to_yaml(), environment(**about, seed=config.seed, notes=experiment.notes))
+    directory.start(
+        config.to_yaml(),
+        environment(**about, **experiment.titles(), seed=config.seed, notes=experiment.notes),
+    )
     write_beginning(directory, config)
 
 

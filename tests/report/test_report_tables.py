@@ -112,4 +112,6 @@ def test_flatten():
     ],
 )
 def test_a_defense_that_is_shown_the_truth_is_named_so(chosen, words):
-    assert setting(with_titles({"defense": chosen}), "defense") == words
+    titles = {"oracle": "oracle (calibration only)", "krum": "krum"}
+    assert setting(with_titles({"defense": chosen}, titles), "defense") == words
+    assert "calibration" not in setting(with_titles({"defense": chosen}, {}), "defense")
