@@ -29,6 +29,7 @@ _CHOICES = {
     "similarity": ("pair", "batch", "matrix", "transitive"),
     "weight_reference": ("global", "mean"),
     "bias_features": ("gradient", "raw"),
+    "trust_verdict": ("filters", "final"),
 }
 
 ROWS_AT_ONCE = 64
@@ -45,7 +46,8 @@ class FedGrad(Defense):
     by-class weight gradient sums and of bias gradients, averaged over the rounds a pair shared; flagged is the
     cluster without the client of the least Krum score (K - num_byzantine - 2 neighbours, full models).
     Trust: a flagged client whose earlier verdicts average gamma or more (lambda_malicious, lambda_benign) is
-    cleared. Then the data-weighted mean of the others. Scores: the averaged cs_i; without the soft filter the
+    cleared. A round's verdict is that of the two filters, before trust cleared anybody (section 4.4: the current round
+    alone decides). Then the data-weighted mean of the others. Scores: the averaged cs_i; without the soft filter the
     Krum scores, where there are any.
 
     num_byzantine: None = floor((K - 3) / 2); the paper sets floor(ratio * K). threshold_scale: the paper has 0.35
@@ -57,6 +59,8 @@ class FedGrad(Defense):
     instead of b_i - b_G), scale_similarities (each column of a round's similarities to [0, 1]), initial_trust 0.5
     (a first entry in everybody's list), trust_round = switch_round (trust ignored before), trust_fallback (when
     trust clears everybody, the soft filter's verdict stands), trust off by default, k-means without a seed.
+    trust_verdict `final` is another reading: the verdict after clearing is remembered, so that a client that was
+    unflagged in its first round stays trusted for ever, whatever the filters say of it later.
 
     State, for the n clients seen so far in id order: clients [n] int64; score [n], rounds [n]; trust_sum [n],
     trust_count [n]; with the hard filter weight_similarity, bias_similarity [n, n] float32 and together [n, n] int32,
@@ -81,6 +85,7 @@ class FedGrad(Defense):
     initial_trust: float | None = None
     trust_round: int = 0
     trust_fallback: bool = False
+    trust_verdict: Literal["filters", "final"] = "filters"
 
     def __post_init__(self) -> None:
         check_num_byzantine(self.num_byzantine)
@@ -149,11 +154,13 @@ class FedGrad(Defense):
                 flagged = flagged | by_hard
                 scores = closeness if scores is None else scores
         if self.trust:
+            judged = flagged
             cleared = self._trusted(state, here) & (ctx.round >= self.trust_round)
             flagged = flagged & ~cleared
             if self.trust_fallback and not flagged.any():
                 flagged = by_soft
-            state["trust_sum"][here] += np.where(flagged, self.lambda_malicious, self.lambda_benign)
+            judged = flagged if self.trust_verdict == "final" else judged
+            state["trust_sum"][here] += np.where(judged, self.lambda_malicious, self.lambda_benign)
             state["trust_count"][here] += 1
         aggregate, weights = accepted_mean(updates, flagged)
         return Verdict(aggregate, weights, scores, flagged, artifacts, threshold), state

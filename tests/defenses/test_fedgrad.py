@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -286,7 +287,7 @@ def test_trust_clears_who_was_judged_benign_so_far(judge) -> None:
     second, after = judge(defense, rows_of(8, 2), state, client_ids=ids)
     np.testing.assert_array_equal(second.flagged, plain.flagged & first.flagged)
     assert second.flagged.sum() < plain.flagged.sum()
-    np.testing.assert_allclose(after["trust_sum"], state["trust_sum"] + np.where(second.flagged, 0.25, 1.0))
+    np.testing.assert_allclose(after["trust_sum"], state["trust_sum"] + np.where(plain.flagged, 0.25, 1.0))
     # a threshold above every score clears nobody; trust that starts later clears nobody yet
     for changed in ({"gamma": 1.0, "lambda_benign": 0.9}, {"trust_round": 1}):
         _, earlier = judge(replace(defense, **changed), rows_of(8, 1), client_ids=ids)
@@ -294,14 +295,37 @@ def test_trust_clears_who_was_judged_benign_so_far(judge) -> None:
         np.testing.assert_array_equal(verdict.flagged, plain.flagged)
 
 
+def sleeper_flags(judge: Callable[..., Any], defense: FedGrad, rounds: int) -> list[bool]:
+    """Whether a client is flagged that is honest in round 0 and submits a row along the mean from round 1 on."""
+    ids, flags = np.arange(8), []
+    first, state = judge(defense, rows_of(8), client_ids=ids)
+    sleeper = int(np.flatnonzero(~first.flagged)[0])
+    for number in range(1, rounds + 1):
+        rows = rows_of(8, number)
+        rows[sleeper] = 50 * rows.mean(axis=0)
+        verdict, state = judge(defense, rows, state, client_ids=ids)
+        flags.append(bool(verdict.flagged[sleeper]))
+    return flags
+
+
+def test_trust_does_not_make_a_sleeper_immune(judge) -> None:
+    """(1 + 0.25 n) / (n + 1) falls below gamma = 0.75 with the second round in which the filters flag it."""
+    assert sleeper_flags(judge, FedGrad(hard=False), 4) == [False, True, True, True]
+    assert sleeper_flags(judge, FedGrad(hard=False, trust=False), 4) == [True] * 4
+
+
+def test_trust_by_the_final_verdict_clears_a_sleeper_for_ever(judge) -> None:
+    assert not any(sleeper_flags(judge, FedGrad(hard=False, trust_verdict="final"), 4))
+
+
 def test_published_trust_starts_at_a_half_and_falls_back(judge) -> None:
     defense = FedGrad(hard=False, initial_trust=0.5, gamma=0.5)
     verdict, state = judge(defense, rows_of(4))
     assert not verdict.flagged.any()  # everybody starts trusted at this threshold
     assert state["trust_count"].tolist() == [2] * 4
-    np.testing.assert_allclose(state["trust_sum"], 1.5)
-    kept, _ = judge(replace(defense, trust_fallback=True), rows_of(4))
     untrusting, _ = judge(replace(defense, trust=False), rows_of(4))
+    np.testing.assert_allclose(state["trust_sum"], 0.5 + np.where(untrusting.flagged, 0.25, 1.0))
+    kept, _ = judge(replace(defense, trust_fallback=True), rows_of(4))
     assert kept.flagged.any()
     np.testing.assert_array_equal(kept.flagged, untrusting.flagged)
     # a client that comes later gets its first entry then, and only then
