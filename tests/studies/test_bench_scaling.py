@@ -348,7 +348,7 @@ def test_estimates_compare_a_matrix_with_the_stores():
     plan = replace(TINY, backend="ray", nodes=(1, 2), clients=(10_000,), object_store_bytes=2**27)
     (line,) = estimates(plan)
     assert (
-        "K = 10,000, d = 13,706: 0.51 GiB a matrix, 0.12 GiB object stores: at least 0.39 GiB spilled" in line
+        "K = 10,000, d = 13,706: 523 MiB a matrix, 128 MiB object stores: at least 395 MiB spilled" in line
     )
 
 
