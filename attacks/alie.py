@@ -12,7 +12,6 @@ import numpy as np
 from attacks.rows import mean_row, one_row_for_all, std_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
 
 PROBABILITY_RANGE = (0.01, 0.99)
@@ -39,17 +38,15 @@ class ALIE(Attack):
 
     paper = "Baruch et al., NeurIPS 2019"
     statistics: Literal["benign", "own"] = "benign"
-    sign: int = -1
+    """Whose updates mu and sigma are over: all `benign` ones (FLPoison, Blades) or the attackers' `own`
+    (Baruch et al.)."""
+    sign: Literal[-1, 1] = -1
+    """Sign of z in mu + sign z sigma: -1 as printed, 1 as FLPoison and Blades have it."""
     z: float | None = None
-    ddof: int = 0
-
-    def __post_init__(self) -> None:
-        if self.statistics not in ("benign", "own"):
-            raise unknown_name("statistics", self.statistics, ("benign", "own"))
-        if self.sign not in (-1, 1):
-            raise ConfigError("sign", "must be -1 or 1", self.sign, -1)
-        if self.ddof not in (0, 1):
-            raise ConfigError("ddof", "must be 0 or 1", self.ddof, 0)
+    """A fixed number of standard deviations instead of the formula's (ByzFL: 1.5); null: the formula's."""
+    ddof: Literal[0, 1] = 0
+    """What the variance's divisor lacks of the number of rows: 0 (FLPoison), 1 is Bessel's correction
+    (Blades)."""
 
     @property
     def visibility(self) -> Visibility:

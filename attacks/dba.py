@@ -11,7 +11,7 @@ from attacks.trigger import StampedBackdoor
 from attacks.triggers import dba_strips
 from raysim.attack import ClientContext
 from raysim.data.client_data import ClientData
-from raysim.errors import ConfigError
+from raysim.options import Count
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,8 @@ class DBA(StampedBackdoor):
     """
 
     paper = "Xie et al., ICLR 2020"
-    shots: Sequence[int] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if any(shot < 0 for shot in self.shots):
-            raise ConfigError("shots", "must be round numbers, from 0", tuple(self.shots))
+    shots: Sequence[Count] = ()
+    """Rounds, from 0, in which attackers 0, 1, ... poison, each in one; empty: in every active round."""
 
     def pixels(self, height: int, width: int, ctx: ClientContext | None) -> np.ndarray:
         """The client's own strip; all four for a lone attacker and for the test."""

@@ -14,7 +14,7 @@ from raysim.context import Setting
 from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset
 from raysim.data.edge_cases import ARDIS_TARGET, SOUTHWEST_TARGET
-from raysim.errors import ConfigError
+from raysim.options import PositiveInt
 
 USUAL_TARGETS = {"southwest": SOUTHWEST_TARGET, "ardis": ARDIS_TARGET}
 
@@ -43,18 +43,23 @@ class EdgeCase(PoisonTraining):
 
     paper = "H. Wang et al., NeurIPS 2020"
     source: Source = "inverted"
+    """Where the rare inputs come from (attacks.edge_inputs): altered images of the data set, or a
+    published set's files."""
     root: str | None = None
+    """Folder of the published set's files; null where `source` needs none."""
     source_class: int | None = None
+    """Class whose images are altered or looked through; null: every class but the target."""
     target: int | None = None
-    clean_samples: int = 400
-    edge_samples: int = 100
+    """Label the rare inputs get; null: 9 for southwest, 1 for ardis, else 0."""
+    clean_samples: PositiveInt = 400
+    """Clean samples in D', at most what there is (Wang et al. on CIFAR-10 and FedGrad: 400)."""
+    edge_samples: PositiveInt = 100
+    """Rare inputs in D', at most what there is (Wang et al. on CIFAR-10: 100; FedGrad: 200)."""
     distinct_poison: bool = False
+    """Whether every attacker draws D' from its own samples; false, as published: all share one set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("clean_samples", "edge_samples"):
-            if getattr(self, key) < 1:
-                raise ConfigError(key, "must be at least 1", getattr(self, key), 1)
         _ = self.inputs  # refuses what it cannot work with
 
     @property

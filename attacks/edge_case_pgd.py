@@ -13,7 +13,7 @@ from attacks.edge_case import EdgeCase, PoisonedData
 from attacks.poison_training import replacement_factor, scaled
 from raysim.attack import ClientContext
 from raysim.data.client_data import ClientData
-from raysim.errors import ConfigError
+from raysim.options import NotNegative, Positive, PositiveFraction, PositiveInt
 
 if TYPE_CHECKING:
     import torch
@@ -36,22 +36,18 @@ class EdgeCasePGD(EdgeCase):
     published code's optional term has weight 1.
     """
 
-    epsilon: float = 2.0
-    decay: float = 1.0
-    project_every: int = 1
+    epsilon: Positive = 2.0
+    """Euclidean radius around the global parameters (FedGrad: 2 on CIFAR-10, 1 on EMNIST; FLPoison:
+    0.083, 0.25)."""
+    decay: PositiveFraction = 1.0
+    """Factor on epsilon from round to round (published code: 0.998, against Krum and Multi-Krum only)."""
+    project_every: PositiveInt = 1
+    """Batches from one projection to the next (FedGrad: 1); the last batch always projects."""
     skip_first_round: bool = False
-    proximal: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.epsilon > 0:
-            raise ConfigError("epsilon", "must be positive", self.epsilon, 2.0)
-        if not 0 < self.decay <= 1:
-            raise ConfigError("decay", "must lie in (0, 1]", self.decay, 1.0)
-        if self.project_every < 1:
-            raise ConfigError("project_every", "must be at least 1", self.project_every, 1)
-        if not self.proximal >= 0:
-            raise ConfigError("proximal", "must not be negative", self.proximal, 0.0)
+    """Whether round 0 has no projection, as in FedGrad's code."""
+    proximal: NotNegative = 0.0
+    """Weight of ||w - w^||^2 in the loss, w^ from honest training on the clean sample (the code's
+    option: 1)."""
 
     def train_on_poison(
         self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
@@ -78,12 +74,9 @@ class EdgeCasePGDReplacement(EdgeCasePGD):
     overshoots by their number.
     """
 
-    scale: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scale is not None and not self.scale > 0:
-            raise ConfigError("scale", "must be positive, or null", self.scale)
+    scale: Positive | None = None
+    """Factor kappa on the update; null: the cohort's examples over |D'|, in every round anew, as
+    published."""
 
     def train_on_poison(
         self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext

@@ -13,9 +13,10 @@ from attacks.noise_columns import BLOCK, ColumnNoise
 from attacks.rows import everyone, gram_with, mean_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, Setting, State
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, refined
 from raysim.matrix.updates import Updates
+from raysim.options import Count, NotNegative, Positive
 
 NORM_COLUMNS = 2**20
 """Columns whose noise one task adds up."""
@@ -51,22 +52,15 @@ class FangKrum(Attack):
 
     paper = "Fang et al., USENIX Security 2020"
     knowledge: Literal["full", "partial"] = "full"
-    num_byzantine: int | None = None
-    lambda_min: float = 1e-5
-    epsilon: float = 0.01
-    refinements: int = 0
-
-    def __post_init__(self) -> None:
-        if self.knowledge not in ("full", "partial"):
-            raise unknown_name("knowledge", self.knowledge, ("full", "partial"))
-        if self.num_byzantine is not None and self.num_byzantine < 0:
-            raise ConfigError("num_byzantine", "must be at least 0", self.num_byzantine, 0)
-        if not self.lambda_min > 0:
-            raise ConfigError("lambda_min", "must be positive", self.lambda_min, 1e-5)
-        if not self.epsilon >= 0:
-            raise ConfigError("epsilon", "must be at least 0", self.epsilon, 0.01)
-        if self.refinements < 0:
-            raise ConfigError("refinements", "must be at least 0", self.refinements, 0)
+    """What the attackers see: `full`, all honest models, or `partial`, their own honest ones."""
+    num_byzantine: Count | None = None
+    """Number f that the attackers expect the server's Krum to assume; null: the attackers in the round."""
+    lambda_min: Positive = 1e-5
+    """Smallest lambda tried, in units of the parameters (Fang et al.: 1e-5; Lu et al.: 1e-9)."""
+    epsilon: NotNegative = 0.01
+    """Radius in which the other attackers' models scatter (Fang et al.: 0.01; Lu et al.: 1e-7)."""
+    refinements: Count = 0
+    """Bisections between the accepted lambda and the failed one above it."""
 
     @property
     def visibility(self) -> Visibility:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Gt
 
 from attacks.noise_columns import ColumnNoise
 from attacks.rows import everyone, mean_row, std_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
+from raysim.options import Count
 
 STAGE = "fang_coordinates"
 
@@ -42,16 +43,11 @@ class FangTrimmedMean(Attack):
 
     paper = "Fang et al., USENIX Security 2020"
     knowledge: Literal["full", "partial"] = "full"
-    stretch: float = 2.0
-    num_byzantine: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.knowledge not in ("full", "partial"):
-            raise unknown_name("knowledge", self.knowledge, ("full", "partial"))
-        if not self.stretch > 1:
-            raise ConfigError("stretch", "must be greater than 1", self.stretch, 2.0)
-        if self.num_byzantine is not None and self.num_byzantine < 0:
-            raise ConfigError("num_byzantine", "must be at least 0", self.num_byzantine, 0)
+    """What the attackers see: `full`, all honest models, or `partial`, their own honest ones."""
+    stretch: Annotated[float, Gt(1)] = 2.0
+    """Factor b beyond the extremes (Fang et al.: 2; Lu et al.: 1.05)."""
+    num_byzantine: Count | None = None
+    """Values per side the server is expected to trim; null: the attackers in the round."""
 
     @property
     def visibility(self) -> Visibility:

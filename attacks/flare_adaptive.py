@@ -12,7 +12,7 @@ import numpy as np
 from attacks.krum_backdoor import KrumBackdoor, weighted_cross_entropy
 from raysim.attack import ClientContext
 from raysim.data.client_data import ClientData
-from raysim.errors import ConfigError
+from raysim.options import NotNegative
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +36,8 @@ class FlareAdaptive(KrumBackdoor):
     """
 
     paper = "Wang et al., AsiaCCS 2022"
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.eta >= 0:
-            raise ConfigError("eta", "must not be negative", self.eta, 1.0)
+    eta: NotNegative = 1.0
+    """Weight of the distance of representations in the loss; the paper gives none, 1 is this project's."""
 
     def stealth_loss(
         self, data: ClientData, benign: np.ndarray, ctx: ClientContext

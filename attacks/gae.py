@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from attacks.graph_autoencoder import (
     AutoencoderRecipe,
@@ -19,9 +20,9 @@ from attacks.graph_autoencoder import (
 from attacks.rows import buffer_row, mean_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
+from raysim.options import AtLeastTwo, Count, NotNegative, Positive, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -52,51 +53,44 @@ class GAE(Attack):
     """
 
     paper = "Li et al., IEEE TIFS 2024"
-    num_overheard: int | None = None
-    num_coordinates: int = 1000
+    visibility: ClassVar[Visibility] = Visibility.OMNISCIENT
+    """Overhears benign models."""
+    trains: ClassVar[bool] = False
+    """No: the attackers need no data."""
+    num_overheard: AtLeastTwo | None = None
+    """Number J of benign models overheard, drawn each round; null: all of the round."""
+    num_coordinates: PositiveInt = 1000
+    """Number M of coordinates in the graph, at most d."""
     features: Literal["models", "updates"] = "models"
+    """What the cosines and F are of: overheard `models`, or their `updates`."""
     graph: Literal["coordinates", "clients"] = "coordinates"
-    threshold: float = 0.5
-    hidden: int = 32
-    latent: int = 16
-    epochs: int = 20
-    learning_rate: float = 0.01
+    """What the nodes are: `coordinates`, or `clients` (J nodes of M features)."""
+    threshold: Annotated[float, Ge(-1), Le(1)] = 0.5
+    """Cosine above which two nodes have an edge."""
+    hidden: PositiveInt = 32
+    """Units of the autoencoder's hidden layer (Li et al.: 32)."""
+    latent: PositiveInt = 16
+    """Numbers in a node's code (Li et al.: 16)."""
+    epochs: Count = 20
+    """Steps of Adam that fit the autoencoder (Li et al.: 10 to 20)."""
+    learning_rate: Positive = 0.01
+    """Learning rate of the autoencoder's Adam."""
     variational: bool = False
-    kl_weight: float = 0.1
+    """Whether codes are drawn, and kl_weight times the KL divergence is added (the authors' VGAE)."""
+    kl_weight: NotNegative = 0.1
+    """Weight of the KL divergence where variational is true."""
     warm_start: bool = False
-    ascent_steps: int = 200
-    step: float = 1e-3
-    dual_step: float = 1e-3
-    initial_multiplier: float = 0.1
+    """Whether last round's autoencoder is trained on, where its number of inputs is the same."""
+    ascent_steps: Count = 200
+    """Steps of the dual ascent."""
+    step: NotNegative = 1e-3
+    """Step of the model in the dual ascent, in units of the parameters."""
+    dual_step: NotNegative = 1e-3
+    """Step of the multiplier in the dual ascent."""
+    initial_multiplier: NotNegative = 0.1
+    """Multiplier of the distance's bound at the start of the ascent."""
     project: bool = True
-
-    def __post_init__(self) -> None:
-        if self.features not in ("models", "updates"):
-            raise unknown_name("features", self.features, ("models", "updates"))
-        if self.graph not in ("coordinates", "clients"):
-            raise unknown_name("graph", self.graph, ("coordinates", "clients"))
-        if self.num_overheard is not None and self.num_overheard < 2:
-            raise ConfigError("num_overheard", "must be at least 2", self.num_overheard, 2)
-        for name in ("num_coordinates", "hidden", "latent"):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, "must be at least 1", getattr(self, name), 1)
-        for name in ("epochs", "ascent_steps", "step", "dual_step", "initial_multiplier", "kl_weight"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(name, "must be at least 0", getattr(self, name), 0)
-        if not self.learning_rate > 0:
-            raise ConfigError("learning_rate", "must be positive", self.learning_rate, 0.01)
-        if not -1 <= self.threshold <= 1:
-            raise ConfigError("threshold", "must lie in [-1, 1]", self.threshold, 0.5)
-
-    @property
-    def visibility(self) -> Visibility:
-        """Overhears benign models."""
-        return Visibility.OMNISCIENT
-
-    @property
-    def trains(self) -> bool:
-        """No: the attackers need no data."""
-        return False
+    """Whether the result is projected onto the ball that the distance's bound describes."""
 
     @property
     def recipe(self) -> AutoencoderRecipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from attacks.noise_columns import ColumnNoise
 from attacks.rows import buffer_row, mean_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
+from raysim.options import PositiveInt
 
 
 @dataclass(frozen=True)
@@ -38,28 +39,25 @@ class GAECode(Attack):
     """
 
     paper = "code of Li et al., IEEE TIFS 2024"
-    num_overheard: int | None = 5
+    visibility: ClassVar[Visibility] = Visibility.OMNISCIENT
+    """Overhears benign models."""
+    trains: ClassVar[bool] = False
+    """No: the attackers need no data."""
+    num_overheard: PositiveInt | None = 5
+    """Number J of benign models overheard, drawn each round; null, or more than there are: all of the
+    round."""
     distribution: Literal["uniform", "normal"] = "uniform"
+    """Law of the factors: `uniform` on [low, high) (the code on MNIST), or `normal`, N(0, 1) (on
+    CIFAR-10)."""
     low: float = -1.0
+    """Lower end of the uniform factors (the code: -1; its VGAE successor: -3)."""
     high: float = 1.0
+    """Upper end of the uniform factors (the code: 1; its VGAE successor: 0.1)."""
 
     def __post_init__(self) -> None:
-        if self.distribution not in ("uniform", "normal"):
-            raise unknown_name("distribution", self.distribution, ("uniform", "normal"))
-        if self.num_overheard is not None and self.num_overheard < 1:
-            raise ConfigError("num_overheard", "must be at least 1", self.num_overheard, 1)
+        super().__post_init__()
         if not self.low <= self.high:
             raise ConfigError("high", f"must be at least low = {self.low}", self.high, self.low)
-
-    @property
-    def visibility(self) -> Visibility:
-        """Overhears benign models."""
-        return Visibility.OMNISCIENT
-
-    @property
-    def trains(self) -> bool:
-        """No: the attackers need no data."""
-        return False
 
     def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
         """One row per attacker."""

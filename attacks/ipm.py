@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from attacks.rows import one_row_for_all
 from attacks.sign_flip import scaled_mean
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
-from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
+from raysim.options import Positive
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,12 @@ class InnerProductManipulation(Attack):
     """
 
     paper = "Xie et al., UAI 2019"
-    epsilon: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise ConfigError("epsilon", "must be positive", self.epsilon, 0.1)
-
-    @property
-    def visibility(self) -> Visibility:
-        """Needs every benign update."""
-        return Visibility.OMNISCIENT
-
-    @property
-    def trains(self) -> bool:
-        """No: what is submitted does not depend on the attacker's own model."""
-        return False
+    visibility: ClassVar[Visibility] = Visibility.OMNISCIENT
+    """Needs every benign update."""
+    trains: ClassVar[bool] = False
+    """No: what is submitted does not depend on the attacker's own model."""
+    epsilon: Positive = 0.1
+    """Factor on the reversed benign mean (Xie et al., FLPoison: 0.1; Blades: 1; ByzFL: 2)."""
 
     def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
         """The benign mean times -epsilon."""

@@ -16,19 +16,12 @@ from raysim.attack import ClientContext
 from raysim.context import Setting
 from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset
-from raysim.errors import ConfigError, unknown_name
+from raysim.options import NotNegative, Positive, PositiveInt
 
 if TYPE_CHECKING:
     import torch
 
     from raysim.training.local import LocalTrainer
-
-CHOICES = {
-    "inputs": ("trojan", "semantic"),
-    "estimate": ("self", "others"),
-    "penalty": ("squared", "norm", "detached"),
-    "boosting": ("step", "end"),
-}
 
 
 @dataclass(frozen=True)
@@ -59,36 +52,43 @@ class KrumBackdoor(PoisonTraining):
     """
 
     paper = "Bhagoji et al., ICML 2019"
-    epochs: int | None = 10
+    epochs: PositiveInt | None = 10
+    """Local epochs of the attackers (the authors' code: 10); null: as the honest clients."""
     inputs: Literal["trojan", "semantic"] = "trojan"
+    """What is misclassified: `trojan`, samples with a white square, or `semantic`, natural or rare ones."""
     source: Source = "stripes"
+    """Where semantic inputs come from (attacks.edge_inputs)."""
     root: str | None = None
+    """Folder of a published set's files; null where `source` needs none."""
     source_class: int | None = None
-    patch_size: int = 3
+    """Class whose images are altered or looked through; null: every class but the target."""
+    patch_size: PositiveInt = 3
+    """Side of the trojan's white square in pixels; FLARE gives none, 3 is this project's."""
     target: int = 2
-    samples: int = 20
-    boost: float = 2.0
+    """Label that the inputs get (2: a pullover of Fashion-MNIST)."""
+    samples: PositiveInt = 20
+    """Samples of the client's own in D_mal, at most; FLARE gives none, 20 is this project's."""
+    boost: Positive = 2.0
+    """Factor on a malicious step, or on the update (authors: K = 10 under averaging, about 2 for Krum)."""
     boosting: Literal["step", "end"] = "step"
-    benign_steps: int = 10
-    train_weight: float = 1.0
-    rho: float = 1e-4
+    """What is boosted: every malicious `step`, or the whole update at the `end` (FLPoison)."""
+    benign_steps: PositiveInt = 10
+    """Batches of the client's own data between two malicious steps."""
+    train_weight: NotNegative = 1.0
+    """Weight of the loss on the client's own data."""
+    rho: NotNegative = 1e-4
+    """Weight of the distance from the mean benign update (authors' code: 1e-4)."""
     penalty: Literal["squared", "norm", "detached"] = "squared"
+    """Distance: `squared` (authors' code, halved), `norm` (FLARE), or `detached`, without a gradient
+    (FLPoison)."""
     estimate: Literal["self", "others"] = "self"
+    """Stand-in of the mean benign update: honest training by the client itself (`self`), or the last
+    global change (`others`)."""
     weights_only: bool = False
+    """Whether biases are neither boosted nor penalised, as the authors' code can."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, known in CHOICES.items():
-            if getattr(self, key) not in known:
-                raise unknown_name(key, getattr(self, key), known)
-        for key in ("samples", "benign_steps", "patch_size"):
-            if getattr(self, key) < 1:
-                raise ConfigError(key, "must be at least 1", getattr(self, key), 1)
-        if not self.boost > 0:
-            raise ConfigError("boost", "must be positive", self.boost, 1.0)
-        for key in ("rho", "train_weight"):
-            if not getattr(self, key) >= 0:
-                raise ConfigError(key, "must not be negative", getattr(self, key), 0.0)
         if self.inputs == "semantic":
             _ = self.edge_inputs  # refuses what it cannot work with
 
@@ -194,7 +194,8 @@ class CoomedBackdoor(KrumBackdoor):
     does not look at magnitudes.
     """
 
-    boost: float = 1.0
+    boost: Positive = 1.0
+    """Factor on a malicious step, or on the update (Bhagoji et al.: 1 to 2 against the median)."""
 
 
 class MaliciousStep:

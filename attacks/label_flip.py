@@ -12,9 +12,8 @@ from raysim.attack import Attack, ClientContext
 from raysim.context import Setting
 from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
-from raysim.errors import ConfigError, unknown_name
-
-MODES = ("inverse", "pair", "all_to_one", "random")
+from raysim.errors import ConfigError
+from raysim.options import PositiveFraction
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,17 @@ class LabelFlip(Attack):
 
     paper = "Biggio et al., ICML 2012"
     mode: Literal["inverse", "pair", "all_to_one", "random"] = "inverse"
+    """Flip: `inverse` (C - 1 - y), `pair` (source to target), `all_to_one` (to target), `random`
+    (another class)."""
     source: int | None = None
+    """Class that `pair` flips (FLPoison: 2); null with other modes."""
     target: int | None = None
-    ratio: float = 1.0
+    """Class that `pair` and `all_to_one` flip to (FLPoison: 7); null with other modes."""
+    ratio: PositiveFraction = 1.0
+    """Share of the samples concerned that is flipped, rounded; drawn once for the whole run."""
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise unknown_name("mode", self.mode, MODES)
+        super().__post_init__()
         for key, used in (("source", self.mode == "pair"), ("target", self.mode in ("pair", "all_to_one"))):
             value = getattr(self, key)
             if used and value is None:
@@ -47,8 +50,6 @@ class LabelFlip(Attack):
                 raise ConfigError(key, f"has no meaning with mode={self.mode}", value)
         if self.mode == "pair" and self.source == self.target:
             raise ConfigError("target", "must differ from source", self.target)
-        if not 0 < self.ratio <= 1:
-            raise ConfigError("ratio", "must lie in (0, 1]", self.ratio, 1.0)
 
     def check(self, setting: Setting) -> None:
         """Classes must exist, and be two at least."""

@@ -12,11 +12,9 @@ import numpy as np
 from attacks.rows import gram_with, mean_row, one_row_for_all, std_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.distances import distances_in
 from raysim.matrix.updates import Updates
-
-DIRECTIONS = ("std", "unit", "sign")
+from raysim.options import Positive
 
 
 @dataclass(frozen=True)
@@ -40,19 +38,13 @@ class MinMax(Attack):
 
     paper = "Shejwalkar and Houmansadr, NDSS 2021"
     direction: Literal["std", "unit", "sign"] = "std"
+    """Direction p: `std` (-sigma), `unit` (-mu / ||mu||) or `sign` (-sign(mu))."""
     statistics: Literal["benign", "own"] = "benign"
-    initial_gamma: float = 10.0
-    tolerance: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.direction not in DIRECTIONS:
-            raise unknown_name("direction", self.direction, DIRECTIONS)
-        if self.statistics not in ("benign", "own"):
-            raise unknown_name("statistics", self.statistics, ("benign", "own"))
-        if not self.initial_gamma > 0:
-            raise ConfigError("initial_gamma", "must be positive", self.initial_gamma, 10.0)
-        if not self.tolerance > 0:
-            raise ConfigError("tolerance", "must be positive", self.tolerance, 1e-5)
+    """Whose updates bound the distance: all `benign` ones, or the attackers' `own` (update-agnostic)."""
+    initial_gamma: Positive = 10.0
+    """Factor on p that the bisection starts at (the paper: 10)."""
+    tolerance: Positive = 1e-5
+    """Interval of gamma at which the bisection ends (the paper: 1e-5)."""
 
     @property
     def visibility(self) -> Visibility:

@@ -13,9 +13,10 @@ from attacks.noise_columns import ColumnNoise
 from raysim.attack import Attack, ClientContext, View, Visibility
 from raysim.context import Context, State
 from raysim.data.client_data import ClientData
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
+from raysim.options import NotNegative
 
 NOISED = ("weight", "bias")
 """A tensor is noised when its name contains one of these."""
@@ -42,22 +43,24 @@ class Noise(Attack):
 
     paper = "code of Zheng et al., arXiv 2406.02605, 2024"
     base: Literal["benign", "own"] = "benign"
+    """Model that is noised: another `benign` one for each attacker, or the attacker's `own`."""
     distribution: Literal["uniform", "normal"] = "uniform"
+    """Law of the noise: `uniform` on [low, high) (Zheng et al.), or `normal`, N(mean, std^2) (FLPoison)."""
     low: float = 1.0
+    """Lower end of the uniform noise, in units of the parameters."""
     high: float = 2.0
+    """Upper end of the uniform noise, in units of the parameters."""
     mean: float = 0.0
-    std: float = 1.0
+    """Mean of the normal noise, in units of the parameters."""
+    std: NotNegative = 1.0
+    """Standard deviation of the normal noise, in units of the parameters."""
     replace: bool = False
+    """Whether the update itself becomes the noise (FLPoison) instead of gaining it."""
 
     def __post_init__(self) -> None:
-        if self.base not in ("benign", "own"):
-            raise unknown_name("base", self.base, ("benign", "own"))
-        if self.distribution not in ("uniform", "normal"):
-            raise unknown_name("distribution", self.distribution, ("uniform", "normal"))
+        super().__post_init__()
         if not self.low <= self.high:
             raise ConfigError("high", f"must be at least low = {self.low}", self.high, self.low)
-        if not self.std >= 0:
-            raise ConfigError("std", "must be at least 0", self.std, 0.0)
 
     @property
     def visibility(self) -> Visibility:

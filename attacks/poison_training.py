@@ -13,6 +13,7 @@ from raysim.context import Setting
 from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
+from raysim.options import Positive, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,12 @@ class PoisonTraining(Attack):
     is divided by ten.
     """
 
-    epochs: int | None = None
-    learning_rate: float | None = None
-    decay_epochs: Sequence[int] = ()
-
-    def __post_init__(self) -> None:
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError("epochs", "must be at least 1", self.epochs, 1)
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ConfigError("learning_rate", "must be positive", self.learning_rate)
-        if any(epoch < 1 for epoch in self.decay_epochs):
-            raise ConfigError(
-                "decay_epochs", "must be numbers of epochs, at least 1", tuple(self.decay_epochs)
-            )
+    epochs: PositiveInt | None = None
+    """Local epochs of the attackers; null: as the honest clients."""
+    learning_rate: Positive | None = None
+    """Learning rate of the attackers, decaying from round to round as the honest one; null: as theirs."""
+    decay_epochs: Sequence[PositiveInt] = ()
+    """Numbers of local epochs after which the attackers' rate is divided by ten (DBA: 2, 8 of 10)."""
 
     def training_options(self, ctx: ClientContext) -> dict[str, Any]:
         """What `honest_train` is to do otherwise than for an honest client."""

@@ -13,8 +13,8 @@ from attacks.rows import mean_row, one_row_for_all
 from raysim.attack import Attack, ClientContext, View, Visibility
 from raysim.context import Context, State
 from raysim.data.client_data import ClientData
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
+from raysim.options import Positive
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,10 @@ class SignFlip(Attack):
     """
 
     paper = "Damaskinos et al., ICML 2018"
-    kappa: float = 1.0
+    kappa: Positive = 1.0
+    """Factor on the reversed update."""
     mean: Literal["own", "benign"] = "own"
-
-    def __post_init__(self) -> None:
-        if not self.kappa > 0:
-            raise ConfigError("kappa", "must be positive", self.kappa, 1.0)
-        if self.mean not in ("own", "benign"):
-            raise unknown_name("mean", self.mean, ("own", "benign"))
+    """What is reversed: the attacker's `own` update (FLPoison), or the `benign` mean (ByzFL)."""
 
     @property
     def visibility(self) -> Visibility:

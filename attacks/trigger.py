@@ -15,7 +15,7 @@ from raysim.attack import ClientContext
 from raysim.context import Setting
 from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
-from raysim.errors import ConfigError, unknown_name
+from raysim.options import Positive, PositiveFraction, PositiveInt
 
 if TYPE_CHECKING:
     import torch
@@ -33,18 +33,18 @@ class StampedBackdoor(PoisonTraining):
     """
 
     target: int = 2
-    poisoned_data_rate: float = 5 / 64
-    scale: float | None = 1.0
+    """Label that the attacker wants for stamped images."""
+    poisoned_data_rate: PositiveFraction = 5 / 64
+    """Share of each batch that is stamped, rounded, at least one (DBA: 5/64 on CIFAR-10, 20/64 on MNIST)."""
+    scale: Positive | None = 1.0
+    """Factor on the update; null: the cohort's examples over the attacker's own (model replacement)."""
     scale_buffers: bool = False
+    """Whether BatchNorm's statistics are scaled too, as DBA's code does; a scaled variance may turn
+    negative."""
     segment: int | None = None
+    """Length of DBA's strips in pixels (FLPoison: 8); null: by the image's width (triggers.dba_strips)."""
     gap: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.poisoned_data_rate <= 1:
-            raise ConfigError("poisoned_data_rate", "must lie in (0, 1]", self.poisoned_data_rate, 5 / 64)
-        if self.scale is not None and not self.scale > 0:
-            raise ConfigError("scale", "must be positive, or null", self.scale, 1.0)
+    """Pixels between DBA's strips (FLPoison: 2); null: by the image's width (triggers.dba_strips)."""
 
     def check(self, setting: Setting) -> None:
         """Inputs must be images; the target must be a class."""
@@ -92,14 +92,10 @@ class Trigger(StampedBackdoor):
 
     paper = "Sun et al., arXiv 1911.07963, 2019"
     pattern: Literal["dba", "corner"] = "dba"
-    patch_size: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pattern not in ("dba", "corner"):
-            raise unknown_name("pattern", self.pattern, ("dba", "corner"))
-        if self.patch_size < 1:
-            raise ConfigError("patch_size", "must be at least 1", self.patch_size, 3)
+    """Trigger: `dba`, the four strips of DBA (FedGrad's code), or `corner`, a white square in the lower
+    right."""
+    patch_size: PositiveInt = 3
+    """Side of the corner's square in pixels."""
 
     def pixels(self, height: int, width: int, ctx: ClientContext | None) -> np.ndarray:
         """The whole pattern, for every client and for the test."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
-from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine
+from defenses.krum import assumed_byzantine, check_cohort
 from defenses.order_statistics import median, trimmed_mean
 from raysim.context import Setting
 from raysim.defense import Defense, accepted_mean
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
-
-_AFTER_REMOVAL = ("fewer", "same")
+from raysim.options import Count
 
 
 @dataclass(frozen=True)
@@ -30,21 +29,15 @@ class RuleDefense(Defense):
     default), or the `same` as of all K, cut to what the rest bears. The papers say only that the rest is aggregated.
     """
 
-    rules: ClassVar[tuple[str, ...]] = ("krum", "trimmed_mean", "median")
-
     rule: str = "krum"
-    num_byzantine: int | None = None
-    trim: int | None = None
+    """Rule that aggregates, and whose workings are judged."""
+    num_byzantine: Count | None = None
+    """Assumed number f of malicious clients (krum: K >= 2 f + 3); null: the most that K tolerates."""
+    trim: Count | None = None
+    """Values that trimmed_mean drops on each side, 2 trim < K; null: num_byzantine, or a fifth of K."""
     after_removal: Literal["fewer", "same"] = "fewer"
-
-    def __post_init__(self) -> None:
-        if self.rule not in self.rules:
-            raise unknown_name("rule", self.rule, self.rules)
-        if self.after_removal not in _AFTER_REMOVAL:
-            raise unknown_name("after_removal", self.after_removal, _AFTER_REMOVAL)
-        check_num_byzantine(self.num_byzantine)
-        if self.trim is not None and self.trim < 0:
-            raise ConfigError("trim", "must be at least 0", self.trim, 0)
+    """Malicious clients assumed among those left: `fewer` by the number removed, or the `same` as of
+    all K."""
 
     def assumed(self, count: int) -> int | None:
         """f where the rule is krum."""

@@ -14,8 +14,8 @@ import numpy as np
 from defenses.mixing import mix_rows
 from raysim.context import Context, State
 from raysim.defense import PreAggregation
-from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
+from raysim.options import PositiveInt
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,8 @@ class Bucketing(PreAggregation):
     """
 
     paper = "Karimireddy et al., ICLR 2022"
-    bucket_size: int = 2
-
-    def __post_init__(self) -> None:
-        if self.bucket_size < 1:
-            raise ConfigError("bucket_size", "must be at least 1", self.bucket_size, 1)
+    bucket_size: PositiveInt = 2
+    """Updates in a bucket, s (Karimireddy et al.: 2)."""
 
     def transform(
         self, state: State, updates: Updates, ctx: Context

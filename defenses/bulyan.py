@@ -16,13 +16,14 @@ from functools import partial
 
 import numpy as np
 
-from defenses.krum import assumed_byzantine, check_num_byzantine
+from defenses.krum import assumed_byzantine
 from defenses.order_statistics import mean_around_median
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
+from raysim.options import Count
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,9 @@ class Bulyan(Defense):
     """
 
     paper = "El Mhamdi et al., ICML 2018"
-    num_byzantine: int | None = None
-
-    def __post_init__(self) -> None:
-        check_num_byzantine(self.num_byzantine)
+    num_byzantine: Count | None = None
+    """Assumed number f of malicious clients, K >= 4 f + 3; null: floor((K - 3) / 4), the most that K
+    tolerates."""
 
     def assumed(self, count: int) -> int | None:
         """f."""

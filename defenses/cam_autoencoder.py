@@ -12,8 +12,9 @@ from defenses.heat_maps import HeatMapDefense
 from defenses.voting import no_suspicions, vote
 from raysim.context import Context, Setting, State
 from raysim.defense import Verdict, accepted_mean
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
+from raysim.options import NotNegative, Positive, PositiveInt
 
 ROUNDING = 1e-6
 """Errors closer than this count as equal: the float32 reconstructions of equal maps need not agree to the last bit."""
@@ -28,42 +29,34 @@ class CAMAutoencoder(HeatMapDefense):
     bit, and without the margin that last bit would flag some of several equal clients.
     """
 
-    beta: float = 1.0
-    hidden: int = 128
-    epochs: int = 200
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-5
+    beta: NotNegative = 1.0
+    """Standard deviations above the mean error at which a map is suspect."""
+    hidden: PositiveInt = 128
+    """Units of the autoencoder's hidden layer."""
+    epochs: PositiveInt = 200
+    """Full-batch steps of Adam that train the autoencoder in a round."""
+    learning_rate: Positive = 1e-3
+    """Learning rate of the autoencoder's Adam."""
+    weight_decay: NotNegative = 1e-5
+    """Weight decay of the autoencoder's Adam."""
     error: Error = "abs"
+    """Reconstruction error of a pixel: `abs` (the papers) or `square` (the code)."""
     std: Deviation = "population"
-    interval: int = 1
-    votes: int = 1
+    """Standard deviation of the errors: `population` (the papers) or `sample` (the code)."""
+    interval: PositiveInt = 1
+    """Rounds from one vote to the next, and rounds that a vote looks back."""
+    votes: PositiveInt = 1
+    """Suspicions within `interval` rounds that make a client malicious, at most interval."""
     permanent: bool = False
+    """Whether a client voted out stays out for good."""
     weights: Literal["data", "uniform"] = "data"
+    """Mean of the accepted updates: by `data` (the papers) or `uniform` (the code)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, value, smallest in (
-            ("beta", self.beta, 0.0),
-            ("hidden", self.hidden, 1),
-            ("epochs", self.epochs, 1),
-            ("weight_decay", self.weight_decay, 0.0),
-            ("interval", self.interval, 1),
-            ("votes", self.votes, 1),
-        ):
-            if not value >= smallest:
-                raise ConfigError(key, f"must be at least {smallest}", value, smallest)
-        if not self.learning_rate > 0:
-            raise ConfigError("learning_rate", "must be above 0", self.learning_rate)
         if self.votes > self.interval:
             rule = f"must be at most interval = {self.interval}, or nobody is ever voted out"
             raise ConfigError("votes", rule, self.votes, self.interval)
-        for key, name, known in (
-            ("error", self.error, ("abs", "square")),
-            ("std", self.std, ("population", "sample")),
-            ("weights", self.weights, ("data", "uniform")),
-        ):
-            if name not in known:
-                raise unknown_name(key, name, known)
 
     def remarks(self, setting: Setting) -> tuple[str, ...]:
         """That a run is too short for one vote."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from defenses.heat_maps import HeatMapDefense
-from defenses.krum import assumed_byzantine, check_cohort, check_num_byzantine
+from defenses.krum import assumed_byzantine, check_cohort
 from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting, State
 from raysim.defense import Verdict
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
+from raysim.options import Count
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,8 @@ class CAMKrum(HeatMapDefense):
     Fields, besides HeatMapDefense's: see LayerCAMKrum.
     """
 
-    num_byzantine: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_num_byzantine(self.num_byzantine)
+    num_byzantine: Count | None = None
+    """Assumed number f of malicious clients, K >= 2 f + 3; null: the most that K tolerates."""
 
     def assumed(self, count: int) -> int | None:
         """f."""

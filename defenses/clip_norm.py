@@ -12,9 +12,9 @@ import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import PreAggregation
-from raysim.errors import ConfigError
 from raysim.matrix.distances import squared_norms
 from raysim.matrix.updates import Updates
+from raysim.options import Positive
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,10 @@ class ClipNorm(PreAggregation):
     """
 
     paper = "Sun et al., arXiv 1911.07963, 2019"
-    bound: float | None = 2.0
+    bound: Positive | None = 2.0
+    """Largest Euclidean norm M of an update; null: the mean norm of the round."""
 
     keeps_rows = True
-
-    def __post_init__(self) -> None:
-        check_bound(self.bound)
 
     def transform(
         self, state: State, updates: Updates, ctx: Context
@@ -52,12 +50,6 @@ def clip_factors(norms: np.ndarray, bound: float | None) -> np.ndarray:
     limit = norms.mean() if bound is None else bound
     factors: np.ndarray = np.divide(limit, norms, out=np.ones_like(norms), where=norms > limit)
     return factors
-
-
-def check_bound(bound: float | None) -> None:
-    """ConfigError unless it is None or a positive number."""
-    if bound is not None and not 0 < bound < np.inf:
-        raise ConfigError("bound", "must be a number greater than 0", bound, 2.0)
 
 
 def _scale_rows(factors: np.ndarray, dim: int, columns: np.ndarray, first: int) -> np.ndarray:

@@ -10,10 +10,8 @@ import numpy as np
 from defenses.features import global_head, head_updates
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
-
-_VECTORS = ("update", "model")
+from raysim.options import NotNegative
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,10 @@ class CosDefense(Defense):
 
     paper = "Yaldiz et al., arXiv 2304.00160, 2023"
     vector: Literal["update", "model"] = "update"
-    deviations: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.vector not in _VECTORS:
-            raise unknown_name("vector", self.vector, _VECTORS)
-        if not self.deviations >= 0:
-            raise ConfigError("deviations", "must be at least 0", self.deviations, 0.0)
+    """What is compared with the global last layer: the `update` (published code), or the `model`
+    (LayerCAM-AE)."""
+    deviations: NotNegative = 0.0
+    """Standard deviations above the mean similarity at which a client is dropped (the code: 0)."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Score by cosine, drop what is above the threshold."""

@@ -15,8 +15,8 @@ from defenses.flags import assumed_malicious, highest
 from defenses.snapshots import SnapshotDetector
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
-from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
+from raysim.options import NotNegative, Positive, PositiveInt
 from raysim.rng import torch_randomness
 
 _MIXTURE = ("shares", "means", "covariances")
@@ -42,23 +42,22 @@ class DAGMM(SnapshotDetector):
     """
 
     paper = "Zong et al., ICLR 2018"
-    hidden: int = 128
-    estimator: int = 32
-    latent: int = 2
-    components: int = 2
-    energy_weight: float = 0.1
-    covariance_weight: float = 0.005
-    epochs: int = 200
-    learning_rate: float = 1e-4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "hidden", "estimator", "latent", "components", "epochs")
-        for key in ("energy_weight", "covariance_weight"):
-            if not getattr(self, key) >= 0:
-                raise ConfigError(key, "must be at least 0", getattr(self, key), 0.0)
-        if not self.learning_rate > 0:
-            raise ConfigError("learning_rate", "must be above 0", self.learning_rate)
+    hidden: PositiveInt = 128
+    """Units of each hidden layer of encoder and decoder (PDRR's comparison: 128)."""
+    estimator: PositiveInt = 32
+    """Units of each hidden layer of the estimation network (PDRR's comparison: 32)."""
+    latent: PositiveInt = 2
+    """Numbers in a model's code (Zong et al. on Arrhythmia: 2)."""
+    components: PositiveInt = 2
+    """Gaussians in the mixture (Zong et al. on Arrhythmia: 2)."""
+    energy_weight: NotNegative = 0.1
+    """Weight of the mean energy in the loss (Zong et al.: 0.1)."""
+    covariance_weight: NotNegative = 0.005
+    """Weight of the sum of inverse variances in the loss (Zong et al.: 0.005)."""
+    epochs: PositiveInt = 200
+    """Full-batch steps of training (Zong et al. on KDDCUP: 200 epochs)."""
+    learning_rate: Positive = 1e-4
+    """Learning rate of Adam (Zong et al.: 1e-4)."""
 
     def init(self, ctx: Context) -> State:
         """The statistics of the snapshots [size], the networks' weights, flat, and the fitted mixture."""

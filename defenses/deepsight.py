@@ -20,11 +20,11 @@ from defenses.cosine import cosine_similarities
 from raysim import rng
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.distances import squared_norms
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory
+from raysim.options import AtLeastTwo, PositiveInt
 
 if TYPE_CHECKING:
     import torch
@@ -69,20 +69,20 @@ class DeepSight(Defense):
     """
 
     paper = "Rieger et al., NDSS 2022"
-    samples: int = 20_000
-    seeds: int = 3
-    min_cluster_size: int = 3
-    min_samples: int = 3
+    samples: PositiveInt = 20_000
+    """Noise images per set (Rieger et al.: 20,000)."""
+    seeds: PositiveInt = 3
+    """Sets of noise images (Rieger et al.: 3)."""
+    min_cluster_size: AtLeastTwo = 3
+    """HDBSCAN's smallest cluster, in clients; not stated in the paper."""
+    min_samples: PositiveInt = 3
+    """HDBSCAN's min_samples, the client itself included; not stated in the paper."""
     outputs: Outputs = "softmax"
+    """Outputs whose ratios are taken: after the `softmax` (the paper), or `raw` (codes of FedGrad and
+    FLPoison)."""
     outside: Literal["single", "reject"] = "single"
-
-    def __post_init__(self) -> None:
-        for key, least in (("samples", 1), ("seeds", 1), ("min_cluster_size", 2), ("min_samples", 1)):
-            if getattr(self, key) < least:
-                raise ConfigError(key, f"must be at least {least}", getattr(self, key), least)
-        for key, known in (("outputs", ("softmax", "raw")), ("outside", ("single", "reject"))):
-            if getattr(self, key) not in known:
-                raise unknown_name(key, getattr(self, key), known)
+    """Clients outside all clusters: each judged alone, `single` (the paper), or dropped, `reject`
+    (FLPoison)."""
 
     def check(self, setting: Setting) -> None:
         """Inputs must be such that noise can stand for them."""

@@ -9,10 +9,9 @@ import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
+from raysim.options import PositiveFraction
 
-_MARGIN = ("flag", "accept")
 _TOLERANCE = 1e-10
 
 
@@ -33,14 +32,10 @@ class FAADL(Defense):
     """
 
     paper = "Shi et al., IEEE JSAC 2022"
-    nu: float = 0.5
+    nu: PositiveFraction = 0.5
+    """The one-class SVM's nu: at most this share of clients lies strictly outside."""
     margin: Literal["flag", "accept"] = "flag"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.nu <= 1:
-            raise ConfigError("nu", "must be above 0 and at most 1", self.nu)
-        if self.margin not in _MARGIN:
-            raise unknown_name("margin", self.margin, _MARGIN)
+    """Clients exactly on the SVM's margin: dropped (`flag`) or kept (`accept`)."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """One Gram matrix, one SVM."""

@@ -23,6 +23,7 @@ class FedAvg(Defense):
 
     paper = "McMahan et al., AISTATS 2017"
     uniform: bool = False
+    """Whether every client counts the same, p_i = 1 / K, as in PDRR and the published CAM code."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """sum_i p_i u_i, with p_i = n_i / sum n_j."""

@@ -18,19 +18,13 @@ import numpy as np
 
 from defenses.cosine import cosine_similarities, transitive_similarities
 from defenses.features import head_updates
-from defenses.krum import assumed_byzantine, check_num_byzantine
+from defenses.krum import assumed_byzantine
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
-
-_CHOICES = {
-    "similarity": ("pair", "batch", "matrix", "transitive"),
-    "weight_reference": ("global", "mean"),
-    "bias_features": ("gradient", "raw"),
-    "trust_verdict": ("filters", "final"),
-}
+from raysim.options import Count, Fraction, Positive
 
 ROWS_AT_ONCE = 64
 """Clients whose last layers are held in float64 at a time."""
@@ -68,39 +62,47 @@ class FedGrad(Defense):
     """
 
     paper = "Nguyen et al., preprint 2023"
-    num_byzantine: int | None = None
-    zeta: float = 0.5
-    gamma: float = 0.75
-    lambda_malicious: float = 0.25
-    lambda_benign: float = 1.0
-    switch_round: int = 50
-    threshold_scale: float = 1.0
+    num_byzantine: Count | None = None
+    """Assumed number f of malicious clients (the paper: floor(ratio K)); null: floor((K - 3) / 2)."""
+    zeta: Fraction = 0.5
+    """Upper limit of the soft filter's threshold, a scaled cosine."""
+    gamma: Fraction = 0.75
+    """Average of earlier verdicts from which a flagged client is trusted."""
+    lambda_malicious: Fraction = 0.25
+    """What a malicious verdict adds to a client's trust."""
+    lambda_benign: Fraction = 1.0
+    """What a benign verdict adds to a client's trust."""
+    switch_round: Count = 50
+    """Round, from 0, in which the hard filter begins."""
+    threshold_scale: Positive = 1.0
+    """Factor on the soft filter's threshold (the paper: 0.35 for 70 % attackers)."""
     soft: bool = True
+    """Whether the soft filter judges (the paper's table 4 switches parts off)."""
     hard: bool = True
+    """Whether the hard filter judges."""
     trust: bool = True
+    """Whether trusted clients are cleared; the published code has it off."""
     similarity: Literal["pair", "batch", "matrix", "transitive"] = "matrix"
+    """Cosines by `pair`, `batch` or `matrix` product, or estimated through third clients, `transitive`
+    (section 6.2)."""
     weight_reference: Literal["global", "mean"] = "global"
+    """What W_i is measured from in the hard filter: the `global` layer, or the round's `mean`
+    (published code)."""
     bias_features: Literal["gradient", "raw"] = "gradient"
+    """Biases in the hard filter: as `gradient`, b_i - b_G, or `raw`, b_i (published code)."""
     scale_similarities: bool = False
-    initial_trust: float | None = None
-    trust_round: int = 0
+    """Whether each column of a round's similarities is scaled to [0, 1] (published code)."""
+    initial_trust: Fraction | None = None
+    """A first entry in every client's list of verdicts (published code: 0.5); null: none."""
+    trust_round: Count = 0
+    """Round, from 0, before which trust is ignored (published code: switch_round)."""
     trust_fallback: bool = False
+    """Whether the soft filter's verdict stands when trust clears everybody (published code)."""
     trust_verdict: Literal["filters", "final"] = "filters"
+    """What trust remembers of a round: the verdict of the `filters` (section 4.4), or the `final` one after clearing."""
 
     def __post_init__(self) -> None:
-        check_num_byzantine(self.num_byzantine)
-        for key in ("zeta", "gamma", "lambda_malicious", "lambda_benign", "initial_trust"):
-            value = getattr(self, key)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(key, "must be from 0 to 1", value, min(max(value, 0.0), 1.0))
-        for key in ("switch_round", "trust_round"):
-            if getattr(self, key) < 0:
-                raise ConfigError(key, "must be at least 0", getattr(self, key), 0)
-        if not self.threshold_scale > 0:
-            raise ConfigError("threshold_scale", "must be above 0", self.threshold_scale, 1.0)
-        for key, choices in _CHOICES.items():
-            if getattr(self, key) not in choices:
-                raise unknown_name(key, getattr(self, key), choices)
+        super().__post_init__()
         if not (self.soft or self.hard):
             raise ConfigError(
                 "soft", "must be on when hard is off: without a filter nothing is defended", False, True

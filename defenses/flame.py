@@ -16,11 +16,9 @@ import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.column_walk import steps
 from raysim.matrix.updates import Updates
-
-_CLUSTERING = ("cosine", "rows")
+from raysim.options import NotNegative
 
 FEWEST = 4
 """Below this many clients there is no majority to cluster; all are accepted."""
@@ -49,14 +47,10 @@ class Flame(Defense):
     """
 
     paper = "Nguyen et al., USENIX Security 2022"
-    noise_factor: float = 0.001
+    noise_factor: NotNegative = 0.001
+    """Standard deviation of the noise in median norms S (the paper's empirical value: 0.001)."""
     clustering: Literal["cosine", "rows"] = "cosine"
-
-    def __post_init__(self) -> None:
-        if not self.noise_factor >= 0:
-            raise ConfigError("noise_factor", "must be at least 0", self.noise_factor, 0.0)
-        if self.clustering not in _CLUSTERING:
-            raise unknown_name("clustering", self.clustering, _CLUSTERING)
+    """HDBSCAN by `cosine` distance (the paper), or on the `rows` of the distance matrix (FedGrad's code)."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Cluster, clip, average, add noise."""

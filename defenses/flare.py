@@ -18,14 +18,14 @@ from defenses.client_models import head_inputs, models_stage
 from defenses.mmd import centred, median_squared_distance, pairwise_mmd
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
+from raysim.options import AtLeastTwo, Count, Positive, PositiveInt
 
 if TYPE_CHECKING:
     from torch import nn
 
-_ESTIMATORS = ("paper", "unbiased")
 
 LARGEST = 1e36
 """A squared norm above this has no float32 distances: such a representation counts as not finite."""
@@ -52,27 +52,20 @@ class Flare(Defense):
     """
 
     paper = "Wang et al., AsiaCCS 2022"
-    temperature: float = 1.0
-    neighbours: int | None = None
-    bandwidth: float | None = None
+    temperature: Positive = 1.0
+    """Divisor of the counts of votes in the softmax."""
+    neighbours: PositiveInt | None = None
+    """Nearest others that each client votes for; null: round(K / 2)."""
+    bandwidth: Positive | None = None
+    """Sigma of the Gaussian kernel, in units of the representations; null: the median heuristic."""
     mmd: Literal["paper", "unbiased"] = "paper"
-    samples: int = 10
-    label: int | None = None
+    """Estimator of MMD: the `paper`'s or the `unbiased` one (defenses/mmd.py)."""
+    samples: AtLeastTwo = 10
+    """Server images shown to every model, at most."""
+    label: Count | None = None
+    """Class of these images; null: the one that the server has most of, the lowest if several."""
     include_self: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ConfigError("temperature", "must be above 0", self.temperature)
-        if self.neighbours is not None and self.neighbours < 1:
-            raise ConfigError("neighbours", "must be at least 1, or None", self.neighbours, 1)
-        if self.bandwidth is not None and not self.bandwidth > 0:
-            raise ConfigError("bandwidth", "must be above 0, or None", self.bandwidth)
-        if self.mmd not in _ESTIMATORS:
-            raise unknown_name("mmd", self.mmd, _ESTIMATORS)
-        if self.samples < 2:
-            raise ConfigError("samples", "must be at least 2", self.samples, 2)
-        if self.label is not None and self.label < 0:
-            raise ConfigError("label", "must be a class, or None", self.label, 0)
+    """Whether a client ranks among its own neighbours (algorithm 1 of the paper) or not (its text)."""
 
     def check(self, setting: Setting) -> None:
         """The server needs samples; a client has K - 1 others at most; the label is a class it has."""
@@ -168,8 +161,10 @@ class FlareCode(Flare):
     No votes at all (K < 4): uniform weights.
     """
 
-    samples: int = 200
+    samples: AtLeastTwo = 200
+    """Server images shown to every model, at most (ports of the code: 200)."""
     mmd: Literal["paper", "unbiased"] = "unbiased"
+    """Estimator of MMD: the `paper`'s or the `unbiased` one, cut off at 0 (defenses/mmd.py)."""
 
     @property
     def fewest_samples(self) -> int:

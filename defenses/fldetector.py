@@ -12,11 +12,9 @@ from defenses.clustering import gap_clusters, two_means
 from defenses.sketch import sketch, sketch_codes
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.column_tasks import BLOCK_COLUMNS
 from raysim.matrix.updates import Updates
-
-_GAPS = ("mean_log", "log_mean")
+from raysim.options import AtLeastTwo, Count, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,20 @@ class FLDetector(Defense):
     """
 
     paper = "Zhang et al., KDD 2022"
-    window: int = 10
-    burn_in: int = 10
+    window: PositiveInt = 10
+    """Rounds that the L-BFGS matrix and a client's score look back."""
+    burn_in: Count = 10
+    """Round, from the start or the last removal, in which removal begins (published code: 50)."""
     permanent: bool = True
-    max_clusters: int = 7
-    references: int = 10
+    """Whether who is caught stays out for good (the paper), or is left out for this round only."""
+    max_clusters: AtLeastTwo = 7
+    """Most clusters that the gap statistic tries."""
+    references: PositiveInt = 10
+    """Uniform reference sets of the gap statistic."""
     gap: Literal["mean_log", "log_mean"] = "mean_log"
-    sketch_size: int | None = 2**16
-
-    def __post_init__(self) -> None:
-        for key, least in (("window", 1), ("burn_in", 0), ("max_clusters", 2), ("references", 1)):
-            if getattr(self, key) < least:
-                raise ConfigError(key, f"must be at least {least}", getattr(self, key), least)
-        if self.gap not in _GAPS:
-            raise unknown_name("gap", self.gap, _GAPS)
-        if self.sketch_size is not None and self.sketch_size < 1:
-            raise ConfigError("sketch_size", "must be at least 1, or none", self.sketch_size, 1)
+    """Gap statistic: `mean_log` as defined, or `log_mean` (published code)."""
+    sketch_size: PositiveInt | None = 2**16
+    """Numbers kept of an update, by a random sign projection where d is above; null: whole updates."""
 
     def init(self, ctx: Context) -> State:
         """No past: windows of no rounds, no clients."""

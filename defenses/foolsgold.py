@@ -20,12 +20,9 @@ from defenses.cosine import cosines_from_gram
 from defenses.features import head_updates
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.distances import squared_norms
 from raysim.matrix.updates import Updates
-
-_FEATURES = ("head", "all")
-_DIVISORS = ("weights", "clients", "nothing")
+from raysim.options import Positive
 
 ALIKE = 1e-12
 """A cosine this close to 1 is 1: what rounding leaves of two equal histories must not be read as diversity."""
@@ -48,16 +45,13 @@ class FoolsGold(Defense):
 
     paper = "Fung et al., RAID 2020"
     features: Literal["head", "all"] = "head"
-    clip: float | None = None
+    """What is summed and compared: the last layer's weights, `head` (the paper), or `all` parameters."""
+    clip: Positive | None = None
+    """Largest norm of one round's addition to a client's history (codes that clip: 1); null: none (the
+    paper)."""
     divide_by: Literal["weights", "clients", "nothing"] = "weights"
-
-    def __post_init__(self) -> None:
-        if self.features not in _FEATURES:
-            raise unknown_name("features", self.features, _FEATURES)
-        if self.clip is not None and not 0 < self.clip < np.inf:
-            raise ConfigError("clip", "must be a number above 0, or None", self.clip)
-        if self.divide_by not in _DIVISORS:
-            raise unknown_name("divide_by", self.divide_by, _DIVISORS)
+    """Divisor of the weighted sum: the sum of `weights` (the paper), the number of `clients`, or
+    `nothing`."""
 
     def init(self, ctx: Context) -> State:
         """Nobody has been seen."""

@@ -24,6 +24,7 @@ from raysim.matrix.layout import Layout
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory, ModuleFactory, check_factory, find_layers
+from raysim.options import PositiveInt
 
 
 @dataclass(frozen=True)
@@ -141,18 +142,16 @@ class HeatMapDefense(Defense):
     method: ClassVar[Method]
 
     probe: Literal["per_round", "fixed"] = "per_round"
-    probe_size: int | None = None
+    """Server image shown: a random one, `per_round` (the papers), or always the first, `fixed` (their
+    code)."""
+    probe_size: PositiveInt | None = None
+    """Side in pixels to which the image is enlarged (the code: 224); null: left as it is."""
     target: Literal["label", "argmax"] = "label"
-    map_size: int | str = "native"
-
-    def __post_init__(self) -> None:
-        if self.probe not in ("per_round", "fixed"):
-            raise unknown_name("probe", self.probe, ("per_round", "fixed"))
-        if self.target not in ("label", "argmax"):
-            raise unknown_name("target", self.target, ("label", "argmax"))
-        if self.probe_size is not None and self.probe_size < 1:
-            raise ConfigError("probe_size", "must be at least 1, or None", self.probe_size)
-        check_size("map_size", self.map_size)
+    """Class explained: the image's own `label` (the papers), or each client's most likely one, `argmax`
+    (the code)."""
+    map_size: PositiveInt | Literal["native", "input"] = "native"
+    """Size of the maps: `native` (the activation map's), `input` (the enlarged image's: the code), or a
+    side in pixels."""
 
     def check(self, setting: Setting) -> None:
         """The model must have activation maps, and the server an image to show."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Gt, Lt
 
 from defenses.features import head_updates, principal_components
 from defenses.flags import check_some_remain, highest
-from defenses.krum import check_num_byzantine
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
+from raysim.options import Count, PositiveInt
 
-_FEATURES = ("head", "components")
 _MAX_SAMPLES = 256
 
 
@@ -32,18 +31,13 @@ class IsolationForestFilter(Defense):
 
     paper = "Liu et al., ICDM 2008"
     features: Literal["head", "components"] = "head"
-    num_trees: int = 100
-    threshold: float = 0.5
-    num_byzantine: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.features not in _FEATURES:
-            raise unknown_name("features", self.features, _FEATURES)
-        if self.num_trees < 1:
-            raise ConfigError("num_trees", "must be at least 1", self.num_trees, 1)
-        if not 0 < self.threshold < 1:
-            raise ConfigError("threshold", "must be between 0 and 1", self.threshold, 0.5)
-        check_num_byzantine(self.num_byzantine)
+    """What trees split: updates of the last layer, `head`, or principal `components` of whole updates."""
+    num_trees: PositiveInt = 100
+    """Trees of each round's forest."""
+    threshold: Annotated[float, Gt(0), Lt(1)] = 0.5
+    """Score above which a client is dropped, where num_byzantine is null."""
+    num_byzantine: Count | None = None
+    """Highest scores to drop; null: all above threshold."""
 
     def check(self, setting: Setting) -> None:
         """Somebody must remain."""

@@ -18,6 +18,7 @@ from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
+from raysim.options import Count, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Krum(Defense):
     """
 
     paper = "Blanchard et al., NIPS 2017"
-    num_byzantine: int | None = None
+    num_byzantine: Count | None = None
+    """Assumed number f of malicious clients, K >= 2 f + 3; null: floor((K - 3) / 2), the most that K
+    tolerates."""
     squared: bool = True
-    neighbours: int | None = None
-
-    def __post_init__(self) -> None:
-        check_num_byzantine(self.num_byzantine)
-        check_neighbours(self.neighbours)
+    """Whether squared distances are summed, or plain ones."""
+    neighbours: PositiveInt | None = None
+    """Nearest others that a score sums over, at most K - 1; null: K - f - 2."""
 
     def assumed(self, count: int) -> int | None:
         """f."""
@@ -69,18 +70,6 @@ def assumed_byzantine(num_byzantine: int | None, count: int) -> int:
     if num_byzantine is None:
         return max((count - 3) // 2, 0)
     return min(num_byzantine, max(count - 3, 0))
-
-
-def check_num_byzantine(num_byzantine: int | None) -> None:
-    """ConfigError unless it is None or a count."""
-    if num_byzantine is not None and num_byzantine < 0:
-        raise ConfigError("num_byzantine", "must be at least 0", num_byzantine, 0)
-
-
-def check_neighbours(neighbours: int | None) -> None:
-    """ConfigError unless it is None or at least 1."""
-    if neighbours is not None and neighbours < 1:
-        raise ConfigError("neighbours", "must be at least 1", neighbours, 1)
 
 
 def check_cohort(num_byzantine: int | None, cohort: int) -> None:

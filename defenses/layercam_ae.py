@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from defenses.cam_autoencoder import CAMAutoencoder
 from defenses.class_activation import Method
+from raysim.options import PositiveInt
 
 
 @dataclass(frozen=True)
@@ -40,5 +41,7 @@ class LayerCAMAE(CAMAutoencoder):
     paper = "Zheng et al., arXiv 2406.02605, 2024"
     method: ClassVar[Method] = "layercam"
 
-    interval: int = 3
-    votes: int = 2
+    interval: PositiveInt = 3
+    """Rounds from one vote to the next, and rounds that a vote looks back."""
+    votes: PositiveInt = 2
+    """Suspicions within `interval` rounds that make a client malicious, at most interval."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from raysim.defense import Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.updates import Updates
+from raysim.options import PositiveInt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,16 +38,12 @@ class ImpactDefense(RuleDefense):
     O(K^2 d) for krum and O(d K log K) for the others, and as many evaluations, a task each.
     """
 
-    rules: ClassVar[tuple[str, ...]] = ("krum", "trimmed_mean", "median", "fedavg")
-
-    rule: str = "trimmed_mean"
+    rule: Literal["krum", "trimmed_mean", "median", "fedavg"] = "trimmed_mean"
+    """Rule that aggregates, and whose result is tested without each client."""
     union: bool = False
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size < 1:
-            raise ConfigError("batch_size", "must be at least 1", self.batch_size, 1)
+    """Whether who either metric would drop is dropped (Fang et al.'s third variant)."""
+    batch_size: PositiveInt = 256
+    """Validation samples evaluated at once; affects memory and speed only."""
 
     def assumed(self, count: int) -> int | None:
         """How many are dropped."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
 
 from defenses.order_statistics import Even, median
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import unknown_name
 from raysim.matrix.updates import Updates
 
 
@@ -27,10 +25,7 @@ class Median(Defense):
 
     paper = "Yin et al., ICML 2018"
     even: Even = "mean"
-
-    def __post_init__(self) -> None:
-        if self.even not in get_args(Even):
-            raise unknown_name("even", self.even, get_args(Even))
+    """Median of an even number of values: the `mean` of the middle two, or the `lower` or `upper` of them."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Every parameter on its own."""

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defenses.krum import assumed_byzantine, check_cohort, check_neighbours, check_num_byzantine
+from defenses.krum import assumed_byzantine, check_cohort
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
+from raysim.options import Count, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,17 @@ class MultiKrum(Defense):
     """
 
     paper = "Blanchard et al., NIPS 2017"
-    num_byzantine: int | None = None
-    num_selected: int | None = None
+    num_byzantine: Count | None = None
+    """Assumed number f of malicious clients, K >= 2 f + 3; null: floor((K - 3) / 2), the most that K
+    tolerates."""
+    num_selected: PositiveInt | None = None
+    """Updates averaged; null: K - f."""
     data_weighted: bool = False
+    """Whether the mean is weighted by the number of training examples."""
     squared: bool = True
-    neighbours: int | None = None
-
-    def __post_init__(self) -> None:
-        check_num_byzantine(self.num_byzantine)
-        check_neighbours(self.neighbours)
-        if self.num_selected is not None and self.num_selected < 1:
-            raise ConfigError("num_selected", "must be at least 1", self.num_selected, 1)
+    """Whether squared distances are summed, or plain ones."""
+    neighbours: PositiveInt | None = None
+    """Nearest others that a score sums over, at most K - 1; null: K - f - 2."""
 
     def assumed(self, count: int) -> int | None:
         """f."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defenses.krum import check_num_byzantine
 from defenses.mixing import mix_rows
 from raysim.context import Context, Setting, State
 from raysim.defense import PreAggregation
 from raysim.errors import ConfigError
 from raysim.matrix.distances import squared_distances
 from raysim.matrix.updates import Updates
+from raysim.options import Count
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,11 @@ class NearestNeighbourMixing(PreAggregation):
     """
 
     paper = "Allouah et al., AISTATS 2023"
-    num_byzantine: int | None = None
+    num_byzantine: Count | None = None
+    """Assumed number f of malicious clients; each row becomes the mean of its K - f nearest; null: the
+    most that K tolerates."""
 
     keeps_rows = True
-
-    def __post_init__(self) -> None:
-        check_num_byzantine(self.num_byzantine)
 
     def assumed(self, count: int) -> int | None:
         """f."""

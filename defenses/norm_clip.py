@@ -13,14 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-from defenses.clip_norm import check_bound, clip_factors
+from defenses.clip_norm import clip_factors
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.distances import squared_norms
 from raysim.matrix.updates import Updates
-
-_NOISE_ON = ("aggregate", "clients")
+from raysim.options import NotNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -36,16 +34,12 @@ class NormClip(Defense):
     """
 
     paper = "Sun et al., arXiv 1911.07963, 2019"
-    bound: float | None = 2.0
-    noise_std: float = 0.0
+    bound: Positive | None = 2.0
+    """Largest Euclidean norm M of an update; null: the mean norm of the round."""
+    noise_std: NotNegative = 0.0
+    """Standard deviation of the noise on every parameter, in units of the parameters."""
     noise_on: Literal["aggregate", "clients"] = "aggregate"
-
-    def __post_init__(self) -> None:
-        check_bound(self.bound)
-        if not 0 <= self.noise_std < np.inf:
-            raise ConfigError("noise_std", "must be a number of at least 0", self.noise_std, 0.0)
-        if self.noise_on not in _NOISE_ON:
-            raise unknown_name("noise_on", self.noise_on, _NOISE_ON)
+    """What the noise is added to: the `aggregate`, or each of the `clients`' updates."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """sum_i p_i u_i min(1, M / |u_i|) + noise."""

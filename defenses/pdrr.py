@@ -13,10 +13,8 @@ from defenses.krum import assumed_byzantine
 from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
-
-_TIES = ("shared", "first")
+from raysim.options import Fraction, NotNegative
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,16 @@ class PDRR(RuleDefense):
     """
 
     paper = "Lu et al., Front. Comput. Sci. 2022"
-    q: float = 0.5
-    tol: float = 0.0
+    rule: Literal["krum", "trimmed_mean", "median"] = "krum"
+    """Rule that aggregates, and whose workings are judged."""
+    q: Fraction = 0.5
+    """Share of the largest count, or correlation, at which a client is malicious (the paper for krum:
+    0.1 to 0.99)."""
+    tol: NotNegative = 0.0
+    """Size up to which a parameter's change counts as zero, in units of the parameters."""
     ties: Literal["shared", "first"] = "shared"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.q <= 1:
-            raise ConfigError("q", "must be at least 0 and at most 1", self.q, 0.5)
-        if not self.tol >= 0:
-            raise ConfigError("tol", "must be at least 0", self.tol, 0.0)
-        if self.ties not in _TIES:
-            raise unknown_name("ties", self.ties, _TIES)
+    """Equal values of a parameter have `shared` what their places count for, or the `first` clients the
+    lower places."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Pre-aggregate and count in one pass over the columns, remove, aggregate what is left."""

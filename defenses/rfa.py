@@ -19,11 +19,9 @@ import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.distances import squared_distances, squared_norms
 from raysim.matrix.updates import Updates
-
-_STARTS = ("mean", "zero")
+from raysim.options import NotNegative, Positive, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -41,20 +39,14 @@ class RFA(Defense):
     """
 
     paper = "Pillutla et al., IEEE TSP 2022"
-    max_iterations: int = 4
-    tolerance: float = 1e-6
-    smoothing: float = 1e-6
+    max_iterations: PositiveInt = 4
+    """Weiszfeld steps at most."""
+    tolerance: NotNegative = 1e-6
+    """Relative change of the objective below which the steps end."""
+    smoothing: Positive = 1e-6
+    """Distances below this count as this (the paper's nu), in units of the parameters."""
     start: Literal["mean", "zero"] = "mean"
-
-    def __post_init__(self) -> None:
-        if self.max_iterations < 1:
-            raise ConfigError("max_iterations", "must be at least 1", self.max_iterations, 1)
-        if not 0 <= self.tolerance < np.inf:
-            raise ConfigError("tolerance", "must be a number of at least 0", self.tolerance, 0.0)
-        if not 0 < self.smoothing < np.inf:
-            raise ConfigError("smoothing", "must be a number greater than 0", self.smoothing, 1e-6)
-        if self.start not in _STARTS:
-            raise unknown_name("start", self.start, _STARTS)
+    """First point: the `mean` of the updates, or `zero`, which is the global model."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """One Gram matrix, iterations on the weights, one weighted sum."""

@@ -16,6 +16,7 @@ from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
+from raysim.options import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,10 @@ class RLR(Defense):
     """
 
     paper = "Ozdayi et al., AAAI 2021"
-    threshold: int | None = None
-    learning_rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and self.threshold < 0:
-            raise ConfigError("threshold", "must be at least 0", self.threshold, 0)
-        if not self.learning_rate > 0:
-            raise ConfigError("learning_rate", "must be greater than 0", self.learning_rate, 1.0)
+    threshold: Count | None = None
+    """Least |sum of signs| for a step along the mean; null: floor(K / 2) + 1."""
+    learning_rate: Positive = 1.0
+    """The server's learning rate, without a unit."""
 
     def check(self, setting: Setting) -> None:
         """threshold <= K: above it every step is reversed."""

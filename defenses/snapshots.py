@@ -14,17 +14,16 @@ from typing import Literal
 import numpy as np
 
 from defenses.flags import check_some_remain
-from defenses.krum import check_num_byzantine
 from defenses.sketch import sketch, sketch_codes, sketch_size
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory
+from raysim.options import AtLeastTwo, Count, PositiveInt
 from raysim.training.recipe import TrainingRecipe
 
-_SURROGATES = ("head", "all")
 _LIMIT = 1e6
 """Standardised numbers are cut off here, so that squares of single-precision numbers stay finite."""
 
@@ -33,17 +32,14 @@ _LIMIT = 1e6
 class SnapshotDetector(Defense):
     """Base: trains the global model on the server's data and keeps its surrogate after every step."""
 
-    num_byzantine: int | None = None
+    num_byzantine: Count | None = None
+    """Highest scores to drop; null: as the detector's own rule has it."""
     surrogate: Literal["head", "all"] = "head"
-    surrogate_size: int = 4096
-    num_snapshots: int = 50
-
-    def __post_init__(self) -> None:
-        if self.surrogate not in _SURROGATES:
-            raise unknown_name("surrogate", self.surrogate, _SURROGATES)
-        self._at_least(1, "surrogate_size")
-        self._at_least(2, "num_snapshots")
-        check_num_byzantine(self.num_byzantine)
+    """Parameters that stand for a model: those of the last layer, `head`, or `all`."""
+    surrogate_size: PositiveInt = 4096
+    """Numbers that a surrogate has at most."""
+    num_snapshots: AtLeastTwo = 50
+    """Training steps of the server's own, each of which gives one model to learn from."""
 
     def check(self, setting: Setting) -> None:
         """Requires server data to train on, and a cohort that is not removed entirely."""
@@ -81,11 +77,6 @@ class SnapshotDetector(Defense):
         with ctx.stage("sketch_codes"):
             generator = ctx.lasting_generator("surrogate")
             return sketch_codes(ctx.layout.dim, self.surrogate_size, generator, entries)
-
-    def _at_least(self, least: int, *keys: str) -> None:
-        for key in keys:
-            if getattr(self, key) < least:
-                raise ConfigError(key, f"must be at least {least}", getattr(self, key), least)
 
 
 def _standardise(points: np.ndarray, state: State) -> np.ndarray:

@@ -15,6 +15,7 @@ from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
+from raysim.options import Count
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,8 @@ class TrimmedMean(Defense):
     """
 
     paper = "Yin et al., ICML 2018"
-    trim: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.trim is not None and self.trim < 0:
-            raise ConfigError("trim", "must be at least 0", self.trim, 0)
+    trim: Count | None = None
+    """Values dropped on each side, 2 trim < K; null: K // 5, a fifth."""
 
     def check(self, setting: Setting) -> None:
         """2 trim < K."""

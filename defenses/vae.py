@@ -14,11 +14,9 @@ from defenses.flags import assumed_malicious, highest
 from defenses.snapshots import SnapshotDetector
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
-from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.updates import Updates
+from raysim.options import Positive, PositiveInt
 from raysim.rng import torch_randomness
-
-_SCORES = ("error", "probability")
 
 
 @dataclass(frozen=True)
@@ -39,19 +37,18 @@ class VAEDetector(SnapshotDetector):
 
     paper = "Li et al., arXiv 2002.00211, 2020"
     score: Literal["error", "probability"] = "error"
-    hidden: int = 500
-    latent: int = 100
-    draws: int = 10
-    epochs: int = 50
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.score not in _SCORES:
-            raise unknown_name("score", self.score, _SCORES)
-        self._at_least(1, "hidden", "latent", "draws", "epochs")
-        if not self.learning_rate > 0:
-            raise ConfigError("learning_rate", "must be above 0", self.learning_rate)
+    """Squared reconstruction `error` (Li et al.), or minus the log-`probability` (An and Cho, as PDRR
+    compares with)."""
+    hidden: PositiveInt = 500
+    """Units of each hidden layer (PDRR's description: 500)."""
+    latent: PositiveInt = 100
+    """Numbers in a model's code (PDRR's description: 100)."""
+    draws: PositiveInt = 10
+    """Monte Carlo draws of the code for `probability`."""
+    epochs: PositiveInt = 50
+    """Full-batch steps of training."""
+    learning_rate: Positive = 1e-3
+    """Learning rate of Adam."""
 
     def init(self, ctx: Context) -> State:
         """The statistics of the snapshots [size] and the trained VAE's weights, flat."""

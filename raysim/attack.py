@@ -21,6 +21,7 @@ from raysim.data.client_data import ClientData, DataPool
 from raysim.errors import RunError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
+from raysim.options import Declared
 
 if TYPE_CHECKING:
     from raysim.data.dataset import Dataset
@@ -98,20 +99,18 @@ class View:
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(Declared):
     """Base of every attack: honest behaviour in every hook; an attack overrides those where it lies.
 
     This one sends back the mean of what its clients trained, turned round and made longer.
 
-    >>> from raysim import ConfigError, Context, InProcessBackend, State, Updates, View, Visibility
+    >>> from raysim import Context, InProcessBackend, State, Updates, View, Visibility
+    >>> from raysim.options import Positive
     >>> @dataclass(frozen=True)
     ... class Backwards(Attack):
     ...     "Every compromised client submits -`factor` times the mean of the compromised clients' honest updates."
-    ...     factor: float = 1.0
-    ...
-    ...     def __post_init__(self) -> None:
-    ...         if self.factor <= 0:
-    ...             raise ConfigError("factor", "must be above 0", self.factor)
+    ...     factor: Positive = 1.0
+    ...     "How many times longer than the mean."
     ...
     ...     @property
     ...     def visibility(self) -> Visibility:

@@ -16,26 +16,25 @@ import numpy as np
 from raysim.context import Context, Setting, State
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
+from raysim.options import Declared
 from raysim.verdict import Verdict as Verdict
 from raysim.verdict import carry_back, checked_answer, expand
 
 
 @dataclass(frozen=True)
-class Defense:
+class Defense(Declared):
     """Base of every defense: no memory, no requirements. `apply` is all that a defense must define.
 
     This one drops the longest updates and takes the data-weighted mean of the others. Its options are fields, checked
     when it is made; it remembers in its state how often it has judged.
 
     >>> from raysim import ConfigError, Context, Setting, State, Updates, accepted_mean, evaluate_round
+    >>> from raysim.options import Count
     >>> @dataclass(frozen=True)
     ... class DropLongest(Defense):
     ...     "Flags the `drop` longest of K updates; scores are their lengths."
-    ...     drop: int = 1
-    ...
-    ...     def __post_init__(self) -> None:
-    ...         if self.drop < 0:
-    ...             raise ConfigError("drop", "must be at least 0", self.drop, 0)
+    ...     drop: Count = 1
+    ...     "How many clients are flagged in a round."
     ...
     ...     def check(self, setting: Setting) -> None:
     ...         if self.drop >= setting.cohort:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from raysim.data.assignment import NOBODY, Partition, check_demand, check_served, from_owners
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
+from raysim.options import Count, Declared, Fraction, Positive, PositiveInt
 
 
 @dataclass(frozen=True)
-class Dirichlet:
+class Dirichlet(Declared):
     """Each class is dealt in proportions drawn from Dirichlet(alpha): latent Dirichlet allocation.
 
     Follows the published LayerCAM-AE code. Per class, in label order: proportions q ~ Dir(alpha, ..., alpha)
@@ -23,12 +25,12 @@ class Dirichlet:
     a positive proportion is full the class is dealt uniformly; after `max_retries` repetitions ConfigError.
     """
 
-    alpha: float = 0.5
-    min_samples: int = 10
-    max_retries: int = 1000
-
-    def __post_init__(self) -> None:
-        _check_dirichlet(self.alpha, self.min_samples, self.max_retries)
+    alpha: Positive = 0.5
+    """Concentration of the Dirichlet draw; small: clients differ more in their labels."""
+    min_samples: Count = 10
+    """Samples that every client must get, or all is drawn again (the code: 10; its GTSRB script: 43)."""
+    max_retries: Count = 1000
+    """Further draws before the demand is refused."""
 
     def split(
         self,
@@ -57,7 +59,7 @@ class Dirichlet:
 
 
 @dataclass(frozen=True)
-class DBADirichlet:
+class DBADirichlet(Declared):
     """The Dirichlet draw of DBA's code: counts scaled by class 0's size, left-overs dealt to nobody.
 
     Xie et al. (ICLR 2020), published code: per class, client i in turn takes round(q_i * size of class 0)
@@ -66,12 +68,12 @@ class DBADirichlet:
     has `min_samples` (0 = as in the code).
     """
 
-    alpha: float = 0.5
-    min_samples: int = 1
-    max_retries: int = 1000
-
-    def __post_init__(self) -> None:
-        _check_dirichlet(self.alpha, self.min_samples, self.max_retries)
+    alpha: Positive = 0.5
+    """Concentration of the Dirichlet draw; small: clients differ more in their labels."""
+    min_samples: Count = 1
+    """Samples that every client must get, or all is drawn again (0: as in the code)."""
+    max_retries: Count = 1000
+    """Further draws before the demand is refused."""
 
     def split(
         self,
@@ -94,7 +96,7 @@ class DBADirichlet:
 
 
 @dataclass(frozen=True)
-class PhiGroups:
+class PhiGroups(Declared):
     """FedGrad's groups: a share phi of class k goes to the k-th group of clients, the rest to everybody.
 
     variant = paper: clients are split at random into as many groups as classes, equal up to one client; of every
@@ -106,16 +108,15 @@ class PhiGroups:
     skewed, and phi = 0 is IID. `rest` must be left at all.
     """
 
-    phi: float = 0.5
-    variant: str = "paper"
-    rest: str = "all"
+    phi: Fraction = 0.5
+    """Share of a class that goes to its own group (paper), or the Dirichlet's alpha (code)."""
+    variant: Literal["paper", "code"] = "paper"
+    """Groups as in the `paper`, or the published `code`'s Dirichlet draw."""
+    rest: Literal["all", "others"] = "all"
+    """Who gets the rest of a class: `all` clients, or the `others`, outside its group."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.phi <= 1:
-            raise ConfigError("phi", "must lie in [0, 1]", self.phi)
-        for key, known in (("variant", ("paper", "code")), ("rest", ("all", "others"))):
-            if getattr(self, key) not in known:
-                raise unknown_name(key, getattr(self, key), known)
+        super().__post_init__()
         if self.variant == "code" and self.rest != "all":
             raise ConfigError(
                 "rest", "must be left at 'all' for variant 'code', which has no groups", self.rest
@@ -161,7 +162,7 @@ class PhiGroups:
 
 
 @dataclass(frozen=True)
-class ClassesPerClient:
+class ClassesPerClient(Declared):
     """Every client holds exactly `classes_per_client` classes and equally many samples; disjoint.
 
     FLARE's setting, after Sattler et al. (2019): classes are cut into shards of one size, and every client gets
@@ -171,13 +172,8 @@ class ClassesPerClient:
     mixed by random swaps between pairs of clients that make none.
     """
 
-    classes_per_client: int = 2
-
-    def __post_init__(self) -> None:
-        if type(self.classes_per_client) is not int or self.classes_per_client < 1:
-            raise ConfigError(
-                "classes_per_client", "must be a positive whole number", self.classes_per_client
-            )
+    classes_per_client: PositiveInt = 2
+    """Classes that every client holds, fewer than there are."""
 
     def split(
         self,
@@ -212,14 +208,6 @@ class ClassesPerClient:
             members = rng.permutation(np.flatnonzero(labels == label))[: len(takers) * shard]
             owner[members] = np.repeat(takers, shard)
         return from_owners(owner, num_clients)
-
-
-def _check_dirichlet(alpha: float, min_samples: int, max_retries: int) -> None:
-    if not 0 < alpha < np.inf:
-        raise ConfigError("alpha", "must be positive and finite", alpha)
-    for key, value in (("min_samples", min_samples), ("max_retries", max_retries)):
-        if type(value) is not int or value < 0:
-            raise ConfigError(key, "must be a whole number, 0 or more", value)
 
 
 def _no_draw(method: Dirichlet | DBADirichlet, num_clients: int, held: np.ndarray) -> ConfigError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from raysim.data.assignment import (
     offsets_of,
 )
 from raysim.data.label_skew import ClassesPerClient, DBADirichlet, Dirichlet, PhiGroups
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
+from raysim.options import Declared, PositiveInt
 
 __all__ = [
     "IID",
@@ -52,7 +53,7 @@ class Partitioner(Protocol):
 
 
 @dataclass(frozen=True)
-class IID:
+class IID(Declared):
     """Samples are dealt to clients at random, equally many to each, whatever their labels.
 
     samples_per_client = None: the permuted data set is cut into num_clients parts, of equal size up to one sample
@@ -66,16 +67,14 @@ class IID:
     all clients are disjoint; populations far larger than the data work as well.
     """
 
-    samples_per_client: int | None = None
-    remainder: str = "spread"
+    samples_per_client: PositiveInt | None = None
+    """Samples that each client draws; null: the data set is cut into as many parts as clients."""
+    remainder: Literal["spread", "drop"] = "spread"
+    """Samples that do not divide evenly: `spread` over the first clients, or held by nobody, `drop`."""
 
     def __post_init__(self) -> None:
-        wanted = self.samples_per_client
-        if wanted is not None and (type(wanted) is not int or wanted < 1):
-            raise ConfigError("samples_per_client", "must be a positive whole number, or left out", wanted)
-        if self.remainder not in ("spread", "drop"):
-            raise unknown_name("remainder", self.remainder, ("spread", "drop"))
-        if wanted is not None and self.remainder != "spread":
+        super().__post_init__()
+        if self.samples_per_client is not None and self.remainder != "spread":
             raise ConfigError(
                 "remainder", "must be left at 'spread' beside samples_per_client", self.remainder
             )
@@ -101,7 +100,7 @@ class IID:
 
 
 @dataclass(frozen=True)
-class Natural:
+class Natural(Declared):
     """Clients are the data set's own: FEMNIST's writers, CelebA's identities.
 
     subsets = False: client i is the i-th owner in ascending order; with fewer clients than owners the first ones
@@ -110,6 +109,7 @@ class Natural:
     """
 
     subsets: bool = False
+    """Whether all owners are dealt at random to the clients; false: client i is the i-th owner."""
 
     def split(
         self,

@@ -7,7 +7,6 @@ K clients would take days, and say nothing about what it catches on real updates
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,8 +16,8 @@ import numpy as np
 from raysim import rng
 from raysim.attack import Attack
 from raysim.engine.synthetic_updates import DrawnPopulation
-from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
+from raysim.options import Declared, NotNegative
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Synthetic:
+class Synthetic(Declared):
     """Drawn from the seed around a direction that all clients share; malicious ones lie away from it.
 
     norm: of an honest update, in units of the parameters; spread: a client's own part beside the shared one; shift:
@@ -37,17 +36,13 @@ class Synthetic:
     `training`. Attacks craft from honest rows; those that act in local training are refused.
     """
 
-    norm: float = 1.0
-    spread: float = 1.0
+    norm: NotNegative = 1.0
+    """Norm of an honest update, in units of the parameters."""
+    spread: NotNegative = 1.0
+    """Size of a client's own part, relative to the part that all share."""
     shift: float = 1.0
-
-    def __post_init__(self) -> None:
-        for key in ("norm", "spread"):
-            value = getattr(self, key)
-            if not 0 <= value < math.inf:
-                raise ConfigError(key, "must be a finite number, at least 0", value, 0)
-        if not math.isfinite(self.shift):
-            raise ConfigError("shift", "must be a finite number", self.shift)
+    """How far malicious clients lie away where no attack is named, relative to the shared part; 0 hides
+    them."""
 
     def tiles(
         self,

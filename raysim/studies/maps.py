@@ -68,7 +68,7 @@ class MapsPlan:
         kinds = {"gradcam": GradCAMAE, "layercam": LayerCAMAE}
         if self.method not in kinds:
             raise unknown_name("method", self.method, kinds)
-        return kinds[self.method](probe="fixed", probe_size=self.probe_size, map_size=self.map_size)
+        return kinds[self.method](probe="fixed", probe_size=self.probe_size, map_size=self.map_size)  # type: ignore[arg-type]
 
 
 def measure(

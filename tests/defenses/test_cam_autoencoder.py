@@ -181,7 +181,7 @@ def test_fresh_weights_each_round_from_the_seed_alone(play) -> None:
         ({"beta": float("nan")}, "beta", 0.0),
         ({"hidden": 0}, "hidden", 1),
         ({"epochs": 0}, "epochs", 1),
-        ({"learning_rate": 0.0}, "learning_rate", None),
+        ({"learning_rate": 0.0}, "learning_rate", 1e-3),
         ({"weight_decay": -1.0}, "weight_decay", 0.0),
         ({"interval": 0, "votes": 1}, "interval", 1),
         ({"votes": 0}, "votes", 1),

@@ -1,0 +1,203 @@
+"""Options of attacks, defenses and other components: declared by their annotations, checked in one place.
+
+An option is a field of a frozen dataclass that derives from `Declared`. Its annotation says what it may be: a type,
+`Literal["a", "b"]`, one of the bounded numbers below, `None` besides, a sequence of these. `Declared.__post_init__`
+checks all of them, however the object is made; rules that tie options together follow in the class's own
+`__post_init__`, after `super().__post_init__()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
+
+from raysim.errors import ConfigError, nearest_name
+
+Count = Annotated[int, Ge(0)]
+PositiveInt = Annotated[int, Ge(1)]
+AtLeastTwo = Annotated[int, Ge(2)]
+NotNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+PositiveFraction = Annotated[float, Gt(0), Le(1)]
+
+NAMES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Base of everything that has options: an object whose options break their own rules cannot be made."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for the first option that its annotation does not allow."""
+        for name, annotation in option_annotations(type(self)).items():  # type: ignore[arg-type]
+            default = self.__dataclass_fields__[name].default
+            check_option(name, annotation, getattr(self, name), default)
+
+
+@functools.cache
+def option_annotations(cls: type) -> Mapping[str, Any]:
+    """Name -> annotation of each option of a dataclass, in order.
+
+    An annotation that names what exists for type checkers alone becomes `Any`: it carries no rule.
+    """
+    modules = [
+        vars(sys.modules[base.__module__]) for base in reversed(cls.__mro__) if base.__module__ in sys.modules
+    ]
+    known = {name: value for module in modules for name, value in module.items()}
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.init:
+            holder = types.SimpleNamespace(__annotations__={field.name: field.type})
+            try:
+                found[field.name] = get_type_hints(holder, known, include_extras=True)[field.name]
+            except NameError:
+                found[field.name] = Any
+    return types.MappingProxyType(found)
+
+
+def check_option(key: str, annotation: Any, value: Any, default: Any = dataclasses.MISSING) -> None:
+    """ConfigError where the annotation does not allow the value; a number that is not finite only as the default."""
+    if isinstance(value, float) and not math.isfinite(value) and value == default:
+        return
+    item = _item(annotation)
+    if item is not None and isinstance(value, list | tuple | np.ndarray):
+        for number, part in enumerate(value):
+            check_option(f"{key}.{number}", item, part)
+        return
+    if _allows(annotation, value):
+        return
+    if isinstance(value, bool | np.bool_) and _kinds(annotation) & {int, float}:
+        raise ConfigError(key, "must be a number, not a boolean", bool(value))
+    if isinstance(value, Real) and not math.isfinite(value):
+        raise ConfigError(
+            key, "must be a finite number", value, _nearest(annotation, value, dataclasses.MISSING)
+        )
+    raise ConfigError(key, f"must {rule(annotation)}", value, _nearest(annotation, value, default))
+
+
+def rule(annotation: Any) -> str:
+    """What an annotation asks for, to follow "must": `be at least 1, or null`."""
+    alternatives = [_rule(part) for part in _members(annotation) if part is not type(None)]
+    words = ", or ".join(dict.fromkeys(alternatives))
+    return f"{words}, or null" if type(None) in _members(annotation) else words
+
+
+def type_name(annotation: Any) -> str:
+    """The bare type of an option as people read it: `int or null`, `name`, `list of int`."""
+    names = []
+    for part in _members(annotation):
+        bare = get_args(part)[0] if get_origin(part) is Annotated else part
+        if bare is type(None):
+            names.append("null")
+        elif get_origin(bare) is Literal:
+            names.append("name" if all(isinstance(choice, str) for choice in get_args(bare)) else "int")
+        elif (item := _item(bare)) is not None:
+            names.append(f"list of {type_name(item)}")
+        else:
+            names.append(getattr(bare, "__name__", str(bare)))
+    return " or ".join(dict.fromkeys(names))
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; the annotation itself where it is none."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(member for part in get_args(annotation) for member in _members(part))
+    return (annotation,)
+
+
+def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The bare type, and the bounds on it."""
+    if get_origin(annotation) is Annotated:
+        bare, *bounds = get_args(annotation)
+        return bare, tuple(bounds)
+    return annotation, ()
+
+
+def _item(annotation: Any) -> Any:
+    """What a sequence is made of; None where the annotation allows no sequence of one kind."""
+    for part in _members(annotation):
+        bare, _ = _split(part)
+        args = get_args(bare)
+        if get_origin(bare) in (list, Sequence) or (get_origin(bare) is tuple and args[1:] == (Ellipsis,)):
+            return args[0]
+    return None
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    return {_split(part)[0] for part in _members(annotation)}
+
+
+def _allows(annotation: Any, value: Any) -> bool:
+    return any(_allows_one(*_split(part), value) for part in _members(annotation))
+
+
+def _allows_one(bare: Any, bounds: tuple[Any, ...], value: Any) -> bool:
+    if bare is type(None):
+        return value is None
+    if get_origin(bare) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(bare))
+    if bare is bool:
+        return isinstance(value, bool | np.bool_)
+    if bare is int or bare is float:
+        kind = Integral if bare is int else Real
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+            return False
+        return all(_within(bound, value) for bound in bounds)
+    if bare is str:
+        return isinstance(value, str)
+    return _item(bare) is None or isinstance(value, Sequence)
+
+
+def _within(bound: Any, value: Any) -> bool:
+    match bound:
+        case Ge(ge=limit):
+            return bool(value >= limit)
+        case Gt(gt=limit):
+            return bool(value > limit)
+        case Le(le=limit):
+            return bool(value <= limit)
+        case Lt(lt=limit):
+            return bool(value < limit)
+    return True
+
+
+def _rule(annotation: Any) -> str:
+    bare, bounds = _split(annotation)
+    if get_origin(bare) is Literal:
+        return f"be one of {', '.join(map(str, sorted(get_args(bare))))}"
+    low = next((bound for bound in bounds if isinstance(bound, Ge | Gt)), None)
+    high = next((bound for bound in bounds if isinstance(bound, Le | Lt)), None)
+    least = getattr(low, "ge", getattr(low, "gt", None))
+    most = getattr(high, "le", getattr(high, "lt", None))
+    if low and high:
+        return f"lie in {'[' if isinstance(low, Ge) else '('}{least}, {most}{']' if isinstance(high, Le) else ')'}"
+    if low:
+        return f"be {'at least' if isinstance(low, Ge) else 'above'} {least}"
+    if high:
+        return f"be {'at most' if isinstance(high, Le) else 'below'} {most}"
+    item = _item(bare)
+    return f"be a list of {type_name(item)}" if item is not None else f"be {NAMES.get(bare, bare)}"
+
+
+def _nearest(annotation: Any, value: Any, default: Any) -> Any:
+    """The bound that a value is beyond, the name it resembles; else the default, where that is one to offer."""
+    for bare, bounds in map(_split, _members(annotation)):
+        if get_origin(bare) is Literal and isinstance(value, str):
+            return nearest_name(value, [choice for choice in get_args(bare) if isinstance(choice, str)])
+        if isinstance(value, Real):
+            for bound in bounds:
+                if isinstance(bound, Ge | Le) and not _within(bound, value):
+                    limit = getattr(bound, "ge", getattr(bound, "le", None))
+                    return bare(limit) if bare in (int, float) else limit
+    return None if default is dataclasses.MISSING else default
