@@ -16,12 +16,15 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import TypeAdapter, ValidationError
 
 from raysim.errors import ConfigError, nearest_name
+
+Method = TypeVar("Method")
 
 Count = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Ge(1)]
@@ -43,6 +46,31 @@ class Declared:
         for name, annotation in option_annotations(type(self)).items():  # type: ignore[arg-type]
             default = self.__dataclass_fields__[name].default
             check_option(name, annotation, getattr(self, name), default)
+
+
+def construct(cls: type[Method], options: Mapping[str, Any]) -> Method:
+    """An object of the dataclass `cls`, its options as a file or the command line gives them.
+
+    What a text or a whole number stands for is taken as such (`"1e-3"` for a float, a list for a tuple). ConfigError
+    for what an annotation does not allow, for an option that is missing, and for what the class itself refuses.
+    """
+    annotations = option_annotations(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    held: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in options:
+            held[name] = _converted(annotations[name], options[name])
+            check_option(name, annotations[name], held[name], field.default)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(name, f"must be given, and {rule(annotations[name])}")
+    try:
+        return cls(**held)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(
+            next(iter(held), cls.__name__), str(error), next(iter(held.values()), None)
+        ) from error
 
 
 @functools.cache
@@ -83,12 +111,40 @@ def check_option(key: str, annotation: Any, value: Any, default: Any = dataclass
         raise ConfigError(
             key, "must be a finite number", value, _nearest(annotation, value, dataclasses.MISSING)
         )
-    raise ConfigError(key, f"must {rule(annotation)}", value, _nearest(annotation, value, default))
+    raise ConfigError(key, f"must {rule(annotation, value)}", value, _nearest(annotation, value, default))
 
 
-def rule(annotation: Any) -> str:
-    """What an annotation asks for, to follow "must": `be at least 1, or null`."""
-    alternatives = [_rule(part) for part in _members(annotation) if part is not type(None)]
+def _converted(annotation: Any, value: Any) -> Any:
+    """The value as the annotation's type holds it; as it came where it cannot be held so, for `check_option` to refuse.
+
+    A boolean is left as it is: it stands for no number.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    parts = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(part, bool | np.bool_) for part in parts) and bool not in _kinds(annotation):
+        return value
+    try:
+        return TypeAdapter(_unbounded(annotation)).validate_python(value)
+    except ValidationError:
+        return value
+
+
+def _unbounded(annotation: Any) -> Any:
+    """The annotation without bounds on its numbers."""
+    bare, _ = _split(annotation)
+    if (members := _members(bare)) != (bare,):
+        return Union[tuple(map(_unbounded, members))]  # noqa: UP007 (made from a tuple)
+    if (item := _item(bare)) is not None:
+        return get_origin(bare)[(_unbounded(item), ...) if get_origin(bare) is tuple else _unbounded(item)]
+    return bare
+
+
+def rule(annotation: Any, value: Any = 0) -> str:
+    """What an annotation asks for, to follow "must": `be at least 1, or null`; of a number also the kind, which the
+    value does not have: `be a whole number, at least 1`.
+    """
+    alternatives = [_rule(part, value) for part in _members(annotation) if part is not type(None)]
     words = ", or ".join(dict.fromkeys(alternatives))
     return f"{words}, or null" if type(None) in _members(annotation) else words
 
@@ -156,7 +212,7 @@ def _allows_one(bare: Any, bounds: tuple[Any, ...], value: Any) -> bool:
         return all(_within(bound, value) for bound in bounds)
     if bare is str:
         return isinstance(value, str)
-    return _item(bare) is None or isinstance(value, Sequence)
+    return _item(bare) is None or (isinstance(value, Sequence) and not isinstance(value, str))
 
 
 def _within(bound: Any, value: Any) -> bool:
@@ -172,8 +228,10 @@ def _within(bound: Any, value: Any) -> bool:
     return True
 
 
-def _rule(annotation: Any) -> str:
+def _rule(annotation: Any, value: Any) -> str:
     bare, bounds = _split(annotation)
+    if bounds and not _allows_one(bare, (), value):
+        return f"be {NAMES[bare]}, {_rule(annotation, bare()).removeprefix('be ')}"
     if get_origin(bare) is Literal:
         return f"be one of {', '.join(map(str, sorted(get_args(bare))))}"
     low = next((bound for bound in bounds if isinstance(bound, Ge | Gt)), None)
@@ -192,6 +250,9 @@ def _rule(annotation: Any) -> str:
 
 def _nearest(annotation: Any, value: Any, default: Any) -> Any:
     """The bound that a value is beyond, the name it resembles; else the default, where that is one to offer."""
+    if int in _kinds(annotation) and isinstance(value, float) and math.isfinite(value):
+        if _allows(annotation, whole := round(value)):
+            return whole
     for bare, bounds in map(_split, _members(annotation)):
         if get_origin(bare) is Literal and isinstance(value, str):
             return nearest_name(value, [choice for choice in get_args(bare) if isinstance(choice, str)])

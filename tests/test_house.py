@@ -41,6 +41,7 @@ FLOORS: dict[str, int] = {
     "raysim.exit_status": 1,
     "raysim.formats": 1,
     "raysim.metrics": 1,
+    "raysim.options": 1,
     "raysim.own_packages": 1,
     "raysim.rng": 1,
     "raysim.round_notes": 1,

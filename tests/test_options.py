@@ -63,7 +63,10 @@ def test_allowed(options: dict[str, Any]) -> None:
     ("options", "message"),
     [
         ({"count": -1}, "count: must be at least 0; received -1; nearest valid: 0"),
-        ({"count": 1.5}, "count: must be at least 0; received 1.5; nearest valid: 3"),
+        ({"count": 1.5}, "count: must be a whole number, at least 0; received 1.5; nearest valid: 2"),
+        ({"count": "many"}, "count: must be a whole number, at least 0; received 'many'"),
+        ({"share": "half"}, "share: must be a finite number, lie in [0, 1]; received 'half'"),
+        ({"shots": "ab"}, "shots: must be a list of int; received 'ab'"),
         ({"count": True}, "count: must be a number, not a boolean; received True"),
         ({"most": 0}, "most: must be at least 1, or null; received 0; nearest valid: 1"),
         ({"share": 1.5}, "share: must lie in [0, 1]; received 1.5; nearest valid: 1.0"),

@@ -7,20 +7,18 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from attacks.table import ATTACKS
 from defenses.table import DEFENSES
 from raysim import data as datasets
 from raysim.composition.lookup import entry_points, find, imported, loaded
 from raysim.config.load import preset_names, read_yaml
 from raysim.config.schema import Component
-from raysim.config.validation import refusal, refuse_odd_numbers
 from raysim.data.partition import PARTITIONS
 from raysim.defense import Defense, title
 from raysim.engine.drawn_updates import UPDATES
 from raysim.errors import ConfigError, unknown_name
 from raysim.models import MODELS, Architecture
+from raysim.options import construct
 from raysim.presets import PRESETS, generated
 
 Method = TypeVar("Method")
@@ -91,15 +89,10 @@ def make(
                 if fields or beside
                 else ConfigError(f"{group}.{option}", f"{component.name} has no options", option)
             )
-    refuse_odd_numbers(group, cls, component.options)
     try:
-        method: Method = TypeAdapter(cls).validate_python(component.options)
-        return method
-    except ValidationError as error:
-        cause = error.errors()[0].get("ctx", {}).get("error")
-        if isinstance(cause, ConfigError):
-            raise cause.under(group) from None
-        raise refusal(error, lambda location: ".".join([group, *map(str, location)])) from None
+        return construct(cls, component.options)
+    except ConfigError as error:
+        raise error.under(group) from None
 
 
 def _check_class(group: str, name: str, cls: Any, base: type | None) -> None:

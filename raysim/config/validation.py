@@ -1,16 +1,11 @@
-"""What pydantic refused, as a ConfigError: the dotted key, every rule it breaks, the value, the nearest valid choice;
-and what it should have refused."""
+"""What pydantic refused, as a ConfigError: the dotted key, every rule it breaks, the value, the nearest valid choice."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, get_args, get_type_hints
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from raysim.errors import ConfigError, nearest_name
@@ -19,9 +14,6 @@ Location = Sequence[int | str]
 
 UNION_MEMBER = re.compile(r"(int|float|str|bool|literal\[.*|list\[.*|tuple\[.*|constrained-.*)$")
 """What pydantic puts behind a key to say which of the types it allows was tried."""
-
-NOT_FINITE = re.compile(r"\s*[+-]?(inf|infinity|nan)\s*", re.IGNORECASE)
-"""How a float that is not finite is written, also in the texts that pydantic takes for numbers."""
 
 
 def refusal(
@@ -69,36 +61,3 @@ def _group_in(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _group_in(part)) is not None), None)
-
-
-def refuse_odd_numbers(group: str, cls: Any, options: Mapping[str, Any]) -> None:
-    """ConfigError for what pydantic takes for a number of a dataclass: true and false, infinity and NaN.
-
-    A field's own default is let through.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    modules = [vars(sys.modules[base.__module__]) for base in reversed(cls.__mro__)]
-    known = {name: value for module in modules for name, value in module.items()}
-    # Only the options given are looked up: another field's type may be imported for type checking alone.
-    annotated = SimpleNamespace(__annotations__={option: fields[option].type for option in options})
-    for option, annotation in get_type_hints(annotated, known).items():
-        kinds = _kinds(annotation)
-        if kinds & {int, float}:
-            _check_number(f"{group}.{option}", options[option], kinds, fields[option].default)
-
-
-def _check_number(key: str, value: Any, kinds: set[Any], default: Any) -> None:
-    if isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            _check_number(f"{key}.{number}", item, kinds, default)
-    elif isinstance(value, bool | np.bool_):
-        if bool not in kinds:
-            raise ConfigError(key, "must be a number, not a boolean", bool(value))
-    elif float in kinds and NOT_FINITE.fullmatch(str(value)) and float(value) != default:
-        raise ConfigError(key, "must be a finite number", value)
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The types that an annotation is made of."""
-    own = {annotation} if isinstance(annotation, type) else set()
-    return own.union(*map(_kinds, get_args(annotation)))
