@@ -54,7 +54,7 @@ def construct(cls: type[Method], options: Mapping[str, Any]) -> Method:
     What a text or a whole number stands for is taken as such (`"1e-3"` for a float, a list for a tuple). ConfigError
     for what an annotation does not allow, for an option that is missing, and for what the class itself refuses.
     """
-    annotations = option_annotations(cls)
+    annotations = option_annotations(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     held: dict[str, Any] = {}
     for name, field in fields.items():
@@ -250,9 +250,9 @@ def _rule(annotation: Any, value: Any) -> str:
 
 def _nearest(annotation: Any, value: Any, default: Any) -> Any:
     """The bound that a value is beyond, the name it resembles; else the default, where that is one to offer."""
-    if int in _kinds(annotation) and isinstance(value, float) and math.isfinite(value):
-        if _allows(annotation, whole := round(value)):
-            return whole
+    between = isinstance(value, float) and math.isfinite(value) and int in _kinds(annotation)
+    if between and _allows(annotation, whole := round(value)):
+        return whole
     for bare, bounds in map(_split, _members(annotation)):
         if get_origin(bare) is Literal and isinstance(value, str):
             return nearest_name(value, [choice for choice in get_args(bare) if isinstance(choice, str)])

@@ -90,7 +90,8 @@ def make(
                 else ConfigError(f"{group}.{option}", f"{component.name} has no options", option)
             )
     try:
-        return construct(cls, component.options)
+        method: Method = construct(cls, component.options)
+        return method
     except ConfigError as error:
         raise error.under(group) from None
 
