@@ -57,6 +57,7 @@ from raysim.matrix.layout import Entry, Layout
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
+from raysim.options import AtLeastTwo, Count, Fraction, NotNegative, Positive, PositiveFraction, PositiveInt
 from raysim.own_packages import share_names, take_names
 from raysim.rng import torch_generator, torch_randomness
 from raysim.training.recipe import TrainingRecipe
@@ -73,11 +74,13 @@ if TYPE_CHECKING:
     from raysim.training.local import LocalTrainer
 
 __all__ = [
+    "AtLeastTwo",
     "Attack",
     "ClientContext",
     "ClientData",
     "ConfigError",
     "Context",
+    "Count",
     "DataError",
     "DataPool",
     "Dataset",
@@ -86,15 +89,20 @@ __all__ = [
     "ExperimentConfig",
     "FederatedData",
     "FlatOptimizer",
+    "Fraction",
     "InProcessBackend",
     "Layout",
     "LocalTrainer",
     "ModelFactory",
     "ModuleFactory",
     "Needs",
+    "NotNegative",
     "Observer",
     "Partition",
     "Partitioner",
+    "Positive",
+    "PositiveFraction",
+    "PositiveInt",
     "PreAggregation",
     "Progress",
     "RaysimError",

@@ -104,8 +104,7 @@ class Attack(Declared):
 
     This one sends back the mean of what its clients trained, turned round and made longer.
 
-    >>> from raysim import Context, InProcessBackend, State, Updates, View, Visibility
-    >>> from raysim.options import Positive
+    >>> from raysim import Context, InProcessBackend, Positive, State, Updates, View, Visibility
     >>> @dataclass(frozen=True)
     ... class Backwards(Attack):
     ...     "Every compromised client submits -`factor` times the mean of the compromised clients' honest updates."

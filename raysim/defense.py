@@ -28,8 +28,7 @@ class Defense(Declared):
     This one drops the longest updates and takes the data-weighted mean of the others. Its options are fields, checked
     when it is made; it remembers in its state how often it has judged.
 
-    >>> from raysim import ConfigError, Context, Setting, State, Updates, accepted_mean, evaluate_round
-    >>> from raysim.options import Count
+    >>> from raysim import ConfigError, Context, Count, Setting, State, Updates, accepted_mean, evaluate_round
     >>> @dataclass(frozen=True)
     ... class DropLongest(Defense):
     ...     "Flags the `drop` longest of K updates; scores are their lengths."

@@ -27,12 +27,19 @@ from raysim.errors import ConfigError, nearest_name
 Method = TypeVar("Method")
 
 Count = Annotated[int, Ge(0)]
+"""An option that is a whole number, at least 0."""
 PositiveInt = Annotated[int, Ge(1)]
+"""An option that is a whole number, at least 1."""
 AtLeastTwo = Annotated[int, Ge(2)]
+"""An option that is a whole number, at least 2."""
 NotNegative = Annotated[float, Ge(0)]
+"""An option that is a finite number, at least 0."""
 Positive = Annotated[float, Gt(0)]
+"""An option that is a finite number above 0."""
 Fraction = Annotated[float, Ge(0), Le(1)]
+"""An option that is a number in [0, 1], both ends allowed."""
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
+"""An option that is a number in (0, 1]: 0 is not allowed."""
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
 

@@ -15,11 +15,13 @@ import pytest
 import raysim
 
 PUBLIC = [
+    "AtLeastTwo",
     "Attack",
     "ClientContext",
     "ClientData",
     "ConfigError",
     "Context",
+    "Count",
     "DataError",
     "DataPool",
     "Dataset",
@@ -28,15 +30,20 @@ PUBLIC = [
     "ExperimentConfig",
     "FederatedData",
     "FlatOptimizer",
+    "Fraction",
     "InProcessBackend",
     "Layout",
     "LocalTrainer",
     "ModelFactory",
     "ModuleFactory",
     "Needs",
+    "NotNegative",
     "Observer",
     "Partition",
     "Partitioner",
+    "Positive",
+    "PositiveFraction",
+    "PositiveInt",
     "PreAggregation",
     "Progress",
     "RaysimError",
@@ -78,6 +85,13 @@ ALIASES = {
     "Observer": "raysim.runs.execution",
     "Reference": "raysim.backends.base",
     "State": "raysim.context",
+    "AtLeastTwo": "raysim.options",
+    "Count": "raysim.options",
+    "Fraction": "raysim.options",
+    "NotNegative": "raysim.options",
+    "Positive": "raysim.options",
+    "PositiveFraction": "raysim.options",
+    "PositiveInt": "raysim.options",
 }
 """Names of types that are documented where they are assigned."""
 
