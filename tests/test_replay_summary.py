@@ -105,7 +105,9 @@ def test_the_summary_of_a_runs_replays(run_path):
     assert read_replay(run_path, part).verdicts == verdict_digest(run_path, [1, 2]) != first.verdicts
     summary = (run_path / "replays" / "summary.md").read_text()
     [caught, _] = summary.split("| s a round (first) | krum |")
-    ends = {line.split(" | ")[0]: line.split(" | ")[-3:-1] for line in caught.splitlines() if line[:2] == "| "}
+    ends = {
+        line.split(" | ")[0]: line.split(" | ")[-3:-1] for line in caught.splitlines() if line[:2] == "| "
+    }
     assert ends["| krum"] == [first.verdicts[:8], "live"]
     assert ends["| median"][1] == ends["| krum@late"][1] == "-"
 

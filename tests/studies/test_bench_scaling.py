@@ -347,9 +347,7 @@ def test_more_nodes_than_the_machine_has_cpus_for():
 def test_estimates_compare_a_matrix_with_the_stores():
     plan = replace(TINY, backend="ray", nodes=(1, 2), clients=(10_000,), object_store_bytes=2**27)
     (line,) = estimates(plan)
-    assert (
-        "K = 10,000, d = 13,706: 523 MiB a matrix, 128 MiB object stores: at least 395 MiB spilled" in line
-    )
+    assert "K = 10,000, d = 13,706: 523 MiB a matrix, 128 MiB object stores: at least 395 MiB spilled" in line
 
 
 def test_the_command_ends_with_a_report(tmp_path):
