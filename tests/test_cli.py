@@ -186,7 +186,7 @@ def test_a_chain_with_the_oracle_is_shown_the_truth_and_named_so(tmp_path: Path)
         (["rounds=0"], ["rounds", "greater than or equal to 1", "received 0"]),
         (["defense.name=krumm"], ["defense.name", "must be one of", "'krumm'", "did you mean 'krum'"]),
         (["attack.name=noize"], ["attack.name", "must be one of", "'noize'", "did you mean 'noise'"]),
-        (["defense.num_byzantine=few"], ["defense.num_byzantine", "integer", "received 'few'"]),
+        (["defense.num_byzantine=few"], ["defense.num_byzantine", "whole number", "received 'few'"]),
         (["defense.num_byzantin=1"], ["defense.num_byzantin", "did you mean 'num_byzantine'"]),
         (["defense.num_byzantine=5"], ["defense.num_byzantine", "received 5", "nearest valid: "]),
         (["population.malicious=9"], ["population.malicious", "must not exceed", "received 9", "valid: 6"]),

@@ -18,9 +18,10 @@ import typer
 import raysim
 from raysim.cli.bench import app as bench_app
 from raysim.cli.cluster import app as cluster_app
-from raysim.cli.options import Address, Backend, Debug, RunPath
+from raysim.cli.options import Address, Backend, Debug, Explain, RunPath
 from raysim.cli.replay import replay
 from raysim.cli.reproduce import reproduce
+from raysim.config.explain import explained
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, RunError
@@ -294,15 +295,21 @@ def list_names(
 
 
 @app.command()
-def show(request: Request = None, scale: ScaleOption = "paper") -> None:
+def show(request: Request = None, scale: ScaleOption = "paper", explain: Explain = False) -> None:
     """Print a configuration with every key written out.
 
     \b
     raysim show
     raysim show quickstart rounds=50 > mine.yaml
     raysim show flare/table2-fmnist-flare --scale small
+    raysim show --explain
     """
     with exit_status():
+        if explain and request:
+            raise ConfigError("--explain", "must stand alone: it is about all keys", " ".join(request))
+        if explain:
+            typer.echo("\n".join(map(str, explained())))
+            return
         from raysim.composition.methods import written_out
 
         typer.echo(written_out(_requested(request, scale)).to_yaml(), nl=False)

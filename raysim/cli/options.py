@@ -18,3 +18,10 @@ Address = Annotated[
     typer.Option(metavar="ADDRESS", help="A Ray cluster that is up. Default: RAY_ADDRESS, or a new one."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, too.")]
+
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="What every key means, with its range and default, instead of a configuration."
+    ),
+]

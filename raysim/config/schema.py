@@ -47,7 +47,7 @@ class Component(Group):
     """A name and the named thing's own options."""
 
     model_config = ConfigDict(extra="allow")
-    name: str
+    name: str = Field(description="a registered name, or an import path `package.module:Thing`")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def _named(value: Any) -> Any:
 class ScheduleConfig(Group):
     """When an attack is active: rounds start, start + every, ... before stop (null: to the end)."""
 
-    start: int = Field(0, ge=0)
-    stop: int | None = Field(None, ge=1)
-    every: int = Field(1, ge=1)
+    start: int = Field(0, ge=0, description="first active round, from 0")
+    stop: int | None = Field(None, ge=1, description="first round that is no longer active; null: to the end")
+    every: int = Field(1, ge=1, description="rounds from one active round to the next")
     participation: Literal["pool", "frequency"] = Field(
         "pool", description="pool: its clients are drawn like all; frequency: they join every active round"
     )
@@ -77,16 +77,21 @@ class AttackConfig(Component):
     """An attack: its options, when it is active, and which of the malicious clients it commands (null: all)."""
 
     schedule: ScheduleConfig = ScheduleConfig()
-    clients: int | list[int] | None = None
+    clients: int | list[int] | None = Field(
+        None, description="malicious clients it commands: a count, or their ids; null: all that are left"
+    )
 
 
 class PopulationConfig(Group):
     """Who takes part."""
 
-    clients: int = Field(24, ge=1)
+    clients: int = Field(24, ge=1, description="clients in all; see `mode` for the malicious ones")
     cohort: int | None = Field(None, ge=1, description="clients sampled each round; null: all")
     malicious: int | float = Field(0, ge=0, description="a count, or a fraction below 1 of `clients`")
-    placement: Literal["last", "random"] | list[int] = "last"
+    placement: Literal["last", "random"] | list[int] = Field(
+        "last",
+        description="which clients are malicious: the last ids, ids drawn from the seed, or those listed",
+    )
     mode: Literal["replace", "append"] = Field(
         "replace", description="replace: the malicious are among `clients`; append: they come on top of them"
     )
@@ -112,22 +117,24 @@ class PopulationConfig(Group):
 class DataConfig(Component):
     """Which data, where it lies, how it is split among clients."""
 
-    name: str = "digits"
+    name: str = Field(
+        "digits", description="a registered data set, or an import path `package.module:loader`"
+    )
     root: str | None = Field(None, description="null: $RAYSIM_DATA, then the user's cache folder")
     partition: Annotated[Component, BeforeValidator(_named)] = Field(
         Component(name="iid"), description="without effect with `updates: synthetic`, where nobody trains"
     )
     limit: int | None = Field(None, ge=1, description="use at most this many training samples")
-    download: bool = False
+    download: bool = Field(False, description="let torchvision fetch a data set that is missing")
 
 
 class OptimizerConfig(Group):
     """The clients' optimizer; its memory starts afresh each round."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    name: Literal["sgd", "adam", "adamw"] = Field("sgd", description="the rule by which clients step")
+    lr: float = Field(0.1, gt=0, description="learning rate of round 0")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of SGD; without effect on the others")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty in the gradient; adamw: decoupled")
 
 
 class TrainingConfig(Group):
@@ -136,8 +143,8 @@ class TrainingConfig(Group):
     Clients do not train with `updates: synthetic`: there these keys are for such defenses alone.
     """
 
-    epochs: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1)
+    epochs: int = Field(1, ge=1, description="passes over a client's samples in a round")
+    batch_size: int = Field(32, ge=1, description="samples in a step")
     optimizer: Annotated[OptimizerConfig, BeforeValidator(_named)] = OptimizerConfig()
     lr_decay: float = Field(1.0, gt=0, le=1, description="the learning rate of round t is lr * lr_decay**t")
     clients_per_stack: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
@@ -162,7 +169,7 @@ class TrainingConfig(Group):
 class ServerDataConfig(Group):
     """Samples the server itself holds, which no client has: probe images, root and validation sets."""
 
-    samples: int = Field(100, ge=0)
+    samples: int = Field(100, ge=0, description="how many samples; 0: the server holds none")
     classes: list[int] | None = Field(None, description="draw from these classes only; null: all")
     source: Literal["train", "test"] = Field("train", description="which split they are taken out of")
 
@@ -176,10 +183,14 @@ class ResourcesConfig(Group):
     client_gpus: float = Field(
         0.0, ge=0, le=1, description="GPU share one client reserves; an actor reserves the sum"
     )
-    clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    server_gpus: float = Field(0.0, ge=0)
+    clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="clients that one actor hosts; 1: an actor per client; auto: a rule"
+    )
+    server_gpus: float = Field(0.0, ge=0, description="GPUs that the Server actor reserves")
     threads: int = Field(1, ge=1, description="BLAS and torch threads of every process")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where clients train and are evaluated; auto: cuda if there is one"
+    )
     placement: Literal["data", "head", "spread"] = Field(
         "data",
         description="where tasks run on Ray: data: on the node that holds what they read; head: the server's; "
@@ -199,23 +210,25 @@ class ResourcesConfig(Group):
 class RecordConfig(Group):
     """What is kept besides the tables."""
 
-    updates: bool = False
+    updates: bool = Field(False, description="keep every round's updates, for `raysim replay`")
     heat_maps: bool = Field(True, description="keep the defense's arrays (heat maps, similarity matrices)")
-    every: int = Field(1, ge=1)
+    every: int = Field(1, ge=1, description="rounds from one that is kept to the next")
 
 
 class EvaluationConfig(Group):
     """Main accuracy and attack success."""
 
-    every: int = Field(1, ge=1)
-    batch_size: int = Field(64, ge=1)
+    every: int = Field(
+        1, ge=1, description="rounds from one evaluation to the next; the last round always is"
+    )
+    batch_size: int = Field(64, ge=1, description="test samples in a forward pass")
 
 
 class CheckpointConfig(Group):
     """How often the whole state is saved (the last round always is), and how many are kept."""
 
-    every: int = Field(10, ge=1)
-    keep: int = Field(2, ge=1)
+    every: int = Field(10, ge=1, description="rounds from one checkpoint to the next")
+    keep: int = Field(2, ge=1, description="checkpoints that are kept, the newest ones")
 
 
 def _list_of_components(value: Any) -> Any:
@@ -234,8 +247,8 @@ class ExperimentConfig(Group):
     2
     """
 
-    seed: int = Field(0, ge=0)
-    rounds: int = Field(10, ge=1)
+    seed: int = Field(0, ge=0, description="every random draw derives from it")
+    rounds: int = Field(10, ge=1, description="rounds in all")
     population: PopulationConfig = PopulationConfig()
     data: Annotated[DataConfig, BeforeValidator(_named)] = DataConfig()
     model: Annotated[Component, BeforeValidator(_named)] = Component(name="digits_cnn")
