@@ -47,7 +47,7 @@ def test_mistakes_cost_no_start_up(run_path, monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("a cluster was brought up")
 
-    monkeypatch.setattr("cluster.bring_up", refuse)
+    monkeypatch.setattr("cluster.clusters.bring_up", refuse)
     with pytest.raises(ConfigError, match="did you mean 'krum'"):
         replay_on_nodes(run_path, [Component(name="krun")], [1])
     with pytest.raises(RecordError, match="no recorded updates"):
@@ -79,7 +79,7 @@ def test_a_driver_that_fails_is_an_error(run_path, monkeypatch):
         assert (kind, options["nodes"], options["bandwidth"]) == ("namespaces", 3, "100mbit")
         yield Broken()
 
-    monkeypatch.setattr("cluster.bring_up", bring_up)
+    monkeypatch.setattr("cluster.clusters.bring_up", bring_up)
     with pytest.raises(RunError, match="on 3 nodes ended with exit status 1"):
         replay_on_nodes(run_path, [KRUM], [3], kind="namespaces", bandwidth="100mbit")
 
