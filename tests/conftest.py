@@ -15,9 +15,8 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 SLOW = (
     "tests/studies/",
     "tests/presets/",
-    "tests/test_acceptance.py",
-    "tests/test_acceptance_attacks.py",
-    "tests/test_build_once.py",
+    "tests/acceptance/",
+    "tests/composition/test_build_once.py",
 )
 """What `make test-fast` leaves out besides Ray: whole runs and studies, a second or more each."""
 

@@ -21,7 +21,7 @@ from raysim.engine.simulation import initial_state, rounds, start
 from raysim.metrics import detection
 from raysim.presets import generated
 from tests.attacks.crafting import craft
-from tests.test_contract_defenses import CLIENTS, FACTORY, SMALLER, random_rows, server_data
+from tests.contract.test_contract_defenses import CLIENTS, FACTORY, SMALLER, random_rows, server_data
 
 TOP_C = (
     "krum",
