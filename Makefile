@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-fast check format clean
+.PHONY: help install demo test test-fast check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither Ray nor whole studies"
 	@echo "make check      ruff (lint and format) and mypy"
+	@echo "make docs       the documentation, into site/"
 	@echo "make format     rewrite the code in the project's format"
 	@echo "make clean      remove the virtual environment and the demo's run"
 
@@ -37,6 +38,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -357,7 +357,10 @@ def grouped(tiny, attack="label_flip"):
     return {
         **tiny,
         "population": {"clients": 14, "malicious": 4, "placement": [1, 6, 7, 12]},
-        "attack": [{"name": "tests.engine.test_cohort_training:OwnTraining", "clients": [6, 12]}, {"name": attack}],
+        "attack": [
+            {"name": "tests.engine.test_cohort_training:OwnTraining", "clients": [6, 12]},
+            {"name": attack},
+        ],
         "training": {"batch_size": 8, "clients_per_stack": 4},
         "defense": "fedavg",
     }

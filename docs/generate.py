@@ -1,0 +1,146 @@
+"""Pages of the documentation that are made from the code when the site is built, as a hook of mkdocs.
+
+A page that exists as a file may hold a marker (`<!-- columns -->`), which the generated text replaces; the others are
+generated whole. Nothing here is typed by hand that the code knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from typer.main import get_command
+
+import raysim
+from raysim.cli.main import app
+from raysim.composition.registry import catalogue, papers
+from raysim.config.explain import Key, explained
+from raysim.presets import generated
+from raysim.runs.directory import COLUMNS
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    for name, page in PAGES.items():
+        files.append(File.generated(config, f"reference/{name}.md", content="\n".join(page()) + "\n"))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Fill the markers in."""
+    for marker, text in MARKERS.items():
+        if f"<!-- {marker} -->" in markdown:
+            markdown = markdown.replace(f"<!-- {marker} -->", "\n".join(text()))
+    return markdown
+
+
+def configuration() -> Iterator[str]:
+    """Every key, by group."""
+    yield "# Configuration"
+    yield ""
+    yield "A configuration is a YAML file, a preset, or a mapping in Python; `KEY=VALUE` on the command line changes single"
+    yield "keys. This page is what `raysim show --explain` prints."
+    groups: dict[str, list[Key]] = {}
+    for key in explained():
+        groups.setdefault(key.name.rpartition(".")[0], []).append(key)
+    for group, keys in groups.items():
+        yield from (
+            "",
+            f"## {group or 'The run'}",
+            "",
+            "| key | value | default | meaning |",
+            "|---|---|---|---|",
+        )
+        for key in keys:
+            value = ", ".join(part for part in (key.kind, key.range) if part)
+            yield f"| `{key.name}` | {cell(value)} | `{key.default}` | {cell(key.meaning)} |"
+
+
+def methods(kind: str) -> Iterator[str]:
+    """Every component of a kind: what it is, and the paper it follows."""
+    yield f"# {kind.capitalize() if kind != 'datasets' else 'Data sets'}"
+    yield ""
+    sources = papers(kind)
+    yield from ("| name | what | paper |", "|---|---|---|") if sources else ("| name | what |", "|---|---|")
+    for name, what in catalogue(kind).items():
+        paper = f" {cell(sources[name])} |" if sources else ""
+        yield f"| `{name}` | {cell(what)} |{paper}"
+
+
+def command_line() -> Iterator[str]:
+    """The help of every command, as it is printed."""
+    yield "# Command line"
+    yield from commands(get_command(app), ["raysim"])
+
+
+def commands(command: typer.core.TyperCommand, names: Sequence[str], parent: object = None) -> Iterator[str]:
+    """This command's help and, if it is a group, that of the commands in it."""
+    context = command.make_context(names[-1], [], parent=parent, resilient_parsing=True)
+    context.max_content_width = context.terminal_width = 96
+    yield from ("", f"## {' '.join(names)}", "", "```text", command.get_help(context).rstrip(), "```")
+    for name in getattr(command, "commands", {}):
+        yield from commands(command.commands[name], [*names, name], context)
+
+
+def presets() -> Iterator[str]:
+    """Whole experiments, by the paper they come from."""
+    yield "# Presets"
+    yield ""
+    yield "Whole experiments, to run (`raysim run PRESET`) or to start from (`raysim show PRESET > mine.yaml`). With"
+    yield "`--scale small` each runs in seconds to minutes, with stand-ins for what is too large."
+    paper = None
+    for name, description in catalogue("presets").items():
+        above = name.partition("-")[0] if name in generated() else ""
+        if above != paper:
+            paper = above
+            yield from ("", f"## {above or 'Single'}", "", "| preset | what |", "|---|---|")
+        yield f"| `{name}` | {cell(description)} |"
+
+
+def columns() -> Iterator[str]:
+    """The tables that a run leaves, column by column."""
+    for table, its in COLUMNS.items():
+        yield from (f"## {table}.parquet", "", "| column | type | meaning |", "|---|---|---|")
+        yield from (f"| `{name}` | {kind} | {cell(meaning)} |" for name, (kind, meaning) in its.items())
+        yield ""
+
+
+def interface() -> Iterator[str]:
+    """All public names: functions, then classes, then the types of options."""
+    objects = {name: getattr(raysim, name) for name in raysim.__all__ if name != "__version__"}
+    documented = {name: thing for name, thing in objects.items() if hasattr(thing, "__module__")}
+    groups: Mapping[str, Callable[[object], bool]] = {
+        "Functions": lambda thing: not isinstance(thing, type),
+        "Errors": lambda thing: isinstance(thing, type) and issubclass(thing, Exception),
+        "Classes": lambda thing: isinstance(thing, type) and not issubclass(thing, Exception),
+    }
+    for title, belongs in groups.items():
+        yield from (f"## {title}", "")
+        for name, thing in documented.items():
+            if belongs(thing):
+                yield from directive(name, thing)
+
+
+def directive(name: str, thing: object) -> Iterable[str]:
+    """What mkdocstrings turns into the documentation of one object, by the module that defines it."""
+    module = import_module(thing.__module__)
+    return (f"::: {module.__name__}.{name}", "") if hasattr(module, name) else ()
+
+
+def cell(text: str) -> str:
+    """Text in a cell of a table."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+KINDS = ("attacks", "defenses", "models", "datasets", "partitions")
+PAGES = {
+    "configuration": configuration,
+    "cli": command_line,
+    "presets": presets,
+    **{kind: partial(methods, kind) for kind in KINDS},
+}
+MARKERS = {"columns": columns, "api": interface}
