@@ -19,6 +19,7 @@ from typing import Any
 from cluster import namespaces, processes
 from cluster.plan import KINDS, ClusterPlan, make_plan
 from raysim.errors import ConfigError, RunError
+from raysim.interruption import Terminated
 
 __all__ = ["KINDS", "WORKER_ENVIRONMENT", "Cluster", "bring_up"]
 
@@ -51,11 +52,15 @@ class Cluster:
         return [*self.inside, *words]
 
     def run(self, words: Sequence[str]) -> int:
-        """Run a driver to its end; its exit status. An interrupt from the keyboard is the driver's to answer."""
+        """Run a driver to its end; its exit status. Ctrl-C and SIGTERM are the driver's to answer."""
         with subprocess.Popen(self.command(words), env=self.environment) as driver:
             while True:
-                with contextlib.suppress(KeyboardInterrupt):
+                try:
                     return driver.wait()
+                except Terminated:
+                    driver.terminate()
+                except KeyboardInterrupt:
+                    continue  # the terminal has sent it to the driver, too
 
 
 @contextlib.contextmanager

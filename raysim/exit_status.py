@@ -1,4 +1,7 @@
-"""From errors to messages and exit statuses: 0 done, 1 the run failed, 2 the request is wrong."""
+"""From errors to messages and exit statuses.
+
+0 done, 1 the run failed, 2 the request is wrong, 130 ended by Ctrl-C (SIGINT), 143 ended by SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,18 @@ from contextlib import contextmanager
 import typer
 
 from raysim.errors import RaysimError, RunError
+from raysim.interruption import status_of, terminable
 
 
 @contextmanager
 def exit_status(debug: bool = False) -> Iterator[None]:
-    """Turn raysim's own errors, and those of the file system, into a message and an exit status."""
+    """Turn raysim's own errors, those of the file system, Ctrl-C and SIGTERM into a message and an exit status."""
     try:
-        yield
+        with terminable():
+            yield
+    except KeyboardInterrupt as end:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(status_of(end)) from None
     except (RaysimError, OSError) as error:
         complain(error, debug)
         raise typer.Exit(1 if isinstance(error, RunError | OSError) else 2) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +54,28 @@ class DieWhileJudging(Defense):
             die_once(self.marker)
         count = state.get("count", 0) + 1
         return Verdict(updates.combine(updates.shares), updates.shares), {"count": count}
+
+
+@dataclass(frozen=True)
+class WaitWhileJudging(Defense):
+    """Leaves the marker and waits, once, in the given round; else the plain mean with a count as its state.
+
+    sends: signals to its own process instead of waiting for one.
+    """
+
+    marker: str = ""
+    round: int = 2
+    sends: tuple[int, ...] = ()
+
+    def apply(self, state, updates, ctx):
+        if ctx.round == self.round and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            for number in self.sends:
+                os.kill(os.getpid(), number)
+            time.sleep(120)
+        count = state.get("count", 0) + 1
+        weights = updates.shares if count % 2 else np.full(updates.num_clients, 1 / updates.num_clients)
+        return Verdict(updates.combine(weights), weights), {"count": count}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ FLOORS: dict[str, int] = {
     "raysim.errors": 1,
     "raysim.exit_status": 1,
     "raysim.formats": 1,
+    "raysim.interruption": 1,
     "raysim.metrics": 1,
     "raysim.options": 1,
     "raysim.own_packages": 1,

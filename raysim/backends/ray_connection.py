@@ -16,6 +16,7 @@ from typing import Any
 from raysim.backends.capacity import Capacity
 from raysim.backends.ray_address import check_listening, check_socket_paths
 from raysim.errors import ConfigError
+from raysim.interruption import terminable_still
 
 
 def authenticate(environment: MutableMapping[str, str], *, new_cluster: bool) -> None:
@@ -86,13 +87,24 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
     if address is None:
         settings["include_dashboard"] = False
     try:
-        ray.init(**{**settings, **options})
+        with terminable_still():
+            ray.init(**{**settings, **options})
     except ConnectionError as error:
         raise ConfigError("address", f"must be that of a running Ray cluster ({error})", address) from None
+    except KeyboardInterrupt:
+        ray.shutdown()  # of what has come up
+        raise
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def what_starts(address: str | None = None) -> str:
+    """What `connected` is about to wait for, in words; empty where this process is connected already."""
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return ""
+    return "starting Ray on this machine" if address in (None, "local") else f"joining Ray at {address}"
 
 
 def capacity() -> Capacity:

@@ -1,15 +1,12 @@
 """The command line: run, resume, report, replay, list, show, bench, cluster.
 
-Exit status: 0 done; 1 the run failed or was interrupted; 2 the request is wrong, and nothing was started. What
-went wrong goes to stderr, in one line. Commands import what they need themselves: `--help` loads neither torch
-nor ray.
+Exit status: 0 done; 1 the run failed; 2 the request is wrong, and nothing was started; 130 or 143 Ctrl-C or SIGTERM
+ended it. What went wrong goes to stderr, in one line. Commands import what they need themselves: `--help` loads
+neither torch nor ray.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,22 +15,21 @@ import typer
 import raysim
 from raysim.cli.bench import app as bench_app
 from raysim.cli.cluster import app as cluster_app
+from raysim.cli.following import conclude, followed, introduce, subject
 from raysim.cli.options import Address, Backend, Debug, Explain, RunPath
 from raysim.cli.replay import replay
 from raysim.cli.reproduce import reproduce
 from raysim.config.explain import explained
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
-from raysim.errors import ConfigError, RunError
-from raysim.exit_status import complain, exit_status
+from raysim.errors import ConfigError
+from raysim.exit_status import exit_status
 from raysim.report import terminal as results
 from raysim.runs.directory import RunDirectory, claimed
 from raysim.version import __version__
 
 if TYPE_CHECKING:
     from raysim.presets import Scale
-    from raysim.report.progress import Display
-    from raysim.runs.result import RunResult
 
 KINDS = {
     "attacks": "what malicious clients do: attack.name",
@@ -128,19 +124,20 @@ def run(
     raysim run pdrr/table1-krum-pdrr --scale small a paper's experiment, made small
 
     The folder of the run gets the resolved configuration, Parquet tables of rounds, clients and stages,
-    checkpoints, and report.html. Ctrl-C keeps the finished rounds; `raysim resume` goes on from there.
+    checkpoints, and report.html. Ctrl-C or SIGTERM ends a run and keeps the finished rounds, with a checkpoint of the
+    last one and the report; `raysim resume` goes on from there. A second Ctrl-C does not wait for that.
     """
     with exit_status(debug):
         config = _requested(request, scale)
         if download:
             config = config.with_values(data={"download": True})
         with claimed(out, name) as path:
-            with _followed(path, backend, address, debug) as display:
-                _introduce(display, path, config)
+            with followed(path, backend, address, debug) as display:
+                introduce(display, path, config)
                 result = raysim.run(
                     config, name=path.name, out=path.parent, backend=backend, address=address, observe=display
                 )
-            _conclude(result, path)
+            conclude(result, path)
 
 
 @app.command()
@@ -188,8 +185,8 @@ def resume(
         earlier = (
             [row for row in directory.read("rounds").to_pylist() if row["round"] < first] if first else []
         )
-        with _followed(path, backend, address, debug) as display:
-            _introduce(display, path, going_on.config)
+        with followed(path, backend, address, debug) as display:
+            introduce(display, path, going_on.config)
             display.standing.earlier = earlier
             result = raysim.resume(
                 path,
@@ -199,7 +196,7 @@ def resume(
                 address=address,
                 observe=display,
             )
-        _conclude(result, path)
+        conclude(result, path)
 
 
 def _rounds_in(words: list[str]) -> int | None:
@@ -254,7 +251,7 @@ def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = F
         capacity = local_capacity()
         experiment = compose(_requested(request, scale), capacity)
         estimate = make_plan(experiment, capacity, psutil.virtual_memory().total)
-        table = results.grid(_subject(experiment.config), "estimate")
+        table = results.grid(subject(experiment.config), "estimate")
         for what, much in lines(experiment.config, estimate):
             table.add_row(what, much)
         console = results.console()
@@ -321,79 +318,3 @@ def _requested(request: list[str] | None, scale: Scale) -> ExperimentConfig:
     if words and "=" not in words[0]:
         return load_config(words[0], words[1:], scale)
     return load_config(None, words, scale)
-
-
-@contextmanager
-def _followed(path: Path, backend: str, address: str | None, debug: bool) -> Iterator[Display]:
-    """The display of a run while it goes on; when the run ends early, say what is kept and how to go on."""
-    from raysim.report.progress import Display
-
-    try:
-        with Display(results.console()) as display:
-            yield display
-        return
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-    except (RunError, OSError) as error:
-        complain(error, debug)
-    if (path / "config.yaml").exists():
-        from raysim.runs.directory import RunDirectory
-
-        kept, wanted = RunDirectory(path).finished_rounds(), load_config(path / "config.yaml").rounds
-        again = ["raysim", "resume", str(path)]
-        again += ["--backend", backend] if backend != "ray" else []
-        again += ["--address", address] if address else []
-        typer.echo(f"{kept} of {wanted} rounds are kept in {path}; to go on: {shlex.join(again)}", err=True)
-    raise typer.Exit(1)
-
-
-def _introduce(display: Display, path: Path, config: ExperimentConfig) -> None:
-    """Tell the display what it is about to follow."""
-    display.title = f"{path}: {_subject(config)}"
-    display.standing.cohort = config.population.cohort_size
-
-
-def _subject(config: ExperimentConfig) -> str:
-    """What a configuration puts to the test; a defense that is shown the truth is named as what it is."""
-    from raysim.composition.methods import make_defense
-    from raysim.defense import Chain, title
-
-    made = make_defense(config)
-    steps = made.steps if isinstance(made, Chain) else (made,)
-    defense = ", then ".join(
-        title(component.name, step) for component, step in zip(config.defense, steps, strict=True)
-    )
-    planted = config.updates.name != "trained" and config.population.num_malicious
-    attack = " and ".join(item.name for item in config.attack) or ("planted" if planted else "no attack")
-    return f"{attack} against {defense}, {config.data.name}, {config.population.total} clients"
-
-
-def _conclude(result: RunResult, path: Path) -> None:
-    """Print the results of a finished run and write its report; a report that fails leaves the run as it is."""
-    from raysim.report.finished_run import read_columns
-    from raysim.report.remarks import of_run
-
-    console = results.console()
-    rounds, spans = read_columns(result.path, "rounds"), read_columns(result.path, "spans")
-    count = rounds["round"].size
-    console.print(f"{path}: {_subject(result.config)}, {count} rounds", style="bold", soft_wrap=True)
-    console.print()
-    console.print(results.utilities(rounds))
-    console.print()
-    console.print(results.detection(rounds))
-    console.print()
-    console.print(results.headline(spans), style="bold")
-    console.print(results.costs(spans))
-    console.print()
-    for remark in of_run(rounds):
-        console.print(remark, soft_wrap=True)
-    console.print(f"tables  {path}/{{rounds,clients,spans}}.parquet", soft_wrap=True)
-    try:
-        from raysim.report.page import render
-
-        render(result.path)
-    except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
-        typer.echo(f"no report: {problem}; the run is whole, so try: raysim report {path}", err=True)
-    else:
-        console.print(f"report  {path / 'report.html'}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import isnan
@@ -131,7 +132,8 @@ class Display:
         self.standing = Standing(cohort=0)
         self._headed = False
         self._is_live = console.is_terminal and not console.is_dumb_terminal
-        self._starting = Spinner("dots", "starting")
+        self._awaited, self._since = "starting", time.monotonic()
+        self._spinner = Spinner("dots")
         self._live = Live(self, console=console, transient=True, refresh_per_second=8)
 
     def __enter__(self) -> Display:
@@ -152,6 +154,12 @@ class Display:
         if news.remark:
             self.console.print(f"note: {news.remark}", soft_wrap=True)
             return
+        if news.awaited:
+            self._awaited, self._since = news.awaited, time.monotonic()
+            if not self._is_live:
+                self.console.print(f"{news.awaited} ...", soft_wrap=True)
+            return
+        self._awaited = ""
         self.standing.note(news)
         if news.row and not self._is_live:
             self.console.print(self.standing.line)
@@ -165,7 +173,7 @@ class Display:
         if self.title:
             table.add_row("run", self.title)
         if now is None:
-            table.add_row("now", self._starting)
+            table.add_row("now", self._waiting())
             return table
         count = f"{standing.rounds_done} of {now.rounds}"
         if not isnan(standing.seconds_left):
@@ -173,12 +181,17 @@ class Display:
         bar = Table.grid(padding=(0, 2))
         bar.add_row(ProgressBar(total=now.rounds, completed=standing.rounds_done, width=28), count)
         table.add_row("rounds", bar)
-        table.add_row("now", self._doing(now))
+        table.add_row("now", self._waiting() if self._awaited else self._doing(now))
         table.add_row("accuracy", standing.accuracy)
         for remark in remarks.of_round(standing.rows[-1]) if standing.rows else ():
             table.add_row("note", remark)
         table.add_row("detection", f"{standing.rates} (mean so far)")
         return table
+
+    def _waiting(self) -> Spinner:
+        """What the run waits for, and how long it has."""
+        self._spinner.update(text=f"{self._awaited}, {int(time.monotonic() - self._since)} s")
+        return self._spinner
 
     def _doing(self, now: Progress) -> str:
         text = f"round {now.round}, {self.standing.clients_done} of {self.standing.cohort} clients done"

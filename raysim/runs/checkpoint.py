@@ -35,7 +35,8 @@ def save(folder: Path, rounds_done: int, state: dict[str, Any], keep: int, confi
     tree = _to_json(state, "", arrays)
     target = folder / f"round-{rounds_done:06d}"
     temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in folder.glob(".round-*.tmp"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         save_file(arrays, temporary / "arrays.safetensors")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +21,9 @@ from raysim.runs.resuming import configuration_digest, require_rounds
 
 @dataclass(frozen=True)
 class Progress:
-    """A progress event: a stage advanced, (with `row`) a round ended, or (with `remark`) the user must be told something."""
+    """A progress event: a stage advanced, (with `row`) a round ended, (with `remark`) the user must be told something,
+    or (with `awaited`) rounds cannot begin before something else is there.
+    """
 
     round: int
     rounds: int
@@ -28,17 +32,86 @@ class Progress:
     total: int = 0
     row: dict[str, Any] = field(default_factory=dict)
     remark: str = ""
+    awaited: str = ""
     at_s: float = field(default_factory=time.time)
 
+
+STOPPING = "stopping; the last finished round is being saved (a second Ctrl-C does not wait for that)"
+"""The remark that answers an interrupt."""
 
 Observer = Callable[[Progress], None]
 """What `run` and `resume` call with every progress event, in the process that called them."""
 
 
-def execute(experiment: Experiment, backend: Backend, directory: RunDirectory, observe: Observer) -> str:
-    """Run all rounds that are not done yet, from the newest checkpoint; the digest of the final global vector."""
+class Keeper:
+    """Writes what finished rounds leave behind: tables, artifacts, checkpoints.
+
+    Where a run ends early, `stop`, also from another thread, saves the last finished round.
+    """
+
+    def __init__(self, experiment: Experiment, backend: Backend, directory: RunDirectory) -> None:
+        self.experiment, self.backend, self.directory = experiment, backend, directory
+        self.state: RunState | None = None
+        self._saved = 0
+        self._stopped = False
+        self._lock = (
+            threading.RLock()
+        )  # an interrupt may come between taking it and the block it is taken for
+
+    def begin(self, state: RunState) -> None:
+        """The state that rounds go on from, which a checkpoint holds, or the one before round 0."""
+        with self._lock:
+            self.state, self._saved = state, state.round
+
+    def keep(self, state: RunState, record: RoundRecord) -> None:
+        """Write what a finished round leaves behind, and a checkpoint when one is due."""
+        config, telemetry = self.experiment.config, self.backend.telemetry
+        with self._lock:
+            if self._stopped:
+                raise RunError("the run was stopped", round=record.number)
+            with telemetry.stage("record"):
+                if config.record.updates and record.number % config.record.every == 0:
+                    recording.write(self.directory.path / "updates", record.judged)
+                self.directory.write_artifacts(record.number, record.artifacts)
+                self.directory.write_round(record.number, record.row, record.clients, record.spans)
+            self.state = state
+            if state.round % config.checkpoint.every == 0 or state.round == config.rounds:
+                with telemetry.stage("checkpoint"):
+                    self._save(state)
+
+    def stop(self) -> None:
+        """Save the last finished round, unless a checkpoint holds it. Nothing is kept afterwards."""
+        with self._lock:
+            self._stopped = True
+            if self.state is not None and self.state.round > self._saved:
+                self._save(self.state)
+
+    def _save(self, state: RunState) -> None:
+        config, folder = self.experiment.config, self.directory.path / "checkpoints"
+        belongs_to = configuration_digest(config)
+        try:
+            checkpoint.save(folder, state.round, state.tree(), config.checkpoint.keep, belongs_to)
+        except TypeError as error:
+            raise RunError(str(error), stage="checkpoint", round=state.round - 1) from error
+        self._saved = state.round
+
+
+def execute(
+    experiment: Experiment,
+    backend: Backend,
+    directory: RunDirectory,
+    observe: Observer,
+    keeper: Keeper | None = None,
+) -> str:
+    """Run all rounds that are not done yet, from the newest checkpoint; the digest of the final global vector.
+
+    A run that ends early, by an error or an interrupt, leaves a checkpoint of its last finished round. keeper: given
+    where another thread may stop it.
+    """
     config = experiment.config
+    keeper = keeper or Keeper(experiment, backend, directory)
     state = resume_state(experiment, backend, directory)
+    keeper.begin(state)
     directory.write_layout(experiment.setup.layout)
     for note in experiment.notes:
         observe(Progress(state.round, config.rounds, remark=note))
@@ -48,36 +121,23 @@ def execute(experiment: Experiment, backend: Backend, directory: RunDirectory, o
 
     backend.telemetry.round = state.round
     backend.telemetry.on_progress = on_progress
-    if state.round < config.rounds:
-        start(experiment, backend)
-    for after, record in rounds(experiment, backend, state):
-        state = after
-        keep_round(experiment, backend, directory, state, record)
-        observe(Progress(record.number, config.rounds, row=record.row))
+    try:
+        if state.round < config.rounds:
+            start(experiment, backend)
+        for after, record in rounds(experiment, backend, state):
+            state = after
+            keeper.keep(state, record)
+            observe(Progress(record.number, config.rounds, row=record.row))
+    except BaseException as end:
+        if isinstance(end, KeyboardInterrupt):
+            observe(Progress(state.round, config.rounds, remark=STOPPING))
+        with suppress(Exception):  # the next run then goes on from an earlier checkpoint
+            keeper.stop()
+        raise
     directory.finish()
     final = digest(state.global_vector)
     write_atomically(directory.path / "digest.txt", f"{final}  global parameters\n".encode())
     return final
-
-
-def keep_round(
-    experiment: Experiment, backend: Backend, directory: RunDirectory, state: RunState, record: RoundRecord
-) -> None:
-    """Write what a finished round leaves behind, and a checkpoint when one is due."""
-    config = experiment.config
-    with backend.telemetry.stage("record"):
-        if config.record.updates and record.number % config.record.every == 0:
-            recording.write(directory.path / "updates", record.judged)
-        directory.write_artifacts(record.number, record.artifacts)
-        directory.write_round(record.number, record.row, record.clients, record.spans)
-    if state.round % config.checkpoint.every == 0 or state.round == config.rounds:
-        try:
-            with backend.telemetry.stage("checkpoint"):
-                folder = directory.path / "checkpoints"
-                belongs_to = configuration_digest(config)
-                checkpoint.save(folder, state.round, state.tree(), config.checkpoint.keep, belongs_to)
-        except TypeError as error:
-            raise RunError(str(error), stage="checkpoint", round=record.number) from error
 
 
 def resume_state(experiment: Experiment, backend: Backend, directory: RunDirectory) -> RunState:

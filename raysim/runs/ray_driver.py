@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from raysim.backends.ray_backend import as_own_error
 from raysim.composition.resources import client_actors
 from raysim.engine.experiment import Experiment
 from raysim.errors import RunError
-from raysim.runs.execution import Observer
+from raysim.runs.execution import STOPPING, Observer, Progress
 from raysim.runs.server import Server
 
 SERVER_RESTARTS = 3
@@ -37,6 +38,7 @@ def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -
     }
     actor_class: Any = ray.remote(Server).options(**options)
     for attempt in range(SERVER_RESTARTS + 1):
+        observe(Progress(0, config.rounds, awaited="starting the server's process"))
         server = actor_class.remote(held, path, client_actors(config, workers), workers)
         try:
             _watch(server, observe)
@@ -51,16 +53,25 @@ def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -
 
 
 def _watch(server: Any, observe: Observer) -> None:
-    """Pass on progress until the run is over; the run's own error is raised as it was raised there."""
+    """Pass on progress until the run is over; the run's own error is raised as it was raised there.
+
+    When the driver is interrupted, the server saves the last finished round before the interrupt goes on.
+    """
     finished = server.run.remote()
     over = False
-    while not over:
-        over = bool(ray.wait([finished], timeout=POLL_S)[0])
-        try:
-            for event in ray.get(server.progress.remote()):
-                observe(event)
-        except gone.RayActorError:
-            over = True
+    try:
+        while not over:
+            over = bool(ray.wait([finished], timeout=POLL_S)[0])
+            try:
+                for event in ray.get(server.progress.remote()):
+                    observe(event)
+            except gone.RayActorError:
+                over = True
+    except KeyboardInterrupt:
+        observe(Progress(0, 0, remark=STOPPING))
+        with suppress(gone.RayError):  # the next run then goes on from an earlier checkpoint
+            ray.get(server.stop.remote())
+        raise
     try:
         ray.get(finished)
     except gone.RayTaskError as error:

@@ -117,7 +117,10 @@ def _on_ray(
     from raysim.backends import ray_connection as ray_cluster
 
     prepared = prepare(config, given)  # mistakes and missing data cost no start-up
-    with ray_cluster.connected(address or os.environ.get("RAY_ADDRESS")):
+    address = address or os.environ.get("RAY_ADDRESS")
+    if awaited := ray_cluster.what_starts(address):
+        observe(Progress(0, config.rounds, awaited=awaited))
+    with ray_cluster.connected(address):
         from raysim.backends.shipping import by_value
         from raysim.runs.ray_driver import drive
 

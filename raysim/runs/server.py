@@ -15,11 +15,11 @@ from raysim.backends.capacity import ClientActors
 from raysim.backends.ray_backend import RayBackend
 from raysim.engine.experiment import Experiment
 from raysim.runs.directory import RunDirectory
-from raysim.runs.execution import Progress, execute
+from raysim.runs.execution import Keeper, Progress, execute
 
 
 class Server:
-    """Runs one experiment on Ray; `run` and `progress` are called concurrently."""
+    """Runs one experiment on Ray; `run` and one of the others are called concurrently."""
 
     def __init__(
         self,
@@ -30,19 +30,26 @@ class Server:
     ) -> None:
         resources = experiment.config.resources
         prepare_worker(resources.threads)
-        self.experiment, self.directory = experiment, RunDirectory(path)
+        self.experiment, self.actors, self.directory = experiment, actors, RunDirectory(path)
         self.backend = RayBackend(
             actors, workers=workers, threads=resources.threads, placement=resources.placement
         )
+        self.keeper = Keeper(experiment, self.backend, self.directory)
         self._events: list[Progress] = []
         self._lock = threading.Lock()
 
     def run(self) -> str:
         """Run to the end; the digest of the final global vector."""
+        awaited = f"starting {self.actors.count} actors that host the clients"
+        self._observe(Progress(0, self.experiment.config.rounds, awaited=awaited))
         try:
-            return execute(self.experiment, self.backend, self.directory, self._observe)
+            return execute(self.experiment, self.backend, self.directory, self._observe, self.keeper)
         finally:
             self.backend.close()
+
+    def stop(self) -> None:
+        """Save the last finished round; the driver ends this process afterwards."""
+        self.keeper.stop()
 
     def progress(self) -> list[Progress]:
         """What happened since the last call."""

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -364,42 +363,6 @@ def test_help_loads_neither_torch_nor_ray():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.strip()) == (0, "set()")
-
-
-def test_an_interrupt_leaves_finished_rounds_readable(tmp_path: Path):
-    command = [
-        "run",
-        *TINY,
-        "rounds=5000",
-        "--backend",
-        "inprocess",
-        "--out",
-        str(tmp_path),
-        "--name",
-        "first",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raysim", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("round 1 "):
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    first, second = errors.splitlines()
-    rows = RunDirectory(tmp_path / "first").read("rounds").to_pylist()
-    assert [row["round"] for row in rows] == list(range(len(rows)))
-    assert 2 <= len(rows) < 5000
-    assert first == "interrupted"
-    again = f"raysim resume {tmp_path / 'first'} --backend inprocess"
-    assert second == f"{len(rows)} of 5000 rounds are kept in {tmp_path / 'first'}; to go on: {again}"
-    assert not (tmp_path / "first" / "parts").exists()
 
 
 def test_resume_takes_more_rounds_and_nothing_else(finished: Result, runs: Path, tmp_path: Path):

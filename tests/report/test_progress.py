@@ -146,6 +146,31 @@ def test_a_remark_is_printed_below_the_title_and_is_no_news_of_a_round(terminal:
     assert display.standing.now is None
 
 
+def test_what_a_run_waits_for_is_shown_and_is_no_news_of_a_round(monkeypatch: pytest.MonkeyPatch):
+    pipe, shown = console(terminal=False)
+    display = Display(pipe, "runs/first")
+    display(Progress(0, 2, awaited="starting Ray on this machine"))
+    assert shown.getvalue() == "runs/first\nstarting Ray on this machine ...\n"
+    assert display.standing.now is None
+    clock = iter([10.0, 17.9, 30.0, 31.0])
+    monkeypatch.setattr("raysim.report.progress.time.monotonic", lambda: next(clock))
+    terminal, written = console(terminal=True)
+    live = Display(terminal, "runs/first")  # reads the clock
+    with pipe.capture() as capture:
+        pipe.print(live)
+    assert "starting, 7 s" in capture.get()
+    live(Progress(0, 2, "train", 0, 1))
+    live(Progress(0, 2, awaited="starting the server's process"))
+    with pipe.capture() as capture:
+        pipe.print(live)
+    assert "starting the server's process, 1 s" in capture.get()
+    live(Progress(0, 2, "train", 0, 1))
+    with pipe.capture() as capture:
+        pipe.print(live)
+    assert "0 of 0 clients done, train" in capture.get()
+    assert written.getvalue() == ""
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (nan, "-")]
 )

@@ -20,7 +20,7 @@ from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost
 from raysim.engine.simulation import initial_state, rounds, start
 from raysim.runs.directory import RunDirectory
-from raysim.runs.execution import keep_round
+from raysim.runs.execution import Keeper
 from raysim.studies.costs.targets import Judged
 from raysim.studies.rounds.bare_loop import BareLoop
 
@@ -128,7 +128,7 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
     simulated_s: list[float] = []
     spans: list[Span] = []
     with tempfile.TemporaryDirectory() as folder, limit():
-        directory = RunDirectory(Path(folder))
+        keeper = Keeper(held, backend, RunDirectory(Path(folder)))
         simulation = rounds(held, backend, initial_state(held, backend))
         for repeat in range(WARM_UP + repeats):
             if workers > 1:
@@ -137,7 +137,7 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
             bare_s.append(_seconds(bare.round))
             began = time.perf_counter()
             state, record = next(simulation)
-            keep_round(held, backend, directory, state, record)
+            keeper.keep(state, record)
             simulated_s.append(time.perf_counter() - began)
             if repeat >= WARM_UP:
                 spans.extend(span for span in record.spans if span.task < 0)

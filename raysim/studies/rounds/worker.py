@@ -26,7 +26,7 @@ from raysim.engine.experiment import Experiment, RunState
 from raysim.engine.simulation import initial_state, rounds, start
 from raysim.errors import RunError
 from raysim.runs.directory import RunDirectory, digest
-from raysim.runs.execution import keep_round
+from raysim.runs.execution import Keeper
 from raysim.studies.cell_store import driver_main
 from raysim.studies.costs.defense_cost import BETWEEN
 from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
@@ -78,11 +78,12 @@ def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> 
         held = experiment.published(backend)
         start(held, backend)
         common = _common(plan, cell, experiment, backend.client_places())
+        keeper = Keeper(held, backend, directory)
         simulation = rounds(held, backend, initial_state(held, backend))
 
         def one_round() -> tuple[list[Span], RunState]:
             state, record = next(simulation)
-            keep_round(held, backend, directory, state, record)
+            keeper.keep(state, record)
             return [*record.spans, *backend.telemetry.drain()], state
 
         backend.telemetry.drain()
