@@ -22,13 +22,27 @@ def status_of(end: KeyboardInterrupt) -> int:
     return 128 + (signal.SIGTERM if isinstance(end, Terminated) else signal.SIGINT)
 
 
+class _Answer:
+    """Answers SIGTERM, and remembers it: Ray's calls that are interrupted raise KeyboardInterrupt whatever was raised."""
+
+    received = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        raise Terminated
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """Inside, SIGTERM raises Terminated; afterwards it does what it did before. In other threads nothing changes."""
-    before = signal.getsignal(signal.SIGTERM)
-    _set(_raise_terminated)
+    before, answer = signal.getsignal(signal.SIGTERM), _Answer()
+    _set(answer)
     try:
         yield
+    except KeyboardInterrupt as end:
+        if answer.received and not isinstance(end, Terminated):
+            raise Terminated from end
+        raise
     finally:
         _set(before)
 
@@ -40,11 +54,11 @@ def terminable_still() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        if before is not _raise_terminated:
+        if not isinstance(before, _Answer):
             raise
         raise Terminated from end
     finally:
-        if before is _raise_terminated:
+        if isinstance(before, _Answer):
             _set(before)
 
 
@@ -52,7 +66,3 @@ def _set(handler: object) -> None:
     # None: set by code that is not Python's, and cannot be put back from here.
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # type: ignore[arg-type]
-
-
-def _raise_terminated(number: int, frame: FrameType | None) -> None:
-    raise Terminated

@@ -14,7 +14,7 @@ from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import RunError
 from raysim.exit_status import complain
-from raysim.interruption import status_of
+from raysim.interruption import status_of, terminable
 from raysim.report import terminal as results
 from raysim.runs.directory import RunDirectory
 
@@ -29,7 +29,7 @@ def followed(path: Path, backend: str, address: str | None, debug: bool) -> Iter
     from raysim.report.progress import Display
 
     try:
-        with Display(results.console()) as display:
+        with terminable(), Display(results.console()) as display:
             yield display
         return
     except KeyboardInterrupt as end:

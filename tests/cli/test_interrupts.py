@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -69,12 +72,16 @@ def started(out: Path, overrides: list[str], *more: str, code: str = "") -> subp
     )
 
 
-def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+def wait_until(holds: Callable[[], bool]) -> None:
     limit = time.monotonic() + 120
-    while not file.exists():
-        assert process.poll() is None, process.communicate()
+    while not holds():
         assert time.monotonic() < limit
         time.sleep(0.02)
+
+
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    wait_until(lambda: file.exists() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
 
 
 def send_myself(number: signal.Signals) -> None:
@@ -94,6 +101,19 @@ def test_a_signal_is_a_status_and_sigterm_is_put_back():
         send_myself(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
     assert (status_of(caught.value), status_of(KeyboardInterrupt())) == (143, 130)
+
+
+def test_what_sigterm_interrupts_may_raise_keyboard_interrupt_instead():
+    """As Ray's `wait` does."""
+
+    def wait() -> None:
+        try:
+            send_myself(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(Terminated), terminable():
+        wait()
 
 
 def test_a_library_that_answers_sigterm_itself_takes_nothing_away():
@@ -189,12 +209,35 @@ def test_ctrl_c_on_ray(tmp_path: Path, marker: Path):
     output, errors = process.communicate(timeout=120)
     path = tmp_path / "run"
     assert process.returncode == 130, errors
-    said = f"interrupted: {DONE} of 4 rounds are kept in {path}; to go on: raysim resume {path}\n"
-    assert errors == said
+    assert errors == f"interrupted: {DONE} of 4 rounds are kept in {path}; to go on: raysim resume {path}\n"
     lines = output.splitlines()
     waits = [line for line in lines if line.endswith(" ...")]
     assert waits[:2] == ["starting Ray on this machine ...", "starting the server's process ..."]
     assert waits[2].endswith("actors that host the clients ...")
     assert lines.index(waits[2]) < next(n for n, line in enumerate(lines) if line.startswith("round 0 "))
     ended(path)
+    wait_until(lambda: not in_group(process.pid))
     assert raysim.resume(path, backend="inprocess").digest == undisturbed(tmp_path, overrides)
+
+
+def in_group(number: int) -> list[int]:
+    return [p.pid for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == number]
+
+
+@pytest.mark.ray
+def test_sigterm_on_ray(ray_cluster: None, tmp_path: Path, marker: Path):
+    """It arrives while Ray's `wait` waits, and has its own status all the same; the cluster is not this run's to end."""
+    overrides = words(marker)
+
+    def send() -> None:
+        wait_until(marker.exists)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    result = CliRunner().invoke(app, ["run", *overrides, "--out", str(tmp_path), "--name", "run"])
+    sender.join()
+    assert result.exit_code == 143, result.output
+    ended(tmp_path / "run")
+    assert raysim.resume(tmp_path / "run").digest == undisturbed(tmp_path, overrides)
