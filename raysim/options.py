@@ -59,7 +59,8 @@ def construct(cls: type[Method], options: Mapping[str, Any]) -> Method:
     """An object of the dataclass `cls`, its options as a file or the command line gives them.
 
     What a text or a whole number stands for is taken as such (`"1e-3"` for a float, a list for a tuple). ConfigError
-    for what an annotation does not allow, for an option that is missing, and for what the class itself refuses.
+    for what an annotation does not allow, for an option that is missing, and for what the class itself refuses or
+    fails at.
     """
     annotations = option_annotations(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
@@ -78,6 +79,9 @@ def construct(cls: type[Method], options: Mapping[str, Any]) -> Method:
         raise ConfigError(
             next(iter(held), cls.__name__), str(error), next(iter(held.values()), None)
         ) from error
+    except (Exception, SystemExit) as error:
+        fails = f"{cls.__name__} fails with {type(error).__name__}: {error}"
+        raise ConfigError("name", f"must be the name of what can be made; {fails}", held) from error
 
 
 @functools.cache

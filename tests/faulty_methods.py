@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,6 +159,75 @@ class BadVerdict(Defense):
 
     def apply(self, state, updates, ctx):
         return Verdict(np.full(updates.dim, np.nan, np.float32)), state
+
+
+@dataclass(frozen=True)
+class Fails(Defense):
+    """Notes every call in a file and fails, always: `how` is raise, exit, task (an exit in a task of its own), or arrival
+    (in the process that it is sent to).
+    """
+
+    calls: str = ""
+    how: str = "raise"
+
+    def note(self) -> None:
+        with open(self.calls, "a") as file:
+            file.write(f"{self.how}\n")
+
+    def __reduce__(self):
+        return (_arrive, (self.calls, self.how))
+
+    def apply(self, state, updates, ctx):
+        self.note()
+        if self.how == "exit":
+            sys.exit("no reason")
+        if self.how == "task":
+            ctx.run("leaves", sys.exit, "no reason")
+        raise ArithmeticError("the same every time")
+
+
+def _arrive(calls, how):
+    made = Fails(calls, how)
+    if how == "arrival":
+        made.note()
+        raise ArithmeticError("the same every time")
+    return made
+
+
+@dataclass(frozen=True)
+class LeavesWhileTraining(Attack):
+    """Calls sys.exit where a compromised client trains."""
+
+    calls: str = ""
+
+    def train(self, honest_train, data, ctx):
+        with open(self.calls, "a") as file:
+            file.write("train\n")
+        sys.exit(3)
+
+
+@dataclass(frozen=True)
+class FailsBefore(Defense):
+    """Fails before a run starts: `where` is make, check, remarks, or assume."""
+
+    where: str = "make"
+
+    def __post_init__(self):
+        self.fail_at("make")
+
+    def fail_at(self, where):
+        if self.where == where:
+            raise ZeroDivisionError("in the method's own code")
+
+    def check(self, setting):
+        self.fail_at("check")
+
+    def remarks(self, setting):
+        self.fail_at("remarks")
+        return ()
+
+    def assumed(self, count):
+        self.fail_at("assume")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from raysim.errors import RunError
+
 WHOLE_STAGE = -1
 
 Owner = Literal["client", "attack", "defense", "engine"]
@@ -144,10 +146,13 @@ class StageMeter:
 def measured(
     stage: str, task: int, node: str, fn: Callable[..., Any], args: tuple[Any, ...], retries: int = 0
 ) -> tuple[Any, Span]:
-    """Run fn(*args) and measure it in this process."""
+    """Run fn(*args) and measure it in this process. A SystemExit becomes a RunError: it would look like a crash."""
     reset_peak_memory()
     start, clock, cpu = time.time(), time.perf_counter(), time.process_time()
-    result = fn(*args)
+    try:
+        result = fn(*args)
+    except SystemExit as error:
+        raise RunError(f"SystemExit: {error}") from error
     wall, cpu_used = time.perf_counter() - clock, time.process_time() - cpu
     span = Span(
         stage=stage,

@@ -20,7 +20,7 @@ from raysim.composition.methods import Methods, make_methods, written_out
 from raysim.composition.network import make_network
 from raysim.composition.resources import clients_per_stack, resolved
 from raysim.composition.samples import deal, hold_one, load_data, set_aside
-from raysim.config.keys import keys_under
+from raysim.config.keys import asked
 from raysim.config.schema import ExperimentConfig, numbered
 from raysim.context import ServerData, Setting
 from raysim.data.dataset import Dataset, FederatedData, normalise
@@ -95,11 +95,13 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
         tokens=source.train.images.dtype == np.int64,
         cam_layer=factory.cam_layer,
     )
+    notes = list(source.notes)
     for number, step in enumerate(methods.defenses):
-        with keys_under(numbered("defense", config.defense, number)):
+        with asked(numbered("defense", config.defense, number), step):
             step.check(setting)
+            notes += step.remarks(setting)
     for number, campaign in enumerate(campaigns):
-        with keys_under(numbered("attack", config.attack, number)):
+        with asked(numbered("attack", config.attack, number), campaign.attack):
             campaign.attack.check(setting)
     if methods.synthetic:
         train_set, partition = hold_one(config, source)
@@ -107,7 +109,8 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
         train_set, partition = deal(config, methods.partition, source, train_pool)
     rows = rows_of_round(config, partition)
     if rows is not None:
-        methods = methods.assuming(rows)
+        with asked("defense", methods.defense):
+            methods = methods.assuming(rows)
     return Prepared(
         config=_identified(written_out(config, methods), given, source, layout.vector(model), layout),
         given=given,
@@ -122,7 +125,7 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
         train_set=train_set,
         partition=partition,
         tests=(test, *triggered_tests(config, campaigns, test)),
-        notes=(*source.notes, *(remark for step in methods.defenses for remark in step.remarks(setting))),
+        notes=tuple(notes),
     )
 
 
@@ -207,7 +210,7 @@ def triggered_tests(
     found = []
     for number, campaign in enumerate(campaigns):
         group = numbered("attack", config.attack, number)
-        with keys_under(group):
+        with asked(group, campaign.attack):
             triggered = campaign.attack.triggered_test(test)
         if triggered is not None:
             if not len(triggered):

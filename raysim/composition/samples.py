@@ -11,7 +11,7 @@ import numpy as np
 from raysim import data as datasets
 from raysim import rng
 from raysim.composition.lookup import find
-from raysim.config.keys import keys_under
+from raysim.config.keys import asked, keys_under
 from raysim.config.schema import ExperimentConfig
 from raysim.context import ServerData
 from raysim.data.dataset import Dataset, FederatedData, normalise
@@ -97,7 +97,8 @@ def deal(
     config: ExperimentConfig, split: Partitioner, source: FederatedData, pool: np.ndarray
 ) -> tuple[Dataset, Partition]:
     """The training set, and which client holds which samples of it: those in `pool` are dealt by `split`."""
-    with keys_under("data.partition", num_clients="population.clients", partition="data.partition.name"):
+    places = {"num_clients": "population.clients", "partition": "data.partition.name"}
+    with asked("data.partition", split, **places):
         partition = split.split(
             source.train.labels[pool],
             config.population.total,

@@ -1,11 +1,11 @@
-"""Where in the configuration an error's key belongs."""
+"""Where in the configuration an error belongs that is met before a run starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, RaysimError
 
 
 @contextmanager
@@ -16,3 +16,16 @@ def keys_under(group: str, **elsewhere: str) -> Iterator[None]:
     except ConfigError as error:
         key = error.key if "." in error.key else elsewhere.get(error.key, f"{group}.{error.key}")
         raise ConfigError(key, error.rule, error.value, error.nearest) from None
+
+
+@contextmanager
+def asked(group: str, component: object, **elsewhere: str) -> Iterator[None]:
+    """`keys_under`, for what asks a component of the configuration: whatever else it fails with is a ConfigError, too."""
+    with keys_under(group, **elsewhere):
+        try:
+            yield
+        except (RaysimError, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            rule = f"must name what can be set up; it fails with {type(error).__name__}: {error}"
+            raise ConfigError(f"{group}.name", rule, type(component).__name__) from error

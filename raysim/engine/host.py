@@ -299,7 +299,7 @@ def _naming(round: int, clients: Sequence[int]) -> Iterator[None]:
         raise RunError(error.problem + together, stage=error.stage, round=round, client=client) from error
     except RaysimError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would look like a crash of this host
         problem = f"{type(error).__name__}: {error}{together}"
         raise RunError(problem, stage="train", round=round, client=client) from error
 

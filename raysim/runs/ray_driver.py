@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,11 +46,16 @@ def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -
             return
         except gone.RayActorError as error:
             if error.actor_init_failed:  # as it would be every time
-                raise RunError(f"the Server actor could not start: {error}") from error
+                raise RunError(f"the Server actor could not start: {_last_line(error)}") from error
             if attempt == SERVER_RESTARTS:
                 raise RunError(f"the Server actor died {attempt + 1} times: {error}") from error
         finally:
             ray.kill(server)
+
+
+def _last_line(error: Exception) -> str:
+    """The innermost error in Ray's text, which has whole tracebacks in it, coloured ones."""
+    return re.sub(r"\x1b\[\d*m", "", str(error)).strip().rpartition("\n")[2].strip()
 
 
 def _watch(server: Any, observe: Observer) -> None:
