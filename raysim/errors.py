@@ -14,6 +14,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 300
+"""Characters of a received value that a message repeats."""
+
 
 class RaysimError(Exception):
     """Base of everything below."""
@@ -24,7 +27,7 @@ class ConfigError(RaysimError, ValueError):
 
     def __init__(self, key: str, rule: str, value: object = None, nearest: object = None) -> None:
         self.key, self.rule, self.value, self.nearest = key, rule, value, nearest
-        message = f"{key}: {rule}; received {value!r}"
+        message = f"{key}: {rule}; received {_shown(value)}"
         if nearest is not None:
             message += (
                 f"; did you mean {nearest!r}?"
@@ -101,6 +104,15 @@ def unknown_name(key: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that no table holds."""
     names = sorted(known)
     return ConfigError(key, f"must be one of {', '.join(names)}", name, nearest_name(name, names))
+
+
+def _shown(value: object) -> str:
+    """The value as Python writes it; the beginning of what is long, and the type of what cannot be written."""
+    try:
+        text = repr(value)
+    except Exception:  # a whole number of thousands of digits, or a class whose repr fails
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
 
 
 def _rebuild_run_error(

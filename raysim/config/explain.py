@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from raysim.config.schema import ExperimentConfig, Group
+from raysim.config.schema import LARGEST, ExperimentConfig, Group
 
 BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 
@@ -71,17 +71,17 @@ def _kind(annotation: Any) -> str:
 
 
 def _range(field: FieldInfo) -> str:
-    """The bounds on the field's value, or on a part of what it may be."""
+    """The bounds on the field's value, or on a part of what it may be; not those that only keep numbers finite."""
     found = list(field.metadata)
     for part in typing.get_args(field.annotation):
         if typing.get_origin(part) is Annotated:
             for extra in typing.get_args(part)[1:]:
                 found += extra.metadata if isinstance(extra, FieldInfo) else [extra]
     return ", ".join(
-        text.format(getattr(bound, name))
+        text.format(limit)
         for bound in found
         for name, text in BOUNDS.items()
-        if getattr(bound, name, None) is not None
+        if (limit := getattr(bound, name, None)) is not None and limit < LARGEST
     )
 
 

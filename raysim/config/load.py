@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from raysim.config.overrides import apply_overrides
 from raysim.config.schema import ExperimentConfig
+from raysim.config.yaml_text import read_text, values_in
 from raysim.errors import ConfigError, nearest_name
 from raysim.presets import PRESETS, generated
 
@@ -48,14 +47,7 @@ def _mapping_in(source: str | Path) -> dict[str, Any]:
                 "preset", "must name a preset or a .yaml file", str(source), nearest_name(str(source), names)
             )
         path = PRESETS / f"{source}.yaml"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("config", f"must be a readable file ({error.strerror})", str(source)) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError("config", f"must be text in UTF-8 ({error.reason})", str(source)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError("config", f"must be valid YAML ({error})", str(source)) from None
+    values = values_in(read_text(path), "config", source=str(source))
     if not isinstance(values, dict):
         raise ConfigError("config", "must hold a mapping of groups", type(values).__name__)
     return values

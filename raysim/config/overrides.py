@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from raysim.config.yaml_text import MOST_DEPTH, values_in
 from raysim.errors import ConfigError
 
 KEPT_WHEN_RENAMED = {
@@ -29,10 +28,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         key, equals, raw = text.partition("=")
         if not equals or not key:
             raise ConfigError("override", "must have the form KEY=VALUE", text)
-        try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise ConfigError(key, "must be a YAML value", raw) from None
+        if key.count(".") >= MOST_DEPTH:
+            raise ConfigError("override", f"must name a key by fewer than {MOST_DEPTH} parts", text)
+        value = values_in(raw, key)
         _assign(result, key, value)
     return result
 

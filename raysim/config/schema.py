@@ -27,11 +27,18 @@ from pydantic import (
 from raysim.config.validation import Location, refusal
 from raysim.errors import ConfigError
 
+LARGEST = 2**31 - 1
+"""The largest whole number of a key that counts something."""
+
+MOST_CLIENTS = 10**7
+
+Whole = Annotated[int, Field(le=LARGEST)]
+
 
 class Group(BaseModel):
     """A group of keys: frozen, and a misspelt key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -65,9 +72,11 @@ def _named(value: Any) -> Any:
 class ScheduleConfig(Group):
     """When an attack is active: rounds start, start + every, ... before stop (null: to the end)."""
 
-    start: int = Field(0, ge=0, description="first active round, from 0")
-    stop: int | None = Field(None, ge=1, description="first round that is no longer active; null: to the end")
-    every: int = Field(1, ge=1, description="rounds from one active round to the next")
+    start: Whole = Field(0, ge=0, description="first active round, from 0")
+    stop: Whole | None = Field(
+        None, ge=1, description="first round that is no longer active; null: to the end"
+    )
+    every: Whole = Field(1, ge=1, description="rounds from one active round to the next")
     participation: Literal["pool", "frequency"] = Field(
         "pool", description="pool: its clients are drawn like all; frequency: they join every active round"
     )
@@ -77,7 +86,7 @@ class AttackConfig(Component):
     """An attack: its options, when it is active, and which of the malicious clients it commands (null: all)."""
 
     schedule: ScheduleConfig = ScheduleConfig()
-    clients: int | list[int] | None = Field(
+    clients: Whole | list[Whole] | None = Field(
         None, description="malicious clients it commands: a count, or their ids; null: all that are left"
     )
 
@@ -85,10 +94,12 @@ class AttackConfig(Component):
 class PopulationConfig(Group):
     """Who takes part."""
 
-    clients: int = Field(24, ge=1, description="clients in all; see `mode` for the malicious ones")
-    cohort: int | None = Field(None, ge=1, description="clients sampled each round; null: all")
-    malicious: int | float = Field(0, ge=0, description="a count, or a fraction below 1 of `clients`")
-    placement: Literal["last", "random"] | list[int] = Field(
+    clients: int = Field(
+        24, ge=1, le=MOST_CLIENTS, description="clients in all; see `mode` for the malicious ones"
+    )
+    cohort: Whole | None = Field(None, ge=1, description="clients sampled each round; null: all")
+    malicious: Whole | float = Field(0, ge=0, description="a count, or a fraction below 1 of `clients`")
+    placement: Literal["last", "random"] | list[Whole] = Field(
         "last",
         description="which clients are malicious: the last ids, ids drawn from the seed, or those listed",
     )
@@ -124,7 +135,7 @@ class DataConfig(Component):
     partition: Annotated[Component, BeforeValidator(_named)] = Field(
         Component(name="iid"), description="without effect with `updates: synthetic`, where nobody trains"
     )
-    limit: int | None = Field(None, ge=1, description="use at most this many training samples")
+    limit: Whole | None = Field(None, ge=1, description="use at most this many training samples")
     download: bool = Field(False, description="let torchvision fetch a data set that is missing")
 
 
@@ -143,11 +154,11 @@ class TrainingConfig(Group):
     Clients do not train with `updates: synthetic`: there these keys are for such defenses alone.
     """
 
-    epochs: int = Field(1, ge=1, description="passes over a client's samples in a round")
-    batch_size: int = Field(32, ge=1, description="samples in a step")
+    epochs: Whole = Field(1, ge=1, description="passes over a client's samples in a round")
+    batch_size: Whole = Field(32, ge=1, description="samples in a step")
     optimizer: Annotated[OptimizerConfig, BeforeValidator(_named)] = OptimizerConfig()
     lr_decay: float = Field(1.0, gt=0, le=1, description="the learning rate of round t is lr * lr_decay**t")
-    clients_per_stack: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    clients_per_stack: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST)] = Field(
         "auto",
         description="clients trained together, as one stack of small models; 1: one after another; auto: a rule",
     )
@@ -169,8 +180,8 @@ class TrainingConfig(Group):
 class ServerDataConfig(Group):
     """Samples the server itself holds, which no client has: probe images, root and validation sets."""
 
-    samples: int = Field(100, ge=0, description="how many samples; 0: the server holds none")
-    classes: list[int] | None = Field(None, description="draw from these classes only; null: all")
+    samples: Whole = Field(100, ge=0, description="how many samples; 0: the server holds none")
+    classes: list[Whole] | None = Field(None, description="draw from these classes only; null: all")
     source: Literal["train", "test"] = Field("train", description="which split they are taken out of")
 
 
@@ -183,11 +194,11 @@ class ResourcesConfig(Group):
     client_gpus: float = Field(
         0.0, ge=0, le=1, description="GPU share one client reserves; an actor reserves the sum"
     )
-    clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST)] = Field(
         "auto", description="clients that one actor hosts; 1: an actor per client; auto: a rule"
     )
     server_gpus: float = Field(0.0, ge=0, description="GPUs that the Server actor reserves")
-    threads: int = Field(1, ge=1, description="BLAS and torch threads of every process")
+    threads: Whole = Field(1, ge=1, description="BLAS and torch threads of every process")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where clients train and are evaluated; auto: cuda if there is one"
     )
@@ -201,10 +212,10 @@ class ResourcesConfig(Group):
         description="start a defense's work on single rows as they arrive and, on Ray, evaluate a round while the "
         "next one trains; spans then overlap: leave it off to study costs",
     )
-    tile_bytes: Literal["auto"] | Annotated[int, Field(ge=4096)] = Field(
+    tile_bytes: Literal["auto"] | Annotated[int, Field(ge=4096, lt=2**63)] = Field(
         "auto", description="size of K rows in one column shard, and of one upload call; auto: a rule"
     )
-    column_shards: int | None = Field(None, ge=1, description="filled in: the number of column shards")
+    column_shards: Whole | None = Field(None, ge=1, description="filled in: the number of column shards")
 
 
 class RecordConfig(Group):
@@ -212,23 +223,23 @@ class RecordConfig(Group):
 
     updates: bool = Field(False, description="keep every round's updates, for `raysim replay`")
     heat_maps: bool = Field(True, description="keep the defense's arrays (heat maps, similarity matrices)")
-    every: int = Field(1, ge=1, description="rounds from one that is kept to the next")
+    every: Whole = Field(1, ge=1, description="rounds from one that is kept to the next")
 
 
 class EvaluationConfig(Group):
     """Main accuracy and attack success."""
 
-    every: int = Field(
+    every: Whole = Field(
         1, ge=1, description="rounds from one evaluation to the next; the last round always is"
     )
-    batch_size: int = Field(64, ge=1, description="test samples in a forward pass")
+    batch_size: Whole = Field(64, ge=1, description="test samples in a forward pass")
 
 
 class CheckpointConfig(Group):
     """How often the whole state is saved (the last round always is), and how many are kept."""
 
-    every: int = Field(10, ge=1, description="rounds from one checkpoint to the next")
-    keep: int = Field(2, ge=1, description="checkpoints that are kept, the newest ones")
+    every: Whole = Field(10, ge=1, description="rounds from one checkpoint to the next")
+    keep: Whole = Field(2, ge=1, description="checkpoints that are kept, the newest ones")
 
 
 def _list_of_components(value: Any) -> Any:
@@ -247,8 +258,8 @@ class ExperimentConfig(Group):
     2
     """
 
-    seed: int = Field(0, ge=0, description="every random draw derives from it")
-    rounds: int = Field(10, ge=1, description="rounds in all")
+    seed: int = Field(0, ge=0, lt=2**64, description="every random draw derives from it")
+    rounds: Whole = Field(10, ge=1, description="rounds in all")
     population: PopulationConfig = PopulationConfig()
     data: Annotated[DataConfig, BeforeValidator(_named)] = DataConfig()
     model: Annotated[Component, BeforeValidator(_named)] = Component(name="digits_cnn")

@@ -18,14 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raysim.backends.base import Backend, BackendName, InProcessBackend
 from raysim.backends.capacity import Capacity
 from raysim.composition.compose import compose
 from raysim.composition.methods import make_defense
 from raysim.config.load import load_config
 from raysim.config.schema import Component, ExperimentConfig
+from raysim.config.yaml_text import values_in
 from raysim.engine import recording
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads
 from raysim.engine.round_record import record_round
@@ -124,16 +123,13 @@ def _replay_on_ray(
 
 def parse_defenses(texts: Sequence[str]) -> list[Component]:
     """Components from `krum,median` and from YAML such as `{name: krum, num_byzantine: 3}`."""
-    components = []
+    components: list[Component] = []
     for text in texts:
         if text.strip().startswith("{"):
-            try:
-                values = yaml.safe_load(text)
-            except yaml.YAMLError:
-                raise ConfigError("--defense", "must be names, or a YAML mapping with a name", text) from None
+            values = values_in(text, "--defense")
             if not isinstance(values, dict) or "name" not in values:
                 raise ConfigError("--defense", "must have a name", text)
-            components.append(Component(**values))
+            components += ExperimentConfig.from_mapping({"defense": values}).defense
         else:
             components += [Component(name=name.strip()) for name in text.split(",") if name.strip()]
     if not components:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from numpy.typing import NDArray
 
-from raysim.errors import RecordError
+from raysim.config.yaml_text import values_in
+from raysim.errors import ConfigError, RecordError
 from raysim.runs.directory import COLUMNS, TABLES
 
 Columns = Mapping[str, NDArray[Any]]
@@ -63,9 +63,9 @@ def read_finished_run(path: Path) -> FinishedRun:
         raise RecordError(f"{path}: no {', '.join(missing)}; a run writes them when it ends: resume it first")
     config_text = _read_text(path / "config.yaml")
     try:
-        config = yaml.safe_load(config_text) or {}
+        config = values_in(config_text, "config", source=str(path / "config.yaml")) or {}
         environment = json.loads(_read_text(path / "environment.json"))
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
+    except (ConfigError, json.JSONDecodeError) as error:
         raise RecordError(f"{path}: config.yaml or environment.json is damaged: {error}") from error
     for name, value in (("config.yaml", config), ("environment.json", environment)):
         if not isinstance(value, dict):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
+from raysim.config.yaml_text import values_in
 from raysim.errors import ConfigError
 
 
@@ -39,7 +38,7 @@ def named_options(kind: str, word: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(kind, "must have the form name,key=value,...", word)
-        values[key] = yaml.safe_load(value)
+        values[key] = values_in(value, f"{kind}.{key}")
     return name, values
 
 

@@ -112,7 +112,7 @@ def test_an_option_of_a_component_given_by_its_name_alone():
     [
         ("rounds", "override", "KEY=VALUE"),
         ("=3", "override", "KEY=VALUE"),
-        ("rounds=[1", "rounds", "must be a YAML value"),
+        ("rounds=[1", "rounds", "must be valid YAML"),
         ("rounds.x=3", "rounds.x", "rounds is a value, not a group"),
     ],
 )

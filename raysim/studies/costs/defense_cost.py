@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import yaml
 
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span
 from raysim.composition.registry import make
 from raysim.config.schema import Component
+from raysim.config.yaml_text import values_in
 from raysim.context import Setting
 from raysim.defense import Defense, judged
 from raysim.errors import ConfigError
@@ -85,7 +85,7 @@ def parse_subjects(names: Sequence[str], options: Sequence[str]) -> list[Subject
             raise ConfigError("option", "must have the form defense.key=value", option)
         if name not in [word.partition(",")[0] for word in names]:
             raise ConfigError("option", "must name a defense that is measured", option)
-        extra.setdefault(name, {})[field_name] = yaml.safe_load(value)
+        extra.setdefault(name, {})[field_name] = values_in(value, key)
     subjects = []
     for word in names:
         name, named = named_options("defense", word)
