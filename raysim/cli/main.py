@@ -25,7 +25,8 @@ from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.exit_status import exit_status
 from raysim.report import terminal as results
-from raysim.runs.directory import RunDirectory, claimed
+from raysim.runs.directory import RunDirectory
+from raysim.runs.naming import claimed
 from raysim.version import __version__
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from raysim.composition.given import Given
 from raysim.composition.lookup import find
 from raysim.config.schema import ExperimentConfig
 from raysim.data.dataset import FederatedData, normalise
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, unknown_name
 from raysim.models import MODELS, Architecture
 from raysim.models.factory import ModelFactory
 from raysim.models.given import factory_of
@@ -33,13 +33,28 @@ def make_network(
         factory, model = factory_of(given.model, {}, **facts)
     else:
         thing = find("model", MODELS, wanted.name)
-        if MODELS.get(wanted.name) is thing:
+        built_in = MODELS.get(wanted.name)
+        if built_in is not None and built_in is thing:
+            for option in wanted.options:
+                if option not in built_in.options:
+                    raise unknown_name(f"model.{option}", option, built_in.options)
             recipe = ModelRecipe(wanted.name, source.num_classes, source.input_shape, seed, wanted.options)
-            return recipe, recipe.build()
+            return recipe, _built(recipe)
         build = thing.build if isinstance(thing, Architecture) else thing
         factory, model = factory_of(build, wanted.options, **facts)
     _try_out(model, source, wanted.name)
     return factory, model
+
+
+def _built(recipe: ModelRecipe) -> nn.Module:
+    """The network with its initial parameters; ConfigError where its options ask for more than torch can make."""
+    try:
+        return recipe.build()
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
+        rule = f"must be a network that torch can make here ({type(error).__name__}: {error})"
+        raise ConfigError("model", rule, {"name": recipe.name, **recipe.options}) from error
 
 
 def _try_out(model: nn.Module, source: FederatedData, name: str) -> None:

@@ -37,14 +37,18 @@ def load_data(config: ExperimentConfig, given: Any = None) -> FederatedData:
             raise unknown_name(f"data.{option}", option, known)
     with keys_under("data"):
         if datasets.DATASETS.get(wanted.name) is loader:
-            return datasets.load(
-                wanted.name,
-                wanted.root,
-                limit=wanted.limit,
-                download=wanted.download,
-                seed=config.seed,
-                **wanted.options,
-            )
+            try:
+                return datasets.load(
+                    wanted.name,
+                    wanted.root,
+                    limit=wanted.limit,
+                    download=wanted.download,
+                    seed=config.seed,
+                    **wanted.options,
+                )
+            except MemoryError as error:
+                rule = f"must be a data set that fits this machine's memory ({error})"
+                raise ConfigError("name", rule, {"name": wanted.name, **wanted.options}) from error
         place = datasets.default_root() if wanted.root is None else Path(wanted.root).expanduser()
         facts = {"root": place, "download": wanted.download, "seed": config.seed, "limit": wanted.limit}
         taken = inspect.signature(loader).parameters

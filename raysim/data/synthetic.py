@@ -37,16 +37,16 @@ def synthetic(
     five standard deviations. Classes are equally frequent. `num_owners` deals the training samples evenly to
     that many owners, for the natural partition. `root` and `download` are not used.
     """
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
+        raise ConfigError("shape", "must be (channels, height, width)", shape)
     counts = {"num_classes": num_classes, "train_size": train_size, "test_size": test_size}
     counts |= {f"shape[{place}]": side for place, side in enumerate(shape)}
     for key, value in counts.items():
         if type(value) is not int or value < 1:
             raise ConfigError(key, "must be a positive whole number", value)
-    if len(shape) != 3:
-        raise ConfigError("shape", "must be (channels, height, width)", tuple(shape))
-    if not noise >= 0:
-        raise ConfigError("noise", "must not be negative", noise)
-    if num_owners is not None and not 1 <= num_owners <= train_size:
+    if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
+        raise ConfigError("noise", "must be a finite number, not negative", noise)
+    if num_owners is not None and (type(num_owners) is not int or not 1 <= num_owners <= train_size):
         raise ConfigError("num_owners", f"must lie in 1..train_size = {train_size}", num_owners)
 
     prototypes = _prototypes(tuple(shape), num_classes, seed)

@@ -27,10 +27,8 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysim.backends.telemetry import Span
-from raysim.errors import ConfigError, RecordError
+from raysim.errors import RecordError
 from raysim.matrix.layout import Layout
 from raysim.runs.table_schema import Columns, Rows, TableSchema, write_parquet
 from raysim.version import __version__
@@ -119,43 +117,6 @@ def schema(table: str) -> pa.Schema:
     return TABLES[table].arrow
 
 
-@contextmanager
-def claimed(out: Path, name: str | None) -> Iterator[Path]:
-    """The folder of a run about to start: `out/name`; by default a new one, named by date and time.
-
-    No two callers get the same new one: -2, -3, ... follow where a run began in the same second. It is removed
-    again when the request is refused before anything is written.
-    """
-    wanted = str(out.absolute() / (name or ""))
-    if any("\ud800" <= letter <= "\udfff" for letter in wanted):  # how Python reads bytes its locale cannot
-        rule = "must be text in the locale, which is not UTF-8 here: set PYTHONUTF8=1, or use an ASCII path"
-        raise ConfigError("out", rule, wanted)
-    if name is not None:
-        yield out / name
-        return
-    absent = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    path = _make_dated_folder(out)
-    try:
-        yield path
-    finally:
-        with suppress(OSError):  # it holds a run, or what was there before is in use by another
-            for folder in (path, *absent):
-                folder.rmdir()
-
-
-def _make_dated_folder(out: Path) -> Path:
-    name = now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    number = 1
-    while True:
-        try:
-            (out / name).mkdir()
-            return out / name
-        except FileExistsError:
-            number += 1
-            name = f"{now}-{number}"
-
-
 @dataclass(frozen=True)
 class RunDirectory:
     """Writes and reads one run's directory."""
@@ -170,6 +131,15 @@ class RunDirectory:
         except FileExistsError:
             rule = "already holds a run: resume it, or choose another --name"
             raise RecordError(f"{self.path} {rule}") from None
+        self.describe(environment)
+
+    @property
+    def described(self) -> bool:
+        """Whether it is written down where the run runs."""
+        return (self.path / "environment.json").exists()
+
+    def describe(self, environment: Mapping[str, Any]) -> None:
+        """Write down where the run runs."""
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
 
     def require(self) -> None:

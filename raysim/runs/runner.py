@@ -14,10 +14,11 @@ from raysim.composition.given import Given
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import Experiment
 from raysim.errors import ConfigError
-from raysim.runs.directory import RunDirectory, claimed, environment
+from raysim.runs.directory import RunDirectory, environment
 from raysim.runs.execution import Observer, Progress, execute
+from raysim.runs.naming import claimed
 from raysim.runs.result import RunResult
-from raysim.runs.resuming import Continuation, continuation, write_beginning
+from raysim.runs.resuming import BEGAN, Continuation, continuation, write_beginning
 
 
 def run(
@@ -146,15 +147,20 @@ def _enter(
     directory: RunDirectory, experiment: Experiment, resumed: Continuation | None, **about: Any
 ) -> None:
     """Begin a run's directory, or make that of a resumed one ready."""
-    if resumed is not None:
-        resumed.enter(directory)
-        return
     config = experiment.config
-    directory.start(
-        config.to_yaml(),
-        environment(**about, **experiment.titles(), seed=config.seed, notes=experiment.notes),
-    )
-    write_beginning(directory, config)
+
+    def describe() -> dict[str, Any]:
+        return environment(**about, **experiment.titles(), seed=config.seed, notes=experiment.notes)
+
+    if resumed is None:
+        directory.start(config.to_yaml(), describe())
+        write_beginning(directory, config)
+        return
+    resumed.enter(directory)
+    if not directory.described:  # killed just after its folder was claimed
+        directory.describe(describe())
+    if not resumed.first_round and not (directory.path / BEGAN).exists():
+        write_beginning(directory, config)
 
 
 def _visible_gpus() -> float:

@@ -583,3 +583,20 @@ def test_a_dot_for_the_colon_of_an_import_path_gets_the_hint(tiny):
         ConfigError, match=r"behind a colon.*did you mean 'tests\.stateful_methods:Reputation'"
     ):
         compose(ExperimentConfig.from_mapping({**tiny, "defense": "tests.stateful_methods.Reputation"}))
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"model": {"name": "resnet18_cifar", "width": 1e300}}, "model"),
+        ({"model": {"name": "dba_mnist_cnn", "num_classes": 3}}, "model.num_classes"),
+        ({"data": {"name": "synthetic", "shape": None}}, "data.shape"),
+        ({"data": {"name": "synthetic", "noise": "loud"}}, "data.noise"),
+        ({"data": {"name": "synthetic", "num_owners": 1.5}}, "data.num_owners"),
+        ({"data": {"name": "synthetic", "train_size": 10**18}}, "data.name"),
+    ],
+)
+def test_options_beyond_all_machines_are_refused(values, key):
+    with pytest.raises(ConfigError) as caught:
+        compose(ExperimentConfig.from_mapping(values))
+    assert caught.value.key == key

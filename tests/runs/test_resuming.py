@@ -191,3 +191,25 @@ def test_what_the_run_began_with_must_be_readable(path):
     for content in ("{", "[]"):
         (path / "began.json").write_text(content)
         refused(path, RecordError, "began.json is damaged")
+
+
+# -- half-written runs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [("config.yaml",), ("config.yaml", "environment.json")])
+def test_a_run_killed_while_its_folder_was_begun_goes_on_whole(path, finished, left):
+    for item in list(path.iterdir()):
+        if item.name not in left:
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+    raysim.resume(path, backend="inprocess")
+    assert results(path) == results(finished)
+    assert {item.name for item in path.iterdir()} == {item.name for item in finished.iterdir()}
+    assert json.loads((path / "began.json").read_text()) == json.loads((finished / "began.json").read_text())
+    assert json.loads((path / "environment.json").read_text())["seed"] == 0
+
+
+def test_a_folder_without_a_configuration_holds_no_run(path):
+    (path / "config.yaml").unlink()
+    refused(path, RecordError, "holds no run: config.yaml is missing")
+    (path / "config.yaml").touch()
+    refused(path, ConfigError, "^config: must hold a mapping of groups")

@@ -19,9 +19,9 @@ import yaml
 import raysim
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError, RecordError, RunError
-from raysim.runs import checkpoint
-from raysim.runs import directory as records
-from raysim.runs.directory import COLUMNS, RunDirectory, claimed, digest, schema
+from raysim.runs import checkpoint, naming
+from raysim.runs.directory import COLUMNS, RunDirectory, digest, schema
+from raysim.runs.naming import claimed
 from raysim.runs.result import RunResult
 from raysim.runs.resuming import configuration_digest
 
@@ -251,7 +251,7 @@ def test_runs_begun_in_one_second_get_names_of_their_own(tiny, tmp_path, monkeyp
         def now():
             return datetime(2026, 1, 1, 12)
 
-    monkeypatch.setattr(records, "datetime", Clock)
+    monkeypatch.setattr(naming, "datetime", Clock)
     short = {**tiny, "rounds": 1}
     paths = [raysim.run(short, out=tmp_path, backend="inprocess").path for _ in range(3)]
     assert [path.name for path in paths] == ["20260101-120000", "20260101-120000-2", "20260101-120000-3"]
