@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP_INSTALL := $(BIN)/python -m pip install
+failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
 .PHONY: help install demo test test-fast check docs format clean
 
@@ -16,11 +18,19 @@ help:
 	@echo "make format     rewrite the code in the project's format"
 	@echo "make clean      remove the virtual environment and the demo's run"
 
+# Sizes: the wheels that pip fetched for constraints.txt (Python 3.11, Linux x86-64), added up.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@rm -f $@
+	@echo "[1/3] a Python environment in $(VENV): seconds, nothing to download"
+	@$(PYTHON) -m venv $(VENV) || $(call failed,1/3)
+	@echo "[2/3] pip's current version: seconds, 2 MB"
+	@$(PIP_INSTALL) --quiet --upgrade pip || $(call failed,2/3)
+	@echo "[3/3] raysim and the 75 packages it is used and tested with: 0.5 GB to download with a CPU build of torch,"
+	@echo "      3.1 GB with the CUDA build; after that, unpacking takes a few minutes"
+	@bars=off; if [ -t 1 ]; then bars=on; fi; \
+	$(PIP_INSTALL) --progress-bar $$bars --constraint constraints.txt --editable '.[dev]' || $(call failed,3/3)
 	@touch $@
+	@echo "installed in $(VENV): $$(du -sm $(VENV) | cut -f 1) MB"
 
 install: $(READY)
 
