@@ -11,6 +11,8 @@ import pytest
 
 # Before anything imports Ray: its processes bind to loopback only.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+# Before anything imports torch: on models this small, a second thread waits for work more than it does any.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOW = (
     "tests/studies/",

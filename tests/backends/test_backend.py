@@ -128,7 +128,7 @@ def test_threads_are_limited_inside_tasks_and_put_back():
     inside = InProcessBackend(threads=2).run("count", lambda: (torch.get_num_threads(), blas_threads()))
     assert inside[0] == 2
     assert all(count <= 2 for count in inside[1])
-    with ThreadLimit(1)():
+    with ThreadLimit(2)(), ThreadLimit(1)():
         assert torch.get_num_threads() == 1
         assert set(blas_threads()) == {1}
     with pytest.raises(ValueError), ThreadLimit(1)():
