@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from raysim.backends.base import Backend
@@ -69,14 +70,17 @@ class Keeper:
         with self._lock:
             if self._stopped:
                 raise RunError("the run was stopped", round=record.number)
-            with telemetry.stage("record"):
+            with telemetry.stage("record"), _written(self.directory.path, "record", record.number):
                 if config.record.updates and record.number % config.record.every == 0:
                     recording.write(self.directory.path / "updates", record.judged)
                 self.directory.write_artifacts(record.number, record.artifacts)
                 self.directory.write_round(record.number, record.row, record.clients, record.spans)
             self.state = state
             if state.round % config.checkpoint.every == 0 or state.round == config.rounds:
-                with telemetry.stage("checkpoint"):
+                with (
+                    telemetry.stage("checkpoint"),
+                    _written(self.directory.path, "checkpoint", record.number),
+                ):
                     self._save(state)
 
     def stop(self) -> None:
@@ -94,6 +98,16 @@ class Keeper:
         except TypeError as error:
             raise RunError(str(error), stage="checkpoint", round=state.round - 1) from error
         self._saved = state.round
+
+
+@contextmanager
+def _written(path: Path, stage: str, round: int) -> Iterator[None]:
+    """A RunError that says what stands in the way of writing, and what is to be done."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot be written to {path}: {error}; make it writable or make room, then resume the run"
+        raise RunError(problem, stage=stage, round=round) from error
 
 
 def execute(
@@ -134,9 +148,10 @@ def execute(
         with suppress(Exception):  # the next run then goes on from an earlier checkpoint
             keeper.stop()
         raise
-    directory.finish()
     final = digest(state.global_vector)
-    write_atomically(directory.path / "digest.txt", f"{final}  global parameters\n".encode())
+    with _written(directory.path, "record", config.rounds - 1):
+        directory.finish()
+        write_atomically(directory.path / "digest.txt", f"{final}  global parameters\n".encode())
     return final
 
 

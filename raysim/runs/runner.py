@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,8 @@ def _in_process(
     directory = RunDirectory(path)
     _enter(directory, experiment, resumed, backend="inprocess")
     backend = InProcessBackend(threads=config.resources.threads)
-    try:
+    with _put_together(directory):
         execute(experiment.published(backend), backend, directory, observe)
-    finally:
-        directory.finish()
 
 
 def _on_ray(
@@ -129,11 +128,20 @@ def _on_ray(
         experiment = place(prepared, capacity)
         directory = RunDirectory(path)
         _enter(directory, experiment, resumed, backend="ray", nodes=ray_cluster.nodes())
-        try:
-            with by_value(_parts(prepared)):
-                drive(experiment, path, capacity.workers(config.resources.threads), observe)
-        finally:
+        with _put_together(directory), by_value(_parts(prepared)):
+            drive(experiment, path, capacity.workers(config.resources.threads), observe)
+
+
+@contextmanager
+def _put_together(directory: RunDirectory) -> Iterator[None]:
+    """The tables of a run, also of one that ends early; a full disk must not hide why it ends."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # the parts can be read as they are
             directory.finish()
+        raise
+    directory.finish()
 
 
 def _parts(prepared: Prepared) -> list[Any]:
