@@ -89,6 +89,6 @@ def test_a_finished_run_on_a_disk_that_cannot_be_written_stays_readable(disk, ex
 
 def test_on_a_disk_that_cannot_be_written_nothing_starts(disk, tmp_path):
     mount("-o", "remount,ro", str(disk))
-    with pytest.raises(ConfigError, match="^out: must be a folder that can be written"):
+    with pytest.raises(ConfigError, match=r"^out: must be a folder that can be written"):
         raysim.run(CONFIG, name="run", out=disk, backend="inprocess")
     assert list(disk.iterdir()) == []
