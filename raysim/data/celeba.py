@@ -47,7 +47,7 @@ def load(
     if not all((base / name).exists() for name in needed):
         raise DataError(f"celeba: needs {FILES} under {root}: torchvision fetched others")
 
-    with (base / needed[0]).open() as file:
+    with (base / needed[0]).open(errors="replace") as file:
         attributes = [next(file, ""), next(file, "").split()][1]
     if attribute not in attributes:
         raise unknown_name("attribute", attribute, attributes)

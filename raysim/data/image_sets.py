@@ -169,7 +169,7 @@ def _original_tiny_imagenet(
 ) -> FederatedData:
     classes = image_folders.class_folders(place / "train")
     table = place / "val" / "val_annotations.txt"
-    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    rows = [line.split("\t") for line in table.read_text(errors="replace").splitlines()]
     labels = {name: label for label, name in enumerate(classes)}
     if wrong := [row for row in rows if len(row) < 2 or row[1] not in labels]:
         raise DataError(f"{table}: lines must start with file name, tab, class of train; not {wrong[0]}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,13 +111,12 @@ class _Table:
     client: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
-            self.parts = [pq.ParquetFile(file) for file in self.files]
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.files[0]}: cannot be read as Parquet: {error}") from error
+        self.parts = []
+        for file in self.files:
+            with _readable(file):
+                self.parts.append(pq.ParquetFile(file, page_checksum_verification=True))
         schemas = [part.schema_arrow for part in self.parts]
         for file, schema in zip(self.files, schemas, strict=True):
             if not schema.equals(schemas[0]):
@@ -139,7 +139,8 @@ class _Table:
         """A whole column of plain values [num_rows]."""
         import pyarrow as pa
 
-        values = pa.concat_tables([part.read([name]) for part in self.parts]).column(0)
+        columns = [_column(file, part, name) for file, part in zip(self.files, self.parts, strict=True)]
+        values = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
         if values.null_count:
             raise DataError(f"{self.files[0]}: column {name} has {values.null_count} empty values")
         if pa.types.is_dictionary(values.type):
@@ -164,8 +165,9 @@ class _Table:
                 last = first + part.metadata.row_group(group).num_rows
                 until = int(np.searchsorted(ascending, last))
                 if until > done:
-                    column = part.read_row_group(group, [self.image]).column(0)
-                    values = _bytes_of(column.take(ascending[done:until] - first), file)
+                    with _readable(file):
+                        column = part.read_row_group(group, [self.image]).column(0)
+                        values = _bytes_of(column.take(ascending[done:until] - first), file)
                     for place, row, value in zip(
                         order[done:until], ascending[done:until], values, strict=True
                     ):
@@ -200,10 +202,33 @@ class _Table:
         return candidates[0]
 
 
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turn Arrow's words for what is wrong with a file into a DataError that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        problem = str(error).partition("\n")[0]
+        raise DataError(
+            f"{file}: cannot be read as Parquet: {problem}; fetch or write the file again"
+        ) from error
+
+
+def _column(file: Path, part: Any, name: str) -> Any:
+    """One file's whole column."""
+    with _readable(file):
+        column = part.read([name]).column(0)
+    if len(column) != part.metadata.num_rows:
+        raise DataError(f"{file}: column {name} has {len(column)} of {part.metadata.num_rows} rows")
+    return column
+
+
 def _labels_of(file: Path, part: Any, name: str) -> LabelColumn:
     import pyarrow as pa
 
-    where, column = f"{file}: column {name}", part.read([name]).column(0)
+    where, column = f"{file}: column {name}", _column(file, part, name)
     if column.null_count:
         raise DataError(f"{where} has {column.null_count} empty values")
     if pa.types.is_dictionary(column.type):

@@ -129,7 +129,10 @@ def _damage_of(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise RecordError(f"recording {path} is damaged: {type(error).__name__}: {error}") from error
+        problem = f"{type(error).__name__}: {error}"
+        raise RecordError(
+            f"recording {path} is damaged: {problem}; record the run again, with record.updates=true"
+        ) from error
 
 
 def _tile_name(block: int, shard: int) -> str:
@@ -145,5 +148,7 @@ def _write_tensor(path: Path, array: np.ndarray) -> int:
 def _read_tensor(path: Path, checksums: dict[str, int]) -> np.ndarray:
     array: np.ndarray = pa.ipc.read_tensor(pa.memory_map(str(path))).to_numpy()
     if zlib.crc32(np.ascontiguousarray(array).data) != checksums[path.name]:
-        raise RecordError(f"{path} was changed since it was recorded")
+        raise RecordError(
+            f"{path} was changed since it was recorded: its checksum differs; record the run again, with record.updates=true"
+        )
     return array

@@ -255,3 +255,36 @@ def test_the_real_cifar10_files(data_root: Path):
     generic = load("parquet", data_root / "cifar10", limit=30)
     np.testing.assert_array_equal(generic.train.images, data.train.images[:30])
     assert generic.classes == data.classes
+
+
+def test_whatever_is_wrong_inside_a_file_it_is_named(tmp_path: Path):
+    """Bytes changed at random: decoded, where nothing can notice, or refused by the file's name."""
+    file = tmp_path / "train.parquet"
+    columns = {"label": [v % 3 for v in range(12)], "writer": [f"w{v % 2}" for v in range(12)]}
+    write(file, list(range(12)), columns, row_group_size=4)
+    whole, generator, problems = file.read_bytes(), np.random.default_rng(0), []
+    for number in range(120):
+        content = bytearray(whole)
+        for place in generator.integers(4, len(content) - 8, 1 + number % 4):
+            content[place] = generator.integers(256)
+        file.write_bytes(content[: generator.integers(len(content))] if number % 10 == 0 else content)
+        try:
+            load("parquet", tmp_path, client_column="writer")
+        except DataError as error:
+            problems.append(str(error))
+    assert len(problems) > 40
+    assert all("train" in problem for problem in problems)
+
+
+def test_pages_with_checksums_are_checked(tmp_path: Path):
+    file = tmp_path / "train.parquet"
+    table = pa.table({"img": [encode(1), encode(2)], "label": [0, 1]})
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, file, write_page_checksum=True, **plain)
+    content = bytearray(file.read_bytes())
+    content[content.index(b"IDAT") + 6] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"train\.parquet: .*(checksum|crc|CRC).*; fetch or write the file again"
+    ):
+        load("parquet", tmp_path)
