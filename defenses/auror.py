@@ -14,6 +14,7 @@ from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.updates import Updates
 from raysim.options import Positive, PositiveInt
+from raysim.requirement import Requirement
 
 _BLOCK = 8192
 """Parameters clustered in one task."""
@@ -40,6 +41,7 @@ class AUROR(Defense):
     """
 
     paper = "Shen et al., ACSAC 2016"
+    needs = frozenset({Requirement.LAST_LAYER})
     threshold: Positive = 0.002
     """Distance of a parameter's two centres that makes it indicative, in its units (FLPoison: 1e-4
     MNIST, 7e-4 CIFAR-10)."""

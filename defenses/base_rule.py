@@ -16,6 +16,7 @@ from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class RuleDefense(Defense):
     default), or the `same` as of all K, cut to what the rest bears. The papers say only that the rest is aggregated.
     """
 
+    needs = frozenset({Requirement.GRAM, Requirement.ORDER_STATISTICS})
     rule: str = "krum"
     """Rule that aggregates, and whose workings are judged."""
     num_byzantine: Count | None = None
@@ -42,6 +44,15 @@ class RuleDefense(Defense):
     def assumed(self, count: int) -> int | None:
         """f where the rule is krum."""
         return assumed_byzantine(self.num_byzantine, count) if self.rule == "krum" else self.num_byzantine
+
+    def needed(self) -> frozenset[Requirement]:
+        """What the rule works with, beside what is asked of every rule."""
+        by_rule = {
+            "krum": {Requirement.GRAM},
+            "trimmed_mean": {Requirement.ORDER_STATISTICS},
+            "median": {Requirement.ORDER_STATISTICS},
+        }
+        return self.needs - RuleDefense.needs | by_rule.get(self.rule, set())
 
     def check(self, setting: Setting) -> None:
         """What the rule needs of a round's K clients."""

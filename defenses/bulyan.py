@@ -24,6 +24,7 @@ from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Bulyan(Defense):
     """
 
     paper = "El Mhamdi et al., ICML 2018"
+    needs = frozenset({Requirement.GRAM, Requirement.ORDER_STATISTICS})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients, K >= 4 f + 3; null: floor((K - 3) / 4), the most that K
     tolerates."""

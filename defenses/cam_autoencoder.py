@@ -15,6 +15,7 @@ from raysim.defense import Verdict, accepted_mean
 from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative, Positive, PositiveInt
+from raysim.requirement import Requirement
 
 ROUNDING = 1e-6
 """Errors closer than this count as equal: the float32 reconstructions of equal maps need not agree to the last bit."""
@@ -29,6 +30,7 @@ class CAMAutoencoder(HeatMapDefense):
     bit, and without the margin that last bit would flag some of several equal clients.
     """
 
+    needs = HeatMapDefense.needs | {Requirement.AUTOENCODER}
     beta: NotNegative = 1.0
     """Standard deviations above the mean error at which a map is suspect."""
     hidden: PositiveInt = 128

@@ -12,6 +12,7 @@ from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class CosDefense(Defense):
     """
 
     paper = "Yaldiz et al., arXiv 2304.00160, 2023"
+    needs = frozenset({Requirement.LAST_LAYER})
     vector: Literal["update", "model"] = "update"
     """What is compared with the global last layer: the `update` (published code), or the `model`
     (LayerCAM-AE)."""

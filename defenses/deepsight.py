@@ -25,6 +25,7 @@ from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory
 from raysim.options import AtLeastTwo, PositiveInt
+from raysim.requirement import Requirement
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,7 @@ class DeepSight(Defense):
     """
 
     paper = "Rieger et al., NDSS 2022"
+    needs = frozenset({Requirement.LAST_LAYER, Requirement.INFERENCE})
     samples: PositiveInt = 20_000
     """Noise images per set (Rieger et al.: 20,000)."""
     seeds: PositiveInt = 3

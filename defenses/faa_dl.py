@@ -11,6 +11,7 @@ from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.updates import Updates
 from raysim.options import PositiveFraction
+from raysim.requirement import Requirement
 
 _TOLERANCE = 1e-10
 
@@ -32,6 +33,7 @@ class FAADL(Defense):
     """
 
     paper = "Shi et al., IEEE JSAC 2022"
+    needs = frozenset({Requirement.GRAM})
     nu: PositiveFraction = 0.5
     """The one-class SVM's nu: at most this share of clients lies strictly outside."""
     margin: Literal["flag", "accept"] = "flag"

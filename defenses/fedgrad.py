@@ -25,6 +25,7 @@ from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count, Fraction, Positive
+from raysim.requirement import Requirement
 
 ROWS_AT_ONCE = 64
 """Clients whose last layers are held in float64 at a time."""
@@ -62,6 +63,7 @@ class FedGrad(Defense):
     """
 
     paper = "Nguyen et al., preprint 2023"
+    needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients (the paper: floor(ratio K)); null: floor((K - 3) / 2)."""
     zeta: Fraction = 0.5
@@ -110,6 +112,10 @@ class FedGrad(Defense):
         if self.scale_similarities and self.similarity == "transitive":
             rule = "needs all similarities of a round; transitive does not measure them"
             raise ConfigError("scale_similarities", rule, True, False)
+
+    def needed(self) -> frozenset[Requirement]:
+        """Inner products only for the hard filter."""
+        return self.needs if self.hard else self.needs - {Requirement.GRAM}
 
     def assumed(self, count: int) -> int | None:
         """f."""

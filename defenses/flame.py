@@ -19,6 +19,7 @@ from raysim.defense import Defense, Verdict
 from raysim.matrix.column_walk import steps
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative
+from raysim.requirement import Requirement
 
 FEWEST = 4
 """Below this many clients there is no majority to cluster; all are accepted."""
@@ -47,6 +48,7 @@ class Flame(Defense):
     """
 
     paper = "Nguyen et al., USENIX Security 2022"
+    needs = frozenset({Requirement.GRAM})
     noise_factor: NotNegative = 0.001
     """Standard deviation of the noise in median norms S (the paper's empirical value: 0.001)."""
     clustering: Literal["cosine", "rows"] = "cosine"

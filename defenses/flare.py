@@ -22,6 +22,7 @@ from raysim.errors import ConfigError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import AtLeastTwo, Count, Positive, PositiveInt
+from raysim.requirement import Requirement
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +53,9 @@ class Flare(Defense):
     """
 
     paper = "Wang et al., AsiaCCS 2022"
+    needs = frozenset(
+        {Requirement.SERVER_DATA, Requirement.LAST_LAYER, Requirement.REPRESENTATIONS, Requirement.INFERENCE}
+    )
     temperature: Positive = 1.0
     """Divisor of the counts of votes in the softmax."""
     neighbours: PositiveInt | None = None

@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from raysim.context import Context, ServerData, Setting, State
+from raysim.context import Context, ServerData, State
 from raysim.data.client_data import ClientData
 from raysim.defense import Defense, Verdict
-from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory
+from raysim.requirement import Requirement
 from raysim.training.recipe import TrainingRecipe
 
 
@@ -36,15 +36,9 @@ class FLTrust(Defense):
     """
 
     paper = "Cao et al., NDSS 2021"
+    needs = frozenset({Requirement.SERVER_DATA, Requirement.SERVER_TRAINING})
     no_trust: Literal["keep", "uniform"] = "keep"
     """When nobody is trusted: `keep` the global model, or take the `uniform` mean."""
-
-    def check(self, setting: Setting) -> None:
-        """The server needs data of its own."""
-        if setting.server_samples < 1:
-            raise ConfigError(
-                "server_data.samples", "must be at least 1 for this method", setting.server_samples, 1
-            )
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Train on the server, compare directions, combine at one length."""

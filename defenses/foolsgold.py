@@ -23,6 +23,7 @@ from raysim.defense import Defense, Verdict
 from raysim.matrix.distances import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import Positive
+from raysim.requirement import Requirement
 
 ALIKE = 1e-12
 """A cosine this close to 1 is 1: what rounding leaves of two equal histories must not be read as diversity."""
@@ -44,6 +45,7 @@ class FoolsGold(Defense):
     """
 
     paper = "Fung et al., RAID 2020"
+    needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
     features: Literal["head", "all"] = "head"
     """What is summed and compared: the last layer's weights, `head` (the paper), or `all` parameters."""
     clip: Positive | None = None
@@ -52,6 +54,10 @@ class FoolsGold(Defense):
     divide_by: Literal["weights", "clients", "nothing"] = "weights"
     """Divisor of the weighted sum: the sum of `weights` (the paper), the number of `clients`, or
     `nothing`."""
+
+    def needed(self) -> frozenset[Requirement]:
+        """The last layer, unless all parameters are compared."""
+        return self.needs - {Requirement.LAST_LAYER} if self.features == "all" else self.needs
 
     def init(self, ctx: Context) -> State:
         """Nobody has been seen."""

@@ -17,7 +17,7 @@ from defenses.class_activation import Method, model_maps, resize_maps
 from defenses.client_models import map_models, models_stage
 from raysim.array_checks import finite
 from raysim.backends.base import InProcessBackend
-from raysim.context import Context, ServerData, Setting, State
+from raysim.context import Context, ServerData, State
 from raysim.defense import Defense
 from raysim.errors import ConfigError, unknown_name
 from raysim.matrix.layout import Layout
@@ -25,6 +25,7 @@ from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory, ModuleFactory, check_factory, find_layers
 from raysim.options import PositiveInt
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class HeatMapDefense(Defense):
     """
 
     method: ClassVar[Method]
+    needs = frozenset({Requirement.SERVER_DATA, Requirement.CLASS_ACTIVATION, Requirement.INFERENCE})
 
     probe: Literal["per_round", "fixed"] = "per_round"
     """Server image shown: a random one, `per_round` (the papers), or always the first, `fixed` (their
@@ -152,14 +154,6 @@ class HeatMapDefense(Defense):
     map_size: PositiveInt | Literal["native", "input"] = "native"
     """Size of the maps: `native` (the activation map's), `input` (the enlarged image's: the code), or a
     side in pixels."""
-
-    def check(self, setting: Setting) -> None:
-        """The model must have activation maps, and the server an image to show."""
-        setting.require_maps(type(self).__name__)
-        if setting.server_samples < 1:
-            raise ConfigError(
-                "server_data.samples", "must be at least 1 for this method", setting.server_samples, 1
-            )
 
     def init(self, ctx: Context) -> State:
         """Nothing remembered. Refuses a probe that the network cannot take, and maps of a single pixel."""

@@ -14,6 +14,7 @@ from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.updates import Updates
 from raysim.options import Count, PositiveInt
+from raysim.requirement import Requirement
 
 _MAX_SAMPLES = 256
 
@@ -30,6 +31,7 @@ class IsolationForestFilter(Defense):
     """
 
     paper = "Liu et al., ICDM 2008"
+    needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
     features: Literal["head", "components"] = "head"
     """What trees split: updates of the last layer, `head`, or principal `components` of whole updates."""
     num_trees: PositiveInt = 100
@@ -38,6 +40,10 @@ class IsolationForestFilter(Defense):
     """Score above which a client is dropped, where num_byzantine is null."""
     num_byzantine: Count | None = None
     """Highest scores to drop; null: all above threshold."""
+
+    def needed(self) -> frozenset[Requirement]:
+        """What the features are made of."""
+        return frozenset({Requirement.LAST_LAYER if self.features == "head" else Requirement.GRAM})
 
     def check(self, setting: Setting) -> None:
         """Somebody must remain."""

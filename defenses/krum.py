@@ -19,6 +19,7 @@ from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count, PositiveInt
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Krum(Defense):
     """
 
     paper = "Blanchard et al., NIPS 2017"
+    needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients, K >= 2 f + 3; null: floor((K - 3) / 2), the most that K
     tolerates."""

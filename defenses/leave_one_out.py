@@ -15,10 +15,10 @@ from defenses.krum import assumed_byzantine
 from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, Setting
 from raysim.defense import Verdict
-from raysim.errors import ConfigError
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.updates import Updates
 from raysim.options import PositiveInt
+from raysim.requirement import Requirement
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +37,8 @@ class ImpactDefense(RuleDefense):
     `after_removal`). union: drop whom either metric would (Fang et al.'s third variant). Cost: K + 1 aggregates,
     O(K^2 d) for krum and O(d K log K) for the others, and as many evaluations, a task each.
     """
+
+    needs = RuleDefense.needs | {Requirement.SERVER_DATA, Requirement.INFERENCE}
 
     rule: Literal["krum", "trimmed_mean", "median", "fedavg"] = "trimmed_mean"
     """Rule that aggregates, and whose result is tested without each client."""
@@ -57,12 +59,9 @@ class ImpactDefense(RuleDefense):
         return replace(self, num_byzantine=self.assumed(count), trim=trim)
 
     def check(self, setting: Setting) -> None:
-        """The rule's own requirements, validation data, and a cohort that is not removed entirely."""
+        """The rule's own requirements, and a cohort that is not removed entirely."""
         super().check(setting)
         check_some_remain(self.num_byzantine, setting)
-        if setting.server_samples < 1:
-            rule = "must be at least 1: this defense validates on the server's data"
-            raise ConfigError("server_data.samples", rule, setting.server_samples, 1)
 
     def judge(self, updates: Updates, ctx: Context, *, by_error: bool) -> Verdict:
         """Drop by impact on the error rate (by_error) or on the loss."""

@@ -14,6 +14,7 @@ from defenses.order_statistics import Even, median
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.matrix.updates import Updates
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Median(Defense):
     """
 
     paper = "Yin et al., ICML 2018"
+    needs = frozenset({Requirement.ORDER_STATISTICS})
     even: Even = "mean"
     """Median of an even number of values: the `mean` of the middle two, or the `lower` or `upper` of them."""
 

@@ -17,6 +17,7 @@ from raysim.errors import ConfigError
 from raysim.matrix.distances import squared_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class NearestNeighbourMixing(PreAggregation):
     """
 
     paper = "Allouah et al., AISTATS 2023"
+    needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients; each row becomes the mean of its K - f nearest; null: the
     most that K tolerates."""

@@ -22,6 +22,7 @@ from raysim.defense import Defense, Verdict
 from raysim.matrix.distances import squared_distances, squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative, Positive, PositiveInt
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class RFA(Defense):
     """
 
     paper = "Pillutla et al., IEEE TSP 2022"
+    needs = frozenset({Requirement.GRAM})
     max_iterations: PositiveInt = 4
     """Weiszfeld steps at most."""
     tolerance: NotNegative = 1e-6

@@ -17,11 +17,11 @@ from defenses.flags import check_some_remain
 from defenses.sketch import sketch, sketch_codes, sketch_size
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense
-from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory
 from raysim.options import AtLeastTwo, Count, PositiveInt
+from raysim.requirement import Requirement
 from raysim.training.recipe import TrainingRecipe
 
 _LIMIT = 1e6
@@ -32,6 +32,14 @@ _LIMIT = 1e6
 class SnapshotDetector(Defense):
     """Base: trains the global model on the server's data and keeps its surrogate after every step."""
 
+    needs = frozenset(
+        {
+            Requirement.SERVER_DATA,
+            Requirement.SERVER_TRAINING,
+            Requirement.AUTOENCODER,
+            Requirement.LAST_LAYER,
+        }
+    )
     num_byzantine: Count | None = None
     """Highest scores to drop; null: as the detector's own rule has it."""
     surrogate: Literal["head", "all"] = "head"
@@ -41,12 +49,13 @@ class SnapshotDetector(Defense):
     num_snapshots: AtLeastTwo = 50
     """Training steps of the server's own, each of which gives one model to learn from."""
 
+    def needed(self) -> frozenset[Requirement]:
+        """The last layer, unless all parameters stand for a model."""
+        return self.needs - {Requirement.LAST_LAYER} if self.surrogate == "all" else self.needs
+
     def check(self, setting: Setting) -> None:
-        """Requires server data to train on, and a cohort that is not removed entirely."""
+        """A cohort that is not removed entirely."""
         check_some_remain(self.num_byzantine, setting)
-        if setting.server_samples < 1:
-            rule = "must be at least 1: this detector learns from the server's data"
-            raise ConfigError("server_data.samples", rule, setting.server_samples, 1)
 
     def learn(self, ctx: Context) -> tuple[State, np.ndarray]:
         """Train for `num_snapshots` steps of the clients' recipe, in one task.

@@ -16,6 +16,7 @@ from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
 from raysim.options import Count
+from raysim.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class TrimmedMean(Defense):
     """
 
     paper = "Yin et al., ICML 2018"
+    needs = frozenset({Requirement.ORDER_STATISTICS})
     trim: Count | None = None
     """Values dropped on each side, 2 trim < K; null: K // 5, a fifth."""
 

@@ -59,6 +59,7 @@ from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import AtLeastTwo, Count, Fraction, NotNegative, Positive, PositiveFraction, PositiveInt
 from raysim.own_packages import share_names, take_names
+from raysim.requirement import Requirement
 from raysim.rng import torch_generator, torch_randomness
 from raysim.training.recipe import TrainingRecipe
 from raysim.version import __version__
@@ -108,6 +109,7 @@ __all__ = [
     "RaysimError",
     "RecordError",
     "Reference",
+    "Requirement",
     "RowBlock",
     "RowStage",
     "RunError",

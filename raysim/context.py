@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -14,6 +14,7 @@ from raysim import rng
 from raysim.backends.base import Backend, Needs, Reference
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
+from raysim.requirement import Requirement
 from raysim.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -62,6 +63,21 @@ class Setting:
     """Whether inputs are tokens, which cannot be drawn or added to."""
     cam_layer: str | None = None
     """Path of the model's activation map, empty where it has none; None: not known."""
+    head: str | None = None
+    """Path of the model's last linear layer, empty where it has none; None: not known."""
+
+    def require(self, needed: Collection[Requirement], method: str) -> None:
+        """ConfigError for the first requirement that this experiment does not meet."""
+        if Requirement.CLASS_ACTIVATION in needed:
+            self.require_maps(method)
+        if self.head == "" and not {Requirement.LAST_LAYER, Requirement.REPRESENTATIONS}.isdisjoint(needed):
+            rule = f"{method} looks at the last linear layer, and the model has none"
+            raise ConfigError("name", rule, method)
+        held = {Requirement.SERVER_DATA: "looks at", Requirement.SERVER_TRAINING: "trains on"}
+        for requirement, does in held.items():
+            if requirement in needed and self.server_samples < 1:
+                rule = f"must be at least 1: {method} {does} the server's data"
+                raise ConfigError("server_data.samples", rule, self.server_samples, 1)
 
     def require_images(self, method: str) -> None:
         """ConfigError unless inputs are images."""

@@ -17,6 +17,7 @@ from raysim.context import Context, Setting, State
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import Declared
+from raysim.requirement import Requirement
 from raysim.verdict import Verdict as Verdict
 from raysim.verdict import carry_back, checked_answer, expand
 
@@ -65,8 +66,18 @@ class Defense(Declared):
     calibration: ClassVar[bool] = False
     """True only for an oracle that is shown the truth: named so (`title`) wherever its results are printed."""
 
+    needs: ClassVar[frozenset[Requirement]] = frozenset()
+    """What it works with beside the updates, under some choice of its options; `raysim list` shows it."""
+
+    def needed(self) -> frozenset[Requirement]:
+        """What of `needs` these options make it work with; what an experiment lacks of it is refused before the start."""
+        return self.needs
+
     def check(self, setting: Setting) -> None:
-        """Raise ConfigError when this defense cannot work in that setting; called before anything starts."""
+        """Raise ConfigError when this defense cannot work in that setting; called before anything starts.
+
+        That what it `needed` is there is checked besides.
+        """
 
     def remarks(self, setting: Setting) -> tuple[str, ...]:
         """Sentences a user should read before a run that is allowed in that setting, and may not be what was meant."""
@@ -144,10 +155,14 @@ class Chain(Defense):
         known = len(list(_steps_on(self)))
         return Chain(tuple(s.assuming(count) if n < known else s for n, s in enumerate(self.steps)))
 
+    def needed(self) -> frozenset[Requirement]:
+        """What its steps need."""
+        return frozenset().union(*(step.needed() for step in self.steps))
+
     def check(self, setting: Setting) -> None:
         """Every step must be able to work."""
         for step in self.steps:
-            step.check(setting)
+            check_setting(step, setting)
 
     def init(self, ctx: Context) -> State:
         """The states of the steps, by position."""
@@ -188,6 +203,13 @@ class Chain(Defense):
             artifacts={**first.artifacts, **verdict.artifacts},
             threshold=first.threshold if expanded.scores is None else expanded.threshold,
         ), state
+
+
+def check_setting(defense: Defense, setting: Setting) -> None:
+    """ConfigError when the setting lacks what the defense needs, or does not suit it otherwise."""
+    defense.check(setting)
+    if not isinstance(defense, Chain):  # whose steps were asked one by one
+        setting.require(defense.needed(), type(defense).__name__)
 
 
 def chain(*steps: Defense) -> Defense:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -97,12 +98,42 @@ def option_annotations(cls: type) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if field.init:
-            holder = types.SimpleNamespace(__annotations__={field.name: field.type})
-            try:
-                found[field.name] = get_type_hints(holder, known, include_extras=True)[field.name]
-            except NameError:
-                found[field.name] = Any
+            found[field.name] = _resolved(field.name, field.type, known)
     return types.MappingProxyType(found)
+
+
+def _resolved(name: str, annotation: Any, known: Mapping[str, Any]) -> Any:
+    """What an annotation written as text stands for; `Any` where that exists for type checkers alone."""
+    holder = types.SimpleNamespace(__annotations__={name: annotation})
+    try:
+        return get_type_hints(holder, dict(known), include_extras=True)[name]
+    except NameError:
+        return Any
+
+
+def arguments(call: Callable[..., Any], options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options for a function, or a class that is called, as its annotations hold them; ConfigError as for `construct`.
+
+    prefix: put before the key of an error. A parameter without an annotation takes anything, and its default is allowed.
+    """
+    annotations, parameters = call_annotations(call), inspect.signature(call).parameters
+    held = dict(options)
+    for name, value in options.items():
+        default = parameters[name].default
+        if name in annotations and (type(value), value) != (type(default), default):
+            held[name] = _converted(annotations[name], value)
+            check_option(prefix + name, annotations[name], held[name], default)
+    return held
+
+
+def call_annotations(call: Callable[..., Any]) -> Mapping[str, Any]:
+    """Parameter -> annotation of a function, or of a class that is called."""
+    function = vars(call).get("__init__") if isinstance(call, type) else call
+    known = vars(sys.modules.get(getattr(function, "__module__", ""), types))
+    given = getattr(function, "__annotations__", {})
+    return {
+        name: _resolved(name, annotation, known) for name, annotation in given.items() if name != "return"
+    }
 
 
 def check_option(key: str, annotation: Any, value: Any, default: Any = dataclasses.MISSING) -> None:
@@ -160,34 +191,56 @@ def rule(annotation: Any, value: Any = 0) -> str:
     return f"{words}, or null" if type(None) in _members(annotation) else words
 
 
+def allowed(annotation: Any) -> str:
+    """What an annotation allows, for a table; empty where it says no more than the type.
+
+    >>> allowed(PositiveInt | None), allowed(Fraction), allowed(Literal["batch", "group"]), allowed(int)
+    ('at least 1', '[0, 1]', 'batch, group', '')
+    """
+    found = []
+    for part in _members(annotation):
+        bare, bounds = _split(part)
+        if get_origin(bare) is Literal:
+            found.append(", ".join(map(str, get_args(bare))))
+        elif bounds:
+            found.append(_rule(part, bare()).removeprefix("be ").removeprefix("lie in "))
+        elif (item := _item(bare)) is not None and allowed(item):
+            found.append(f"each {allowed(item)}")
+    return ", or ".join(found)
+
+
 def type_name(annotation: Any) -> str:
     """The bare type of an option as people read it: `int or null`, `name`, `list of int`."""
     names = []
     for part in _members(annotation):
-        bare = get_args(part)[0] if get_origin(part) is Annotated else part
+        bare, _ = _split(part)
         if bare is type(None):
             names.append("null")
         elif get_origin(bare) is Literal:
             names.append("name" if all(isinstance(choice, str) for choice in get_args(bare)) else "int")
         elif (item := _item(bare)) is not None:
             names.append(f"list of {type_name(item)}")
+        elif get_origin(bare) is tuple:
+            names.append(f"[{', '.join(map(type_name, get_args(bare)))}]")
         else:
-            names.append(getattr(bare, "__name__", str(bare)))
+            names.append("" if bare in (object, Any) else getattr(bare, "__name__", str(bare)))
     return " or ".join(dict.fromkeys(names))
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
     """The alternatives of a union; the annotation itself where it is none."""
+    if get_origin(annotation) is Annotated and not _split(annotation)[1]:
+        return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return tuple(member for part in get_args(annotation) for member in _members(part))
     return (annotation,)
 
 
 def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The bare type, and the bounds on it."""
+    """The bare type, and the bounds on it; what else is annotated, such as documentation, is no bound."""
     if get_origin(annotation) is Annotated:
-        bare, *bounds = get_args(annotation)
-        return bare, tuple(bounds)
+        bare, *notes = get_args(annotation)
+        return bare, tuple(note for note in notes if isinstance(note, Ge | Gt | Le | Lt))
     return annotation, ()
 
 

@@ -49,6 +49,7 @@ PUBLIC = [
     "RaysimError",
     "RecordError",
     "Reference",
+    "Requirement",
     "RowBlock",
     "RowStage",
     "RunError",

@@ -26,6 +26,7 @@ from raysim.context import ServerData, Setting
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.given import digest as data_digest
 from raysim.data.partition import Partition
+from raysim.defense import check_setting
 from raysim.engine.campaigns import Campaign
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import HostSetup
@@ -94,11 +95,12 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
         input_shape=source.input_shape,
         tokens=source.train.images.dtype == np.int64,
         cam_layer=factory.cam_layer,
+        head=factory.head,
     )
     notes = list(source.notes)
     for number, step in enumerate(methods.defenses):
         with asked(numbered("defense", config.defense, number), step):
-            step.check(setting)
+            check_setting(step, setting)
             notes += step.remarks(setting)
     for number, campaign in enumerate(campaigns):
         with asked(numbered("attack", config.attack, number), campaign.attack):

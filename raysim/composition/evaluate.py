@@ -15,7 +15,7 @@ from raysim.array_checks import finite, numbers
 from raysim.backends.base import InProcessBackend
 from raysim.config.schema import Component
 from raysim.context import Context, ServerData, Setting, State
-from raysim.defense import Chain, Defense, Verdict, judged_usable
+from raysim.defense import Chain, Defense, Verdict, check_setting, judged_usable
 from raysim.errors import ConfigError, nearest_name, unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
@@ -133,7 +133,7 @@ def evaluate_round(
         server_labels=None if held is None else held.labels,
     )
     with _options_of(defense):
-        defense.check(setting)
+        check_setting(defense, setting)
     backend = InProcessBackend()
     updates = Updates.from_array(
         rows, backend, layout=layout, client_ids=ids, num_examples=examples, bounds=(0, layout.dim)

@@ -18,6 +18,7 @@ from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.given import federated
 from raysim.data.partition import Partition, Partitioner
 from raysim.errors import ConfigError, unknown_name
+from raysim.options import arguments
 
 
 def load_data(config: ExperimentConfig, given: Any = None) -> FederatedData:
@@ -35,6 +36,7 @@ def load_data(config: ExperimentConfig, given: Any = None) -> FederatedData:
     for option in wanted.options:
         if option not in known:
             raise unknown_name(f"data.{option}", option, known)
+    options = arguments(loader, wanted.options, "data.")
     with keys_under("data"):
         if datasets.DATASETS.get(wanted.name) is loader:
             try:
@@ -44,7 +46,7 @@ def load_data(config: ExperimentConfig, given: Any = None) -> FederatedData:
                     limit=wanted.limit,
                     download=wanted.download,
                     seed=config.seed,
-                    **wanted.options,
+                    **options,
                 )
             except MemoryError as error:
                 rule = f"must be a data set that fits this machine's memory ({error})"
@@ -52,7 +54,7 @@ def load_data(config: ExperimentConfig, given: Any = None) -> FederatedData:
         place = datasets.default_root() if wanted.root is None else Path(wanted.root).expanduser()
         facts = {"root": place, "download": wanted.download, "seed": config.seed, "limit": wanted.limit}
         taken = inspect.signature(loader).parameters
-        found = loader(**{key: value for key, value in facts.items() if key in taken}, **wanted.options)
+        found = loader(**{key: value for key, value in facts.items() if key in taken}, **options)
         return federated(found, limit=None if "limit" in taken else wanted.limit, seed=config.seed)
 
 

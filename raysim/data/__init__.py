@@ -17,6 +17,7 @@ from raysim.data import celeba, gtsrb, image_sets, synthetic, torchvision_sets
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.selection import Selection
 from raysim.errors import ConfigError, unknown_name
+from raysim.options import arguments
 
 __all__ = [
     "DATASETS",
@@ -78,6 +79,7 @@ def load(
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     check_options(name, options)
+    options = arguments(DATASETS[name], options)
     Selection(limit, seed)  # refuses a wrong limit before any file is touched
     place = default_root() if root is None else _expanded(root)
     return DATASETS[name](place, download=download, seed=seed, limit=limit, **options)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import doc
 
-from raysim.data.dataset import FederatedData, statistics
+from raysim.data.dataset import FederatedData, Normalisation, statistics
 from raysim.data.folder import ImageList, decode_kept
-from raysim.data.images import ImageFormat
+from raysim.data.images import ImageFormat, Side
 from raysim.data.selection import Selection
 from raysim.data.torchvision_sets import from_torchvision
 from raysim.errors import DataError, unknown_name
@@ -25,9 +27,9 @@ def load(
     download: bool,
     seed: int,
     limit: int | None = None,
-    attribute: str = "Smiling",
-    size: int = 128,
-    normalisation: str = "none",
+    attribute: Annotated[str, doc("Attribute whose presence is the class, one of CelebA's 40.")] = "Smiling",
+    size: Side = 128,
+    normalisation: Normalisation = "none",
 ) -> FederatedData:
     """Celebrity faces, centre-cropped and resized to 3 x 128 x 128; one of 40 attributes; owners are identities.
 

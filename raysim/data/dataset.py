@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from annotated_types import doc
 
 from raysim.errors import ConfigError, DataError, unknown_name
 
@@ -162,10 +163,16 @@ def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel."""
 
-NORMALISATIONS = ("none", "measured", "imagenet")
+Normalisation = Annotated[
+    Literal["none", "measured", "imagenet"],
+    doc(
+        "Mean and deviation that inputs are normalised by: 0 and 1, those of the training images, or ImageNet's."
+    ),
+]
+"""The option `normalisation` of data sets."""
 
 
-def statistics(normalisation: str, train: np.ndarray) -> Statistics:
+def statistics(normalisation: Normalisation, train: np.ndarray) -> Statistics:
     """The mean and std of FederatedData that a loader's option `normalisation` names.
 
     none: 0 and 1; measured: of the training images `train` [n, C, H, W] as loaded, never of test images;
@@ -177,7 +184,7 @@ def statistics(normalisation: str, train: np.ndarray) -> Statistics:
         return channel_statistics(train)
     if normalisation == "imagenet":
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    raise unknown_name("normalisation", normalisation, NORMALISATIONS)
+    raise unknown_name("normalisation", normalisation, ("none", "measured", "imagenet"))
 
 
 def channel_statistics(images: np.ndarray) -> Statistics:

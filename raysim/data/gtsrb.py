@@ -9,7 +9,7 @@ import numpy as np
 
 from raysim.data.dataset import FederatedData, channel_statistics
 from raysim.data.folder import ImageList, class_folders, decode_kept, list_images
-from raysim.data.images import ImageFormat
+from raysim.data.images import ImageFormat, Side
 from raysim.data.selection import Selection
 from raysim.data.torchvision_sets import Build, from_torchvision
 from raysim.errors import DataError
@@ -21,7 +21,7 @@ FILES = (
 
 
 def load(
-    root: Path, *, download: bool, seed: int, limit: int | None = None, size: int = 128
+    root: Path, *, download: bool, seed: int, limit: int | None = None, size: Side = 128
 ) -> FederatedData:
     """Traffic signs, 26,640 + 12,630 images resized to 3 x 128 x 128, 43 classes; measured mean and std.
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import doc
 
 from raysim.data import folder as image_folders
 from raysim.data import parquet as parquet_files
-from raysim.data.dataset import FederatedData, expect, statistics
-from raysim.data.images import ImageFormat
-from raysim.data.selection import Selection
+from raysim.data.dataset import FederatedData, Normalisation, expect, statistics
+from raysim.data.images import Channels, ImageFormat, Side, Size
+from raysim.data.selection import Selection, TestShare
 from raysim.errors import DataError
-
-Size = int | tuple[int, int] | None
 
 
 def parquet(
@@ -23,13 +23,16 @@ def parquet(
     download: bool,
     seed: int,
     limit: int | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    client_column: str | None = None,
+    image_column: Annotated[str | None, doc("Column of the images; null: found from the schema.")] = None,
+    label_column: Annotated[str | None, doc("Column of the labels; null: found from the schema.")] = None,
+    client_column: Annotated[
+        str | None,
+        doc("Column of the owners, for the natural partition; null: found from the schema, if any."),
+    ] = None,
     size: Size = None,
-    channels: int | None = None,
-    normalisation: str = "none",
-    test_share: float | None = None,
+    channels: Channels = None,
+    normalisation: Normalisation = "none",
+    test_share: TestShare = None,
 ) -> FederatedData:
     """Any image data set in the Hugging Face hub's Parquet layout; `root` is the folder of the files.
 
@@ -49,9 +52,9 @@ def image_folder(
     seed: int,
     limit: int | None = None,
     size: Size = None,
-    channels: int | None = None,
-    normalisation: str = "none",
-    test_share: float | None = None,
+    channels: Channels = None,
+    normalisation: Normalisation = "none",
+    test_share: TestShare = None,
 ) -> FederatedData:
     """Any folder of images with one sub-folder per class, or train/ and test/ (val/) of such folders.
 
@@ -69,8 +72,8 @@ def femnist(
     download: bool,
     seed: int,
     limit: int | None = None,
-    normalisation: str = "none",
-    test_share: float | None = None,
+    normalisation: Normalisation = "none",
+    test_share: TestShare = None,
 ) -> FederatedData:
     """LEAF's handwritten characters by writer, 1 x 28 x 28, 62 classes; owners are the writers.
 
@@ -84,7 +87,12 @@ def femnist(
 
 
 def tiny_imagenet(
-    root: Path, *, download: bool, seed: int, limit: int | None = None, normalisation: str = "imagenet"
+    root: Path,
+    *,
+    download: bool,
+    seed: int,
+    limit: int | None = None,
+    normalisation: Normalisation = "imagenet",
 ) -> FederatedData:
     """Tiny-ImageNet-200, 100,000 + 10,000 images, 3 x 64 x 64, 200 classes; the validation set is the test set.
 
@@ -108,9 +116,9 @@ def kather(
     download: bool,
     seed: int,
     limit: int | None = None,
-    size: int = 128,
-    normalisation: str = "none",
-    test_share: float | None = None,
+    size: Side = 128,
+    normalisation: Normalisation = "none",
+    test_share: TestShare = None,
 ) -> FederatedData:
     """Kather's 5,000 colorectal histology textures (2016), 150 pixels resized to 3 x 128 x 128, 8 classes.
 
@@ -125,7 +133,12 @@ def kather(
 
 
 def _named(
-    name: str, root: Path, places: Sequence[str], form: ImageFormat, selection: Selection, normalisation: str
+    name: str,
+    root: Path,
+    places: Sequence[str],
+    form: ImageFormat,
+    selection: Selection,
+    normalisation: Normalisation,
 ) -> FederatedData:
     """The first of `root/<place>` that holds Parquet files or class folders, else the root itself."""
     for place in (*(root / place for place in places), root):
@@ -146,7 +159,7 @@ def _from_parquet(
     form: ImageFormat,
     columns: parquet_files.Columns,
     selection: Selection,
-    normalisation: str,
+    normalisation: Normalisation,
 ) -> FederatedData:
     found = parquet_files.load_split(place, form, columns, selection)
     mean, std = statistics(normalisation, found.train.images)
@@ -156,7 +169,7 @@ def _from_parquet(
 
 
 def _from_folder(
-    name: str, place: Path, form: ImageFormat, selection: Selection, normalisation: str
+    name: str, place: Path, form: ImageFormat, selection: Selection, normalisation: Normalisation
 ) -> FederatedData:
     # validation before test: Tiny-ImageNet's test images have no labels
     names = ("val", "valid", "validation", "test") if name == "tiny_imagenet" else image_folders.TEST_FOLDERS
@@ -165,7 +178,7 @@ def _from_folder(
 
 
 def _original_tiny_imagenet(
-    place: Path, form: ImageFormat, selection: Selection, normalisation: str
+    place: Path, form: ImageFormat, selection: Selection, normalisation: Normalisation
 ) -> FederatedData:
     classes = image_folders.class_folders(place / "train")
     table = place / "val" / "val_annotations.txt"

@@ -6,14 +6,31 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import doc
 
 from raysim.errors import ConfigError, DataError
+from raysim.options import PositiveInt
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings (lower case) that count as images in folders."""
+
+Side = Annotated[PositiveInt, doc("Height and width, in pixels, that images are resized to.")]
+"""The option `size` of data sets whose images are made square."""
+
+Size = Annotated[
+    PositiveInt | tuple[PositiveInt, PositiveInt] | None,
+    doc("Pixels that images are resized to: a side, or [height, width]; null: as the first one is stored."),
+]
+"""The option `size` of data sets of any shape."""
+
+Channels = Annotated[
+    Literal[1, 3] | None,
+    doc("1 (grey) or 3 (colour), which images are converted to; null: as the first one is."),
+]
+"""The option `channels` of data sets."""
 
 GREY_MODES = frozenset({"1", "L", "LA"})
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt, Lt, doc
 
 from raysim import rng
 from raysim.errors import ConfigError, DataError
+
+TestShare = Annotated[
+    Annotated[float, Gt(0), Lt(1)] | None,
+    doc(
+        "Share of the samples, drawn from the seed, that tests a data set published without a split; null: 0.2."
+    ),
+]
+"""The option `test_share` of data sets."""
 
 
 @dataclass(frozen=True)

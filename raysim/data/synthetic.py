@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import doc
 
 from raysim import rng
 from raysim.data.dataset import Dataset, FederatedData
 from raysim.data.selection import Selection
 from raysim.errors import ConfigError
+from raysim.options import NotNegative, PositiveInt
 
 GRID = 4
 """A class prototype is a random grid of at most GRID x GRID cells a channel: coarse enough to survive pooling."""
@@ -22,12 +25,14 @@ def synthetic(
     download: bool,
     seed: int,
     limit: int | None = None,
-    shape: Sequence[int] = (1, 28, 28),
-    num_classes: int = 10,
-    train_size: int = 2000,
-    test_size: int = 400,
-    noise: float = 0.2,
-    num_owners: int | None = None,
+    shape: Annotated[Sequence[PositiveInt], doc("Channels, height, width of an image.")] = (1, 28, 28),
+    num_classes: Annotated[PositiveInt, doc("Classes, as many as images of that shape can tell apart.")] = 10,
+    train_size: Annotated[PositiveInt, doc("Training samples.")] = 2000,
+    test_size: Annotated[PositiveInt, doc("Test samples.")] = 400,
+    noise: Annotated[NotNegative, doc("Most standard deviation of the noise, in units of white.")] = 0.2,
+    num_owners: Annotated[
+        PositiveInt | None, doc("Owners of the training samples, at most as many; null: nobody owns them.")
+    ] = None,
 ) -> FederatedData:
     """Separable generated images of any shape (C, H, W), class count and size; no files needed.
 
@@ -37,17 +42,10 @@ def synthetic(
     five standard deviations. Classes are equally frequent. `num_owners` deals the training samples evenly to
     that many owners, for the natural partition. `root` and `download` are not used.
     """
-    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
-        raise ConfigError("shape", "must be (channels, height, width)", shape)
-    counts = {"num_classes": num_classes, "train_size": train_size, "test_size": test_size}
-    counts |= {f"shape[{place}]": side for place, side in enumerate(shape)}
-    for key, value in counts.items():
-        if type(value) is not int or value < 1:
-            raise ConfigError(key, "must be a positive whole number", value)
-    if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
-        raise ConfigError("noise", "must be a finite number, not negative", noise)
-    if num_owners is not None and (type(num_owners) is not int or not 1 <= num_owners <= train_size):
-        raise ConfigError("num_owners", f"must lie in 1..train_size = {train_size}", num_owners)
+    if len(shape) != 3:
+        raise ConfigError("shape", "must be (channels, height, width)", tuple(shape))
+    if num_owners is not None and num_owners > train_size:
+        raise ConfigError("num_owners", "must be at most train_size", num_owners, train_size)
 
     prototypes = _prototypes(tuple(shape), num_classes, seed)
     deviation = min(noise, _least_distance(prototypes) / 10)

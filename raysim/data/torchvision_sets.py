@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import doc
 
 from raysim.data import parquet
 from raysim.data.dataset import Dataset, FederatedData, Statistics, channel_statistics, expect
@@ -116,7 +117,14 @@ def fashion_mnist(root: Path, *, download: bool, seed: int, limit: int | None = 
 
 
 def emnist(
-    root: Path, *, download: bool, seed: int, limit: int | None = None, upright: bool = False
+    root: Path,
+    *,
+    download: bool,
+    seed: int,
+    limit: int | None = None,
+    upright: Annotated[
+        bool, doc("Whether to turn images as MNIST's stand; the files hold them transposed.")
+    ] = False,
 ) -> FederatedData:
     """EMNIST's digits, 240,000 + 40,000 images, 1 x 28 x 28, 10 classes; mean .1307, std .3081.
 
@@ -133,7 +141,17 @@ def emnist(
 
 
 def cifar10(
-    root: Path, *, download: bool, seed: int, limit: int | None = None, legacy_norm: bool = False
+    root: Path,
+    *,
+    download: bool,
+    seed: int,
+    limit: int | None = None,
+    legacy_norm: Annotated[
+        bool,
+        doc(
+            "Whether honest clients divide by other deviations than attackers and test (Wang et al.'s code)."
+        ),
+    ] = False,
 ) -> FederatedData:
     """Colour photographs, 50,000 + 10,000 images, 3 x 32 x 32, 10 classes; mean and std of the CAM code.
 
@@ -167,7 +185,14 @@ def cifar100(root: Path, *, download: bool, seed: int, limit: int | None = None)
 
 
 def svhn(
-    root: Path, *, download: bool, seed: int, limit: int | None = None, extra: bool = False
+    root: Path,
+    *,
+    download: bool,
+    seed: int,
+    limit: int | None = None,
+    extra: Annotated[
+        bool, doc("Whether to add the 531,131 easier training images of extra_32x32.mat.")
+    ] = False,
 ) -> FederatedData:
     """House numbers, 73,257 + 26,032 images, 3 x 32 x 32, 10 classes; measured mean and std.
 

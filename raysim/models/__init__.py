@@ -15,6 +15,7 @@ from torch import nn
 
 from raysim.errors import ConfigError, unknown_name
 from raysim.models import cnn, flare, resnet, torchvision_nets, vgg
+from raysim.options import arguments
 from raysim.rng import torch_randomness
 
 __all__ = ["MODELS", "Architecture", "build_model"]
@@ -85,5 +86,6 @@ def build_model(
         )
     if num_classes < 1:
         raise ConfigError("num_classes", "must be at least 1", num_classes)
+    given = arguments(architecture.build, options, "model.")
     with torch_randomness(seed, "model"):
-        return architecture.build(num_classes, shape, **options)
+        return architecture.build(num_classes, shape, **given)

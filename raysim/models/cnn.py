@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from raysim.models.layers import Shape, flat_features, scaled, stack
+from raysim.models.layers import Shape, Width, flat_features, scaled, stack
 
 
-def digits_cnn(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.Module:
+def digits_cnn(num_classes: int, input_shape: Shape, *, width: Width = 1.0) -> nn.Module:
     """Two 3x3 convolutions and a layer of 64, for 8x8 digits.
 
     13,706 parameters with 10 classes: small enough for any test.
@@ -33,7 +33,7 @@ def digits_cnn(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> n
     )
 
 
-def leaf_cnn(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.Module:
+def leaf_cnn(num_classes: int, input_shape: Shape, *, width: Width = 1.0) -> nn.Module:
     """LEAF's FEMNIST network, PDRR's too: two 5x5 convolutions and a layer of 2,048, for 28x28 grey images.
 
     6,603,710 parameters with 62 classes (Caldas et al., LEAF; PDRR section 5).
@@ -56,7 +56,7 @@ def leaf_cnn(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.
     )
 
 
-def lenet_wang(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.Module:
+def lenet_wang(num_classes: int, input_shape: Shape, *, width: Width = 1.0) -> nn.Module:
     """The "LeNet" of the edge-case attack and FedGrad: two 3x3 convolutions and a layer of 128, with dropout.
 
     1,199,882 parameters on 28x28 grey images with 10 classes (Wang et al., NeurIPS 2020). It is not LeNet-5.
@@ -80,7 +80,7 @@ def lenet_wang(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> n
     )
 
 
-def dba_mnist_cnn(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.Module:
+def dba_mnist_cnn(num_classes: int, input_shape: Shape, *, width: Width = 1.0) -> nn.Module:
     """DBA's MNIST network: two 5x5 convolutions and a layer of 500, for 28x28 grey images.
 
     431,080 parameters with 10 classes (Xie et al., ICLR 2020). The published code ends in a log-softmax and

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 from torch import nn
 
-from raysim.models.layers import Shape, flat_features, scaled, stack
+from raysim.models.layers import Shape, Width, flat_features, scaled, stack
 
 
-def flare_fmnist(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.Module:
+def flare_fmnist(num_classes: int, input_shape: Shape, *, width: Width = 1.0) -> nn.Module:
     """FLARE's Fashion-MNIST network (table 6): two 5x5 convolutions and a layer of 128, with dropout.
 
     3,382,346 parameters on 28x28 grey images with 10 classes.
@@ -35,7 +35,7 @@ def flare_fmnist(num_classes: int, input_shape: Shape, *, width: float = 1.0) ->
     )
 
 
-def flare_cifar(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.Module:
+def flare_cifar(num_classes: int, input_shape: Shape, *, width: Width = 1.0) -> nn.Module:
     """FLARE's CIFAR-10 network (table 7): three 3x3 convolutions and a linear layer of 128.
 
     109,834 parameters on 32x32 colour images with 10 classes. No activation follows the layer of 128.
@@ -49,7 +49,7 @@ def flare_cifar(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> 
     )
 
 
-def flare_kather(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.Module:
+def flare_kather(num_classes: int, input_shape: Shape, *, width: Width = 1.0) -> nn.Module:
     """FLARE's network for Kather's histology images (table 8): five 3x3 convolutions, a layer of 128.
 
     449,736 parameters on 128x128 colour images with 8 classes. Table 8 gives the fifth convolution 64 filters

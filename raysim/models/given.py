@@ -11,6 +11,7 @@ from torch import nn
 
 from raysim.errors import ConfigError, unknown_name
 from raysim.models.factory import ModuleFactory, find_layers
+from raysim.options import arguments as checked_arguments
 from raysim.rng import torch_randomness
 
 FACTS = ("num_classes", "input_shape")
@@ -72,7 +73,8 @@ def factory_of(
             raise unknown_name(f"model.{option}", option, known)
     taken = inspect.signature(model).parameters
     facts = {"num_classes": num_classes, "input_shape": input_shape}
-    arguments = {**{key: value for key, value in facts.items() if key in taken}, **options}
+    known_facts = {key: value for key, value in facts.items() if key in taken}
+    arguments = {**known_facts, **checked_arguments(model, options, "model.")}
     recipe = CalledFactory(model, arguments, seed, num_classes, input_shape)
     try:
         built = recipe.build()

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt, doc
 from torch import nn
 
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError
 
 Shape = tuple[int, int, int]  # channels, height, width
+
+Width = Annotated[float, Gt(0), doc("Factor on all channels and hidden layers, rounded, at least 1 each.")]
+"""The option `width` of networks."""
+
+NormKind = Annotated[
+    Literal["batch", "group"],
+    doc("Normalisation: BatchNorm, or GroupNorm of 32 groups, which has no buffers."),
+]
+"""The option `norm` of networks."""
 
 
 def stack(**layers: nn.Module) -> nn.Sequential:
@@ -25,8 +36,6 @@ def scaled(width: float, *channels: int) -> list[int]:
     >>> scaled(0.25, 32, 64, 2)
     [8, 16, 1]
     """
-    if not (isinstance(width, int | float) and 0 < width < math.inf):
-        raise ConfigError("model.width", "must be a positive number", width)
     return [max(1, round(count * width)) for count in channels]
 
 
@@ -35,12 +44,11 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-def norm_layer(norm: str, batch: Callable[..., nn.Module] = nn.BatchNorm2d) -> Callable[[int], nn.Module]:
+def norm_layer(
+    norm: NormKind, batch: Callable[..., nn.Module] = nn.BatchNorm2d
+) -> Callable[[int], nn.Module]:
     """What makes the normalisation `norm`, `batch` or `group`, for a number of channels."""
-    layers = {"batch": batch, "group": group_norm}
-    if norm not in layers:
-        raise unknown_name("model.norm", norm, layers)
-    return layers[norm]
+    return {"batch": batch, "group": group_norm}[norm]
 
 
 def flat_features(model: str, features: nn.Module, shape: Shape) -> int:

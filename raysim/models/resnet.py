@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from raysim.models.layers import Shape, norm_layer, scaled, stack
+from raysim.models.layers import NormKind, Shape, Width, norm_layer, scaled, stack
 
 Norm = Callable[[int], nn.Module]
 
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
 
 def dba_resnet18(
-    num_classes: int, input_shape: Shape, *, norm: str = "batch", width: float = 1.0
+    num_classes: int, input_shape: Shape, *, norm: NormKind = "batch", width: Width = 1.0
 ) -> nn.Module:
     """DBA's CIFAR-10 network: ResNet-18 for small images, stages of 32, 64, 128, 256 channels.
 
@@ -50,7 +50,7 @@ def dba_resnet18(
 
 
 def resnet18_cifar(
-    num_classes: int, input_shape: Shape, *, norm: str = "batch", width: float = 1.0
+    num_classes: int, input_shape: Shape, *, norm: NormKind = "batch", width: Width = 1.0
 ) -> nn.Module:
     """ResNet-18 for small images, stages of 64, 128, 256, 512 channels.
 
@@ -59,7 +59,7 @@ def resnet18_cifar(
     return _resnet18([64, 128, 256, 512], num_classes, input_shape, norm, width)
 
 
-def _resnet18(widths: list[int], num_classes: int, shape: Shape, norm: str, width: float) -> nn.Module:
+def _resnet18(widths: list[int], num_classes: int, shape: Shape, norm: NormKind, width: Width) -> nn.Module:
     make_norm = norm_layer(norm)
     first, *_, last = widths = scaled(width, *widths)
     layers: dict[str, nn.Module] = {

@@ -13,33 +13,32 @@ from functools import partial
 from torch import nn
 
 from raysim.errors import ConfigError
-from raysim.models.layers import Shape, norm_layer, scaled
+from raysim.models.layers import NormKind, Shape, Width, norm_layer
 from raysim.models.torchvision_compat import import_torchvision
 
 
-def resnet18(num_classes: int, input_shape: Shape, *, norm: str = "batch") -> nn.Module:
+def resnet18(num_classes: int, input_shape: Shape, *, norm: NormKind = "batch") -> nn.Module:
     """ResNet-18 with the ImageNet stem (torchvision): 11,181,642 parameters with 10 classes."""
     return _build("resnet18", num_classes, input_shape, norm_layer=norm_layer(norm))
 
 
-def resnet50(num_classes: int, input_shape: Shape, *, norm: str = "batch") -> nn.Module:
+def resnet50(num_classes: int, input_shape: Shape, *, norm: NormKind = "batch") -> nn.Module:
     """ResNet-50 with the ImageNet stem (torchvision): 23,528,522 parameters with 10 classes."""
     return _build("resnet50", num_classes, input_shape, norm_layer=norm_layer(norm))
 
 
-def regnet_y_800mf(num_classes: int, input_shape: Shape, *, norm: str = "batch") -> nn.Module:
+def regnet_y_800mf(num_classes: int, input_shape: Shape, *, norm: NormKind = "batch") -> nn.Module:
     """RegNetY-800MF (torchvision): 5,655,362 parameters with 10 classes."""
     return _build("regnet_y_800mf", num_classes, input_shape, norm_layer=norm_layer(norm))
 
 
 def mobilenet_v3_large(
-    num_classes: int, input_shape: Shape, *, norm: str = "batch", width: float = 1.0
+    num_classes: int, input_shape: Shape, *, norm: NormKind = "batch", width: Width = 1.0
 ) -> nn.Module:
     """MobileNetV3-Large (torchvision): 4,214,842 parameters with 10 classes.
 
     `width` is torchvision's own width multiplier, which rounds channel counts to multiples of 8.
     """
-    scaled(width)  # the range check
     batch = partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)  # torchvision's default for this network
     norms = norm_layer(norm, batch)
     return _build("mobilenet_v3_large", num_classes, input_shape, norm_layer=norms, width_mult=width)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from raysim.models.layers import Shape, flat_features, scaled, stack
+from raysim.models.layers import Shape, Width, flat_features, scaled, stack
 
 _STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # a pool that halves follows each
 
 
-def vgg9(num_classes: int, input_shape: Shape, *, width: float = 1.0) -> nn.Module:
+def vgg9(num_classes: int, input_shape: Shape, *, width: Width = 1.0) -> nn.Module:
     """VGG-9 without normalisation: eight 3x3 convolutions, five pools, one linear layer.
 
     9,225,610 parameters on 32x32 colour images with 10 classes (Wang et al., NeurIPS 2020).

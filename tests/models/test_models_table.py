@@ -156,8 +156,8 @@ def test_other_image_shapes(name: str, shape: tuple[int, int, int]) -> None:
         ({"name": "digit_cnn"}, ["model.name", "digits_cnn"]),
         ({"name": "digits_cnn", "widht": 0.5}, ["model.widht", "did you mean 'width'"]),
         ({"name": "digits_cnn", "norm": "group"}, ["model.norm", "width"]),
-        ({"name": "digits_cnn", "width": 0.0}, ["model.width", "positive"]),
-        ({"name": "mobilenet_v3_large", "width": -1.0}, ["model.width", "positive"]),
+        ({"name": "digits_cnn", "width": 0.0}, ["model.width", "above 0"]),
+        ({"name": "mobilenet_v3_large", "width": -1.0}, ["model.width", "above 0"]),
         ({"name": "resnet18_cifar", "norm": "gruop"}, ["model.norm", "did you mean 'group'"]),
         (
             {"name": "flare_cifar", "input_shape": (1, 8, 8)},

@@ -16,7 +16,7 @@ from raysim.composition.registry import make
 from raysim.config.schema import Component
 from raysim.config.yaml_text import values_in
 from raysim.context import Setting
-from raysim.defense import Defense, judged
+from raysim.defense import Defense, check_setting, judged
 from raysim.errors import ConfigError
 from raysim.studies.limits import copy_matrix, gram_product
 from raysim.studies.matrix import Matrix
@@ -107,7 +107,7 @@ def check_subjects(subjects: Sequence[Subject], matrix: Matrix) -> None:
         server_labels=None if data is None else data.labels,
     )
     for subject in subjects:
-        subject.defense.check(setting)
+        check_setting(subject.defense, setting)
 
 
 class Clock:

@@ -13,6 +13,7 @@ import torch
 
 from raysim import rng
 from raysim.context import Setting
+from raysim.defense import check_setting
 from raysim.errors import ConfigError, unknown_name
 from raysim.models import MODELS, build_model
 from raysim.studies.costs.defense_cost import Subject, parse_subjects
@@ -239,7 +240,7 @@ def check_defenses(plan: ScalingPlan, malicious: Callable[[int], int], held: np.
         )
         for subject in plan.subjects:
             try:
-                subject.defense.check(setting)
+                check_setting(subject.defense, setting)
             except ConfigError as error:
                 where = f"{subject.name}.{error.key}, K = {clients}"
                 raise ConfigError(where, error.rule, error.value, error.nearest) from None
