@@ -450,7 +450,7 @@ def test_partitions_by_import_path():
         ({"data": "digit"}, "data.name", "digits"),
         ({"data": {"name": "digits", "limt": 5}}, "data.limt", "limit"),
         ({"data": {"name": "synthetic", "num_clases": 5}}, "data.num_clases", "num_classes"),
-        ({"data": {"name": "synthetic", "noise": -1}}, "data.noise", None),
+        ({"data": {"name": "synthetic", "noise": -1}}, "data.noise", 0.0),
         ({"data": {"name": "digits", "partition": "idd"}}, "data.partition.name", "iid"),
         (
             {"data": {"name": "digits", "partition": {"name": "dirichlet", "alpha": -1}}},

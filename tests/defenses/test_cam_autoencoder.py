@@ -18,6 +18,7 @@ from defenses.voting import no_suspicions
 from raysim.backends.base import InProcessBackend
 from raysim.context import Context, Setting, State
 from raysim.data.client_data import ClientData
+from raysim.defense import check_setting
 from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
 from raysim.rng import generator
@@ -203,14 +204,14 @@ def test_a_run_too_short_to_vote_is_told_so() -> None:
     def setting(rounds: int, samples: int = 1) -> Setting:
         return Setting(9, 9, 0, rounds, 10, server_samples=samples)
 
-    LayerCAMAE().check(setting(2))
+    check_setting(LayerCAMAE(), setting(2))
     assert LayerCAMAE().remarks(setting(2)) == (
         "LayerCAMAE votes every 3 rounds, and the run has 2: no vote takes place; suspects are judged round by"
         " round (interval <= 2 would vote)",
     )
     assert LayerCAMAE().remarks(setting(3)) == GradCAMAE().remarks(setting(1)) == ()
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
-        GradCAMAE().check(setting(9, samples=0))
+        check_setting(GradCAMAE(), setting(9, samples=0))
 
 
 # What they catch: 23 honest clients that trained a little further from a trained model, and one attacker.

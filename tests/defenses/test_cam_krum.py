@@ -12,6 +12,7 @@ from defenses.cam_krum import map_scores
 from defenses.gradcam_krum import GradCAMKrum
 from defenses.layercam_krum import LayerCAMKrum
 from raysim.context import Context, Setting
+from raysim.defense import check_setting
 from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
 
@@ -89,7 +90,7 @@ def test_too_few_clients_are_refused(defense) -> None:
     assert (caught.value.key, caught.value.nearest) == ("num_byzantine", 2)
     defense(num_byzantine=3).check(setting(9))
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
-        defense().check(setting(9, samples=0))
+        check_setting(defense(), setting(9, samples=0))
     with pytest.raises(ConfigError, match="num_byzantine"):
         defense(num_byzantine=-1)
 

@@ -12,6 +12,7 @@ from scipy.stats import multivariate_normal
 
 from defenses.dagmm import DAGMM, energies, mixture_of
 from raysim.context import Setting
+from raysim.defense import check_setting
 from raysim.errors import ConfigError
 
 
@@ -78,7 +79,7 @@ def test_drops_the_outlier(
 def test_needs_server_data_and_somebody_left() -> None:
     setting = Setting(population=10, cohort=10, num_malicious=2, rounds=5, num_classes=10)
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
-        DAGMM().check(setting)
+        check_setting(DAGMM(), setting)
     with pytest.raises(ConfigError, match="num_byzantine"):
         DAGMM(num_byzantine=10).check(setting)
 

@@ -13,6 +13,7 @@ from defenses.fltrust import FLTrust
 from raysim.backends.base import InProcessBackend
 from raysim.context import Setting
 from raysim.data.client_data import ClientData
+from raysim.defense import check_setting
 from raysim.errors import ConfigError
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
@@ -121,7 +122,7 @@ def test_the_server_trains_by_the_clients_recipe(make_updates, make_context, tin
 def test_refuses_to_start_without_server_data(make_updates, make_context, tiny_model) -> None:
     setting = Setting(population=4, cohort=4, num_malicious=1, rounds=2, num_classes=10)
     with pytest.raises(ConfigError, match=r"server_data\.samples.*nearest valid: 1"):
-        FLTrust().check(setting)
+        check_setting(FLTrust(), setting)
     updates = make_updates([[1.0, 2.0]])
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
         FLTrust().apply({}, updates, make_context(updates, factory=tiny_model.factory))

@@ -15,6 +15,7 @@ from defenses.gradcam_krum import GradCAMKrum
 from defenses.layercam_ae import LayerCAMAE
 from defenses.layercam_krum import LayerCAMKrum
 from raysim.context import ServerData, Setting
+from raysim.defense import check_setting
 from raysim.errors import ConfigError, RunError
 from raysim.matrix.layout import Layout
 from raysim.rng import torch_randomness
@@ -292,7 +293,7 @@ def test_the_server_must_hold_an_image(scene, make_context) -> None:
     updates, _ = scene(changes(2))
     setting = Setting(population=9, cohort=9, num_malicious=1, rounds=5, num_classes=3, server_samples=0)
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
-        LayerCAMKrum().check(setting)
+        check_setting(LayerCAMKrum(), setting)
     context = make_context(updates, factory=FACTORY, global_vector=GLOBAL)
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
         LayerCAMKrum().init(context)

@@ -13,6 +13,7 @@ from defenses.err import ERR
 from defenses.leave_one_out import means_without, row_by_row, trimmed_means_without
 from defenses.lfr import LFR
 from raysim.context import ServerData, Setting
+from raysim.defense import check_setting
 from raysim.errors import ConfigError
 
 
@@ -202,7 +203,7 @@ def test_refuses_what_cannot_work() -> None:
         with pytest.raises(ConfigError, match=match):
             wrong.check(setting)
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
-        LFR().check(Setting(population=20, cohort=10, num_malicious=2, rounds=1, num_classes=2))
+        check_setting(LFR(), Setting(population=20, cohort=10, num_malicious=2, rounds=1, num_classes=2))
     with pytest.raises(ConfigError, match="did you mean 'median'"):
         LFR(rule="medians")
     with pytest.raises(ConfigError, match="batch_size"):

@@ -14,6 +14,7 @@ from scipy.stats import norm
 from defenses.snapshots import SnapshotDetector
 from defenses.vae import _VAE, VAEDetector, _score
 from raysim.context import Setting
+from raysim.defense import check_setting
 from raysim.errors import ConfigError
 
 SMALL: dict[str, Any] = {"hidden": 16, "latent": 4, "epochs": 40, "num_snapshots": 12}
@@ -125,7 +126,7 @@ def test_scores_are_those_of_the_gaussian_decoder() -> None:
 def test_needs_server_data(make_updates: Callable, make_context: Callable, tiny_model: Any) -> None:
     setting = Setting(population=10, cohort=10, num_malicious=2, rounds=5, num_classes=10)
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
-        VAEDetector().check(setting)
+        check_setting(VAEDetector(), setting)
     updates = make_updates(np.ones((2, tiny_model.layout.dim)), layout=tiny_model.layout)
     with pytest.raises(ConfigError, match=r"server_data\.samples"):
         VAEDetector().init(make_context(updates, factory=tiny_model.factory))

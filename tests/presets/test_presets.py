@@ -16,7 +16,7 @@ from raysim.composition.methods import make_defense, written_out
 from raysim.config.load import load_config, preset_names, read_yaml
 from raysim.config.schema import ExperimentConfig
 from raysim.context import Setting
-from raysim.defense import Chain
+from raysim.defense import Chain, check_setting
 from raysim.errors import ConfigError, DataError
 from raysim.metrics import Detection
 from raysim.models import MODELS
@@ -98,7 +98,7 @@ def test_every_preset_composes_as_far_as_it_does_without_data(paper):
                 server_samples=config.server_data.samples,
             )
             for step in defense.steps if isinstance(defense, Chain) else (defense,):
-                step.check(setting)
+                check_setting(step, setting)
             for campaign in campaigns:
                 campaign.attack.check(setting)
             assert set(config.model.options) <= set(MODELS[config.model.name].options)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
-from raysim.defense import Verdict
+from raysim.defense import Verdict, check_setting
 from raysim.errors import ConfigError
 from raysim.studies.costs import kernels
 from raysim.studies.costs.defense_cost import (
@@ -254,7 +254,7 @@ def test_every_cell_is_a_configuration_that_its_defense_accepts():
     for cell in plan.cells():
         config = plan.config(cell)
         made = make_defense(config)
-        made.check(Setting(24, 24, 3, config.rounds, 10, config.server_data.samples))
+        check_setting(made, Setting(24, 24, 3, config.rounds, 10, config.server_data.samples))
         assert config.population.num_malicious == 3
 
 
