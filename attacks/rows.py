@@ -11,7 +11,6 @@ import numpy as np
 
 from raysim.attack import View
 from raysim.matrix.layout import Layout
-from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.updates import Updates
 
 
@@ -43,7 +42,7 @@ def one_row_for_all(
         stage, partial(_parameters_or_buffers, fn, source.layout), *along, client_ids=own.client_ids[:1]
     )
     count = own.num_clients
-    block = RowBlock(np.arange(count), np.zeros(count, np.int64), crafted.blocks[0].tiles)
+    block = replace(crafted.blocks[0], positions=np.arange(count), rows=np.zeros(count, np.int64))
     return replace(crafted, client_ids=own.client_ids, num_examples=own.num_examples, blocks=(block,))
 
 

@@ -15,7 +15,6 @@ from defenses.krum import assumed_byzantine
 from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, Setting
 from raysim.defense import Verdict
-from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.updates import Updates
 from raysim.options import PositiveInt
 from raysim.requirement import Requirement
@@ -143,7 +142,7 @@ def trimmed_means_without(trim: int, dim: int, columns: np.ndarray, first_column
 def row_by_row(updates: Updates) -> Updates:
     """The same rows, each a block of its own, for which a stage on rows runs a task."""
     blocks = [
-        RowBlock(np.array([position]), np.array([row]), block.tiles)
+        replace(block, positions=np.array([position]), rows=np.array([row]))
         for block in updates.blocks
         for position, row in zip(block.positions, block.rows, strict=True)
     ]

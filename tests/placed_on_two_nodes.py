@@ -21,7 +21,7 @@ from raysim.backends import ray_connection as ray_cluster
 from raysim.backends.base import Needs
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.matrix.layout import Layout
-from raysim.matrix.row_blocks import RowBlock, cut
+from raysim.matrix.row_blocks import RowBlock, cut, maxima_of
 from raysim.matrix.updates import Updates
 from raysim.runs.directory import digest
 
@@ -33,7 +33,8 @@ class Host:
 
     def rows(self, seed: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
         matrix = np.random.default_rng(seed).standard_normal((ROWS, bounds[-1]), np.float32)
-        return (*cut(matrix, bounds), None)
+        tiles = cut(matrix, bounds)
+        return (*tiles, maxima_of(tiles))
 
 
 def sums(block: np.ndarray, *vectors: np.ndarray) -> list[float]:
@@ -51,7 +52,9 @@ def updates_on_both_nodes(backend: Any, columns: int) -> Updates:
     bounds = tuple(range(0, columns + 1, columns // SHARDS))
     kept = backend.call_clients("make", "rows", [(seed, bounds) for seed in (0, 1)], keep=len(bounds))
     every = np.arange(ROWS)
-    blocks = tuple(RowBlock(number * ROWS + every, every, tiles) for number, (tiles, _) in enumerate(kept))
+    blocks = tuple(
+        RowBlock(number * ROWS + every, every, tiles, maxima) for number, (tiles, maxima) in enumerate(kept)
+    )
     ids = np.arange(2 * ROWS)
     return Updates(backend, Layout.flat(columns), ids, np.ones(2 * ROWS, np.int64), bounds, blocks)
 
@@ -78,6 +81,7 @@ def measured_stages(backend: Any, columns: int) -> dict[str, Any]:
         "published": lambda: updates.map_rows("published", sums, published),
         "published again": lambda: updates.map_rows("published again", sums, published),
         "by value": lambda: updates.map_rows("by value", sums, vector),
+        "sums": lambda: updates.combine(np.linspace(0.1, 0.8, 2 * ROWS), "sums"),
         "columns": lambda: updates.gram("columns"),
         "columns again": lambda: updates.gram("columns again"),
     }.items():
@@ -85,9 +89,9 @@ def measured_stages(backend: Any, columns: int) -> dict[str, Any]:
         results.append(np.asarray(work()))
         wire = wire_bytes() - before
         spans = backend.telemetry.drain()
-        (whole,) = (span for span in spans if span.task == WHOLE_STAGE)
+        moved = sum(span.bytes_moved for span in spans if span.task == WHOLE_STAGE)
         nodes = [span.node for span in spans if span.task != WHOLE_STAGE]
-        found[stage] = {"moved": whole.bytes_moved, "wire": wire, "nodes": nodes}
+        found[stage] = {"moved": moved, "wire": wire, "nodes": nodes}
     needs = Needs(cpus=0.5, gpus=0.25, memory=2**20)
     found["reserved"] = backend.run("reserved", reservation, updates.blocks[1].tiles[0], needs=needs)
     found["digest"] = digest(*results)

@@ -104,6 +104,10 @@ class Backend(ABC):
     def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
         """The answers of tasks that were begun, None for those that failed: they are not tried again."""
 
+    def homes(self, references: Sequence[Reference]) -> list[str]:
+        """Where each of these lies, by the name of a node: of several, the one that holds most of them all."""
+        return [""] * len(references)
+
     def apart(self) -> Backend | None:
         """This backend for a second thread, with telemetry of its own; None where nothing can overlap."""
         return None

@@ -77,6 +77,14 @@ def bring(arguments: Sequence[Any], node: str, origin: str) -> int:
     return moved
 
 
+def homes(references: Sequence[Placed]) -> list[str]:
+    """The node where each lies: of several, the one that holds most bytes of them all, then the first by name."""
+    held: Counter[str] = Counter()
+    for reference in references:
+        held.update(dict.fromkeys(reference.nodes, reference.size))
+    return [min(reference.nodes, key=lambda node: (-held[node], node)) for reference in references]
+
+
 def beside_data(items: Sequence[Sequence[Any]], needs: Needs, nodes: Sequence[Node]) -> list[Node | None]:
     """For every task, the node that holds most bytes of its arguments; None: it is Ray's to place.
 

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from raysim.backends.base import Backend, Begun, Needs, Reference, located, prepare_worker
 from raysim.backends.capacity import ClientActors
-from raysim.backends.placement import Node, Placed, beside_data, bring
+from raysim.backends.placement import Node, Placed, beside_data, bring, homes
 from raysim.backends.telemetry import Span, Telemetry, measured, num_bytes
 from raysim.errors import LostWork, RunError
 from raysim.own_packages import take_names
@@ -178,6 +178,9 @@ class RayBackend(Backend):
                 meter.tasks.append(replace(span, bytes_moved=bring(args, span.node, self.node)))
                 answers.append(answer)
         return answers
+
+    def homes(self, references: Sequence[Reference]) -> list[str]:
+        return homes(references)
 
     def apart(self) -> RayBackend:
         """The same actors and tasks; the first of two threads that miss an actor replaces it."""

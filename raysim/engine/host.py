@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from raysim.engine.campaigns import HONEST, Campaign, commanded
 from raysim.engine.drawn_updates import Planted, Synthetic
 from raysim.errors import RaysimError, RunError
 from raysim.matrix.layout import Layout
-from raysim.matrix.row_blocks import put_row, zero_tiles
+from raysim.matrix.row_blocks import maxima_of, put_row, zero_tiles
 from raysim.models.factory import ModelFactory
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
@@ -99,7 +99,8 @@ class RoundOrder:
 class UploadMeta:
     """What the server learns of one upload without reading it. reason: why it must not be used, or empty.
 
-    note: what an attacking client remarked about the round, for the record alone.
+    note: what an attacking client remarked about the round, for the record alone. maxima: what `row_blocks.maxima_of`
+    says of its row.
     """
 
     client: int
@@ -107,6 +108,7 @@ class UploadMeta:
     train_loss: float
     reason: str = ""
     note: str = ""
+    maxima: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), compare=False, repr=False)
 
 
 class ClientHost:
@@ -151,7 +153,7 @@ class ClientHost:
                     write = partial(put_row, tiles, group[0])
                     trained = [self._upload(write, order, members[0], global_vector, previous)]
             metas.update(zip(group.tolist(), trained, strict=True))
-        return (*tiles, [metas[position] for position in range(len(clients))])
+        return (*tiles, _with_maxima(tiles, [metas[position] for position in range(len(clients))]))
 
     def draw(self, order: RoundOrder, clients: Sequence[int] | np.ndarray) -> tuple[Any, ...]:
         """What `train` answers, with rows drawn from the seed; every client claims one example."""
@@ -159,7 +161,7 @@ class ClientHost:
         assert setup.synthetic is not None, "called only where updates are drawn"
         members, planted = np.asarray(clients), setup.planted(clients)
         tiles = setup.synthetic.tiles(setup.seed, order.round, members, planted, setup.layout, setup.bounds)
-        return (*tiles, [UploadMeta(int(client), 1, float("nan")) for client in clients])
+        return (*tiles, _with_maxima(tiles, [UploadMeta(int(client), 1, float("nan")) for client in clients]))
 
     def evaluate(self, vector: np.ndarray, which: int, first: int, last: int) -> np.ndarray:
         """Evaluate samples [first, last) of test set `which`: see LocalTrainer.evaluate."""
@@ -282,6 +284,11 @@ class ClientHost:
         if not reason:
             write(submitted)
         return UploadMeta(context.client, examples, loss, reason, "; ".join(context.notes))
+
+
+def _with_maxima(tiles: Sequence[np.ndarray], metas: Sequence[UploadMeta]) -> list[UploadMeta]:
+    """The notes with what is known of their rows' values, for sums that are formed without reading them first."""
+    return [replace(meta, maxima=row) for meta, row in zip(metas, maxima_of(tiles), strict=True)]
 
 
 NEGATIVE_VARIANCE = "negative variance"

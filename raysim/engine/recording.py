@@ -26,7 +26,7 @@ import pyarrow as pa
 from raysim.backends.base import Backend
 from raysim.errors import RecordError
 from raysim.matrix.layout import Layout
-from raysim.matrix.row_blocks import RowBlock
+from raysim.matrix.row_blocks import RowBlock, maxima_of
 from raysim.matrix.updates import Updates
 
 
@@ -92,10 +92,11 @@ def read(path: Path, layout: Layout, backend: Backend, loader: Backend | None = 
         items = [(path, of_block, {name: about["crc32"][name] for name in of_block}) for of_block in names]
         kept = (loader or backend).map("load", _load_tiles, items, keep=len(shards))
         blocks = []
-        for block, item, (tiles, seen) in zip(about["blocks"], items, kept, strict=True):
-            if not seen:
-                tiles = tuple(backend.put(tile) for tile in _load_tiles(*item)[:-1])
-            blocks.append(RowBlock(np.array(block["positions"]), np.array(block["rows"]), tiles))
+        for block, item, (tiles, maxima) in zip(about["blocks"], items, kept, strict=True):
+            if maxima is None:
+                *loaded, maxima = _load_tiles(*item)
+                tiles = tuple(backend.put(tile) for tile in loaded)
+            blocks.append(RowBlock(np.array(block["positions"]), np.array(block["rows"]), tiles, maxima))
     if global_vector.size != layout.num_columns or about["bounds"][-1] != layout.dim:
         raise RecordError(
             f"recording {path} holds models of {global_vector.size} values, not {layout.num_columns}"
@@ -113,14 +114,13 @@ def read(path: Path, layout: Layout, backend: Backend, loader: Backend | None = 
     )
 
 
-def _load_tiles(
-    path: Path, names: Sequence[str], checksums: dict[str, int]
-) -> tuple[np.ndarray | bool | None, ...]:
-    """The tiles of one row block, and whether this machine sees the recording at all: without, they are None."""
+def _load_tiles(path: Path, names: Sequence[str], checksums: dict[str, int]) -> tuple[np.ndarray | None, ...]:
+    """The tiles of one row block, and their maxima; all None where this machine does not see the recording."""
     if not path.exists():
-        return (*(None for _ in names), False)
+        return (*(None for _ in names), None)
     with _damage_of(path):
-        return (*(_read_tensor(path / name, checksums) for name in names), True)
+        tiles = [_read_tensor(path / name, checksums) for name in names]
+        return (*tiles, maxima_of(tiles))
 
 
 @contextmanager

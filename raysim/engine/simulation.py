@@ -238,7 +238,8 @@ def train(
             continue
         tiles, notes = answer
         every = np.arange(len(members))
-        blocks.append(RowBlock(len(metas) + every, every, tiles))
+        maxima = np.stack([meta.maxima for meta in notes])
+        blocks.append(RowBlock(len(metas) + every, every, tiles, maxima))
         metas.extend(notes)
     reasons.update({meta.client: meta.reason for meta in metas if meta.reason})
     updates = Updates(

@@ -19,7 +19,7 @@ from raysim.backends.base import Backend
 from raysim.errors import ConfigError
 from raysim.matrix import row_blocks
 from raysim.matrix.layout import Layout
-from raysim.matrix.row_blocks import RowBlock
+from raysim.matrix.row_blocks import RowBlock, maxima_of
 from raysim.matrix.updates import CHUNK_VALUES, Updates, shard_bounds
 
 
@@ -119,7 +119,8 @@ def synthetic_updates(
     items = [(population, ids[part], mask[part], bounds) for part in parts]
     kept = backend.map("synthetic", _make_block, items, keep=len(bounds))
     blocks = tuple(
-        RowBlock(part, np.arange(len(part)), tiles) for part, (tiles, _) in zip(parts, kept, strict=True)
+        RowBlock(part, np.arange(len(part)), tiles, maxima)
+        for part, (tiles, maxima) in zip(parts, kept, strict=True)
     )
     return Updates(backend, layout, ids, np.ones(count, np.int64), bounds, blocks), mask
 
@@ -151,4 +152,5 @@ def _per_column(scales: list[tuple[int, float]], first: int, last: int) -> np.nd
 def _make_block(
     population: DrawnPopulation, clients: np.ndarray, malicious: np.ndarray, bounds: tuple[int, ...]
 ) -> tuple[object, ...]:
-    return (*population.rows(clients, malicious, bounds), None)
+    tiles = population.rows(clients, malicious, bounds)
+    return (*tiles, maxima_of(tiles))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from raysim.matrix.column_walk import Grid, steps
+from raysim.matrix.exact_sums import largest
 
 BLOCK_COLUMNS = 4096
 """Columns that `map_columns` and `reduce_columns` give to their function at a time; a chunk is a multiple of it."""
@@ -43,12 +44,12 @@ def reduce_shard(
 
 def transform_shard(
     fn: Callable[..., np.ndarray], count: int, grid: Grid, *arguments: np.ndarray
-) -> tuple[np.ndarray, None]:
-    """New rows [count, c] float32 for the columns of the shard; the second result is what a kept task returns."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """New rows [count, c] float32 for the columns of the shard, to be left there, and what `largest` says of them."""
     out = np.empty((count, grid.width), np.float32)
     for part, (columns, *along) in grid.walk(arguments, (0, grid.width), TRANSFORM_COLUMNS):
         out[:, part] = fn(columns, grid.first + part.start, *along)
-    return out, None
+    return out, largest(out, grid.first)
 
 
 def slice_rows(rows: np.ndarray, pieces: list[slice], *tiles: np.ndarray) -> np.ndarray:
@@ -65,9 +66,3 @@ def gram(columns: np.ndarray) -> np.ndarray:
 def centred_gram(columns: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Inner products of the rows minus `centre` [c]: [K, K]."""
     return gram(columns - centre)
-
-
-def weighted_sum(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """weights [K] times columns [K, c] float64: [c] float32."""
-    total: np.ndarray = weights @ columns
-    return total.astype(np.float32)

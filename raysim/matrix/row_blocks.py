@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from raysim.backends.base import Reference
+from raysim.matrix.exact_sums import largest, largest_in
 
 BLOCK_BYTES = 2**29
 """A row block has at most this many bytes, but always one row."""
@@ -16,11 +17,15 @@ BLOCK_BYTES = 2**29
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows `rows` [m] of the tiles fill the matrix rows `positions` [m]. The last tile holds the buffers."""
+    """Rows `rows` [m] of the tiles fill the matrix rows `positions` [m]. The last tile holds the buffers.
+
+    maxima: what `maxima_of` says of the tiles, a row for each of theirs.
+    """
 
     positions: np.ndarray
     rows: np.ndarray
     tiles: tuple[Reference, ...]
+    maxima: np.ndarray
 
 
 def rows_per_block(count: int, num_columns: int, workers: int) -> int:
@@ -54,6 +59,24 @@ def put_row(tiles: Sequence[np.ndarray], row: int, values: np.ndarray) -> None:
         part = values[start : start + tile.shape[1]]
         tile[row, : len(part)] = part
         start += tile.shape[1]
+
+
+def maxima_of(tiles: Sequence[np.ndarray]) -> np.ndarray:
+    """The largest |value| of every row in each block of columns [k, n + m] float32: of d parameters, then of b buffers.
+
+    Taken once, when rows are made; sums of rows are bounded by them (exact_sums.py).
+    """
+    *parameters, buffers = tiles
+    first, parts = 0, []
+    for tile in parameters:
+        parts.append((first, largest(tile, first)))
+        first += tile.shape[1]
+    return put_together(parts, largest(buffers), first)
+
+
+def put_together(parts: Sequence[tuple[int, np.ndarray]], buffers: np.ndarray, dim: int) -> np.ndarray:
+    """The same from what `largest` says of pieces, (first column, maxima), and of the buffers."""
+    return np.concatenate([largest_in(parts, dim), buffers.astype(np.float32, copy=False)], axis=1)
 
 
 def cut(rows: np.ndarray, bounds: Sequence[int]) -> tuple[np.ndarray, ...]:

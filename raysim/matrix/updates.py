@@ -6,9 +6,10 @@ buffers (layout.py) are one more tile behind the last shard. K x d is gathered b
 and `to_array`: rows are worked on block by block, columns shard by shard, each in a task that reads the tiles it
 needs and walks them a few thousand columns at a time, so that what it works on stays in the cache.
 
-Sums over columns are formed per *chunk*, a width that depends on the K rows that came in, and added in column
-order; rows selected or transformed from them keep that width. So no result depends on how the matrix was cut
-into tiles (`shard_bounds` cuts at whole chunks), or on which node a tile lies.
+Sums of rows are exact under any grouping (exact_sums.py), and formed where the rows lie. Sums over columns are formed
+per *chunk*, a width that depends on the K rows that came in, and added in column order; rows selected or transformed
+from them keep that width. So no result depends on how the matrix was cut into tiles (`shard_bounds` cuts at whole
+chunks), or on which node a tile lies.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from raysim.backends.base import Backend, Needs, Reference
 from raysim.matrix import column_tasks
 from raysim.matrix.column_walk import Grid, steps
 from raysim.matrix.layout import Layout
-from raysim.matrix.row_blocks import RowBlock, cut
+from raysim.matrix.row_blocks import RowBlock, cut, maxima_of, put_together
 from raysim.matrix.row_stage import Ahead, RowStage, finish_ahead, on_block
+from raysim.matrix.row_sums import as_type, sum_buffers, sum_parameters, weighted
 
 CHUNK_VALUES = 2**24
 """Values in one chunk of columns (64 MiB of float32): what is summed at a time."""
@@ -104,9 +106,8 @@ class Updates:
             in_order = (members == np.arange(first, first + len(members))).all()
             tiles = cut(matrix[first : first + per_block] if in_order else matrix[members], bounds)
             positions = np.arange(first, first + len(members))
-            blocks.append(
-                RowBlock(positions, np.arange(len(members)), tuple(backend.put(tile) for tile in tiles))
-            )
+            held = tuple(backend.put(tile) for tile in tiles)
+            blocks.append(RowBlock(positions, np.arange(len(members)), held, maxima_of(tiles)))
         return cls(backend, layout, ids[order], examples[order], bounds, tuple(blocks))
 
     @property
@@ -226,9 +227,10 @@ class Updates:
         kept = self.backend.map(
             stage, partial(column_tasks.transform_shard, fn, len(ids)), items, keep=1, needs=needs
         )
-        tiles = tuple(references[0] for references, _ in kept)
+        *parameters, buffers = [maxima for _, maxima in kept]
+        maxima = put_together(list(zip(self.bounds, parameters, strict=False)), buffers, self.dim)
         every = np.arange(len(ids))
-        block = RowBlock(every, every, tiles)
+        block = RowBlock(every, every, tuple(references[0] for references, _ in kept), maxima)
         return replace(self, client_ids=ids, num_examples=examples, blocks=(block,), ahead=())
 
     def gram(self, stage: str = "gram", *, centre: np.ndarray | Reference | None = None) -> np.ndarray:
@@ -260,35 +262,53 @@ class Updates:
         return out.reshape(self.num_clients, *entry.shape)
 
     def combine(self, weights: np.ndarray, stage: str = "combine") -> np.ndarray:
-        """The weighted sum of rows [d] float32, accumulated in float64. weights [K]; rows of weight 0 are not read."""
-        used = np.flatnonzero(weights)
-        if not len(used):
-            return np.zeros(self.dim, np.float32)
-        values = np.asarray(weights, np.float64)[used]
-        part = self.select(used)
-        # Where few row blocks are read, a task takes more shards: as many bytes as a shard of all rows has.
-        together = len(self.blocks) // len(part.blocks)
-        weigh = partial(column_tasks.weighted_sum, values)
-        return part.map_columns(stage, weigh, dtype=np.float64, shards_per_task=together)
+        """The weighted sum of rows [d] float32, the same for any order and any tiles. weights [K]; rows of weight 0 are not read.
 
-    def combine_buffers(self, weights: np.ndarray) -> np.ndarray:
-        """The weighted sum of buffer changes [b]; integer counters are copied from the first row of weight > 0."""
-        used = np.flatnonzero(weights)
-        size = self.layout.num_columns - self.dim
-        if not size or not len(used):
-            return np.zeros(size, np.float32)
-        rows = np.empty((self.num_clients, size), np.float32)
-        items = [(block.rows, [slice(None)], block.tiles[-1]) for block in self.blocks]
-        for block, part in zip(
-            self.blocks, self.backend.map("buffers", column_tasks.slice_rows, items), strict=True
-        ):
-            rows[block.positions] = part
-        total = column_tasks.weighted_sum(
-            np.asarray(weights, np.float64)[used], rows[used].astype(np.float64)
+        Formed beside the rows, with the error that exact_sums.py states, and rounded once.
+        """
+        return self._sum(weights, stage, None, np.float32)
+
+    def sum_rows(
+        self, weights: np.ndarray, stage: str = "combine", *, squares_about: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The same in float64, not rounded: [d]. squares_about: c [d] float64 to sum w_i (u_i - c)^2 instead."""
+        return self._sum(weights, stage, squares_about, np.float64)
+
+    def _sum(self, weights: np.ndarray, stage: str, centre: np.ndarray | None, dtype: Any) -> np.ndarray:
+        parts = weighted(self.blocks, weights)
+        if not parts or not self.dim:
+            return np.zeros(self.dim, dtype)
+        # Where few row blocks are read, a task takes more shards: as many bytes as a shard of all rows has.
+        return sum_parameters(
+            self.backend,
+            stage,
+            parts,
+            self.bounds,
+            shards_per_task=len(self.blocks) // len(parts),
+            centre=centre,
+            dtype=dtype,
         )
+
+    def combine_buffers(self, weights: np.ndarray, stage: str = "buffers") -> np.ndarray:
+        """The weighted sum of buffer changes [b] float32; integer counters are copied from the first row of weight > 0."""
+        size = self.layout.num_columns - self.dim
+        parts = weighted(self.blocks, weights)
+        if not size or not parts:
+            return np.zeros(size, np.float32)
+        total = as_type(sum_buffers(self.backend, stage, parts, self.dim, size), np.float32)
         counters = self.layout.counter_columns()
-        total[counters] = rows[used[0], counters]
+        if len(counters):
+            total[counters] = self.buffers_of(int(np.flatnonzero(weights)[0]), stage)[counters]
         return total
+
+    def buffers_of(self, position: int, stage: str = "buffers") -> np.ndarray:
+        """The buffers [b] float32 of one row."""
+        (block,) = self.select(np.array([position])).blocks
+        rows: np.ndarray = self.backend.run(
+            stage, column_tasks.slice_rows, block.rows, [slice(None)], block.tiles[-1]
+        )
+        buffers: np.ndarray = rows[0]
+        return buffers
 
     def select(self, members: np.ndarray) -> Updates:
         """The rows `members` (indices [m] or a mask [K]) as Updates; order stays client-id order."""
@@ -300,9 +320,8 @@ class Updates:
         for block in self.blocks:
             inside = new_position[block.positions] >= 0
             if inside.any():
-                blocks.append(
-                    RowBlock(new_position[block.positions[inside]], block.rows[inside], block.tiles)
-                )
+                places = new_position[block.positions[inside]]
+                blocks.append(replace(block, positions=places, rows=block.rows[inside]))
         return replace(
             self,
             client_ids=self.client_ids[keep],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raysim.backends.base import Needs
-from raysim.backends.placement import Node, Placed, beside_data, bring
+from raysim.backends.placement import Node, Placed, beside_data, bring, homes
 
 A, B, C = (Node(name, f"id of {name}", cpus=2.0, memory=100.0) for name in "abc")
 CPU = Needs()
@@ -37,6 +37,12 @@ def test_tasks_that_read_nothing_left_behind_are_not_sent_anywhere():
     published = Placed(None, 1000, {"a"})
     assert names([(), (np.ones(3), published), (left("", 5),)]) == [None, None, None]
     assert names([(published, left("b", 1))]) == ["b"]
+
+
+def test_of_several_nodes_the_home_is_the_one_that_holds_most_of_what_was_asked_about():
+    assert homes([left("a"), left("ab"), left("bc", 10), left("c", 5)]) == ["a", "a", "b", "c"]
+    assert homes([left("cb"), left("bc")]) == ["b", "b"], "ties go by name"
+    assert homes([]) == []
 
 
 def test_one_node_leaves_no_choice():
@@ -126,6 +132,14 @@ def test_stages_by_rows_move_next_to_nothing_and_by_columns_one_half(found):
     assert data["columns again"]["moved"] == 0, (
         "every shard was brought together on one node, and its task is sent there"
     )
+
+
+@pytest.mark.ray
+def test_sums_of_rows_move_one_partial_sum_for_every_column(found):
+    """Rows are added on both nodes, and one of two partial sums in float64 is brought to the other."""
+    moved = found["data"]["sums"]["moved"]
+    assert 8 * COLUMNS <= moved < 8 * COLUMNS + 10 * ROW_NUMBERS
+    assert len(set(found["data"]["sums"]["nodes"])) == 2
 
 
 @pytest.mark.ray

@@ -18,7 +18,7 @@ from raysim.engine import recording
 from raysim.engine.experiment import Experiment
 from raysim.engine.recording import Recording
 from raysim.errors import ConfigError, RecordError
-from raysim.matrix.row_blocks import RowBlock
+from raysim.matrix.row_blocks import RowBlock, maxima_of
 from raysim.matrix.updates import Updates
 from raysim.models.recipe import ModelRecipe
 from raysim.studies.matrix import ROUNDS, Matrix, MatrixSpec, build_matrix
@@ -191,7 +191,8 @@ def in_blocks(updates: Updates, rows_per_block: int | None) -> Updates:
         items.append(([piece.positions for piece in pieces], [piece.rows for piece in pieces], *tiles))
     kept = updates.backend.map("rows", _copy_rows, items, keep=len(updates.bounds))
     blocks = tuple(
-        RowBlock(place, np.arange(len(place)), tiles) for place, (tiles, _) in zip(places, kept, strict=True)
+        RowBlock(place, np.arange(len(place)), tiles, maxima)
+        for place, (tiles, maxima) in zip(places, kept, strict=True)
     )
     return replace(updates, blocks=blocks)
 
@@ -206,4 +207,4 @@ def _copy_rows(positions: list[np.ndarray], rows: list[np.ndarray], *tiles: np.n
         for number, (place, row) in enumerate(zip(positions, rows, strict=True)):
             tile[place] = tiles[number * shards + shard][row]
         out.append(tile)
-    return (*out, None)
+    return (*out, maxima_of(out))

@@ -1,0 +1,155 @@
+"""Weighted sums of rows, formed beside the rows: only what sums to [d] crosses from node to node (exact_sums.py).
+
+A task adds, for a few column shards, the rows that lie on one node. Where the rows of a shard lie on several nodes,
+each leaves a partial sum in float64, and another task adds these up. How rows are grouped has no effect on a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from raysim.backends.base import Backend
+from raysim.matrix import exact_sums
+from raysim.matrix.row_blocks import RowBlock
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The rows [k] of one row block that are summed, and their weights [k], none of which is 0."""
+
+    block: RowBlock
+    rows: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a task adds of one column shard: columns [first, last), C of their blocks, rows and weights by tile."""
+
+    first: int
+    last: int
+    constants: np.ndarray
+    rows: list[np.ndarray]
+    weights: list[np.ndarray]
+
+
+def weighted(blocks: Sequence[RowBlock], weights: np.ndarray) -> list[Weighted]:
+    """The rows of weight other than 0 (NaN is), by row block; weights [K] in the order of positions."""
+    found = []
+    for block in blocks:
+        own = np.asarray(weights, np.float64)[block.positions]
+        used = np.flatnonzero(own)
+        if len(used):
+            found.append(Weighted(block, block.rows[used], own[used]))
+    return found
+
+
+def sum_parameters(
+    backend: Backend,
+    stage: str,
+    parts: Sequence[Weighted],
+    bounds: Sequence[int],
+    *,
+    shards_per_task: int = 1,
+    centre: np.ndarray | None = None,
+    dtype: Any = np.float64,
+) -> np.ndarray:
+    """sum_i w_i u_i [d] as dtype, of the rows of `parts`; with a centre [d], sum_i w_i (u_i - centre)^2."""
+    constants = _constants(parts, slice(None, exact_sums.blocks_of(bounds[-1])), centre)
+    shards = list(enumerate(pairwise(bounds)))
+    groups = [shards[at : at + shards_per_task] for at in range(0, len(shards), shards_per_task)]
+    return _sum(backend, stage, parts, groups, constants, centre, dtype)
+
+
+def sum_buffers(backend: Backend, stage: str, parts: Sequence[Weighted], dim: int, width: int) -> np.ndarray:
+    """The same of the buffer columns [b], float64."""
+    constants = _constants(parts, slice(exact_sums.blocks_of(dim), None), None)
+    return _sum(backend, stage, parts, [[(-1, (0, width))]], constants, None, np.float64)
+
+
+def _constants(parts: Sequence[Weighted], blocks: slice, centre: np.ndarray | None) -> np.ndarray:
+    """C of every block of columns."""
+    weights = np.concatenate([part.weights for part in parts])
+    maxima = np.concatenate([part.block.maxima[part.rows, blocks] for part in parts])
+    if centre is None:
+        return exact_sums.constants(exact_sums.weighted_bounds(weights, maxima))
+    return exact_sums.constants(
+        exact_sums.squared_bounds(weights, maxima, exact_sums.largest(centre[None])[0])
+    )
+
+
+def _sum(
+    backend: Backend,
+    stage: str,
+    parts: Sequence[Weighted],
+    groups: Sequence[Sequence[tuple[int, tuple[int, int]]]],
+    constants: np.ndarray,
+    centre: np.ndarray | None,
+    dtype: Any,
+) -> np.ndarray:
+    """Each group of (shard, its columns) on its own, one after the other in the result."""
+    items: list[list[tuple[Any, ...]]] = []
+    for group in groups:
+        tiles = [[part.block.tiles[shard] for part in parts] for shard, _ in group]
+        homes = backend.homes([tile for of_shard in tiles for tile in of_shard])
+        items.append([])
+        for home in dict.fromkeys(homes):
+            shares, arguments, at = [], [], iter(homes)
+            for (_, (first, last)), of_shard in zip(group, tiles, strict=True):
+                here = [number for number in range(len(parts)) if next(at) == home]
+                start, stop = first // exact_sums.BLOCK, exact_sums.blocks_of(last)
+                shares.append(
+                    _Share(
+                        first, last, constants[start:stop],
+                        [parts[number].rows for number in here], [parts[number].weights for number in here],
+                    )
+                )  # fmt: skip
+                arguments += [of_shard[number] for number in here]
+            cut = None if centre is None else centre[group[0][1][0] : group[-1][1][1]]
+            items[-1].append((shares, cut, *arguments))
+    alone = all(len(of_group) == 1 for of_group in items)
+    every = [item for of_group in items for item in of_group]
+    if alone:
+        return np.concatenate(backend.map(stage, partial(add_tiles, dtype), every))
+    kept = iter(backend.map(stage, partial(_left_there, add_tiles, np.float64), every, keep=1))
+    partial_sums = [tuple(next(kept)[0][0] for _ in of_group) for of_group in items]
+    return np.concatenate(backend.map(stage, partial(add_partial_sums, dtype), partial_sums))
+
+
+def add_tiles(dtype: Any, shares: list[_Share], centre: np.ndarray | None, *tiles: np.ndarray) -> np.ndarray:
+    """The sums of consecutive column shards, [columns] as dtype; centre: of these columns."""
+    begin, at = shares[0].first, 0
+    total = np.zeros(shares[-1].last - begin)
+    for share in shares:
+        own = tiles[at : at + len(share.rows)]
+        at += len(share.rows)
+        columns = slice(share.first - begin, share.last - begin)
+        middle = None if centre is None else centre[columns]
+        exact_sums.add_rows(
+            total[columns], own, share.rows, share.weights, share.constants, share.first, middle
+        )
+    return as_type(total, dtype)
+
+
+def add_partial_sums(dtype: Any, *partial_sums: np.ndarray) -> np.ndarray:
+    """What several nodes left of the same columns, added up."""
+    total = partial_sums[0].copy()
+    for other in partial_sums[1:]:
+        total += other
+    return as_type(total, dtype)
+
+
+def as_type(total: np.ndarray, dtype: Any) -> np.ndarray:
+    """Rounded once; what float32 does not reach becomes infinite."""
+    with np.errstate(over="ignore"):
+        return total.astype(dtype, copy=False)
+
+
+def _left_there(fn: Any, *arguments: Any) -> tuple[np.ndarray, None]:
+    return fn(*arguments), None
