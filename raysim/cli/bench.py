@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from raysim.cli.bench_kernels import studies
 from raysim.cli.bench_rounds import rounds
 from raysim.cli.bench_scaling import scaling
+from raysim.cli.study_command import command_of
 from raysim.exit_status import exit_status
+from raysim.studies.coverage import Coverage
+from raysim.studies.detection import Detection
+from raysim.studies.maps import Maps
+from raysim.studies.mmd import MMD
 from raysim.studies.option_lists import at_least_one
+from raysim.studies.similarity import Similarity
 
 app = typer.Typer(
     help="Measure raysim against limits taken in the same run on the same machine; ratios travel, seconds do not.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.add_typer(studies)
+for study in (Detection(), Similarity(), MMD(), Coverage(), Maps()):
+    app.command(study.name)(command_of(study))
 app.command("scaling")(scaling)
 app.command("rounds")(rounds)
 
@@ -141,57 +146,3 @@ def attacks(
             at_least_one(key, value)
         spec = MatrixSpec(model, image_shape(image), classes, clients, malicious, seed, tile_mib * 2**20)
         bench_crafting(names or (), defense, spec, backend, workers, repeats)
-
-
-@app.command("detection")
-def detection(
-    data: Annotated[str, typer.Option(metavar="NAMES", help="With commas between.")] = "digits,cifar10",
-    attack: Annotated[str, typer.Option(metavar="NAMES", help="With commas between.")] = "noise,sign_flip",
-    defense: Annotated[
-        str, typer.Option(metavar="NAMES", help="Default: all of them.", show_default=False)
-    ] = "",
-    rounds: Annotated[
-        int | None, typer.Option(help="Default: 20 for digits, 6 for cifar10.", show_default=False)
-    ] = None,
-    seeds: Annotated[str, typer.Option(metavar="NUMBERS", help="With commas between.")] = "0",
-    workers: Annotated[int, typer.Option(help="Runs at a time, a process each.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Also write the table here, as Markdown.")] = None,
-    out_dir: Annotated[Path, typer.Option(help="Where finished runs' numbers are kept.")] = Path(
-        "runs/bench-detection"
-    ),
-    root: Annotated[str | None, typer.Option(help="Folder of the data sets (default: $RAYSIM_DATA).")] = None,
-) -> None:
-    """Measure what every defense catches: recall, false positives, accuracy and seconds, a small run each.
-
-    \b
-    raysim bench detection --out detection.md
-    raysim bench detection --data digits --defense krum,flame --seeds 0,1,2
-
-    Runs whose numbers are in --out-dir already are not done again, unless their settings have changed.
-    """
-    with exit_status():
-        from raysim.errors import ConfigError
-        from raysim.studies.detection.measure import DetectionCell, DetectionPlan, measure_all
-        from raysim.studies.detection.table import markdown
-
-        at_least_one("workers", workers)
-        numbers = _words(seeds)
-        if not numbers or not all(number.isdecimal() for number in numbers):
-            raise ConfigError("seeds", "must be whole numbers with commas between", seeds, "0")
-        plan = DetectionPlan(
-            _words(data), _words(attack), _words(defense), tuple(map(int, numbers)), rounds, root
-        )
-
-        def tell(cell: DetectionCell, done: int, total: int) -> None:
-            typer.echo(f"{done} of {total}: {cell.name}", err=True)
-
-        text = markdown(plan, measure_all(plan, out_dir, workers, tell), workers)
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(text, encoding="utf-8")
-        typer.echo(text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """The words of a list with commas between."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())

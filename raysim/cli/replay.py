@@ -17,7 +17,10 @@ def replay(
     path: RunPath,
     defense: Annotated[
         list[str],
-        typer.Option(metavar="NAMES", help="Names with commas, or YAML: '{name: krum, num_byzantine: 3}'."),
+        typer.Option(
+            metavar="NAME[,KEY=VALUE...]",
+            help="With commas between; or YAML: '{name: krum, num_byzantine: 3}'.",
+        ),
     ],
     rounds: Annotated[
         str | None, typer.Option(metavar="FIRST-LAST", help="Default: all recorded rounds.")

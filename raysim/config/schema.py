@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from raysim.config.method_text import parse_method
 from raysim.config.validation import Location, refusal
 from raysim.errors import ConfigError
 
@@ -63,9 +64,9 @@ class Component(Group):
 
 
 def _named(value: Any) -> Any:
-    """`krum` is short for `{name: krum}`; `none` for nothing."""
+    """`krum` is short for `{name: krum}`, `krum,num_byzantine=3` for a name with options; `none` for nothing."""
     if isinstance(value, str):
-        return None if value.lower() == "none" else {"name": value}
+        return None if value.lower() == "none" else parse_method("name", value)
     return value
 
 

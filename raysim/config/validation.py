@@ -29,6 +29,9 @@ def refusal(
         names = sorted(group.model_fields)
         nearest = nearest_name(str(first["loc"][-1]), names)
         return ConfigError(key, f"unknown key; known here: {', '.join(names)}", first["input"], nearest)
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, ConfigError):
+        return ConfigError(key or raised.key, raised.rule, raised.value, raised.nearest)
     refusals = [first, *(other for other in others if key_of(_own_part(other["loc"])) == key)]
     rules = [item["msg"].removeprefix("Input ").removeprefix("Value error, ") for item in refusals]
     choices = [choice for item in refusals if (choice := _nearest(item)) is not None]

@@ -23,6 +23,7 @@ from raysim.backends.capacity import Capacity
 from raysim.composition.compose import compose
 from raysim.composition.methods import make_defense
 from raysim.config.load import load_config
+from raysim.config.method_text import parse_method, split_methods
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.config.yaml_text import values_in
 from raysim.engine import recording
@@ -122,7 +123,7 @@ def _replay_on_ray(
 
 
 def parse_defenses(texts: Sequence[str]) -> list[Component]:
-    """Components from `krum,median` and from YAML such as `{name: krum, num_byzantine: 3}`."""
+    """Components from `krum,pdrr,rule=median` and from YAML such as `{name: krum, num_byzantine: 3}`."""
     components: list[Component] = []
     for text in texts:
         if text.strip().startswith("{"):
@@ -131,7 +132,8 @@ def parse_defenses(texts: Sequence[str]) -> list[Component]:
                 raise ConfigError("--defense", "must have a name", text)
             components += ExperimentConfig.from_mapping({"defense": values}).defense
         else:
-            components += [Component(name=name.strip()) for name in text.split(",") if name.strip()]
+            words = split_methods("--defense", [text])
+            components += [Component(**parse_method("--defense", word)) for word in words]
     if not components:
         raise ConfigError("--defense", "must name at least one defense", list(texts))
     return components

@@ -12,17 +12,24 @@ replacement, and its members get similarities with each other. Three events, eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
 
 from raysim import rng
 from raysim.errors import ConfigError
-from raysim.studies.study import Study, finish, markdown_table, panels, settings_of
+from raysim.options import AtLeastTwo, Count
+from raysim.runs.table_schema import Rows, TableSchema
+from raysim.studies.markdown import table as markdown_table
+from raysim.studies.options import Sizes, Written, listed
+from raysim.studies.study import Bench, Cell, Page, Plan, Study, columns
+from raysim.studies.table import Values
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -32,25 +39,37 @@ DRAWN_AT_ONCE = 64
 """Rounds whose cohorts are drawn together."""
 
 
-@dataclass(frozen=True)
-class CoveragePlan:
-    """Populations n; cohorts K, each a number of clients or a share of n such as `20%`."""
+class CoveragePlan(Plan):
+    """Populations n, and cohorts K of each."""
 
-    population: tuple[int, ...] = (100,)
-    cohort: tuple[str, ...] = ("5", "10", "20", "30", "40", "50")
-    trials: int = 200
-    seed: int = 0
+    grid: ClassVar = frozenset({"population", "cohort"})
+    population: Sizes = Field((100,), description="n, with commas between")
+    cohort: Annotated[tuple[str, ...], BeforeValidator(listed), Written("SIZES")] = Field(
+        ("5", "10", "20", "30", "40", "50"),
+        description="clients a round, or shares such as 20%, with commas between",
+    )
+    trials: AtLeastTwo = Field(200, description="simulations of each")
+    seed: Count = Field(0, description="what everything is drawn from")
 
-    def __post_init__(self) -> None:
-        if self.trials < 2:
-            raise ConfigError("trials", "must be at least 2, for an interval", self.trials, 2)
-        cells = self.cells()
+    @model_validator(mode="after")
+    def _different_cohorts(self) -> Self:
+        cells = coverage_cells(self)
         if len(set(cells)) < len(cells):
             raise ConfigError("cohort", "must name different cohorts", ",".join(self.cohort))
+        return self
 
-    def cells(self) -> list[tuple[int, int]]:
-        """(n, K) of every measurement, population by population."""
-        return [(n, cohort_size(word, n)) for n in self.population for word in self.cohort]
+
+@dataclass(frozen=True)
+class CoverageCell(Cell):
+    """A cohort of K of n clients."""
+
+    population: int
+    cohort: int
+
+
+def coverage_cells(plan: CoveragePlan) -> list[CoverageCell]:
+    """Population by population."""
+    return [CoverageCell(n, cohort_size(word, n)) for n in plan.population for word in plan.cohort]
 
 
 def cohort_size(word: str, population: int) -> int:
@@ -119,33 +138,58 @@ def _linked_through_one(met: np.ndarray) -> np.ndarray:
     return np.asarray(links @ links.T > 0)
 
 
-def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
-    """The mean over trials and the half width of its 95 % confidence interval (Student's t)."""
-    from scipy import stats
+class Coverage(Study[CoveragePlan, CoverageCell]):
+    """Rounds until all pairs of clients have a similarity: simulated, by the exact recursion, and as FedGrad prints it.
 
-    count = len(values)
-    half = stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)
-    return float(values.mean()), float(half)
+    \b
+    raysim bench coverage --out coverage
+    raysim bench coverage --population 50,100,150,200,250,300,350 --cohort 10%,20%,40%,60% --out figure-10
+    """
 
-
-def measure(plan: CoveragePlan, tell: Callable[[str], None] = lambda line: None) -> Study:
-    """Simulate every (n, K) and set the results beside the recursion and the printed bound."""
-    from defenses.cosine import coverage_rounds, theorem_1_rounds
-
-    rows: list[dict[str, Any]] = []
-    for population, cohort in plan.cells():
-        tell(f"n = {population}, K = {cohort}")
-        found = simulate(population, cohort, plan.trials, plan.seed)
-        row: dict[str, Any] = {"population": population, "cohort": cohort, "trials": plan.trials}
-        for event, values in zip(EVENTS, found.T, strict=True):
-            row[f"{event}_rounds_mean"], row[f"{event}_rounds_half_ci"] = mean_and_interval(values)
-        row["exact_rounds"] = coverage_rounds(population, cohort)
-        row["theorem_1_rounds"] = theorem_1_rounds(population, cohort)
-        rows.append(row)
+    name = "coverage"
     title = "Rounds until all pairs of clients have a similarity"
-    return Study(
-        "coverage", title, settings_of(plan), rows, [_table(rows), _notes(rows)], _figure(plan, rows)
-    )
+    plan = CoveragePlan
+    tables: ClassVar = {
+        "coverage": TableSchema(
+            "coverage",
+            columns(
+                population=("int32", "n, clients in all"),
+                cohort=("int32", "K, clients drawn each round"),
+                trials=("int32", "simulations"),
+                linked_rounds_mean=("float64", "rounds until every client was drawn, mean over trials"),
+                linked_rounds_half_ci=("float64", "half of its 95 % confidence interval"),
+                estimable_rounds_mean=("float64", "until every pair met or shares a third that both met"),
+                estimable_rounds_half_ci=("float64", "half of its 95 % confidence interval"),
+                met_rounds_mean=("float64", "until every pair met"),
+                met_rounds_half_ci=("float64", "half of its 95 % confidence interval"),
+                exact_rounds=("float64", "expectation of linked_rounds by the recursion"),
+                theorem_1_rounds=("float64", "FedGrad's theorem 1 as printed"),
+            ),
+        )
+    }
+
+    def cells(self, plan: CoveragePlan) -> list[CoverageCell]:
+        """See Study."""
+        return coverage_cells(plan)
+
+    def measure(self, plan: CoveragePlan, cell: CoverageCell, bench: Bench) -> Mapping[str, Rows]:
+        """Simulate one (n, K) and set the result beside the recursion and the printed bound."""
+        from defenses.cosine import coverage_rounds, theorem_1_rounds
+
+        row: dict[str, Any] = {"trials": plan.trials}
+        for event, found in zip(
+            EVENTS, simulate(cell.population, cell.cohort, plan.trials, plan.seed).T, strict=True
+        ):
+            values = Values.of(found)
+            row[f"{event}_rounds_mean"], row[f"{event}_rounds_half_ci"] = values.mean, values.half_interval
+        row["exact_rounds"] = coverage_rounds(cell.population, cell.cohort)
+        row["theorem_1_rounds"] = theorem_1_rounds(cell.population, cell.cohort)
+        return {"coverage": [row]}
+
+    def page(self, plan: CoveragePlan, tables: Mapping[str, pa.Table]) -> Page:
+        """See Study."""
+        rows = tables["coverage"].to_pylist()
+        return Page([_table(rows), _notes(rows)], {"rounds": (self.title, _figure(plan, rows))})
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -194,6 +238,10 @@ def _notes(rows: Sequence[dict[str, Any]]) -> str:
 
 def _figure(plan: CoveragePlan, rows: Sequence[dict[str, Any]]) -> Figure:
     """One population: rounds against K. Several: a panel for each cohort, rounds against n."""
+    from raysim.studies.figure import finish, panels
+
+    at = {(cell.population, cell.cohort) for cell in coverage_cells(plan)}
+    rows = [row for row in rows if (row["population"], row["cohort"]) in at]
     if len(plan.population) == 1:
         groups = {f"n = {plan.population[0]}": list(rows)}
         x, label = "cohort", "clients in a round, K"
@@ -218,19 +266,20 @@ def _figure(plan: CoveragePlan, rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _panel(axes: Axes, rows: Sequence[dict[str, Any]], x: str) -> None:
-    from raysim.report.figures import AMBER, BLUE, GREEN, INK, RED
+    from raysim.report.figures import INK
+    from raysim.studies.figure import COLOURS
 
     at = [row[x] for row in rows]
     exact = [row["exact_rounds"] for row in rows]
     printed = [row["theorem_1_rounds"] for row in rows]
     axes.plot(at, exact, color=INK, lw=1.4, label="all linked: exact recursion")
-    axes.plot(at, printed, color=AMBER, lw=1.4, ls=(0, (5, 3)), label="theorem 1 as printed")
+    axes.plot(at, printed, color=COLOURS[5], lw=1.4, ls=(0, (5, 3)), label="theorem 1 as printed")
     names = (
         "all linked: simulated",
         "every pair met or shares a third: simulated",
         "every pair met: simulated",
     )
-    for event, name, colour in zip(EVENTS, names, (BLUE, GREEN, RED), strict=True):
+    for event, name, colour in zip(EVENTS, names, COLOURS[:3], strict=True):
         means = [row[f"{event}_rounds_mean"] for row in rows]
         halves = [row[f"{event}_rounds_half_ci"] for row in rows]
         style: dict[str, Any] = {"color": colour, "marker": "D", "ms": 5, "lw": 1.2}

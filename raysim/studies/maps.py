@@ -6,25 +6,31 @@ together (100 ResNet-50s are 9.4 GB), and what the maps cost is timed apart from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
 
 from raysim import rng
-from raysim.backends.base import Backend
 from raysim.backends.telemetry import WHOLE_STAGE
-from raysim.context import Context
-from raysim.engine.synthetic_updates import synthetic_updates
-from raysim.errors import ConfigError, unknown_name
-from raysim.studies.matrix import MatrixSpec, build_matrix
-from raysim.studies.study import Study, Times, finish, growth_text, markdown_table, panels, settings_of
+from raysim.errors import unknown_name
+from raysim.options import Count, PositiveInt
+from raysim.runs.table_schema import Rows, TableSchema
+from raysim.studies.fit import growth_text
+from raysim.studies.markdown import table as markdown_table
+from raysim.studies.options import Image, Numbers, Written
+from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
+from raysim.studies.table import Values, gathered, medians
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
     from defenses.cam_autoencoder import CAMAutoencoder
+    from raysim.context import Context
 
 DRAWING, MAPS = "drawing", "maps"
 
@@ -32,106 +38,154 @@ REPORTED_S = {24: (0.847, 1.647), 48: (1.315, 1.667)}
 """Figure 16 as the text gives it: users -> seconds a round without and with autoencoder, on the paper's machine."""
 
 
-@dataclass(frozen=True)
-class MapsPlan:
-    """Sizes. rows: clients whose rows are drawn together. probe_size, map_size: see HeatMapDefense; the defaults are
-    the published code's. hidden: widths of the autoencoder; 128 is the published code's.
-    """
+def _map_size(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    model: str = "resnet50"
-    image: tuple[int, int, int] = (3, 32, 32)
-    classes: int = 10
-    clients: tuple[int, ...] = (24, 48, 72, 100)
-    method: Literal["layercam", "gradcam"] = "layercam"
-    probe_size: int | None = 224
-    map_size: int | str = "input"
-    hidden: tuple[int, ...] = (4, 128)
-    repeats: int = 3
-    rows: int = 8
-    seed: int = 0
 
-    def __post_init__(self) -> None:
+class MapsPlan(OnBackend):
+    """Sizes. probe_size, map_size: see HeatMapDefense; the defaults are the published code's, like a width of 128."""
+
+    grid: ClassVar = frozenset({"clients"})
+    model: str = Field("resnet50", description="the clients' network")
+    image: Image = Field((3, 32, 32), description="size of its images")
+    classes: PositiveInt = Field(10, description="its classes")
+    clients: Numbers = Field((24, 48, 72, 100), description="K, with commas between")
+    method: Literal["layercam", "gradcam"] = Field("layercam", description="how maps are made")
+    probe_size: Count = Field(224, description="side to which the image is enlarged; 0: left as it is")
+    map_size: Annotated[int | str, BeforeValidator(_map_size), Written("SIZE")] = Field(
+        "input", description="native, input, or a side in pixels"
+    )
+    hidden: Numbers = Field((4, 128), description="widths of the autoencoder, with commas between")
+    repeats: PositiveInt = Field(3, description="counted repeats, after one that warms up")
+    rows: PositiveInt = Field(8, description="clients whose rows are drawn, mapped and dropped together")
+    seed: Count = Field(0, description="what everything is drawn from")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
         from raysim.models import MODELS
 
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         self.defense()
-        for key in ("classes", "repeats", "rows"):
-            if getattr(self, key) < 1:
-                raise ConfigError(key, "must be at least 1", getattr(self, key), 1)
+        return self
 
     def defense(self) -> CAMAutoencoder:
         """The defense whose maps are made: it refuses options out of range."""
         from defenses.gradcam_ae import GradCAMAE
         from defenses.layercam_ae import LayerCAMAE
 
-        kinds = {"gradcam": GradCAMAE, "layercam": LayerCAMAE}
-        if self.method not in kinds:
-            raise unknown_name("method", self.method, kinds)
-        return kinds[self.method](probe="fixed", probe_size=self.probe_size, map_size=self.map_size)  # type: ignore[arg-type]
+        kind = {"gradcam": GradCAMAE, "layercam": LayerCAMAE}[self.method]
+        return kind(probe="fixed", probe_size=self.probe_size or None, map_size=self.map_size)  # type: ignore[arg-type]
 
 
-def measure(
-    plan: MapsPlan, backend: Backend, workers: int, tell: Callable[[str], None] = lambda line: None
-) -> Study:
-    """Drawing, maps and autoencoders for every K."""
-    defense = plan.defense()
-    spec = MatrixSpec(plan.model, plan.image, plan.classes, clients=1, malicious=0, seed=plan.seed)
-    ctx = build_matrix(spec, backend).context
-    defense.init(ctx)  # refuses a probe that the network cannot take
-    _warm_up(plan, defense, ctx)
-    rows: list[dict[str, Any]] = []
-    for clients in plan.clients:
-        tell(f"{clients} clients")
-        rows += at_one_size(plan, defense, ctx, clients)
-    settings = settings_of(plan, backend=type(backend).__name__, workers=workers)
-    title = f"Heat maps ({plan.method}) with and without autoencoder"
-    sections = [_table(plan, rows), _growth(plan, rows), _notes(plan, rows)]
-    return Study("maps", title, settings, rows, sections, _figure(plan, rows))
+@dataclass(frozen=True)
+class MapsCell(Cell):
+    """K clients."""
+
+    clients: int
 
 
-def _warm_up(plan: MapsPlan, defense: CAMAutoencoder, ctx: Context) -> None:
-    """One group's maps, and each autoencoder by as many tasks as there are workers."""
-    members = np.arange(min(plan.rows, plan.clients[0]))
-    maps, _, _ = group_maps(plan, defense, ctx, members, plan.clients[0], 1)
-    flat = maps.reshape(len(maps), -1)
-    for hidden in plan.hidden:
-        ctx.map("autoencoder", _judge_maps, [flat] * ctx.backend.workers, hidden, plan.seed)
+@dataclass(frozen=True)
+class Warm:
+    """The defense whose maps are made, and its context."""
+
+    defense: CAMAutoencoder
+    context: Context
 
 
-def at_one_size(plan: MapsPlan, defense: CAMAutoencoder, ctx: Context, clients: int) -> list[dict[str, Any]]:
-    """The rows of one K: drawing (once), maps, each autoencoder, and maps with each autoencoder."""
-    drawn_s, spent, made = 0.0, np.zeros(plan.repeats), []
-    for first in range(0, clients, plan.rows):
-        members = np.arange(first, min(first + plan.rows, clients))
-        maps, draw_s, maps_s = group_maps(plan, defense, ctx, members, clients, plan.repeats)
-        made.append(maps)
-        drawn_s += draw_s
-        spent += maps_s
-    maps = np.concatenate(made)
-    parts = {DRAWING: np.array([drawn_s]), MAPS: spent}
-    for hidden in plan.hidden:
-        parts[_autoencoder(hidden)] = autoencoder_s(plan, ctx, maps, hidden)
-    for hidden in plan.hidden:
-        parts[_together(hidden)] = spent + parts[_autoencoder(hidden)]
-    sizes = {"model": plan.model, "clients": clients, "map_height": maps.shape[1], "map_width": maps.shape[2]}
-    return [{**sizes, "part": part, **Times(tuple(s.tolist())).columns()} for part, s in parts.items()]
+class Maps(Study[MapsPlan, MapsCell]):
+    """Heat maps of K networks with and without the autoencoder (LayerCAM-AE, figure 16): seconds against K.
+
+    \b
+    raysim bench maps --out maps                       as the published code: 224 x 224, in and out
+    raysim bench maps --probe-size 64 --map-size native --out small-maps
+    """
+
+    name = "maps"
+    title = "Heat maps with and without autoencoder"
+    plan = MapsPlan
+    tables: ClassVar = {
+        "maps": TableSchema(
+            "maps",
+            columns(
+                clients=("int32", "K"),
+                part=("string", "drawing, maps, an autoencoder by its width, or maps and autoencoder"),
+                repeat=("int32", "from 0; networks are drawn once"),
+                wall_s=("float64", "seconds"),
+                map_height=("int32", "pixels"),
+                map_width=("int32", "pixels"),
+            ),
+        )
+    }
+
+    def cells(self, plan: MapsPlan) -> list[MapsCell]:
+        """See Study."""
+        return [MapsCell(clients) for clients in plan.clients]
+
+    @contextlib.contextmanager
+    def opened(self, plan: MapsPlan, bench: Bench) -> Iterator[Warm]:
+        """One group's maps, and each autoencoder by as many tasks as there are workers."""
+        from raysim.studies.matrix import MatrixSpec, build_matrix
+
+        spec = MatrixSpec(plan.model, plan.image, plan.classes, clients=1, malicious=0, seed=plan.seed)
+        warm = Warm(plan.defense(), build_matrix(spec, bench.backend).context)
+        warm.defense.init(warm.context)  # refuses a probe that the network cannot take
+        members = np.arange(min(plan.rows, plan.clients[0]))
+        maps, _, _ = group_maps(plan, warm, members, plan.clients[0], 1)
+        flat = [maps.reshape(len(maps), -1)] * bench.workers
+        for hidden in plan.hidden:
+            warm.context.map("autoencoder", _judge_maps, flat, hidden, plan.seed)
+        yield warm
+
+    def measure(self, plan: MapsPlan, cell: MapsCell, bench: Warm) -> Mapping[str, Rows]:
+        """Drawing (once), maps, each autoencoder, and maps with each autoencoder, at one K."""
+        drawn_s, spent, made = 0.0, np.zeros(plan.repeats), []
+        for first in range(0, cell.clients, plan.rows):
+            members = np.arange(first, min(first + plan.rows, cell.clients))
+            maps, draw_s, maps_s = group_maps(plan, bench, members, cell.clients, plan.repeats)
+            made.append(maps)
+            drawn_s += draw_s
+            spent += maps_s
+        maps = np.concatenate(made)
+        alone = {hidden: autoencoder_s(plan, bench.context, maps, hidden) for hidden in plan.hidden}
+        parts = {DRAWING: np.array([drawn_s]), MAPS: spent}
+        parts |= {_autoencoder(hidden): s for hidden, s in alone.items()}
+        parts |= {_together(hidden): spent + s for hidden, s in alone.items()}
+        size = {"map_height": maps.shape[1], "map_width": maps.shape[2]}
+        return {
+            "maps": [
+                {**size, "part": part, "repeat": repeat, "wall_s": float(s)}
+                for part, found in parts.items()
+                for repeat, s in enumerate(found)
+            ]
+        }
+
+    def page(self, plan: MapsPlan, tables: Mapping[str, pa.Table]) -> Page:
+        """See Study."""
+        table = tables["maps"]
+        clients = sorted(set(table["clients"].to_pylist()))
+        found = gathered(table, "wall_s", "clients", "part")
+        size = (table["map_height"][0].as_py(), table["map_width"][0].as_py())
+        sections = [_table(plan, clients, found), _growth(plan, clients, found), _notes(plan, *size)]
+        return Page(sections, {"seconds": (self.title, _figure(plan, clients, found))})
 
 
 def group_maps(
-    plan: MapsPlan, defense: CAMAutoencoder, ctx: Context, members: np.ndarray, clients: int, repeats: int
+    plan: MapsPlan, bench: Warm, members: np.ndarray, clients: int, repeats: int
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """(maps [k, h, w] of these of the K clients, seconds of drawing their rows, seconds of the maps [repeats]).
 
     The rows lie where they were drawn, and are gone when this returns.
     """
-    telemetry = ctx.backend.telemetry
-    telemetry.drain()
+    from raysim.engine.synthetic_updates import synthetic_updates
+
+    ctx = bench.context
+    ctx.backend.telemetry.drain()
     updates, _ = synthetic_updates(ctx.backend, ctx.layout, clients, seed=plan.seed, clients=members)
     draw_s = _stage_s(ctx, "synthetic")
     spent = np.zeros(repeats)
     for repeat in range(repeats):
-        maps = defense.heat_maps(updates, ctx)
+        maps = bench.defense.heat_maps(updates, ctx)
         spent[repeat] = _stage_s(ctx, "cam")
     return maps, draw_s, spent
 
@@ -171,32 +225,28 @@ def _parts(plan: MapsPlan) -> list[str]:
     return [DRAWING, MAPS, *map(_autoencoder, plan.hidden), *map(_together, plan.hidden)]
 
 
-def _table(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> str:
-    found = {(row["clients"], row["part"]): Times(tuple(row["wall_s"])) for row in rows}
-    head = ["K", *(f"{part} (s)" for part in _parts(plan))]
+def _table(plan: MapsPlan, clients: list[int], found: dict[Any, Values]) -> str:
+    parts = _parts(plan)
     return markdown_table(
-        head, [[f"{k:,}", *(str(found[k, part]) for part in _parts(plan))] for k in plan.clients]
+        ["K", *(f"{part} (s)" for part in parts)],
+        [[f"{k:,}", *(str(found[k, part]) for part in parts)] for k in clients],
     )
 
 
-def _growth(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> str:
-    cells = []
-    for part in _parts(plan):
-        line = [row for row in rows if row["part"] == part]
-        sizes, medians = [row["clients"] for row in line], [row["median_s"] for row in line]
-        cells.append([part, growth_text(sizes, medians)])
+def _growth(plan: MapsPlan, clients: list[int], found: dict[Any, Values]) -> str:
+    cells = [[part, growth_text(clients, medians(clients, found, part))] for part in _parts(plan)]
     return markdown_table(
         ["part", "seconds grow with K to the power of (95 % interval), last two sizes"], cells
     )
 
 
-def _notes(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> str:
+def _notes(plan: MapsPlan, map_height: int, map_width: int) -> str:
     channels, height, width = plan.image
-    probe = "as it is" if plan.probe_size is None else f"enlarged to {plan.probe_size} x {plan.probe_size}"
+    probe = "as it is" if not plan.probe_size else f"enlarged to {plan.probe_size} x {plan.probe_size}"
     reported = "; ".join(f"{k} users {bare} s and {both} s" for k, (bare, both) in REPORTED_S.items())
     return (
-        f"{plan.model} on one {channels} x {height} x {width} image, {probe}; maps of {rows[0]['map_height']} x"
-        f" {rows[0]['map_width']}. Median of {plan.repeats} (first to third quartile). Networks are drawn {plan.rows}"
+        f"{plan.method}, {plan.model} on one {channels} x {height} x {width} image, {probe}; maps of {map_height} x"
+        f" {map_width}. Median of {plan.repeats} (first to third quartile). Networks are drawn {plan.rows}"
         " at a time, mapped and dropped; drawing is timed once, apart. Maps are a stage of tasks over row blocks, an"
         " autoencoder is one task on all K maps.\n\n"
         f"Reported (LayerCAM-AE, figure 16, ResNet-50 on the paper's machine), without and with autoencoder:"
@@ -204,33 +254,17 @@ def _notes(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _figure(plan: MapsPlan, rows: Sequence[dict[str, Any]]) -> Figure:
-    from raysim.report.figures import AMBER, BLUE, GREEN, QUIET, RED
-
-    def line(part: str) -> dict[str, Any]:
-        found = [row for row in rows if row["part"] == part]
-        ends = [(row["median_s"] - row["q1_s"], row["q3_s"] - row["median_s"]) for row in found]
-        medians = [row["median_s"] for row in found]
-        return {"x": [row["clients"] for row in found], "y": medians, "yerr": np.array(ends).T}
+def _figure(plan: MapsPlan, clients: list[int], found: dict[Any, Values]) -> Figure:
+    from raysim.report.figures import QUIET
+    from raysim.studies.figure import curve, finish, panels
 
     figure, (whole, parts) = panels(2)
-    styles = list(zip((RED, AMBER, GREEN), "sD^", strict=True))
     for axes, name in ((whole, _together), (parts, _autoencoder)):
-        axes.errorbar(**line(MAPS), color=BLUE, marker="o", ms=5, lw=1.4, capsize=3, label=MAPS)
-        for place, hidden in enumerate(plan.hidden):
-            colour, mark = styles[place % len(styles)]
-            axes.errorbar(
-                **line(name(hidden)), color=colour, marker=mark, ms=5, lw=1.4, capsize=3, label=name(hidden)
-            )
+        for place, part in enumerate([MAPS, *map(name, plan.hidden)]):
+            curve(axes, clients, [found[k, part] for k in clients], place, part)
         axes.set_ylabel("seconds a round")
-    parts.errorbar(
-        **line(DRAWING),
-        color=QUIET,
-        marker="x",
-        ls=":",
-        ms=5,
-        label="drawing the networks (not in any round)",
-    )
-    finish(whole, title="Maps with and without autoencoder", x="clients, K", ticks=plan.clients, log="")
-    finish(parts, title="The parts", x="clients, K", ticks=plan.clients, log="y")
+    label, drawing = "drawing the networks (not in any round)", [found[k, DRAWING] for k in clients]
+    curve(parts, clients, drawing, 0, label, color=QUIET, marker="x", ls=":")
+    finish(whole, title="Maps with and without autoencoder", x="clients, K", ticks=clients, log="")
+    finish(parts, title="The parts", x="clients, K", ticks=clients, log="y")
     return figure

@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from raysim import rng
-from raysim.backends.base import Backend, ThreadLimit
-from raysim.errors import ConfigError
+from raysim.backends.base import ThreadLimit
 from raysim.formats import significant
-from raysim.studies.costs.defense_cost import seconds
-from raysim.studies.costs.kernels import kernel_context, plain_mmd
-from raysim.studies.process_memory import MemoryWatch
-from raysim.studies.study import (
-    Study,
-    Times,
-    finish,
-    growth_text,
-    markdown_table,
-    panels,
-    settings_of,
-)
+from raysim.options import Count, PositiveInt
+from raysim.runs.table_schema import Rows, TableSchema
+from raysim.studies.fit import growth_text
+from raysim.studies.markdown import table as markdown_table
+from raysim.studies.memory import MemoryWatch
+from raysim.studies.options import Sizes
+from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
+from raysim.studies.table import Values, gathered, medians
+from raysim.studies.timing import seconds
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from matplotlib.figure import Figure
+
+    from raysim.context import Context
 
 LOOP_PAIRS = 100
 """How many pairs the plain loop is timed on, spread over all; its time for all pairs is scaled up from these."""
 
 
-@dataclass(frozen=True)
-class MMDPlan:
+class MMDPlan(OnBackend):
     """Sizes: clients n, samples m a client, features o a sample."""
 
-    clients: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)
-    samples: tuple[int, ...] = (5, 10, 20, 50, 100)
-    features: int = 128
-    repeats: int = 3
-    seed: int = 0
+    grid: ClassVar = frozenset({"clients", "samples"})
+    clients: Sizes = Field((10, 20, 50, 100, 200, 500, 1000), description="n, with commas between")
+    samples: Sizes = Field((5, 10, 20, 50, 100), description="m of each client, with commas between")
+    features: PositiveInt = Field(128, description="of a sample")
+    repeats: PositiveInt = Field(3, description="counted repeats, after one that warms up")
+    seed: Count = Field(0, description="what everything is drawn from")
+    backend: Literal["ray", "inprocess"] = Field("inprocess", description="inprocess: threads, not tasks")
+    workers: PositiveInt = Field(1, description="Ray CPUs, or threads")
 
-    def __post_init__(self) -> None:
-        for key, value in (("clients", self.clients[0]), ("samples", self.samples[0])):
-            if value < 2:
-                raise ConfigError(key, "must be at least 2 each", value, 2)
-        for key in ("features", "repeats"):
-            if getattr(self, key) < 1:
-                raise ConfigError(key, "must be at least 1", getattr(self, key), 1)
 
-    def cells(self) -> list[tuple[int, int]]:
-        """(n, m) of every measurement, fewest samples in all first."""
-        return sorted(
-            ((n, m) for n in self.clients for m in self.samples), key=lambda cell: (cell[0] * cell[1], cell)
-        )
+@dataclass(frozen=True)
+class MMDCell(Cell):
+    """n clients of m samples."""
+
+    clients: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Workers that have loaded what they need, and the memory that all sizes together took so far."""
+
+    context: Context
+    watch: MemoryWatch = field(default_factory=MemoryWatch)
+
+    def all_pairs(self, sets: np.ndarray) -> None:
+        """FLARE's bandwidth and all n x n values of the sets [n, m, o]."""
+        from defenses.mmd import centred, median_squared_distance, pairwise_mmd
+
+        points = centred(sets)
+        squared = median_squared_distance(points.reshape(-1, points.shape[-1]))
+        pairwise_mmd(points, self.context, squared_bandwidth=squared)
 
 
 def samples_of(plan: MMDPlan, clients: int, samples: int) -> np.ndarray:
@@ -67,56 +80,101 @@ def samples_of(plan: MMDPlan, clients: int, samples: int) -> np.ndarray:
     return sets
 
 
-def measure(
-    plan: MMDPlan, backend: Backend, workers: int, tell: Callable[[str], None] = lambda line: None
-) -> Study:
-    """Memory in a pass of its own that also warms up, then the times, then the plain loop, for every n and m."""
-    from defenses.mmd import centred, median_squared_distance, pairwise_mmd
+class MMD(Study[MMDPlan, MMDCell]):
+    """FLARE's MMD between all pairs of clients: seconds and memory against n and m, beside a plain loop."""
 
-    ctx = kernel_context(backend, plan.seed)
-
-    def all_pairs(sets: np.ndarray) -> None:
-        points = centred(sets)
-        squared = median_squared_distance(points.reshape(-1, plan.features))
-        pairwise_mmd(points, ctx, squared_bandwidth=squared)
-
-    ctx.map("warm up", _begin, [0.2] * workers)
-    all_pairs(samples_of(plan, 2, 2))
-    growth: dict[tuple[int, int], int] = {}
-    with MemoryWatch() as watch:
-        for cell in plan.cells():
-            tell(f"memory: {cell[0]} clients, {cell[1]} samples")
-            all_pairs(samples_of(plan, *cell))
-            growth[cell] = watch.growth
-    rows = []
-    for clients, samples in plan.cells():
-        tell(f"seconds: {clients} clients, {samples} samples")
-        sets = samples_of(plan, clients, samples)
-        gc.collect()
-        spent = tuple(seconds(all_pairs, sets) for _ in range(plan.repeats))
-        squared = median_squared_distance(sets.reshape(-1, plan.features))
-        loop_s, timed = plain_loop_s(sets, squared)
-        backend.telemetry.drain()
-        rows.append(
-            {
-                **{"clients": clients, "samples": samples, "features": plan.features},
-                **Times(spent).columns(),
-                "loop_s": loop_s,
-                "loop_pairs_timed": timed,
-                "private_growth_bytes": growth[clients, samples],
-            }
+    name = "mmd"
+    title = "FLARE's MMD between all pairs of clients"
+    plan = MMDPlan
+    tables: ClassVar = {
+        "mmd": TableSchema(
+            "mmd",
+            columns(
+                clients=("int32", "n"),
+                samples=("int32", "m of each client"),
+                features=("int32", "of a sample"),
+                repeat=("int32", "from 0"),
+                wall_s=("float64", "seconds of the bandwidth and all pairs"),
+                loop_s=(
+                    "float64",
+                    "seconds of a plain loop over all pairs, scaled up; the same in every repeat",
+                ),
+                loop_pairs_timed=("int32", "pairs it was timed on"),
+                private_growth_bytes=(
+                    "int64",
+                    "what the process that grew most has gained since before the first size measured",
+                ),
+            ),
         )
-    rows.sort(key=lambda row: (row["clients"], row["samples"]))
-    settings = settings_of(plan, backend=type(backend).__name__, workers=workers)
-    sections = [
-        _seconds_table(plan, rows),
-        _memory_table(plan, rows),
-        _growth_tables(plan, rows),
-        _notes(plan),
-    ]
-    return Study(
-        "mmd", "FLARE's MMD between all pairs of clients", settings, rows, sections, _figure(plan, rows)
-    )
+    }
+
+    def cells(self, plan: MMDPlan) -> list[MMDCell]:
+        """Fewest samples in all first: processes may keep the memory they freed."""
+        every = [MMDCell(n, m) for n in plan.clients for m in plan.samples]
+        return sorted(every, key=lambda cell: (cell.clients * cell.samples, cell.clients))
+
+    @contextlib.contextmanager
+    def opened(self, plan: MMDPlan, bench: Bench) -> Iterator[Warm]:
+        """See Study."""
+        from raysim.studies.costs.kernels import kernel_context
+
+        warm = Warm(kernel_context(bench.backend, plan.seed))
+        warm.context.map("warm up", _begin, [0.2] * bench.workers)
+        sets = samples_of(plan, 2, 2)
+        warm.all_pairs(sets)
+        plain_loop_s(sets, 1.0)
+        yield warm
+
+    def measure(self, plan: MMDPlan, cell: MMDCell, bench: Warm) -> Mapping[str, Rows]:
+        """Memory in a pass of its own that also warms up, then the times, then the plain loop."""
+        from defenses.mmd import median_squared_distance
+
+        sets = samples_of(plan, cell.clients, cell.samples)
+        with bench.watch:
+            bench.all_pairs(sets)
+        gc.collect()
+        spent = [seconds(bench.all_pairs, sets) for _ in range(plan.repeats)]
+        loop_s, timed = plain_loop_s(sets, median_squared_distance(sets.reshape(-1, plan.features)))
+        bench.context.backend.telemetry.drain()
+        common = {"features": plan.features, "loop_s": loop_s, "loop_pairs_timed": timed}
+        common["private_growth_bytes"] = bench.watch.growth
+        return {"mmd": [{"repeat": repeat, "wall_s": s, **common} for repeat, s in enumerate(spent)]}
+
+    def page(self, plan: MMDPlan, tables: Mapping[str, pa.Table]) -> Page:
+        """See Study."""
+        found = Found.of(tables["mmd"])
+        time_table = _grid(
+            found,
+            "n; seconds in tiles; a plain loop",
+            lambda at: f"{found.wall_s[at]}; {significant(found.loop_s[at])}",
+        )
+        memory = _grid(found, "n; private memory (MB)", lambda at: f"{found.growth[at] / 1e6:.0f}")
+        figure = {"cost": (self.title, _figure(found))}
+        return Page([time_table, memory, _growth_table(found), _notes(plan)], figure)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The table by (n, m)."""
+
+    clients: list[int]
+    samples: list[int]
+    wall_s: dict[Any, Values]
+    loop_s: dict[Any, float]
+    growth: dict[Any, float]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Found:
+        """Sizes ascending."""
+        by = ("clients", "samples")
+        loop, growth = gathered(table, "loop_s", *by), gathered(table, "private_growth_bytes", *by)
+        return cls(
+            sorted(set(table["clients"].to_pylist())),
+            sorted(set(table["samples"].to_pylist())),
+            gathered(table, "wall_s", *by),
+            {at: values.median for at, values in loop.items()},
+            {at: values.median for at, values in growth.items()},
+        )
 
 
 def _begin(pause_s: float) -> None:
@@ -130,39 +188,32 @@ def plain_loop_s(sets: np.ndarray, squared_bandwidth: float) -> tuple[float, int
     """(seconds of a plain loop over all pairs i < j, pairs it was timed on and scaled up from)."""
     left, right = np.triu_indices(len(sets), 1)
     chosen = np.unique(np.linspace(0, len(left) - 1, min(LOOP_PAIRS, len(left))).astype(int))
+    from raysim.studies.costs.kernels import plain_mmd
+
     with ThreadLimit(1)():
         spent = seconds(lambda: [plain_mmd(sets[left[k]], sets[right[k]], squared_bandwidth) for k in chosen])
     return spent / len(chosen) * len(left), len(chosen)
 
 
-def _grid(
-    plan: MMDPlan, rows: Sequence[dict[str, Any]], corner: str, cell: Callable[[dict[str, Any]], str]
-) -> str:
+def _grid(found: Found, corner: str, cell: Callable[[Any], str]) -> str:
     """A table of n down and m across."""
-    found = {(row["clients"], row["samples"]): cell(row) for row in rows}
-    head = [corner, *(f"m = {samples}" for samples in plan.samples)]
-    return markdown_table(head, [[f"{n:,}", *(found[n, m] for m in plan.samples)] for n in plan.clients])
+    head = [corner, *(f"m = {samples}" for samples in found.samples)]
+    rows = [
+        [f"{n:,}", *(cell((n, m)) if (n, m) in found.wall_s else "" for m in found.samples)]
+        for n in found.clients
+    ]
+    return markdown_table(head, rows)
 
 
-def _seconds_table(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> str:
-    def cell(row: dict[str, Any]) -> str:
-        return f"{Times(tuple(row['wall_s']))}; {significant(row['loop_s'])}"
-
-    return _grid(plan, rows, "n; seconds in tiles; a plain loop", cell)
-
-
-def _memory_table(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> str:
-    return _grid(plan, rows, "n; private memory (MB)", lambda row: f"{row['private_growth_bytes'] / 1e6:.0f}")
-
-
-def _growth_tables(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> str:
-    along = (("clients", "samples", "m"), ("samples", "clients", "n"))
+def _growth_table(found: Found) -> str:
     cells = []
-    for size, fixed, letter in along:
-        for value in sorted({row[fixed] for row in rows}):
-            line = sorted((row for row in rows if row[fixed] == value), key=lambda row: row[size])
-            text = growth_text([row[size] for row in line], [row["median_s"] for row in line])
-            cells.append([f"{size}, {letter} = {value:,}", text])
+    for samples in found.samples:
+        sizes = [n for n in found.clients if (n, samples) in found.wall_s]
+        cells.append([f"clients, m = {samples:,}", growth_text(sizes, medians(sizes, found.wall_s, samples))])
+    for clients in found.clients:
+        sizes = [m for m in found.samples if (clients, m) in found.wall_s]
+        line = [found.wall_s[clients, m].median for m in sizes]
+        cells.append([f"samples, n = {clients:,}", growth_text(sizes, line)])
     return markdown_table(["seconds grow with", "to the power of (95 % interval), last two sizes"], cells)
 
 
@@ -176,23 +227,20 @@ def _notes(plan: MMDPlan) -> str:
     )
 
 
-def _figure(plan: MMDPlan, rows: Sequence[dict[str, Any]]) -> Figure:
-    from matplotlib import colormaps
+def _figure(found: Found) -> Figure:
+    from raysim.studies.figure import curve, finish, panels, style
 
     figure, (cost, memory) = panels(2)
-    shades = colormaps["viridis"](np.linspace(0.0, 0.85, len(plan.samples)))
-    for samples, shade, mark in zip(plan.samples, shades, "os^Dv<>PX*" * len(plan.samples), strict=False):
-        line = [row for row in rows if row["samples"] == samples]
-        at = [row["clients"] for row in line]
-        style: dict[str, Any] = {"color": shade, "marker": mark, "ms": 5, "lw": 1.4}
-        cost.plot(at, [row["median_s"] for row in line], label=f"m = {samples}", **style)
-        if samples in (plan.samples[0], plan.samples[-1]):
-            plain: dict[str, Any] = {**style, "ls": ":", "mfc": "white"}
-            cost.plot(at, [row["loop_s"] for row in line], label=f"plain loop, m = {samples}", **plain)
-        grown = [row["private_growth_bytes"] / 1e6 or np.nan for row in line]
-        memory.plot(at, grown, label=f"m = {samples}", **style)
-    finish(cost, title="Seconds, all pairs", x="clients, n", ticks=plan.clients)
-    finish(memory, title="Private memory gained", x="clients, n", ticks=plan.clients)
+    for place, samples in enumerate(found.samples):
+        at = [n for n in found.clients if (n, samples) in found.wall_s]
+        curve(cost, at, [found.wall_s[n, samples] for n in at], place, f"m = {samples}")
+        if samples in (found.samples[0], found.samples[-1]):
+            loop = [found.loop_s[n, samples] for n in at]
+            cost.plot(at, loop, label=f"plain loop, m = {samples}", **style(place, ls=":", mfc="white"))
+        grown = [found.growth[n, samples] / 1e6 or np.nan for n in at]
+        memory.plot(at, grown, label=f"m = {samples}", **style(place))
+    finish(cost, title="Seconds, all pairs", x="clients, n", ticks=found.clients)
+    finish(memory, title="Private memory gained", x="clients, n", ticks=found.clients)
     cost.set_ylabel("seconds")
     memory.set_ylabel("MB")
     return figure

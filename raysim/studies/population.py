@@ -11,7 +11,7 @@ from raysim.backends.base import BackendName
 from raysim.config.schema import ExperimentConfig
 from raysim.runs.execution import Progress
 from raysim.runs.runner import run
-from raysim.studies.total_memory import TotalMemory
+from raysim.studies.memory import TotalMemory
 
 
 @dataclass(frozen=True)

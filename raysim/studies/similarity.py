@@ -7,72 +7,70 @@ compares: one vector a client, by default as long as the by-class sums of LEAF C
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from raysim import rng
 from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
 from raysim.formats import UNDEFINED, significant
-from raysim.studies.costs.defense_cost import seconds
-from raysim.studies.study import (
-    Study,
-    Times,
-    finish,
-    growth_text,
-    markdown_table,
-    panels,
-    settings_of,
-)
+from raysim.options import Count, NotNegative, PositiveFraction, PositiveInt
+from raysim.runs.table_schema import Rows, TableSchema
+from raysim.studies.fit import growth_text
+from raysim.studies.markdown import table as markdown_table
+from raysim.studies.options import Sizes
+from raysim.studies.study import Bench, Cell, Page, Plan, Study, columns
+from raysim.studies.table import Values, gathered, medians
+from raysim.studies.timing import seconds
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
 DIRECT: tuple[Literal["pair", "batch", "matrix"], ...] = ("pair", "batch", "matrix")
 WAYS = (*DIRECT, "transitive")
 
 
-@dataclass(frozen=True)
-class SimilarityPlan:
-    """Sizes and the history.
-
-    columns: values compared per client. spread: a client's own part beside the shared one, each of expected squared
-    norm 1, so that cosines lie around 1 / (1 + spread^2). pair_limit: above so many clients `pair` is not run; its
-    seconds are scaled up from the largest size that was, by K^2. history_rounds, share: the estimate knows the
-    cosines of clients that met in so many earlier rounds, each of a cohort of this share of the K.
+class SimilarityPlan(Plan):
+    """Sizes and the history. Vectors have a shared part and an own one, each of expected squared norm 1 (times spread^2),
+    so that cosines lie around 1 / (1 + spread^2).
     """
 
-    clients: tuple[int, ...] = (50, 100, 200, 500, 1000, 2000, 5000)
-    columns: int = 62
-    spread: float = 1.0
-    repeats: int = 3
-    pair_limit: int = 1000
-    history_rounds: int = 20
-    share: float = 0.1
-    threads: int = 1
-    seed: int = 0
+    grid: ClassVar = frozenset({"clients"})
+    clients: Sizes = Field((50, 100, 200, 500, 1000, 2000, 5000), description="K, with commas between")
+    columns: PositiveInt = Field(
+        62, description="values compared per client; FedGrad compares one a class, 62 for LEAF CNN"
+    )
+    spread: NotNegative = Field(1.0, description="a client's own part beside the shared one")
+    repeats: PositiveInt = Field(3, description="counted repeats, after one that warms up")
+    pair_limit: PositiveInt = Field(
+        1000,
+        description="above so many clients `pair` is scaled up from the largest size below, by K^2, not run",
+    )
+    history_rounds: PositiveInt = Field(20, description="earlier rounds that `transitive` knows")
+    share: PositiveFraction = Field(0.1, description="of the clients that took part in each of them")
+    threads: PositiveInt = Field(1, description="of BLAS")
+    seed: Count = Field(0, description="what everything is drawn from")
 
-    def __post_init__(self) -> None:
-        for key, least in (
-            ("columns", 1),
-            ("spread", 0),
-            ("repeats", 1),
-            ("history_rounds", 1),
-            ("threads", 1),
-        ):
-            if not getattr(self, key) >= least:
-                raise ConfigError(key, f"must be at least {least}", getattr(self, key), least)
-        if not 0 < self.share <= 1:
-            raise ConfigError("share", "must be above 0 and at most 1", self.share, 0.1)
-        if self.clients[0] < 2:
-            raise ConfigError("clients", "must be at least 2 each", self.clients[0], 2)
+    @model_validator(mode="after")
+    def _something_to_scale_up_from(self) -> Self:
         if self.pair_limit < self.clients[0]:
             rule = "must be at least the smallest number of clients, to scale up from"
             raise ConfigError("pair_limit", rule, self.pair_limit, self.clients[0])
+        return self
+
+
+@dataclass(frozen=True)
+class SimilarityCell(Cell):
+    """K clients, by every way."""
+
+    clients: int
 
 
 def vectors_of(plan: SimilarityPlan, clients: int) -> np.ndarray:
@@ -101,19 +99,80 @@ def met_before(plan: SimilarityPlan, clients: int) -> np.ndarray:
     return met
 
 
-def measure(plan: SimilarityPlan, tell: Callable[[str], None] = lambda line: None) -> Study:
-    """Every way at every K; `tell` hears of each K as it begins."""
-    rows: list[dict[str, Any]] = []
-    with ThreadLimit(plan.threads)():
-        _at_one_size(plan, plan.clients[0], 1)  # warms up
-        for clients in plan.clients:
-            tell(f"{clients} clients")
-            gc.collect()
-            rows += _at_one_size(plan, clients, plan.repeats)
-    _scale_up_pairs(plan, rows)
+class Similarity(Study[SimilarityPlan, SimilarityCell]):
+    """FedGrad's similarities by `pair`, `batch`, `matrix` and `transitive`: seconds and error against K.
+
+    \b
+    raysim bench similarity --out similarity
+    raysim bench similarity --columns 126976 --clients 50,100,200,500 --out whole-layer
+    """
+
+    name = "similarity"
     title = "FedGrad's similarities in four ways"
-    sections = [_table(plan, rows), _growth(plan, rows), _notes(plan, rows)]
-    return Study("similarity", title, settings_of(plan), rows, sections, _figure(plan, rows))
+    plan = SimilarityPlan
+    tables: ClassVar = {
+        "similarity": TableSchema(
+            "similarity",
+            columns(
+                clients=("int32", "K"),
+                way=("string", "pair, batch, matrix or transitive"),
+                repeat=("int32", "from 0"),
+                wall_s=("float64", "seconds; null where the way was not run"),
+                cosine_mean=("float64", "over all pairs of different clients"),
+                error_max=("float64", "largest absolute error; the same in every repeat"),
+                error_mean=("float64", "mean absolute error"),
+                known_share=("float64", "of all pairs, those that met in the history"),
+                covered_share=("float64", "of the others, those that share a third client"),
+            ),
+        )
+    }
+
+    def cells(self, plan: SimilarityPlan) -> list[SimilarityCell]:
+        """See Study."""
+        return [SimilarityCell(clients) for clients in plan.clients]
+
+    @contextlib.contextmanager
+    def opened(self, plan: SimilarityPlan, bench: Bench) -> Iterator[Bench]:
+        """BLAS limited, and everything once at the smallest size."""
+        with ThreadLimit(plan.threads)():
+            rows_at(plan, plan.clients[0], 1)
+            yield bench
+
+    def measure(self, plan: SimilarityPlan, cell: SimilarityCell, bench: Bench) -> Mapping[str, Rows]:
+        """Every way at one K."""
+        gc.collect()
+        return {"similarity": rows_at(plan, cell.clients, plan.repeats)}
+
+    def page(self, plan: SimilarityPlan, tables: Mapping[str, pa.Table]) -> Page:
+        """See Study."""
+        found = Found.of(tables["similarity"])
+        figure = {"cost": (self.title, _figure(found))}
+        return Page([_table(found), _growth(found), _notes(plan, found)], figure)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The table: sizes ascending, seconds and first rows by (K, way); seconds of `pair` that were scaled up."""
+
+    clients: list[int]
+    wall_s: dict[Any, Values]
+    rows: dict[Any, dict[str, Any]]
+    scaled_s: dict[int, float]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Found:
+        """`pair` above its limit gets the seconds of the largest size measured, times the ratio of K^2."""
+        clients = sorted(set(table["clients"].to_pylist()))
+        wall = gathered(table, "wall_s", "clients", "way")
+        rows = {(row["clients"], row["way"]): row for row in reversed(table.to_pylist())}
+        measured = [k for k in clients if wall[k, "pair"].known.size]
+        last = measured[-1]
+        scaled = {k: wall[last, "pair"].median * (k / last) ** 2 for k in clients if k not in measured}
+        return cls(clients, wall, rows, scaled)
+
+    def measured(self, way: str) -> list[int]:
+        """The sizes at which a way was run."""
+        return [k for k in self.clients if way != "pair" or k not in self.scaled_s]
 
 
 def direct_errors(similarities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -144,70 +203,47 @@ def estimate_errors(
     }
 
 
-def _at_one_size(plan: SimilarityPlan, clients: int, repeats: int) -> list[dict[str, Any]]:
-    """The rows of one K; `pair` above its limit is left for _scale_up_pairs."""
+def rows_at(plan: SimilarityPlan, clients: int, repeats: int) -> list[dict[str, Any]]:
+    """The rows of one K; `pair` above its limit has one without seconds."""
     from defenses.cosine import cosine_similarities, transitive_similarities
 
     vectors = vectors_of(plan, clients)
     truth = cosine_similarities(vectors, "matrix")
-    size = {"clients": clients, "cosine_mean": float((truth.sum() - clients) / (clients * (clients - 1)))}
-    rows = []
+    nothing = dict.fromkeys(("error_max", "error_mean", "known_share", "covered_share"), float("nan"))
+    size: dict[str, Any] = {
+        **nothing,
+        "cosine_mean": float((truth.sum() - clients) / (clients * (clients - 1))),
+    }
+    rows: list[dict[str, Any]] = []
     for way in DIRECT:
-        row: dict[str, Any] = {**size, "way": way, "extrapolated": False}
         if way == "pair" and clients > plan.pair_limit:
-            nothing = {"wall_s": [], "median_s": float("nan"), "q1_s": float("nan"), "q3_s": float("nan")}
-            rows.append({**row, **nothing, **_no_errors(), "extrapolated": True})
+            rows.append({**size, "way": way, "repeat": 0, "wall_s": None})
             continue
-        times = _times(repeats, cosine_similarities, vectors, way)
+        spent = _spent(repeats, cosine_similarities, vectors, way)
         errors = direct_errors(cosine_similarities(vectors, way), truth)
-        rows.append({**row, **times.columns(), **_no_errors(), **errors})
+        rows += [{**size, **errors, "way": way, "repeat": n, "wall_s": s} for n, s in enumerate(spent)]
     met = met_before(plan, clients)
     history = np.where(met, truth, 0.0).astype(np.float32)
-    times = _times(repeats, transitive_similarities, history, met)
+    spent = _spent(repeats, transitive_similarities, history, met)
     errors = estimate_errors(*transitive_similarities(history, met), met, truth)
-    row = {**size, "way": "transitive", "extrapolated": False}
-    rows.append({**row, **times.columns(), **errors})
+    rows += [{**size, **errors, "way": "transitive", "repeat": n, "wall_s": s} for n, s in enumerate(spent)]
     return rows
 
 
-def _times(repeats: int, fn: Callable[..., Any], *args: Any) -> Times:
-    return Times(tuple(seconds(fn, *args) for _ in range(repeats)))
+def _spent(repeats: int, fn: Callable[..., Any], *args: Any) -> list[float]:
+    return [seconds(fn, *args) for _ in range(repeats)]
 
 
-def _no_errors() -> dict[str, float]:
-    return dict.fromkeys(("error_max", "error_mean", "known_share", "covered_share"), float("nan"))
-
-
-def _scale_up_pairs(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> None:
-    """Give `pair` above its limit the seconds of the largest size measured, times the ratio of K^2."""
-    known = [row for row in rows if row["way"] == "pair" and not row["extrapolated"]][-1]
-    for row in rows:
-        if row["extrapolated"]:
-            factor = (row["clients"] / known["clients"]) ** 2
-            for column in ("median_s", "q1_s", "q3_s"):
-                row[column] = known[column] * factor
-
-
-def _of(rows: Sequence[dict[str, Any]], way: str, measured: bool = False) -> list[dict[str, Any]]:
-    return [row for row in rows if row["way"] == way and not (measured and row["extrapolated"])]
-
-
-def _table(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
+def _table(found: Found) -> str:
     head = ["K", *(f"{way} (s)" for way in WAYS), "pair, batch: largest error", "transitive: mean error"]
     head += ["largest error", "pairs that met", "others covered"]
     lines = []
-    for clients in plan.clients:
-        found = {row["way"]: row for row in rows if row["clients"] == clients}
-        cells = [f"{clients:,}"]
-        for way in WAYS:
-            row = found[way]
-            if row["extrapolated"]:
-                cells.append(f"*{significant(row['median_s'])}*")
-            else:
-                cells.append(str(Times(tuple(row["wall_s"]))))
-        worst = [row["error_max"] for row in (found["pair"], found["batch"]) if not row["extrapolated"]]
-        estimate = found["transitive"]
-        cells.append(f"{max(worst):.1e}")
+    for k in found.clients:
+        scaled = found.scaled_s.get(k)
+        first = str(found.wall_s[k, "pair"]) if scaled is None else f"*{significant(scaled)}*"
+        worst = max(found.rows[k, way]["error_max"] for way in ("pair", "batch") if k in found.measured(way))
+        estimate = found.rows[k, "transitive"]
+        cells = [f"{k:,}", first, *(str(found.wall_s[k, way]) for way in WAYS[1:]), f"{worst:.1e}"]
         cells += [_number(estimate[column], ".3f") for column in ("error_mean", "error_max")]
         cells += [_number(estimate[column], ".1%") for column in ("known_share", "covered_share")]
         lines.append(cells)
@@ -218,19 +254,16 @@ def _number(value: float, form: str) -> str:
     return UNDEFINED if np.isnan(value) else format(value, form)
 
 
-def _growth(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
-    cells = []
-    for way in WAYS:
-        measured = _of(rows, way, measured=True)
-        sizes, medians = [row["clients"] for row in measured], [row["median_s"] for row in measured]
-        cells.append([way, growth_text(sizes, medians)])
+def _growth(found: Found) -> str:
+    sizes = {way: found.measured(way) for way in WAYS}
+    cells = [[way, growth_text(sizes[way], medians(sizes[way], found.wall_s, way))] for way in WAYS]
     return markdown_table(
         ["way", "seconds grow with K to the power of (95 % interval), last two sizes"], cells
     )
 
 
-def _notes(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
-    mean = rows[-1]["cosine_mean"]
+def _notes(plan: SimilarityPlan, found: Found) -> str:
+    mean = found.rows[found.clients[-1], "transitive"]["cosine_mean"]
     return (
         f"Seconds: median of {plan.repeats} (first to third quartile), {plan.threads} thread(s), {plan.columns} values"
         f" a client. Numbers in italics are scaled up by K^2 from the largest size at or below {plan.pair_limit:,}"
@@ -243,27 +276,24 @@ def _notes(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _figure(plan: SimilarityPlan, rows: Sequence[dict[str, Any]]) -> Figure:
-    from raysim.report.figures import AMBER, BLUE, GREEN, RED
+def _figure(found: Found) -> Figure:
+    from raysim.studies.figure import curve, finish, panels, style
 
     figure, (cost, error) = panels(2)
-    for way, colour, mark in zip(WAYS, (RED, AMBER, BLUE, GREEN), "D^os", strict=True):
-        measured, every = _of(rows, way, measured=True), _of(rows, way)
-        style: dict[str, Any] = {"color": colour, "marker": mark, "ms": 5}
-        at, medians = [row["clients"] for row in measured], [row["median_s"] for row in measured]
-        spans = [(r["median_s"] - r["q1_s"], r["q3_s"] - r["median_s"]) for r in measured]
-        cost.errorbar(at, medians, yerr=np.array(spans).T, label=way, lw=1.4, capsize=3, **style)
-        if len(every) > len(measured):
-            rest = every[len(measured) - 1 :]
-            at, medians = [row["clients"] for row in rest], [row["median_s"] for row in rest]
-            cost.plot(at, medians, ls=":", lw=1.4, mfc="white", zorder=1, label=f"{way}, scaled up", **style)
+    for place, way in enumerate(WAYS):
+        sizes = found.measured(way)
+        curve(cost, sizes, [found.wall_s[k, way] for k in sizes], place, way)
+        if way == "pair" and found.scaled_s:
+            rest = [sizes[-1], *found.scaled_s]
+            values = [found.wall_s[sizes[-1], way].median, *found.scaled_s.values()]
+            dotted = style(place, ls=":", mfc="white", zorder=1)
+            cost.plot(rest, values, label=f"{way}, scaled up", **dotted)
         if way != "matrix":
-            at = [row["clients"] for row in measured]
             for column, label, dash in (("error_max", "largest", "-"), ("error_mean", "mean", "--")):
-                values = [row[column] for row in measured]
-                error.plot(at, values, ls=dash, lw=1.4, label=f"{way}, {label}", **style)
-    finish(cost, title="Cost", x="clients, K", ticks=plan.clients)
-    finish(error, title="Error against one float64 matrix product", x="clients, K", ticks=plan.clients)
+                values = [found.rows[k, way][column] for k in sizes]
+                error.plot(sizes, values, label=f"{way}, {label}", **style(place, ls=dash))
+    finish(cost, title="Cost", x="clients, K", ticks=found.clients)
+    finish(error, title="Error against one float64 matrix product", x="clients, K", ticks=found.clients)
     cost.set_ylabel("seconds")
     error.set_ylabel("absolute error of a cosine")
     return figure

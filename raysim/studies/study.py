@@ -1,196 +1,214 @@
-"""What a study leaves behind: its numbers as Parquet, the same as Markdown, and a figure.
+"""What a study is: a plan, the cells that follow from it, what is measured in each, and the page that shows it.
 
-<name>.parquet   one row a measurement; the schema metadata `about` says how it was made, as JSON
-<name>.md        where and how, the tables, notes
-<name>.png       the figure
+    class Squares(Study[SquaresPlan, SquaresCell]):
+        "Squares of numbers."            the help of `raysim bench squares`; its options are the fields of the plan
+        name, title, plan, tables
+        def cells(self, plan)            in the order in which they are measured
+        def measure(self, plan, cell, bench)      -> table -> rows
+        def page(self, plan, tables)     -> Page
+
+`runner.py` does the rest: clusters, what is finished already, progress, tables, the page. Numbers are reported, not
+graded: what they must be is said by tests.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-import numpy as np
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from raysim.formats import significant
-from raysim.runs.directory import environment, write_atomically
-from raysim.studies.report import machine_lines
-from raysim.studies.scaling.fit import power_law
+from raysim import rng
+from raysim.config.schema import Group
+from raysim.config.validation import refusal
+from raysim.errors import ConfigError
+from raysim.options import Count, Positive, PositiveInt
+from raysim.runs.table_schema import Rows, TableSchema
+from raysim.studies.options import Numbers
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
-PANEL_HEIGHT = 4.2
-"""Inches."""
+    from raysim.backends.base import Backend
+
+Kind = Literal["local", "raylets", "namespaces", "address"]
+
+
+class Plan(Group):
+    """What a study measures. Its fields are the options of its command, the head of its page, and what plan.json holds.
+
+    grid: the fields that only say which cells there are: a measurement may go on with others.
+    """
+
+    grid: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise refusal(error, lambda place: str(place[0]) if place else "", type(self)) from None
+
+    def beside_grid(self) -> dict[str, Any]:
+        """Everything but the grid: what must be the same for cells to stand in one table."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if key not in self.grid}
+
+
+class OnBackend(Plan):
+    """Measured in one process, or by tasks on a Ray cluster that is brought up for it."""
+
+    backend: Literal["ray", "inprocess"] = Field("ray", description="inprocess: threads, not tasks")
+    workers: PositiveInt = Field(2, description="Ray CPUs, or threads")
+
+
+class OnCluster(Plan):
+    """Measured on clusters, one for each number of nodes; see `cluster.bring_up`."""
+
+    nodes: Numbers = Field((1,), description="numbers of nodes, with commas between")
+    kind: Kind = Field("raylets", description="what nodes are made of")
+    address: str | None = Field(None, description="kind address: of the cluster that is up")
+    bandwidth: str | None = Field(None, description="kind namespaces: of each link, 100mbit or 1gbit")
+    cpus_per_node: PositiveInt | None = Field(
+        None, description="default: an equal part of this machine's", validate_default=True
+    )
+    gpus_per_node: Count = Field(0, description="whole GPUs of each node")
+    object_store: Positive | None = Field(
+        None, description="GiB of each node; default: an equal part of what there is"
+    )
+    backend: Literal["ray", "inprocess"] = Field("ray", description="inprocess: one worker, on one node")
+
+    @field_validator("cpus_per_node")
+    @classmethod
+    def _equal_part(cls, value: int | None, info: ValidationInfo) -> int:
+        most = max(info.data.get("nodes") or (1,))
+        return value or max(1, len(os.sched_getaffinity(0)) // most)
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> Self:
+        if self.backend == "inprocess" and self.nodes != (1,):
+            raise ConfigError("nodes", "must be 1 with backend inprocess", self.nodes, 1)
+        if self.kind == "address" and len(self.nodes) != 1:
+            rule = "must be one number with kind address: that of the nodes that the cluster has"
+            raise ConfigError("nodes", rule, self.nodes)
+        return self
+
+    @property
+    def object_store_bytes(self) -> int | None:
+        """Of each node."""
+        return None if self.object_store is None else int(self.object_store * 2**30)
+
+
+class InProcesses(Plan):
+    """Measured in processes side by side, a cell in each."""
+
+    workers: PositiveInt = Field(2, description="cells at a time, a process each")
 
 
 @dataclass(frozen=True)
-class Times:
-    """Wall-clock seconds of the counted repeats."""
+class Cell:
+    """What is measured in one go and kept as one file. Its fields are columns of every table that has them."""
 
-    wall_s: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The median."""
-        return float(np.median(self.wall_s))
+    nodes: ClassVar[int] = 1
+    """How large a cluster it needs; a study over nodes has a field of this name."""
 
     @property
-    def quartiles(self) -> tuple[float, float]:
-        """The first and the third quartile."""
-        low, high = np.quantile(self.wall_s, (0.25, 0.75))
-        return float(low), float(high)
-
-    def columns(self) -> dict[str, Any]:
-        """wall_s (all repeats), median_s, q1_s, q3_s."""
-        low, high = self.quartiles
-        return {"wall_s": list(self.wall_s), "median_s": self.median, "q1_s": low, "q3_s": high}
+    def name(self) -> str:
+        """The name of its file: fields and values, what no file can be called by a digest."""
+        return "-".join(f"{key}{_file_word(value)}" for key, value in dataclasses.asdict(self).items())
 
     def __str__(self) -> str:
-        low, high = self.quartiles
-        return f"{significant(self.median)} ({significant(low)} to {significant(high)})"
+        return ", ".join(
+            str(value)
+            if isinstance(value, str)
+            else f"{key} {value:,}"
+            if isinstance(value, int)
+            else f"{key} {value}"
+            for key, value in dataclasses.asdict(self).items()
+        )
 
 
 @dataclass(frozen=True)
-class Study:
-    """A finished study. rows: all with the same keys, units in their names. sections: Markdown blocks."""
+class Bench:
+    """Where cells are measured. workers: of the backend. cpus: of each node."""
 
-    name: str
-    title: str
-    settings: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    backend: Backend
+    workers: int = 1
+    cpus: int = 1
+
+
+@dataclass(frozen=True)
+class Page:
+    """Markdown sections, and the figures they refer to by `picture`. The first figure leads the page."""
+
     sections: Sequence[str]
-    figure: Figure
-
-    def markdown(self) -> str:
-        """The whole document."""
-        shown = {key: _words(value) for key, value in self.settings.items()}
-        machine = [f"    {line}" for line in machine_lines(**shown)]
-        body = [block for section in self.sections for block in (section, "")]
-        return "\n".join(
-            [f"# {self.title}", "", *machine, "", *body, f"![{self.title}]({self.name}.png)", ""]
-        )
-
-    def write(self, folder: Path) -> str:
-        """Write the three files; returns the Markdown text."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        text = self.markdown()
-        about = json.dumps(environment(study=self.name, settings=dict(self.settings)))
-        keys = [row.keys() for row in self.rows]
-        if any(found != keys[0] for found in keys):  # pyarrow would drop what the first row has not
-            raise ValueError(f"the rows of study {self.name} have different columns")
-        table = pa.Table.from_pylist([dict(row) for row in self.rows])
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata({"about": about}), sink)
-        write_atomically(folder / f"{self.name}.parquet", sink.getvalue().to_pybytes())
-        write_atomically(folder / f"{self.name}.md", text.encode())
-        self.figure.savefig(folder / f"{self.name}.png", dpi=150)
-        return text
+    figures: Mapping[str, tuple[str, Figure]] = field(default_factory=dict)
+    """Name -> (what it shows, figure)."""
 
 
-def prepare(folder: Path) -> None:
-    """Make the folder before the work begins; OSError where that is not possible."""
-    folder.mkdir(parents=True, exist_ok=True)
+P = TypeVar("P", bound=Plan)
+C = TypeVar("C", bound=Cell)
 
 
-def settings_of(plan: Any, **more: Any) -> dict[str, Any]:
-    """A plan's fields as plain values, for `Study.settings`."""
-    return {**json.loads(json.dumps(asdict(plan))), **more}
+class Study(ABC, Generic[P, C]):
+    """One study. Instances hold nothing: a driver on another host makes its own."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    plan: type[P]
+    tables: ClassVar[Mapping[str, TableSchema]]
+    """The first one is written last: a cell that has its rows is finished."""
+
+    @abstractmethod
+    def cells(self, plan: P) -> Sequence[C]:
+        """Every cell, in the order in which they are measured."""
+
+    @abstractmethod
+    def measure(self, plan: P, cell: C, bench: Any) -> Mapping[str, Rows]:
+        """Table -> rows of one cell. bench: what `opened` gives."""
+
+    @abstractmethod
+    def page(self, plan: P, tables: Mapping[str, pa.Table]) -> Page:
+        """The page from the tables, those of the plan's cells first."""
+
+    def check(self, plan: P) -> Iterable[str]:
+        """Refuse what cannot be carried out, before anything starts; remarks that the user is to read then."""
+        return ()
+
+    def opened(self, plan: P, bench: Bench) -> contextlib.AbstractContextManager[Any]:
+        """What all cells on one cluster share: watches, warmed-up workers."""
+        return contextlib.nullcontext(bench)
+
+    def told(self, rows: Mapping[str, Rows]) -> str:
+        """What is said of a finished cell beside its name."""
+        return ""
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned."""
-    marks = [":---", *["---:"] * (len(head) - 1)]
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(marks)}|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+def shuffled(cells: Sequence[C], seed: int, *key: int | str) -> list[C]:
+    """The cells in an order of their own: neighbours in a table are not measured one after the other."""
+    order = rng.generator(seed, "bench", *key).permutation(len(cells))
+    return [cells[place] for place in order]
 
 
-def growth_text(sizes: Sequence[int], values: Sequence[float]) -> str:
-    """The exponent of growth with its 95 % confidence interval, and the slope between the two largest sizes.
-
-    >>> growth_text([10, 100, 1000], [3, 300, 30000])
-    '2.00 (2.00 to 2.00), last 2.00'
-    """
-    law = power_law(sizes, [np.array([value]) for value in values])
-    if law is None:
-        return "needs 3 sizes"
-    return f"{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f}), last {law.last_exponent:.2f}"
+def columns(**described: tuple[str, str]) -> dict[str, tuple[str, str]]:
+    """Column -> (type, meaning)."""
+    return described
 
 
-def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels side by side, in the style of the report's."""
-    from matplotlib.figure import Figure
-
-    from raysim.report.figures import GRID, QUIET, WIDTH
-
-    figure = Figure(figsize=(WIDTH, PANEL_HEIGHT), layout="constrained")
-    found = [figure.add_subplot(1, count, place + 1) for place in range(count)]
-    for axes in found:
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color("#aab1b6")
-        axes.tick_params(colors=QUIET, labelsize=9, length=3)
-        axes.yaxis.grid(color=GRID, lw=0.8)
-        axes.set_axisbelow(True)
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set(color=QUIET, fontsize=9)
-    return figure, found
+def picture(name: str, caption: str) -> str:
+    """Where a figure stands in a section; the runner knows its file."""
+    return f"![{caption}]({{{name}}})"
 
 
-def finish(
-    axes: Axes, *, title: str, x: str, ticks: Sequence[int], log: str = "xy", legend: bool = True
-) -> None:
-    """Title, the sizes measured as ticks, and the legend. log: which axes are logarithmic; others begin at 0."""
-    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
-
-    from raysim.report.figures import INK, QUIET
-
-    if "x" in log:
-        axes.set_xscale("log")
-    else:
-        axes.set_xlim(left=0)
-    if "y" in log and np.isfinite(axes.dataLim.minposy):  # else there is nothing that has a logarithm
-        axes.set_yscale("log")
-        decades = np.log10(axes.get_ylim()[1] / axes.get_ylim()[0])
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.set_ylim(bottom=0)
-    shown = _readable(ticks, "x" in log)
-    axes.set_xticks(shown, [f"{tick:,}" for tick in shown])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.tick_params(which="minor", colors=QUIET, labelsize=8, length=2)
-    axes.set_xlabel(x)
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
-    if legend:
-        axes.legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.14),
-            ncols=2,
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=INK,
-        )
-
-
-def _readable(ticks: Sequence[int], log_x: bool) -> list[int]:
-    """Those ticks whose labels do not run into each other: at least a tenth of the axis apart."""
-    if len(ticks) < 2:
-        return list(ticks)
-    places = np.log(ticks) if log_x else np.asarray(ticks, float)
-    least = 0.1 * (places[-1] - places[0])
-    kept = [0]
-    for place in range(1, len(ticks)):
-        if places[place] - places[kept[-1]] >= least:
-            kept.append(place)
-    return [ticks[place] for place in kept]
-
-
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _file_word(value: object) -> str:
+    word = f"{value:g}" if isinstance(value, float) else str(value)
+    if re.fullmatch(r"[A-Za-z0-9_.%]*", word):
+        return word
+    start = re.match(r"[A-Za-z0-9_]*", word)
+    return f"{start.group() if start else ''}_{hashlib.sha256(word.encode()).hexdigest()[:8]}"

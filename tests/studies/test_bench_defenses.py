@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -26,20 +24,9 @@ from raysim.studies.costs.defense_cost import (
 )
 from raysim.studies.costs.peers import PeerTime
 from raysim.studies.costs.targets import RFA_SUBJECT, Judged, judge_defenses, judge_memory
-from raysim.studies.detection.measure import (
-    CellResult,
-    DetectionCell,
-    DetectionPlan,
-    code_version,
-    defense_options,
-    origin,
-    read_result,
-    summarised,
-)
-from raysim.studies.detection.table import markdown
 from raysim.studies.limits import gram_product
 from raysim.studies.matrix import MatrixSpec, build_matrix
-from raysim.studies.process_memory import MemoryWatch
+from raysim.studies.memory import MemoryWatch
 
 TINY = MatrixSpec("digits_cnn", (1, 8, 8), 10, clients=8, malicious=2)
 SMALL = ["--clients", "8", "--malicious", "1", "--model", "digits_cnn", "--image", "1x8x8", "--classes", "10"]
@@ -197,9 +184,7 @@ def test_defenses_on_ray_judges_memory(ray_cluster):
     assert "krum: memory of one task" in result.stdout
 
 
-@pytest.mark.parametrize(
-    "words", [["defenses", "krumm"], ["defenses", "--image", "8x8"], ["detection", "--data", "digit"]]
-)
+@pytest.mark.parametrize("words", [["defenses", "krumm"], ["defenses", "--image", "8x8"]])
 def test_mistakes_are_refused(words):
     result = call(*words)
     assert result.exit_code == 2
@@ -234,92 +219,3 @@ def test_ratios_know_their_direction():
     assert not Judged("", 2.9, 3.0, at_least=True).met
     assert Judged("", 1.6, 1.6).met
     assert not Judged("", 1.7, 1.6).met
-
-
-def test_a_plan_has_every_defense_and_tells_the_true_number():
-    from defenses import DEFENSES
-
-    cells = list(DetectionPlan(data=("digits",), attacks=("noise",)).cells())
-    assert {cell.defense for cell in cells} == set(DEFENSES)
-    assert defense_options("krum") == {"num_byzantine": 3}
-    assert defense_options("trimmed_mean") == {"trim": 3}
-    assert defense_options("fedavg") == {}
-
-
-def test_every_cell_is_a_configuration_that_its_defense_accepts():
-    from raysim.composition.methods import make_defense
-    from raysim.context import Setting
-
-    plan = DetectionPlan()
-    for cell in plan.cells():
-        config = plan.config(cell)
-        made = make_defense(config)
-        check_setting(made, Setting(24, 24, 3, config.rounds, 10, config.server_data.samples))
-        assert config.population.num_malicious == 3
-
-
-def test_a_cell_is_the_mean_over_rounds_and_the_last_accuracy():
-    rates = {"precision": 1.0, "acc": 1.0, "f1": 1.0, "auc_hard": 1.0, "auc_score": 1.0}
-    rounds = [
-        {**rates, "recall": 1.0, "fpr": 0.5, "main_accuracy": float("nan")},
-        {**rates, "recall": 0.0, "fpr": float("nan"), "main_accuracy": 0.75},
-    ]
-    spans = [
-        (0, "gram", "defense", -1, 0.5),
-        (0, "gram", "defense", 0, 9.0),
-        (0, "train", "client", -1, 9.0),
-        (0, "combine", "defense", -1, 0.25),
-        (1, "gram", "defense", -1, 0.125),
-    ]
-    names = ("round", "stage", "owner", "task", "wall_s")
-    columns = {name: np.array([span[at] for span in spans]) for at, name in enumerate(names)}
-    assert summarised(rounds, columns) == CellResult(0.5, 0.5, 0.75, 0.125, 0.75)
-
-
-def test_detection_measures_once_and_writes_the_table(tmp_path: Path):
-    words = ["detection", "--data", "digits", "--attack", "noise", "--defense", "krum,median,oracle"]
-    words += ["--rounds", "1", "--workers", "1", "--out-dir", str(tmp_path), "--out", str(tmp_path / "t.md")]
-    first = call(*words)
-    assert first.exit_code == 0, first.stderr
-    assert len(first.stderr.splitlines()) == 4
-    table = (tmp_path / "t.md").read_text()
-    assert table.strip() == first.stdout.strip()
-    kept = json.loads((tmp_path / "digits-noise-krum-seed-0.json").read_text())["result"]
-    numbers = [kept[key] for key in ("recall", "fpr", "accuracy")]
-    cells = [*(f"{number:.3f}" for number in numbers), "-", f"{kept['first_s']:.3f}"]
-    assert "| krum | " + " | ".join(cells) + " |" in table
-    assert kept["first_s"] > 0
-    assert "| median | - | - |" in table
-    assert "| oracle (calibration only) | 1.000 | 0.000 |" in table
-    assert "true number, 3 (num_byzantine or trim): krum." in table
-    assert "seeds 0, repeats 1" in table
-    assert call(*words).stderr == ""
-
-
-def test_other_settings_are_measured_again_and_problems_are_told(tmp_path: Path):
-    plan = DetectionPlan(("digits",), ("noise",), ("krum",), rounds=2)
-    cell = DetectionCell("digits", "noise", "krum", 0)
-    code = code_version()
-    content = {**origin(plan.config(cell), code), "result": {"problem": "RunError: no memory"}}
-    (tmp_path / f"{cell.name}.json").write_text(json.dumps(content))
-    result = read_result(plan, cell, tmp_path, code)
-    assert result is not None
-    text = markdown(plan, {cell: result}, 1)
-    assert "| krum | failed | failed | failed | failed | failed |" in text
-    assert "- digits-noise-krum-seed-0: RunError: no memory" in text
-    assert (
-        read_result(DetectionPlan(("digits",), ("noise",), ("krum",), rounds=3), cell, tmp_path, code) is None
-    )
-
-
-@pytest.mark.parametrize("changed", ["config", "commit", "versions"])
-def test_numbers_of_other_settings_or_code_are_not_read(tmp_path, changed):
-    plan, cell = DetectionPlan(("digits",), ("noise",), ("rlr",)), DetectionCell("digits", "noise", "rlr", 0)
-    code = code_version()
-    kept = json.loads(json.dumps({**origin(plan.config(cell), code), "result": {}}))
-    assert kept["config"]["defense"]["learning_rate"] == 1.0, "defaults are written out"
-    path = tmp_path / f"{cell.name}.json"
-    path.write_text(json.dumps(kept))
-    assert read_result(plan, cell, tmp_path, code) is not None
-    path.write_text(json.dumps({**kept, changed: "another"}))
-    assert read_result(plan, cell, tmp_path, code) is None

@@ -13,10 +13,10 @@ from raysim.cli.main import app
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.host import ClientHost, RoundOrder
+from raysim.studies.memory import TotalMemory, total_pss
 from raysim.studies.population import measure, population_config
 from raysim.studies.rounds.bare_loop import BareLoop
 from raysim.studies.rounds.measure import RoundTimes, bench_config
-from raysim.studies.total_memory import TotalMemory, total_pss
 
 
 def test_the_ratio_is_to_bare_time_over_workers():
@@ -65,7 +65,7 @@ def test_bench_configurations_are_what_they_are_called():
 
 def test_memory_watch_sees_an_allocation():
     before = total_pss()
-    with TotalMemory(interval_s=0.01) as watch:
+    with TotalMemory(pause_s=0.01) as watch:
         block = np.ones(2**23)
         wanted, deadline = before + 2**25, time.monotonic() + 60
         while watch.peak_bytes < wanted and time.monotonic() < deadline:

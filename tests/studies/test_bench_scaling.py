@@ -30,9 +30,9 @@ from raysim.matrix.updates import Updates
 from raysim.models import build_model
 from raysim.runs.directory import digest
 from raysim.studies.costs.defense_cost import BETWEEN
+from raysim.studies.memory import ProcessPeaks, SpillFolder
 from raysim.studies.scaling.cell import Work, rounds_of, stage_rows
 from raysim.studies.scaling.measure import estimates, measure, of_run, shared_cpus
-from raysim.studies.scaling.memory import ProcessPeaks, SpillFolder
 from raysim.studies.scaling.plan import ParameterCount, ScalingPlan, sizes_of, split_labels
 from raysim.studies.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
 from raysim.studies.scaling.updates import Recorded, in_blocks

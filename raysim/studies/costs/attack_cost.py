@@ -18,12 +18,13 @@ from raysim.context import Setting
 from raysim.defense import judged
 from raysim.engine.crafting import crafted
 from raysim.errors import ConfigError
-from raysim.studies.costs.defense_cost import Clock, Subject, check_subjects, parse_subjects, seconds
+from raysim.studies.costs.defense_cost import Subject, check_subjects, parse_subjects
 from raysim.studies.costs.targets import Judged, ratio
 from raysim.studies.limits import gram_product
 from raysim.studies.matrix import Matrix
+from raysim.studies.memory import MemoryWatch
 from raysim.studies.option_lists import named_options
-from raysim.studies.process_memory import MemoryWatch
+from raysim.studies.timing import Clock, seconds
 
 PASS_FACTOR = 3.0
 """Crafting takes at most this many times a defense's pass over the same matrix."""

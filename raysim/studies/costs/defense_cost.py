@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +19,9 @@ from raysim.defense import Defense, check_setting, judged
 from raysim.errors import ConfigError
 from raysim.studies.limits import copy_matrix, gram_product
 from raysim.studies.matrix import Matrix
+from raysim.studies.memory import MemoryWatch
 from raysim.studies.option_lists import named_options
-from raysim.studies.process_memory import MemoryWatch
+from raysim.studies.timing import Clock, seconds
 
 BETWEEN = "(between stages)"
 
@@ -108,26 +108,6 @@ def check_subjects(subjects: Sequence[Subject], matrix: Matrix) -> None:
     )
     for subject in subjects:
         check_setting(subject.defense, setting)
-
-
-class Clock:
-    """`with Clock() as clock: ...`, then `clock.seconds` of the wall clock."""
-
-    seconds = float("nan")
-
-    def __enter__(self) -> Clock:
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds = time.perf_counter() - self._start
-
-
-def seconds(fn: Callable[..., Any], *args: Any) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    fn(*args)
-    return time.perf_counter() - start
 
 
 def measure_defense(subject: Subject, matrix: Matrix, repeats: int) -> DefenseCost:

@@ -9,7 +9,7 @@ import numpy as np
 
 from raysim.errors import ConfigError
 from raysim.studies.costs import kernels
-from raysim.studies.costs.defense_cost import check_subjects, measure_defense, parse_subjects, seconds
+from raysim.studies.costs.defense_cost import check_subjects, measure_defense, parse_subjects
 from raysim.studies.costs.defense_report import (
     print_costs,
     print_kernel,
@@ -22,6 +22,7 @@ from raysim.studies.costs.peers import byzfl_rules, measure_byzfl
 from raysim.studies.costs.targets import RFA_ITERATIONS, SUBJECTS, judge_defenses, judge_memory
 from raysim.studies.limits import gram_product
 from raysim.studies.matrix import MatrixSpec, bench_backend, build_matrix
+from raysim.studies.timing import seconds
 
 BackendName = Literal["ray", "inprocess"]
 

@@ -13,7 +13,7 @@ from raysim import rng
 from raysim.backends.base import Backend, ThreadLimit
 from raysim.context import Context
 from raysim.matrix.layout import Layout
-from raysim.studies.costs.defense_cost import DefenseCost, measure_defense, parse_subjects, seconds
+from raysim.studies.costs.defense_cost import DefenseCost, measure_defense, parse_subjects
 from raysim.studies.costs.peers import grad_cam_map, learning, peer_package
 from raysim.studies.costs.targets import (
     AUTOENCODER_S,
@@ -24,7 +24,8 @@ from raysim.studies.costs.targets import (
     Judged,
 )
 from raysim.studies.matrix import Matrix, MatrixSpec, build_matrix
-from raysim.studies.process_memory import MemoryWatch
+from raysim.studies.memory import MemoryWatch
+from raysim.studies.timing import seconds
 
 TARGET_CLASS = 3
 """The class that maps explain."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
-from raysim.studies.costs.defense_cost import seconds
+from raysim.studies.timing import seconds
 
 KINDS = ("numpy", "torch")
 

@@ -29,10 +29,10 @@ from raysim.runs.directory import RunDirectory, digest
 from raysim.runs.execution import Keeper
 from raysim.studies.cell_store import driver_main
 from raysim.studies.costs.defense_cost import BETWEEN
+from raysim.studies.memory import RayWatch
 from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
 from raysim.studies.rounds.measure import WARM_UP
 from raysim.studies.rounds.tables import PARTS
-from raysim.studies.scaling.memory import RayWatch
 from raysim.studies.scaling.tables import WHOLE
 
 Row = dict[str, Any]

@@ -14,7 +14,7 @@ from raysim.defense import Defense, Verdict, judged
 from raysim.runs.directory import digest
 from raysim.studies.costs.defense_cost import BETWEEN, Subject
 from raysim.studies.limits import copy_matrix, gram_product
-from raysim.studies.scaling.memory import Watch
+from raysim.studies.memory import Watch
 from raysim.studies.scaling.round import RoundMatrix
 from raysim.studies.scaling.tables import WHOLE
 

@@ -19,8 +19,8 @@ from raysim.backends.base import Backend, InProcessBackend
 from raysim.backends.placement import Placed
 from raysim.errors import RunError
 from raysim.studies.cell_store import driver_main
+from raysim.studies.memory import LocalWatch, RayWatch, Watch
 from raysim.studies.scaling.cell import Row, Stopwatch, measure_defense, measure_limits
-from raysim.studies.scaling.memory import LocalWatch, RayWatch, Watch
 from raysim.studies.scaling.plan import INPROCESS, SYNTHETIC, ParameterCount, ScalingCell, ScalingPlan
 from raysim.studies.scaling.round import RoundMatrix, anchor
 from raysim.studies.scaling.tables import LIMITS, PARTS

@@ -1,4 +1,10 @@
-"""Memory while a defense works, node by node: of worker processes, of object stores, and what these spilled to disk."""
+"""Memory while something runs, sampled from outside of the work: three quantities that are not the same.
+
+resident, private   of one process: all its resident pages; those outside of shared memory. What a task takes (MemoryWatch)
+PSS                 of this process and all it started: shared pages counted once. What a run takes (TotalMemory)
+unshared            of each node's worker processes: resident minus shared pages; beside it the node's object
+                    store, and what that spilled to disk. What a cluster needs (LocalWatch, RayWatch)
+"""
 
 from __future__ import annotations
 
@@ -14,15 +20,95 @@ from typing import Any, Protocol
 
 import psutil
 
-PAUSE_S = 0.005
-"""Between two looks at the processes."""
-REFRESH_S = 0.25
-"""Between two lists of which processes there are."""
+PROCESS_PAUSE_S = 0.002
+TOTAL_PAUSE_S = 0.2
+NODE_PAUSE_S = 0.005
 SPILL_PAUSE_S = 0.05
-"""Between two looks at the folder that an object store spills to."""
+"""Between two looks: at this process and its workers, at the PSS of all, at a node's workers, at a spill folder."""
+REFRESH_S = 0.25
+"""Between two lists of which processes a node has."""
 SETTLE_LIMIT_S = 10.0
 SERVICES = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """Ray's own processes on a node, which do no work of ours."""
+
+
+class Sampler:
+    """Calls `look` in a thread, at once and then after every pause, and once more when it is stopped."""
+
+    def __init__(self, look: Callable[[], None], pause_s: float) -> None:
+        self._look, self._pause_s = look, pause_s
+        self._over = threading.Event()
+        look()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The last look."""
+        self._over.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._pause_s):
+            self._look()
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Bytes of one process: all resident memory, and the private part (without the object store's pages)."""
+
+    whole: int
+    private: int
+
+
+class MemoryWatch:
+    """Samples this process and its Ray workers while a `with` block runs.
+
+    peak: the largest resident memory of any one process, what libraries and every tile it ever mapped take included.
+    growth: the most that any one process's private memory grew over what it held when the first block began; one watch
+    may have several blocks.
+    """
+
+    def __init__(self) -> None:
+        self.peak = self.growth = 0
+        self._before: dict[int, Resident] = {}
+
+    def __enter__(self) -> MemoryWatch:
+        if not self._before:
+            self._before = {pid: found for pid in own_processes() if (found := resident(pid))}
+        self._sampler = Sampler(self._look, PROCESS_PAUSE_S)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._sampler.stop()
+
+    def _look(self) -> None:
+        for pid, before in self._before.items():
+            now = resident(pid)
+            if now is not None:
+                self.peak = max(self.peak, now.whole)
+                self.growth = max(self.growth, now.private - before.private)
+
+
+class TotalMemory:
+    """Samples the proportional set size (shared pages counted once) of this process and its descendants.
+
+    `with TotalMemory() as watch: ...`, then `watch.peak_bytes` is the largest total seen.
+    """
+
+    def __init__(self, pause_s: float = TOTAL_PAUSE_S) -> None:
+        self.pause_s = pause_s
+        self.peak_bytes = 0
+
+    def __enter__(self) -> TotalMemory:
+        self._sampler = Sampler(self._look, self.pause_s)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._sampler.stop()
+
+    def _look(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, total_pss())
 
 
 @dataclass(frozen=True)
@@ -49,33 +135,24 @@ class Watch(Protocol):
 
 
 class ProcessPeaks:
-    """Samples the unshared resident memory (RSS minus shared pages) of processes, in a thread."""
+    """Samples the unshared resident memory (RSS minus shared pages) of processes."""
 
     def __init__(self, find: Callable[[], list[psutil.Process]]) -> None:
-        self.total = 0
-        self.largest = 0
+        self.total = self.largest = 0
         self._find = find
-        self._over = threading.Event()
-        self._look(find())
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        self._processes, self._known_s = find(), time.monotonic()
+        self._sampler = Sampler(self._look, NODE_PAUSE_S)
 
     def stop(self) -> tuple[int, int]:
         """(Peak of the sum, peak of the largest) in bytes."""
-        self._over.set()
-        self._thread.join()
-        self._look(self._find())
+        self._known_s = 0.0  # the last look is at those of now
+        self._sampler.stop()
         return self.total, self.largest
 
-    def _watch(self) -> None:
-        processes, known_s = self._find(), time.monotonic()
-        while not self._over.wait(PAUSE_S):
-            if time.monotonic() - known_s > REFRESH_S:
-                processes, known_s = self._find(), time.monotonic()
-            self._look(processes)
-
-    def _look(self, processes: list[psutil.Process]) -> None:
-        held = [_unshared(process) for process in processes]
+    def _look(self) -> None:
+        if time.monotonic() - self._known_s > REFRESH_S:
+            self._processes, self._known_s = self._find(), time.monotonic()
+        held = [unshared(process) for process in self._processes]
         self.total = max(self.total, sum(held))
         self.largest = max(self.largest, *held, 0)
 
@@ -91,8 +168,7 @@ class LocalWatch:
         try:
             yield found
         finally:
-            total, largest = peaks.stop()
-            found.append(NodeMemory(total, largest, 0))
+            found.append(NodeMemory(*peaks.stop(), 0))
 
     def spilled(self) -> int:
         """See Watch."""
@@ -104,7 +180,7 @@ class LocalWatch:
 
 
 class SpillFolder:
-    """Adds up what an object store writes to its folder on disk, in a thread.
+    """Adds up what an object store writes to its folder on disk.
 
     Ray gives no count of spilled bytes to a process without its dashboard. A spill file has a name of its own
     and is written once, so the sizes of all files ever seen add up to the count; one that comes and goes between two
@@ -114,17 +190,12 @@ class SpillFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._sizes: dict[str, int] = {}
-        threading.Thread(target=self._watch, daemon=True).start()
+        Sampler(self._look, SPILL_PAUSE_S)
 
     def total(self) -> int:
         """Bytes written so far."""
         self._look()
         return sum(self._sizes.copy().values())
-
-    def _watch(self) -> None:
-        while True:
-            self._look()
-            time.sleep(SPILL_PAUSE_S)
 
     def _look(self) -> None:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as files:
@@ -199,8 +270,7 @@ class RayWatch:
         finally:
             peaks = ray.get([actor.stop.remote() for actor in self._actors])
             stores = store_bytes()
-            for node, peak in zip(self.nodes, peaks, strict=True):
-                total, largest = peak
+            for node, (total, largest) in zip(self.nodes, peaks, strict=True):
                 found.append(NodeMemory(total, largest, stores[node]))
 
     def spilled(self) -> int:
@@ -217,6 +287,45 @@ class RayWatch:
             time.sleep(0.1)
 
 
+def own_processes() -> list[int]:
+    """This process and the Ray workers it started."""
+    this = psutil.Process()
+    workers = [child.pid for child in this.children(recursive=True) if _name(child).startswith("ray::")]
+    return [this.pid, *workers]
+
+
+def resident(pid: int) -> Resident | None:
+    """What a process holds now; None when it is gone, or where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "RssShmem")))
+    if len(found) < 2:
+        return None
+    whole, shared = (int(found[name].split()[0]) * 1024 for name in ("VmRSS", "RssShmem"))
+    return Resident(whole, whole - shared)
+
+
+def total_pss() -> int:
+    """Bytes of this process and its descendants now; processes that end meanwhile count nothing."""
+    here = psutil.Process()
+    total = 0
+    for process in (here, *here.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            total += process.memory_full_info().pss
+    return total
+
+
+def unshared(process: psutil.Process) -> int:
+    """Resident bytes that no other process shares in; 0 for one that is gone."""
+    try:
+        memory = process.memory_info()
+    except psutil.Error:
+        return 0
+    return int(memory.rss - getattr(memory, "shared", 0))
+
+
 def store_bytes() -> dict[str, int]:
     """Bytes in use of every node's object store, by node id; some tenths of a second old."""
     from ray._private.state import available_resources_per_node, total_resources_per_node
@@ -228,19 +337,14 @@ def store_bytes() -> dict[str, int]:
     }
 
 
-def _unshared(process: psutil.Process) -> int:
-    """Resident bytes that no other process shares in; 0 for one that is gone."""
+def _name(process: psutil.Process) -> str:
     try:
-        memory = process.memory_info()
+        return str(process.name())
     except psutil.Error:
-        return 0
-    return int(memory.rss - getattr(memory, "shared", 0))
+        return ""
 
 
 def _is_worker(process: psutil.Process) -> bool:
     """Whether it is a Ray worker, and not this one."""
-    try:
-        name = process.name()
-    except psutil.Error:
-        return False
+    name = _name(process)
     return name.startswith("ray::") and not name.startswith(SERVICES) and process.pid != os.getpid()

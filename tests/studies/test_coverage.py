@@ -11,16 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from defenses.cosine import coverage_rounds, theorem_1_rounds
+from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
 from raysim.errors import ConfigError
-from raysim.studies.coverage import (
-    CoveragePlan,
-    cohort_size,
-    mean_and_interval,
-    measure,
-    one_trial,
-    simulate,
-)
+from raysim.studies.coverage import Coverage, CoveragePlan, cohort_size, one_trial, simulate
+from raysim.studies.study import Bench
+from raysim.studies.table import Values
 
 
 class Scripted:
@@ -52,21 +48,23 @@ def test_events_by_hand(cohorts, events):
 
 def test_a_cohort_of_all_needs_one_round():
     assert (simulate(7, 7, 5, seed=0) == 1).all()
-    (row,) = measure(CoveragePlan((7,), ("7",), 3)).rows
+    plan = CoveragePlan(population=(7,), cohort=("7",), trials=3)
+    (row,) = Coverage().measure(plan, *Coverage().cells(plan), Bench(InProcessBackend()))["coverage"]
     assert (row["exact_rounds"], row["linked_rounds_mean"], row["met_rounds_half_ci"]) == (1.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(("population", "cohort"), [(10, 2), (12, 4), (20, 10)])
 def test_all_linked_is_what_the_recursion_expects(population, cohort):
-    mean, half = mean_and_interval(simulate(population, cohort, 300, seed=1)[:, 0])
+    found = Values.of(simulate(population, cohort, 300, seed=1)[:, 0])
+    mean, half = found.mean, found.half_interval
     assert abs(mean - coverage_rounds(population, cohort)) <= half
     assert theorem_1_rounds(population, cohort) < mean - half
 
 
 def test_pairs_of_two_are_coupons():
     """With K = 2 a round draws one of the 6 pairs: all have met after 6 (1 + 1/2 + ... + 1/6) = 14.7 rounds."""
-    mean, half = mean_and_interval(simulate(4, 2, 400, seed=0)[:, 2])
-    assert abs(mean - 14.7) <= half
+    found = Values.of(simulate(4, 2, 400, seed=0)[:, 2])
+    assert abs(found.mean - 14.7) <= found.half_interval
 
 
 def test_events_come_in_order_and_trials_do_not_depend_on_their_number():
@@ -75,11 +73,6 @@ def test_events_come_in_order_and_trials_do_not_depend_on_their_number():
     assert (found[:, 2] > found[:, 1]).any()
     assert (simulate(15, 3, 5, seed=2) == found[:5]).all()
     assert (simulate(15, 3, 20, seed=3) != found).any()
-
-
-def test_the_interval_by_hand():
-    mean, half = mean_and_interval(np.array([1, 2, 3]))
-    assert (mean, half) == pytest.approx((2.0, 4.302653 / np.sqrt(3)))
 
 
 @pytest.mark.parametrize("word", ["1", "11", "5%", "200%", "x", "", "-3"])
@@ -106,7 +99,7 @@ def test_the_command_leaves_three_files_and_tells_where_the_bound_fails(tmp_path
     assert [(row["population"], row["cohort"]) for row in table] == [(6, 3), (6, 6), (8, 4), (8, 8)]
     assert table[0]["exact_rounds"] == coverage_rounds(6, 3)
     assert f"| 6, 3 | {coverage_rounds(6, 3):.2f} |" in result.stdout
-    assert (tmp_path / "new" / "coverage.png").stat().st_size > 0
+    assert (tmp_path / "new" / "coverage-rounds.png").stat().st_size > 0
 
 
 def test_a_mistake_is_refused_before_the_folder_is_made(tmp_path: Path):

@@ -16,25 +16,25 @@ from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
 from raysim.errors import ConfigError
 from raysim.studies import mmd as mmd_study
+from raysim.studies.costs import kernels
 from raysim.studies.costs.kernels import kernel_context, plain_mmd
-from raysim.studies.mmd import MMDPlan, measure, plain_loop_s, samples_of
+from raysim.studies.mmd import MMD, MMDPlan, plain_loop_s, samples_of
+from raysim.studies.runner import carry_out
 
-TINY = MMDPlan((2, 5, 9), (2, 3), features=4, repeats=2)
+TINY = MMDPlan(clients=(2, 5, 9), samples=(2, 3), features=4, repeats=2)
 
 
-def test_every_size_is_measured_once():
-    study = measure(TINY, InProcessBackend(), 1)
-    assert [(row["clients"], row["samples"]) for row in study.rows] == [
-        (n, m) for n in (2, 5, 9) for m in (2, 3)
-    ]
-    for row in study.rows:
-        assert len(row["wall_s"]) == 2
-        assert min(row["median_s"], row["loop_s"]) > 0
+def test_every_size_is_measured_once(tmp_path: Path):
+    text = carry_out(MMD(), TINY, tmp_path, tell=lambda line: None)
+    rows = pq.read_table(tmp_path / "mmd.parquet").to_pylist()
+    found = [(row["clients"], row["samples"], row["repeat"]) for row in rows]
+    assert sorted(found) == [(n, m, repeat) for n in (2, 5, 9) for m in (2, 3) for repeat in (0, 1)]
+    assert [n * m for n, m, _ in found] == sorted(n * m for n, m, _ in found)
+    for row in rows:
+        assert min(row["wall_s"], row["loop_s"]) > 0
         assert row["loop_pairs_timed"] == row["clients"] * (row["clients"] - 1) / 2
-    grown = {(row["clients"], row["samples"]): row["private_growth_bytes"] for row in study.rows}
-    in_order = [grown[cell] for cell in TINY.cells()]
-    assert in_order == sorted(in_order)
-    text = study.markdown()
+    grown = [row["private_growth_bytes"] for row in rows]
+    assert grown == sorted(grown)
     assert "| clients, m = 3 |" in text
     assert "| samples, n = 9 | needs 3 sizes |" in text
     assert "| n; private memory (MB) | m = 2 | m = 3 |" in text
@@ -42,8 +42,11 @@ def test_every_size_is_measured_once():
 
 GROWTH = """
 from raysim.backends.base import InProcessBackend
-from raysim.studies.mmd import MMDPlan, measure
-rows = measure(MMDPlan((2, 300), (20,), features=64, repeats=1), InProcessBackend(), 1).rows
+from raysim.studies.mmd import MMD, MMDPlan
+from raysim.studies.study import Bench
+study, plan = MMD(), MMDPlan(clients=(2, 300), samples=(20,), features=64, repeats=1)
+with study.opened(plan, Bench(InProcessBackend())) as warm:
+    rows = [study.measure(plan, cell, warm)["mmd"][0] for cell in study.cells(plan)]
 print(*(row["private_growth_bytes"] for row in rows))
 """
 
@@ -76,7 +79,7 @@ def test_the_plain_loop_is_scaled_up_to_all_pairs(monkeypatch: pytest.MonkeyPatc
         return 2.0
 
     monkeypatch.setattr(mmd_study, "seconds", counted)
-    monkeypatch.setattr(mmd_study, "plain_mmd", lambda *given: calls.append(given))
+    monkeypatch.setattr(kernels, "plain_mmd", lambda *given: calls.append(given))
     assert plain_loop_s(np.zeros((40, 2, 1), np.float32), 1.0) == (2.0 / 100 * 780, 100)
     assert len(calls) == 100
     assert plain_loop_s(np.zeros((4, 2, 1), np.float32), 1.0) == (2.0, 6)
@@ -109,4 +112,4 @@ def test_the_command_leaves_three_files(tmp_path: Path):
     assert result.exit_code == 0, result.stderr
     assert result.stdout.strip() == (tmp_path / "mmd.md").read_text().strip()
     assert pq.read_table(tmp_path / "mmd.parquet")["clients"].to_pylist() == [2, 3]
-    assert (tmp_path / "mmd.png").stat().st_size > 0
+    assert (tmp_path / "mmd-cost.png").stat().st_size > 0

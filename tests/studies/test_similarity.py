@@ -6,54 +6,70 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
 from raysim.errors import ConfigError
 from raysim.studies.similarity import (
     WAYS,
+    Found,
+    Similarity,
     SimilarityPlan,
     direct_errors,
     estimate_errors,
-    measure,
     met_before,
     vectors_of,
 )
-from raysim.studies.study import Study
+from raysim.studies.study import Bench, Page
 
-TINY = SimilarityPlan((4, 8, 12), columns=5, repeats=2, pair_limit=8, history_rounds=4, share=0.5)
+TINY = SimilarityPlan(clients=(4, 8, 12), columns=5, repeats=2, pair_limit=8, history_rounds=4, share=0.5)
+
+
+def measured(plan: SimilarityPlan) -> pa.Table:
+    study = Similarity()
+    rows = [
+        {"clients": cell.clients, **row}
+        for cell in study.cells(plan)
+        for row in study.measure(plan, cell, Bench(InProcessBackend()))["similarity"]
+    ]
+    return study.tables["similarity"].table(rows)
 
 
 @cache
-def tiny() -> Study:
-    return measure(TINY)
+def tiny() -> pa.Table:
+    return measured(TINY)
+
+
+def page(plan: SimilarityPlan, table: pa.Table) -> Page:
+    return Similarity().page(plan, {"similarity": table})
 
 
 def test_direct_ways_are_right_and_the_estimate_is_not():
-    rows = tiny().rows
-    assert [(row["clients"], row["way"]) for row in rows] == [(k, way) for k in TINY.clients for way in WAYS]
+    rows = tiny().to_pylist()
+    assert list(dict.fromkeys((row["clients"], row["way"]) for row in rows)) == [
+        (k, way) for k in TINY.clients for way in WAYS
+    ]
     for row in rows:
-        if row["extrapolated"]:
-            continue
-        assert row["median_s"] > 0
-        assert len(row["wall_s"]) == 2
-        if row["way"] == "transitive":
+        if row["wall_s"] is None:
+            assert (row["way"], row["clients"]) == ("pair", 12)
+        elif row["way"] == "transitive":
             assert 1e-3 < row["error_mean"] <= row["error_max"] <= 2
             assert 0 < row["known_share"] < 1
             assert 0 < row["covered_share"] <= 1
         else:
+            assert row["wall_s"] > 0
             assert 0 <= row["error_mean"] <= row["error_max"] < 1e-12
 
 
 def test_pairs_above_the_limit_are_scaled_up_and_marked():
-    study = tiny()
-    measured, scaled = [row for row in study.rows if row["way"] == "pair"][1:]
-    assert (measured["extrapolated"], scaled["extrapolated"]) == (False, True)
-    assert scaled["median_s"] == pytest.approx(measured["median_s"] * (12 / 8) ** 2)
-    assert scaled["wall_s"] == []
-    row = next(line for line in study.markdown().splitlines() if line.startswith("| 12 |"))
+    found = Found.of(tiny())
+    assert found.measured("pair") == [4, 8]
+    assert found.scaled_s == {12: pytest.approx(found.wall_s[8, "pair"].median * (12 / 8) ** 2)}
+    row = next(line for line in page(TINY, tiny()).sections[0].splitlines() if line.startswith("| 12 |"))
     assert row.split(" | ")[1].startswith("*")
 
 
@@ -91,19 +107,21 @@ def test_vectors_and_histories_follow_from_the_seed():
     met = met_before(TINY, 12)
     assert (met == met.T).all()
     assert not met.diagonal().any()
-    assert met_before(SimilarityPlan((4,), share=1.0), 4).sum() == 12
-    one = met_before(SimilarityPlan((12,), history_rounds=1, share=0.25), 12)
+    assert met_before(SimilarityPlan(clients=(4,), share=1.0), 4).sum() == 12
+    one = met_before(SimilarityPlan(clients=(12,), history_rounds=1, share=0.25), 12)
     assert sorted(one.sum(axis=0)) == [0] * 9 + [2] * 3
 
 
 def test_nothing_to_estimate_is_told_as_such():
     """Everybody has met, and cosines of one column are exact: no error is left for the figure either."""
-    study = measure(SimilarityPlan((4,), columns=1, repeats=1, share=1.0))
-    estimate = study.rows[-1]
+    plan = SimilarityPlan(clients=(4,), columns=1, repeats=1, share=1.0)
+    table = measured(plan)
+    estimate = table.to_pylist()[-1]
     assert (estimate["known_share"], np.isnan(estimate["error_max"])) == (1.0, True)
-    line = next(line for line in study.markdown().splitlines() if line.startswith("| 4 |"))
+    shown = page(plan, table)
+    line = next(line for line in shown.sections[0].splitlines() if line.startswith("| 4 |"))
     assert line.endswith("| 0.0e+00 | - | - | 100.0% | - |")
-    assert study.figure.axes[1].get_yscale() == "linear"
+    assert shown.figures["cost"][1].axes[1].get_yscale() == "linear"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +142,7 @@ def test_the_command_leaves_three_files(tmp_path: Path):
     words = ["bench", "similarity", "--clients", "4,8", "--repeats", "1", "--columns", "3", "--out"]
     result = CliRunner().invoke(app, [*words, str(tmp_path)])
     assert result.exit_code == 0, result.stderr
-    assert "8 clients" in result.stderr
+    assert "clients 8" in result.stderr
     assert result.stdout.strip() == (tmp_path / "similarity.md").read_text().strip()
     assert pq.read_table(tmp_path / "similarity.parquet")["way"].to_pylist() == [*WAYS, *WAYS]
-    assert (tmp_path / "similarity.png").stat().st_size > 0
+    assert (tmp_path / "similarity-cost.png").stat().st_size > 0

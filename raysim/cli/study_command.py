@@ -1,0 +1,110 @@
+"""The command of a study: its options are the fields of the study's plan, and those that every study has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+
+from raysim.exit_status import exit_status
+from raysim.studies.options import Written
+from raysim.studies.study import Study
+
+Resume = Annotated[bool, typer.Option("--resume", help="Measure only the cells that OUT lacks.")]
+PageFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        dir_okay=False,
+        show_default=False,
+        help="Also write the page here, to be included by one in the folder above.",
+    ),
+]
+
+
+def command_of(study: Study[Any, Any]) -> Callable[..., None]:
+    """What typer makes a command of. Its help is the study's docstring."""
+
+    def command(out: Path, resume: bool, page: Path | None, **options: Any) -> None:
+        with exit_status():
+            from raysim.studies.runner import carry_out
+
+            given = {key: value for key, value in options.items() if value not in (None, [], ())}
+            typer.echo(carry_out(study, study.plan(**given), out, resume=resume, page=page))
+
+    command.__name__ = study.name
+    command.__doc__ = inspect.getdoc(type(study))
+    shown = typer.Option(metavar="DIR", file_okay=False, help="Where tables, page and figures go.")
+    shared = {
+        "out": (Annotated[Path, shown], Path(f"runs/bench-{study.name}")),
+        "resume": (Resume, False),
+        "page": (PageFile, None),
+    }
+    parameters = [*_of_plan(study), *(_parameter(name, *about) for name, about in shared.items())]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _of_plan(study: Study[Any, Any]) -> Iterator[inspect.Parameter]:
+    for name, field in study.plan.model_fields.items():
+        written = next((about for about in field.metadata if isinstance(about, Written)), Written(text=False))
+        default = None if field.is_required() else _shown(field.get_default(), written)
+        yield _parameter(name, Annotated[_kind(field, written), _info(name, field, written)], default)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _kind(field: FieldInfo, written: Written) -> Any:
+    """What the command reads: texts are read by the field."""
+    if written.many:
+        return list[str] | None
+    return str | None if written.text else _without_bounds(field.annotation)
+
+
+def _without_bounds(annotation: Any) -> Any:
+    """`Annotated[int, Ge(1)] | None` as `int | None`: the field checks the bounds."""
+    if hasattr(annotation, "__metadata__"):
+        return annotation.__origin__
+    members = getattr(annotation, "__args__", ())
+    if any(hasattr(member, "__metadata__") for member in members):
+        found = [_without_bounds(member) for member in members]
+        kind = found[0]
+        for member in found[1:]:
+            kind = kind | member
+        return kind
+    return annotation
+
+
+def _info(name: str, field: FieldInfo, written: Written) -> Any:
+    text = (field.description or "").strip()
+    about: dict[str, Any] = {"help": _sentence(text)}
+    if written.metavar:
+        about["metavar"] = written.metavar
+    if field.is_required() or field.get_default() in (None, ()):
+        about["show_default"] = False
+    if written.argument:
+        return typer.Argument(**about)
+    option = written.option or f"--{name.replace('_', '-')}"
+    return typer.Option(option, **about)
+
+
+def _sentence(text: str) -> str | None:
+    """With a capital, but for a symbol such as n, and a full stop."""
+    first = text.partition(" ")[0].strip(",")
+    return f"{text if len(first) == 1 else text[:1].upper() + text[1:]}." if text else None
+
+
+def _shown(default: Any, written: Written) -> Any:
+    """A default as it would be written."""
+    if written.many or default is None or default == ():
+        return None
+    if not written.text or isinstance(default, str):
+        return default
+    return ("x" if "x" in written.metavar else ",").join(map(str, default))

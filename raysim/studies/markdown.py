@@ -1,0 +1,68 @@
+"""How a study is written down: tables, the lines that say where and how it was measured, the whole page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from raysim.studies.study import Page
+
+WIDTH = 108
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are right-aligned."""
+    marks = "|".join([":---", *["---:"] * (len(head) - 1)])
+    first, *rest = (f"| {' | '.join(_cell(text) for text in line)} |" for line in (head, *rows))
+    return "\n".join([first, f"|{marks}|", *rest])
+
+
+def document(title: str, about: Mapping[str, Any], page: Page, files: Mapping[str, str]) -> str:
+    """The page: its title (none: ""), where and how, the leading figure, the sections.
+
+    files: name of a figure -> its file, as the page refers to it.
+    """
+    body = "\n\n".join(section.strip("\n") for section in page.sections if section.strip())
+    lead = [
+        f"![{caption}]({files[name]})"
+        for name, (caption, _) in page.figures.items()
+        if f"({{{name}}})" not in body
+    ]
+    body = re.sub(r"\]\(\{([\w.-]+)\}\)", lambda found: f"]({files[found.group(1)]})", body)
+    head = [f"# {title}"] if title else []
+    machine = "\n".join(f"    {line}" for line in about_lines(about))
+    return "\n\n".join([*head, machine, *lead, body]) + "\n"
+
+
+def about_lines(about: Mapping[str, Any]) -> list[str]:
+    """Command, machine, versions, commit, dates and the plan, from what plan.json says; wrapped."""
+    machine = about["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    dates = list(dict.fromkeys((about["dates"][0], about["dates"][-1])))
+    texts = [
+        shlex.join(machine["command"]),
+        f"{machine['processor']}, {machine['cpus']} CPUs, Python {machine['python']}; {versions}",
+        f"{' to '.join(dates)}, commit {_commit(machine['commit'])}",
+        ", ".join(f"{key} {_word(value)}" for key, value in about["plan"].items() if value is not None),
+    ]
+    return [
+        line
+        for text in texts
+        for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    ]
+
+
+def _commit(name: str | None) -> str:
+    """Its first twelve letters, and the "+" of a changed checkout."""
+    return "none" if name is None else name[:12] + "+" * name.endswith("+")
+
+
+def _word(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("\\|", "|").replace("|", "\\|")

@@ -1,0 +1,106 @@
+"""How the fields of a plan are written: numbers and words with commas between, sizes of images, methods with options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from raysim.config.method_text import split_methods
+from raysim.errors import ConfigError
+from raysim.options import AtLeastTwo, Count, PositiveInt
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a field is written on the command line, where not as its type says.
+
+    metavar: what stands for its value in the help. argument: by its place, not by its name. many: may be given several
+    times. option: its spelling, where not that of the field. text: its value is read by the field, not by the command.
+    """
+
+    metavar: str = ""
+    argument: bool = False
+    many: bool = False
+    option: str = ""
+    text: bool = True
+
+
+def listed(value: Any) -> Any:
+    """A text as the words between its commas; anything else as it is.
+
+    >>> listed("noise, sign_flip")
+    ('noise', 'sign_flip')
+    """
+    if not isinstance(value, str):
+        return value
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def numbers(value: Any) -> Any:
+    """`50,1_000` as (50, 1000): whole, ascending and different; ConfigError otherwise."""
+    words = [word.replace("_", "") for word in listed(value)] if isinstance(value, str) else list(value)
+    if not words or (isinstance(value, str) and not all(word.isdecimal() for word in words)):
+        raise ConfigError("", "must be whole numbers with commas between", value)
+    found = tuple(map(int, words))
+    if list(found) != sorted(set(found)):
+        raise ConfigError(
+            "", "must ascend without repeats", value, ",".join(map(str, sorted(set(found)))) or None
+        )
+    return found
+
+
+def distinct(read: Callable[[str], Any], rule: str) -> Callable[[Any], Any]:
+    """A reader of lists whose words `read` reads, each kept once; ConfigError with the rule where one cannot be read."""
+
+    def words(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            found = tuple(dict.fromkeys(read(word) for word in listed(value)))
+        except ValueError:
+            found = ()
+        if not found:
+            raise ConfigError("", rule, value)
+        return found
+
+    return words
+
+
+def image_shape(value: Any) -> Any:
+    """Channels, height and width from `3x32x32`."""
+    if not isinstance(value, str):
+        return value
+    parts = value.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise ConfigError("", "must be CHANNELSxHEIGHTxWIDTH", value, "1x28x28")
+    return tuple(map(int, parts))
+
+
+def labels(value: Any) -> Any:
+    """Methods with their options, each named once: `krum,pdrr,rule=median` as ("krum", "pdrr,rule=median")."""
+    texts: Sequence[str] = [value] if isinstance(value, str) else list(value)
+    found = tuple(split_methods("", texts))
+    if len(set(found)) < len(found):
+        raise ConfigError("", "must name every method once", ",".join(found))
+    return found
+
+
+Numbers = Annotated[tuple[PositiveInt, ...], BeforeValidator(numbers), Written("NUMBERS")]
+"""Whole numbers of at least 1, ascending and different."""
+Sizes = Annotated[tuple[AtLeastTwo, ...], BeforeValidator(numbers), Written("NUMBERS")]
+"""The same, of at least 2."""
+Seeds = Annotated[tuple[Count, ...], BeforeValidator(numbers), Written("NUMBERS")]
+"""The same, of at least 0."""
+Words = Annotated[tuple[str, ...], BeforeValidator(listed), Written("NAMES")]
+"""Names with commas between."""
+Image = Annotated[tuple[int, int, int], BeforeValidator(image_shape), Written("CHANNELSxHEIGHTxWIDTH")]
+"""The size of a model's images."""
+Methods = Annotated[tuple[str, ...], BeforeValidator(labels), Written("NAME[,KEY=VALUE...]", many=True)]
+"""Methods with commas between; a part KEY=VALUE belongs to the name before it."""
+NamedMethods = Annotated[
+    tuple[str, ...], BeforeValidator(labels), Written("NAME[,KEY=VALUE...]", many=True, argument=True)
+]
+"""The same, as the words after the command."""

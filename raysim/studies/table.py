@@ -1,0 +1,90 @@
+"""Rows of a study, one a repeat or seed, gathered into values with their median, quartiles and interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysim.formats import significant
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Values:
+    """What repeats or seeds gave [R], in their order; NaN is left out of everything below."""
+
+    all: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Values:
+        """From any numbers."""
+        return cls(np.array(list(values), np.float64))
+
+    @property
+    def known(self) -> NDArray[np.float64]:
+        """Those that are numbers."""
+        return self.all[~np.isnan(self.all)]
+
+    @property
+    def median(self) -> float:
+        """The median; NaN without a value."""
+        return float(np.median(self.known)) if self.known.size else float("nan")
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The first and the third quartile (numpy's linear interpolation)."""
+        if not self.known.size:
+            return float("nan"), float("nan")
+        low, high = np.quantile(self.known, (0.25, 0.75))
+        return float(low), float(high)
+
+    @property
+    def mean(self) -> float:
+        """The mean; NaN without a value."""
+        return float(self.known.mean()) if self.known.size else float("nan")
+
+    @property
+    def half_interval(self) -> float:
+        """Half the width of the mean's 95 % confidence interval (Student's t); NaN below two values."""
+        from scipy import stats
+
+        count = self.known.size
+        if count < 2:
+            return float("nan")
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * self.known.std(ddof=1) / np.sqrt(count))
+
+    def __str__(self) -> str:
+        low, high = self.quartiles
+        return f"{significant(self.median)} ({significant(low)} to {significant(high)})"
+
+
+def gathered(table: pa.Table, value: str, *by: str) -> dict[Any, Values]:
+    """The values of a column by the columns that name a group, groups in the order of their first row.
+
+    Keys are tuples, or single values where there is but one column.
+    """
+    groups = table.select([*by, value]).group_by(list(by), use_threads=False).aggregate([(value, "list")])
+    lists = groups.column(f"{value}_list").to_pylist()
+    keys = list(zip(*(groups.column(name).to_pylist() for name in by), strict=True))
+    return {
+        key if len(by) > 1 else key[0]: Values.of(float("nan") if v is None else v for v in found)
+        for key, found in zip(keys, lists, strict=True)
+    }
+
+
+def ordered(table: pa.Table, column: str) -> list[Any]:
+    """The different values of a column, in the order of their first row."""
+    return list(dict.fromkeys(table.column(column).to_pylist()))
+
+
+def medians(sizes: Sequence[Any], found: dict[Any, Values], *rest: Any) -> list[float]:
+    """The medians of `found[size, *rest]`."""
+    return [found[(size, *rest) if rest else size].median for size in sizes]
