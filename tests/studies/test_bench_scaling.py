@@ -207,7 +207,7 @@ def test_peaks_of_a_process():
     peaks = ProcessPeaks(lambda: [psutil.Process()])
     before = peaks.total
     held = np.ones(2**23)  # 64 MiB
-    peaks._look([psutil.Process()])
+    peaks._look()
     del held
     total, largest = peaks.stop()
     assert total == largest
