@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
-from raysim.defense import Verdict, check_setting
+from raysim.defense import Verdict
 from raysim.errors import ConfigError
 from raysim.studies.costs import kernels
 from raysim.studies.costs.defense_cost import (

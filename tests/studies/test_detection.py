@@ -114,13 +114,12 @@ def test_plans_that_cannot_be_are_refused(changed, key):
 def test_every_cell_is_a_configuration_that_its_defense_accepts():
     from raysim.composition.methods import make_defense
     from raysim.context import Setting
+    from raysim.defense import check_setting
 
     plan = DetectionPlan()
     for cell in Detection().cells(plan):
         config = plan.config(cell)
-        check_setting(
-            make_defense(config), Setting(24, 24, 3, config.rounds, 10, config.server_data.samples)
-        )
+        check_setting(make_defense(config), Setting(24, 24, 3, config.rounds, 10, config.server_data.samples))
         assert config.population.num_malicious == 3
 
 
