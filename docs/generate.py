@@ -19,6 +19,7 @@ import raysim
 from raysim.cli.main import app
 from raysim.composition.registry import catalogue, papers
 from raysim.config.explain import Key, explained
+from raysim.config.preset_list import preset_descriptions
 from raysim.presets import generated
 from raysim.runs.directory import COLUMNS
 
@@ -93,7 +94,7 @@ def presets() -> Iterator[str]:
     yield "Whole experiments, to run (`raysim run PRESET`) or to start from (`raysim show PRESET > mine.yaml`). With"
     yield "`--scale small` each runs in seconds to minutes, with stand-ins for what is too large."
     paper = None
-    for name, description in catalogue("presets").items():
+    for name, description in preset_descriptions().items():
         above = name.partition("-")[0] if name in generated() else ""
         if above != paper:
             paper = above

@@ -175,8 +175,8 @@ def _converted(annotation: Any, value: Any) -> Any:
 def _unbounded(annotation: Any) -> Any:
     """The annotation without bounds on its numbers."""
     bare, _ = _split(annotation)
-    if (members := _members(bare)) != (bare,):
-        return Union[tuple(map(_unbounded, members))]  # noqa: UP007 (made from a tuple)
+    if (parts := members(bare)) != (bare,):
+        return Union[tuple(map(_unbounded, parts))]  # noqa: UP007 (made from a tuple)
     if (item := _item(bare)) is not None:
         return get_origin(bare)[(_unbounded(item), ...) if get_origin(bare) is tuple else _unbounded(item)]
     return bare
@@ -186,9 +186,9 @@ def rule(annotation: Any, value: Any = 0) -> str:
     """What an annotation asks for, to follow "must": `be at least 1, or null`; of a number also the kind, which the
     value does not have: `be a whole number, at least 1`.
     """
-    alternatives = [_rule(part, value) for part in _members(annotation) if part is not type(None)]
+    alternatives = [_rule(part, value) for part in members(annotation) if part is not type(None)]
     words = ", or ".join(dict.fromkeys(alternatives))
-    return f"{words}, or null" if type(None) in _members(annotation) else words
+    return f"{words}, or null" if type(None) in members(annotation) else words
 
 
 def allowed(annotation: Any) -> str:
@@ -198,7 +198,7 @@ def allowed(annotation: Any) -> str:
     ('at least 1', '[0, 1]', 'batch, group', '')
     """
     found = []
-    for part in _members(annotation):
+    for part in members(annotation):
         bare, bounds = _split(part)
         if get_origin(bare) is Literal:
             found.append(", ".join(map(str, get_args(bare))))
@@ -212,7 +212,7 @@ def allowed(annotation: Any) -> str:
 def type_name(annotation: Any) -> str:
     """The bare type of an option as people read it: `int or null`, `name`, `list of int`."""
     names = []
-    for part in _members(annotation):
+    for part in members(annotation):
         bare, _ = _split(part)
         if bare is type(None):
             names.append("null")
@@ -227,12 +227,12 @@ def type_name(annotation: Any) -> str:
     return " or ".join(dict.fromkeys(names))
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
     """The alternatives of a union; the annotation itself where it is none."""
     if get_origin(annotation) is Annotated and not _split(annotation)[1]:
-        return _members(get_args(annotation)[0])
+        return members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(member for part in get_args(annotation) for member in _members(part))
+        return tuple(member for part in get_args(annotation) for member in members(part))
     return (annotation,)
 
 
@@ -246,7 +246,7 @@ def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _item(annotation: Any) -> Any:
     """What a sequence is made of; None where the annotation allows no sequence of one kind."""
-    for part in _members(annotation):
+    for part in members(annotation):
         bare, _ = _split(part)
         args = get_args(bare)
         if get_origin(bare) in (list, Sequence) or (get_origin(bare) is tuple and args[1:] == (Ellipsis,)):
@@ -255,11 +255,11 @@ def _item(annotation: Any) -> Any:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    return {_split(part)[0] for part in _members(annotation)}
+    return {_split(part)[0] for part in members(annotation)}
 
 
 def _allows(annotation: Any, value: Any) -> bool:
-    return any(_allows_one(*_split(part), value) for part in _members(annotation))
+    return any(_allows_one(*_split(part), value) for part in members(annotation))
 
 
 def _allows_one(bare: Any, bounds: tuple[Any, ...], value: Any) -> bool:
@@ -317,7 +317,7 @@ def _nearest(annotation: Any, value: Any, default: Any) -> Any:
     between = isinstance(value, float) and math.isfinite(value) and int in _kinds(annotation)
     if between and _allows(annotation, whole := round(value)):
         return whole
-    for bare, bounds in map(_split, _members(annotation)):
+    for bare, bounds in map(_split, members(annotation)):
         if get_origin(bare) is Literal and isinstance(value, str):
             return nearest_name(value, [choice for choice in get_args(bare) if isinstance(choice, str)])
         if isinstance(value, Real):

@@ -16,6 +16,7 @@ import raysim
 from raysim.cli.bench import app as bench_app
 from raysim.cli.cluster import app as cluster_app
 from raysim.cli.following import conclude, followed, introduce, subject
+from raysim.cli.listing import list_names
 from raysim.cli.options import Address, Backend, Debug, Explain, RunPath
 from raysim.cli.replay import replay
 from raysim.cli.reproduce import reproduce
@@ -31,16 +32,6 @@ from raysim.version import __version__
 
 if TYPE_CHECKING:
     from raysim.presets import Scale
-
-KINDS = {
-    "attacks": "what malicious clients do: attack.name",
-    "defenses": "how the server judges and combines updates: defense.name",
-    "datasets": "what is learned: data.name",
-    "models": "the network that is trained: model.name",
-    "partitions": "how training samples are split among clients: data.partition.name",
-    "updates": "where a round's updates come from: updates.name",
-    "presets": "whole experiments, to run or to start from",
-}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,6 +82,7 @@ def _root(
     raysim run                             the quickstart: half a minute, no download
     raysim run defense.name=krum rounds=5  the same with keys changed
     raysim list defenses                   names to choose from
+    raysim list defense flame              options of one, what it needs, how to use it
     raysim show > mine.yaml                every key, in a file to edit and run
     raysim run --help                      more about a command
     """
@@ -264,32 +256,7 @@ def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = F
 app.command()(replay)
 
 
-@app.command(name="list")
-def list_names(
-    kind: Annotated[
-        str | None, typer.Argument(metavar="|".join(KINDS), help="What to list.", show_default=False)
-    ] = None,
-) -> None:
-    """List what a configuration can name, with one line on each; of attacks and defenses also the paper.
-
-    \b
-    raysim list defenses
-    raysim list presets
-    """
-    with exit_status():
-        if kind is None:
-            rows = [[f"raysim list {name}", text] for name, text in KINDS.items()]
-        else:
-            from raysim.composition.registry import catalogue, papers
-
-            cited = papers(kind)
-            rows = [
-                [name, text, cited[name]] if cited else [name, text] for name, text in catalogue(kind).items()
-            ]
-        table = results.grid()
-        for row in rows:
-            table.add_row(*row)
-        results.console().print(table)
+app.command(name="list")(list_names)
 
 
 @app.command()

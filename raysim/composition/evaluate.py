@@ -165,6 +165,7 @@ def evaluate_round(
 
 def _made(name: str | Defense, hyper_parameters: dict[str, Any]) -> Defense:
     # The composition root imports the table of this package, which is being filled when this module is read.
+    from raysim.composition.given import instances
     from raysim.composition.registry import make
 
     if not isinstance(name, str | Defense):
@@ -172,6 +173,7 @@ def _made(name: str | Defense, hyper_parameters: dict[str, Any]) -> Defense:
         raise ConfigError("defense.name", "must be the name of a defense, or a Defense", name, nearest)
     if not isinstance(name, Defense):
         return make("defense", DEFENSES, Component(**{**hyper_parameters, "name": name}), Defense)
+    instances("defense", name.steps if isinstance(name, Chain) else name, Defense)
     if hyper_parameters:
         raise ConfigError("hyper-parameters", "must be set on the defense that is given", [*hyper_parameters])
     return name

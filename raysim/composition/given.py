@@ -39,12 +39,12 @@ class Given:
     def defenses(self) -> tuple[Defense, ...] | None:
         """The steps of the defense."""
         steps = self.defense.steps if isinstance(self.defense, Chain) else self.defense
-        return None if steps is None else _instances("defense", steps, Defense)
+        return None if steps is None else instances("defense", steps, Defense)
 
     @property
     def attacks(self) -> tuple[Attack, ...] | None:
         """The attacks, in order."""
-        return None if self.attack is None else _instances("attack", self.attack, Attack)
+        return None if self.attack is None else instances("attack", self.attack, Attack)
 
     def named_in(self, config: ExperimentConfig) -> ExperimentConfig:
         """The configuration with these objects in place of what it names; refused where it names other objects.
@@ -93,7 +93,8 @@ def model_digest(initial: np.ndarray, names: Sequence[str]) -> str:
     return hashlib.sha256(repr(list(names)).encode() + initial.tobytes()).hexdigest()[:16]
 
 
-def _instances(group: str, given: Any, base: type) -> tuple[Any, ...]:
+def instances(group: str, given: Any, base: type) -> tuple[Any, ...]:
+    """The objects given for a group; ConfigError where one is no instance of a frozen dataclass that derives from base."""
     items = tuple(given) if isinstance(given, list | tuple) else (given,)
     for item in items:
         if not isinstance(item, base) or not dataclasses.is_dataclass(item):

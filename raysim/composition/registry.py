@@ -11,7 +11,6 @@ from attacks.table import ATTACKS
 from defenses.table import DEFENSES
 from raysim import data as datasets
 from raysim.composition.lookup import entry_points, find, imported, loaded
-from raysim.config.load import preset_names, read_yaml
 from raysim.config.schema import Component
 from raysim.data.partition import PARTITIONS
 from raysim.defense import Defense, title
@@ -19,7 +18,6 @@ from raysim.engine.drawn_updates import UPDATES
 from raysim.errors import ConfigError, unknown_name
 from raysim.models import MODELS, Architecture
 from raysim.options import construct
-from raysim.presets import PRESETS, generated
 
 Method = TypeVar("Method")
 
@@ -37,10 +35,8 @@ TABLES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 def catalogue(kind: str) -> Mapping[str, str]:
     """Name -> one-line description, for `raysim list KIND`."""
-    if kind == "presets":
-        return {name: _preset_description(name) for name in preset_names()}
     if kind not in TABLES:
-        raise unknown_name("list", kind, [*TABLES, "presets"])
+        raise unknown_name("list", kind, TABLES)
     group, table = TABLES[kind]
     offered = {name: loaded(group, point) for name, point in entry_points(group, table).items()}
     return {name: _first_line(thing) for name, thing in {**table, **offered}.items()}
@@ -79,7 +75,7 @@ def make(
     """
     cls = find(group, table, component.name)
     if component.name not in table:
-        _check_class(group, component.name, cls, base)
+        check_class(group, component.name, cls, base)
     fields = [field.name for field in dataclasses.fields(cls) if field.init]
     beside = [key for key in type(component).model_fields if key != "name"]
     for option in component.options:
@@ -96,7 +92,7 @@ def make(
         raise error.under(group) from None
 
 
-def _check_class(group: str, name: str, cls: Any, base: type | None) -> None:
+def check_class(group: str, name: str, cls: Any, base: type | None) -> None:
     """A class of a user's own must be a dataclass of the right kind."""
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base or object)):
         kind = f" that derives from raysim.{base.__name__}" if base else ""
@@ -115,16 +111,3 @@ def _first_line(thing: Any) -> str:
         getattr(thing, "description", None) if isinstance(thing, Architecture) else inspect.getdoc(thing)
     )
     return (described or "").partition("\n")[0]
-
-
-def _preset_description(name: str) -> str:
-    if preset := generated().get(name):
-        return preset.description
-    for line in (PRESETS / f"{name}.yaml").read_text().splitlines():
-        if line.startswith("#"):
-            return line.lstrip("# ").strip()
-    return ", ".join(
-        f"{group} {value.get('name')}"
-        for group, value in read_yaml(name).items()
-        if isinstance(value, dict) and "name" in value
-    )

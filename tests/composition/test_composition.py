@@ -334,7 +334,6 @@ def test_every_registered_name_has_a_description():
         found = catalogue(kind)
         assert list(found) == list(table)
         assert all(len(line) > 10 for line in found.values())
-    assert "quickstart" in catalogue("presets")
     assert "iid" in catalogue("partitions")
     with pytest.raises(ConfigError, match=r"list: must be one of .* did you mean 'defenses'\?"):
         catalogue("defences")

@@ -17,7 +17,7 @@ from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models.recipe import ModelRecipe
-from raysim.options import _members, option_annotations
+from raysim.options import members, option_annotations
 from raysim.requirement import Requirement as R
 from tests.contract.test_contract_defenses import CLIENTS, EARLY, FACTORY, SMALLER, random_rows, server_data
 
@@ -81,7 +81,7 @@ def variants(name: str) -> Iterator[Defense]:
     cls, small = DEFENSES[name], {**SMALLER.get(name, {}), **EARLY.get(name, {})}
     yield cls(**small)
     for option, annotation in option_annotations(cls).items():
-        for part in _members(annotation):
+        for part in members(annotation):
             choices = get_args(part) if get_origin(part) is Literal else (True, False) if part is bool else ()
             for choice in choices:
                 yield cls(**{**small, option: choice})
