@@ -241,3 +241,26 @@ class Crash(Defense):
 
 def _divide(a, b):
     return a // b
+
+
+@dataclass(frozen=True)
+class Hang(Attack):
+    """A compromised client never answers; `swallow`: it catches whatever interrupts it once."""
+
+    swallow: bool = False
+
+    def train(self, honest_train, data, ctx):
+        try:
+            time.sleep(60)
+        except BaseException:
+            if not self.swallow:
+                raise
+        time.sleep(60)
+
+
+@dataclass(frozen=True)
+class PoisonRaises(Attack):
+    """A compromised client fails while it prepares its data, to train in a stack with others."""
+
+    def poison_data(self, data, ctx):
+        raise ValueError("no such trigger")

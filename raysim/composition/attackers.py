@@ -6,7 +6,8 @@ import numpy as np
 
 from raysim import rng
 from raysim.composition.methods import Methods, make_methods
-from raysim.config.schema import ExperimentConfig, numbered
+from raysim.config.keys import numbered
+from raysim.config.schema import ExperimentConfig
 from raysim.engine.campaigns import Campaign, Schedule
 from raysim.engine.drawn_updates import Planted, acts_in_training
 from raysim.errors import ConfigError

@@ -20,8 +20,8 @@ from raysim.composition.methods import Methods, make_methods, written_out
 from raysim.composition.network import make_network
 from raysim.composition.resources import clients_per_stack, resolved
 from raysim.composition.samples import deal, hold_one, load_data, set_aside
-from raysim.config.keys import asked
-from raysim.config.schema import ExperimentConfig, numbered
+from raysim.config.keys import asked, numbered
+from raysim.config.schema import ExperimentConfig
 from raysim.context import ServerData, Setting
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.given import digest as data_digest
@@ -170,6 +170,8 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
         evaluation_batch=config.evaluation.batch_size,
         clients_per_stack=together,
         synthetic=synthetic,
+        client_timeout_s=config.resources.client_timeout_s,
+        drop_failing=config.population.on_client_error == "drop",
     )
     train_set, partition = prepared.train_set, prepared.partition
     return Experiment(

@@ -16,8 +16,9 @@ import numpy as np
 
 from raysim.attack import Attack
 from raysim.composition.lookup import OBJECT
+from raysim.config.keys import numbered
 from raysim.config.schema import AttackConfig as AttackKeys
-from raysim.config.schema import Component, ExperimentConfig, numbered
+from raysim.config.schema import Component, ExperimentConfig
 from raysim.defense import Chain, Defense
 from raysim.errors import ConfigError
 

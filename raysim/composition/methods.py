@@ -15,7 +15,8 @@ from defenses.table import DEFENSES
 from raysim.attack import Attack
 from raysim.composition.given import Given
 from raysim.composition.registry import make
-from raysim.config.schema import Component, ExperimentConfig, numbered
+from raysim.config.keys import numbered
+from raysim.config.schema import Component, ExperimentConfig
 from raysim.data.partition import PARTITIONS, Partitioner
 from raysim.defense import Chain, Defense, chain
 from raysim.engine.drawn_updates import UPDATES, Synthetic, Trained

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from raysim.errors import ConfigError, RaysimError
 
@@ -29,3 +30,8 @@ def asked(group: str, component: object, **elsewhere: str) -> Iterator[None]:
         except (Exception, SystemExit) as error:
             rule = f"must name what can be set up; it fails with {type(error).__name__}: {error}"
             raise ConfigError(f"{group}.name", rule, type(component).__name__) from error
+
+
+def numbered(group: str, items: Sequence[Any], number: int) -> str:
+    """The dotted key of one of a group's items: with its number only where there are several."""
+    return group if len(items) == 1 else f"{group}.{number}"

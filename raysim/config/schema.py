@@ -8,7 +8,7 @@ are checked against the component when the experiment is composed (raysim.compos
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from raysim.config.cross_checks import check_across_keys
 from raysim.config.method_text import parse_method
 from raysim.config.validation import Location, refusal
 from raysim.errors import ConfigError
@@ -103,6 +104,15 @@ class PopulationConfig(Group):
     placement: Literal["last", "random"] | list[Whole] = Field(
         "last",
         description="which clients are malicious: the last ids, ids drawn from the seed, or those listed",
+    )
+    min_cohort: Whole | None = Field(
+        None,
+        ge=1,
+        description="usable uploads that a round needs; with fewer it does not count: the global model stays; null: 1",
+    )
+    on_client_error: Literal["stop", "drop"] = Field(
+        "stop",
+        description="a client whose code raises: stop: the run fails and names it; drop: it is a recorded dropout",
     )
     mode: Literal["replace", "append"] = Field(
         "replace", description="replace: the malicious are among `clients`; append: they come on top of them"
@@ -187,7 +197,7 @@ class ServerDataConfig(Group):
 
 
 class ResourcesConfig(Group):
-    """Where the work runs. None of these keys changes a result."""
+    """Where the work runs. None of these keys changes a result, but for clients that are lost or run out of time."""
 
     client_cpus: float = Field(
         0.0, ge=0, description="CPU share one client reserves; an actor reserves the sum"
@@ -197,6 +207,17 @@ class ResourcesConfig(Group):
     )
     clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST)] = Field(
         "auto", description="clients that one actor hosts; 1: an actor per client; auto: a rule"
+    )
+    client_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds that a client which trains alone may take (attackers, large models) before it is a "
+        "recorded dropout; a call of n clients that never comes back is ended after n times that and a minute; null: any",
+    )
+    lost_clients: Literal["split", "drop"] = Field(
+        "split",
+        description="clients of a call whose process was killed time and again, also for want of memory: split: they "
+        "are tried in ever smaller calls; drop: all are recorded dropouts",
     )
     server_gpus: float = Field(0.0, ge=0, description="GPUs that the Server actor reserves")
     threads: Whole = Field(1, ge=1, description="BLAS and torch threads of every process")
@@ -284,7 +305,7 @@ class ExperimentConfig(Group):
             super().__init__(**values)
         except ValidationError as error:
             raise refusal(error, partial(_dotted, values), type(self)) from None
-        check_population(self)
+        check_across_keys(self)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> ExperimentConfig:
@@ -317,57 +338,6 @@ class ExperimentConfig(Group):
         """A copy with keys of groups decided by rules, whose values are right by construction: nothing is checked."""
         changed = {group: getattr(self, group).model_copy(update=keys) for group, keys in groups.items()}
         return self.model_copy(update=changed)
-
-
-def numbered(group: str, items: Sequence[Any], number: int) -> str:
-    """The dotted key of one of a group's items: with its number only where there are several."""
-    return group if len(items) == 1 else f"{group}.{number}"
-
-
-def check_population(config: ExperimentConfig) -> None:
-    """The rules that tie keys of different groups together and need no component."""
-    population = config.population
-    count = population.num_malicious
-    if isinstance(population.malicious, float) and population.malicious >= 1 and population.malicious % 1:
-        raise ConfigError(
-            "population.malicious",
-            "must be a whole number, or a fraction below 1",
-            population.malicious,
-            count,
-        )
-    if population.mode == "replace" and count > population.clients:
-        raise ConfigError(
-            "population.malicious", f"must not exceed population.clients ({population.clients})",
-            population.malicious, population.clients,
-        )  # fmt: skip
-    if population.cohort_size > population.total:
-        raise ConfigError(
-            "population.cohort", f"must not exceed the population of {population.total}",
-            population.cohort, population.total,
-        )  # fmt: skip
-    if isinstance(population.placement, list):
-        ids = population.placement
-        if len(set(ids)) != len(ids) or any(not 0 <= i < population.total for i in ids):
-            raise ConfigError(
-                "population.placement", f"must list distinct client ids from 0 to {population.total - 1}", ids
-            )
-        if len(ids) != count:
-            raise ConfigError(
-                "population.placement", f"must list as many ids as population.malicious ({count})", ids
-            )
-        if population.mode == "append":
-            raise ConfigError(
-                "population.placement", "must be last or random with population.mode=append", ids, "last"
-            )
-    if not config.defense:
-        raise ConfigError("defense", "must name at least one defense", None, "fedavg")
-    for number, attack in enumerate(config.attack):
-        group = numbered("attack", config.attack, number)
-        if attack.schedule.stop is not None and attack.schedule.stop <= attack.schedule.start:
-            raise ConfigError(
-                f"{group}.schedule.stop", f"must be greater than {group}.schedule.start",
-                attack.schedule.stop, attack.schedule.start + 1,
-            )  # fmt: skip
 
 
 def _dotted(values: Mapping[str, Any], location: Location) -> str:

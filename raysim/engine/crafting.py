@@ -12,7 +12,7 @@ import numpy as np
 from raysim.array_checks import as_array, described
 from raysim.attack import Attack, View, Visibility
 from raysim.backends.base import Backend, Reference, located
-from raysim.config.schema import numbered
+from raysim.config.keys import numbered
 from raysim.context import Context, State
 from raysim.engine.experiment import Experiment, RunState, Uploads, active_attackers, round_context
 from raysim.engine.host import NEGATIVE_VARIANCE

@@ -20,6 +20,7 @@ from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
 from raysim.engine.campaigns import HONEST, Campaign, commanded
 from raysim.engine.drawn_updates import Planted, Synthetic
+from raysim.engine.time_limit import OutOfTime, time_limit
 from raysim.errors import RaysimError, RunError
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import maxima_of, put_row, zero_tiles
@@ -50,6 +51,10 @@ class HostSetup:
     """How updates are drawn; None: they are trained."""
     attack_std: tuple[float, ...] | None = None
     """What attackers' and test images are divided by instead of `std`; None: the same."""
+    client_timeout_s: float | None = None
+    """Seconds that a client which trains alone may take; None: any."""
+    drop_failing: bool = False
+    """Whether a client whose code raises is a dropout; otherwise its error ends the run."""
 
     def attackers(self, round: int) -> np.ndarray:
         """Sorted ids of the clients that attack in this round."""
@@ -149,9 +154,11 @@ class ClientHost:
             if len(group) > 1:
                 trained = self._upload_together(tiles, group, order, members, global_vector, previous)
             else:
-                with _naming(order.round, members):
-                    write = partial(put_row, tiles, group[0])
-                    trained = [self._upload(write, order, members[0], global_vector, previous)]
+                write = partial(put_row, tiles, group[0])
+                work = partial(self._upload, write, order, members[0], global_vector, previous)
+                trained = [self._attempt(order, members[0], work)]
+                if trained[0].reason:  # also where the time was up in the middle of writing
+                    write(np.zeros(self.setup.layout.num_columns, np.float32))
             metas.update(zip(group.tolist(), trained, strict=True))
         return (*tiles, _with_maxima(tiles, [metas[position] for position in range(len(clients))]))
 
@@ -191,6 +198,20 @@ class ClientHost:
         images = normalise(self.train_set.images[indices], self.setup.mean, std).numpy()
         return ClientData(images, self.train_set.labels[indices].astype(np.int64))
 
+    def _attempt(self, order: RoundOrder, client: int, work: Callable[[], Any]) -> Any:
+        """What `work` returns; where the client drops out instead, the note that says why."""
+        limit = self.setup.client_timeout_s
+        try:
+            with _naming(order.round, [client]), time_limit(limit):
+                return work()
+        except OutOfTime:
+            reason = f"timed out after {limit:g} s"
+        except RunError as error:
+            if not self.setup.drop_failing:
+                raise
+            reason = f"raised {error.problem[:REASON_LENGTH]}"
+        return UploadMeta(client, len(self._indices(client)), float("nan"), reason)
+
     def _upload(
         self,
         write: Callable[[np.ndarray], None],
@@ -224,24 +245,29 @@ class ClientHost:
     ) -> list[UploadMeta]:
         """Train clients that train honestly, each on its own data, into their rows of the tiles."""
         assert self.cohort_trainer is not None, "groups of several are formed only where there is one"
-        data, contexts = [], []
-        for client in clients:
-            with _naming(order.round, [client]):
-                own, _, context = self._prepare(order, client, global_vector, previous)
-            data.append(own)
-            contexts.append(context)
-        with _naming(order.round, clients):
-            updates, losses = self.cohort_trainer.fit(
-                global_vector,
-                data,
-                [("train", order.round, client) for client in clients],
-                seed=self.setup.seed,
-                learning_rate=self.setup.learning_rate(order.round),
+        metas, ready = {}, []
+        for place, client in zip(places, clients, strict=True):
+            found = self._attempt(
+                order, client, partial(self._prepare, order, client, global_vector, previous)
             )
-        return [
-            self._accept(partial(put_row, tiles, place), update, context, len(own), float(loss))
-            for place, update, context, own, loss in zip(places, updates, contexts, data, losses, strict=True)
-        ]
+            if isinstance(found, UploadMeta):
+                metas[client] = found
+            else:
+                ready.append((place, client, found[0], found[2]))
+        if ready:
+            members = [client for _, client, _, _ in ready]
+            with _naming(order.round, members):
+                updates, losses = self.cohort_trainer.fit(
+                    global_vector,
+                    [data for _, _, data, _ in ready],
+                    [("train", order.round, client) for client in members],
+                    seed=self.setup.seed,
+                    learning_rate=self.setup.learning_rate(order.round),
+                )
+            for (place, client, data, context), update, loss in zip(ready, updates, losses, strict=True):
+                write = partial(put_row, tiles, place)
+                metas[client] = self._accept(write, update, context, len(data), float(loss))
+        return [metas[client] for client in clients]
 
     def _prepare(
         self, order: RoundOrder, client: int, global_vector: np.ndarray, previous: np.ndarray | None
@@ -290,6 +316,9 @@ def _with_maxima(tiles: Sequence[np.ndarray], metas: Sequence[UploadMeta]) -> li
     """The notes with what is known of their rows' values, for sums that are formed without reading them first."""
     return [replace(meta, maxima=row) for meta, row in zip(metas, maxima_of(tiles), strict=True)]
 
+
+REASON_LENGTH = 200
+"""Characters of an error that a dropout's reason repeats."""
 
 NEGATIVE_VARIANCE = "negative variance"
 """Why an upload is rejected that takes a running variance below 0: the model would answer with NaN."""

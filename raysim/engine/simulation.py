@@ -157,6 +157,7 @@ def run_round(
     stage = stage_ahead(experiment, backend, state, published)
     uploads = train(experiment, backend, state.round, cohort, published, previous, stage)
     uploads, attack_states, notes = let_attackers_craft(experiment, backend, state, published, uploads)
+    uploads = require_quorum(experiment, uploads)
     usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
     verdict, defense_state = judge(experiment, backend, state, published, uploads.updates, usable)
     new_vector = apply(verdict, uploads.updates, usable, state.global_vector)
@@ -281,6 +282,16 @@ def split_cohort(
     places = np.flatnonzero(whole)[::-1]
     ends = {int(places[np.abs(places - end).argmin()]) for end in range(size, len(cohort), size)}
     return np.split(cohort, sorted(ends - {0, len(cohort)}))
+
+
+def require_quorum(experiment: Experiment, uploads: Uploads) -> Uploads:
+    """The uploads as they are, or, where fewer can be used than `population.min_cohort`, all of them set aside."""
+    wanted = experiment.config.population.min_cohort or 1
+    usable = [client for client in uploads.updates.client_ids.tolist() if client not in uploads.reasons]
+    if len(usable) >= wanted:
+        return uploads
+    too_few = f"no quorum: {len(usable)} usable uploads, population.min_cohort is {wanted}"
+    return replace(uploads, reasons={**uploads.reasons, **dict.fromkeys(usable, too_few)})
 
 
 def judge(
