@@ -6,6 +6,7 @@ generated whole. Nothing here is typed by hand that the code knows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -17,7 +18,8 @@ from typer.main import get_command
 
 import raysim
 from raysim.cli.main import app
-from raysim.composition.registry import catalogue, papers
+from raysim.composition.description import Description, describe
+from raysim.composition.registry import TABLES
 from raysim.config.explain import Key, explained
 from raysim.config.preset_list import preset_descriptions
 from raysim.presets import generated
@@ -62,14 +64,34 @@ def configuration() -> Iterator[str]:
 
 
 def methods(kind: str) -> Iterator[str]:
-    """Every component of a kind: what it is, and the paper it follows."""
-    yield f"# {kind.capitalize() if kind != 'datasets' else 'Data sets'}"
-    yield ""
-    sources = papers(kind)
-    yield from ("| name | what | paper |", "|---|---|---|") if sources else ("| name | what |", "|---|---|")
-    for name, what in catalogue(kind).items():
-        paper = f" {cell(sources[name])} |" if sources else ""
-        yield f"| `{name}` | {cell(what)} |{paper}"
+    """Every component of a kind as `raysim list KIND NAME` describes it, after a table of all."""
+    yield from (
+        f"# {TITLES.get(kind, kind.capitalize())}",
+        "",
+        f"`raysim list {kind} NAME` prints one of these.",
+        "",
+    )
+    every = [describe(kind, name) for name in TABLES[kind][1]]
+    yield from ("| name | what | paper |", "|---|---|---|")
+    yield from (f"| [`{one.name}`](#{one.name}) | {cell(one.title)} | {cell(one.paper)} |" for one in every)
+    for one in every:
+        yield from method(one)
+
+
+def method(one: Description) -> Iterator[str]:
+    """One component: what it does, what it needs, its options, how it is named in a configuration."""
+    yield from ("", f"## {one.name} {{ #{one.name} }}", "", one.title)
+    for text in (one.reference, *one.text.split("\n\n")):
+        yield from ("", escaped(text))
+    if one.facts:
+        yield from ("", *(f"- *{what}*: {escaped(text)}" for what, text in one.facts))
+    if one.options:
+        yield from ("", "| option | value | default | meaning |", "|---|---|---|---|")
+        for option in one.options:
+            kind = "" if option.kind == "name" else option.kind
+            value = ", ".join(part for part in (kind, option.range) if part)
+            yield f"| `{option.name}` | {cell(value)} | `{option.default}` | {cell(option.meaning)} |"
+    yield from ("", "```console", f"$ {one.example_command}", "```")
 
 
 def command_line() -> Iterator[str]:
@@ -132,11 +154,19 @@ def directive(name: str, thing: object) -> Iterable[str]:
     return (f"::: {module.__name__}.{name}", "") if hasattr(module, name) else ()
 
 
+def escaped(text: str) -> str:
+    """Text of a docstring that is no markup, but for what stands between backticks."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([*_<\[\]|])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
+
+
 def cell(text: str) -> str:
     """Text in a cell of a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    return escaped(" ".join(text.split()))
 
 
+TITLES = {"datasets": "Data sets"}
 KINDS = ("attacks", "defenses", "models", "datasets", "partitions")
 PAGES = {
     "configuration": configuration,
