@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from defenses.clustering import gap_clusters, two_means
-from defenses.sketch import sketch, sketch_codes
+from defenses.sketch import sketch, sketch_codes, sketch_rows
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.column_tasks import BLOCK_COLUMNS
@@ -68,7 +67,7 @@ class FLDetector(Defense):
         size = state["last"].shape[1]
         with ctx.stage("sketch_codes"):
             codes = sketch_codes(updates.dim, size, ctx.lasting_generator("sketch"))
-        current = updates.reduce_columns("sketch", partial(sketch, size=size), codes)
+        current = sketch_rows(updates, codes, size, "sketch")
         state = self._enrol(state, updates.client_ids)
         place = np.searchsorted(state["clients"], updates.client_ids)
         removed = np.isin(updates.client_ids, state["removed"])
@@ -78,7 +77,7 @@ class FLDetector(Defense):
         if step is not None:
             with ctx.stage("lbfgs"):
                 change = lbfgs_product(state["steps"], state["changes"], step)
-                predicted = state["last"][place] + sketch(change[None], codes, size)
+                predicted = state["last"][place] + sketch(change, codes, size)
             distance = np.linalg.norm(predicted - current, axis=1)
             known = np.isfinite(distance) & ~removed
             total = distance[known].sum()

@@ -16,6 +16,7 @@ import numpy as np
 from raysim.context import Context, ServerData, State
 from raysim.data.client_data import ClientData
 from raysim.defense import Defense, Verdict
+from raysim.matrix.distances import products_with
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory
@@ -53,7 +54,7 @@ class FLTrust(Defense):
             ctx.seed,
             ctx.round,
         )[: updates.dim]
-        products = updates.reduce_columns("similarity", _against_reference, reference)
+        products = products_with(updates, ctx.put(reference), "similarity")
         with ctx.stage("trust"):
             own_length = np.sqrt(reference.astype(np.float64) @ reference)
             lengths = np.sqrt(products[:, 1])
@@ -86,9 +87,3 @@ def train_on_server(
     trainer = LocalTrainer(factory, layout, recipe)
     client = ClientData(np.array(data.images), np.array(data.labels))  # torch wants them writable
     return trainer.fit(global_vector, client, ("server_update", round), seed=seed)
-
-
-def _against_reference(columns: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[K, 2]: inner products with the reference, and squared norms."""
-    rows = columns.astype(np.float64)
-    return np.stack([rows @ reference.astype(np.float64), np.einsum("kc,kc->k", rows, rows)], axis=1)

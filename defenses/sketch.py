@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysim.matrix.layout import Entry
+from raysim.matrix.row_stage import RowStage, read_columns
+from raysim.matrix.updates import Updates
 
 
 def sketch_codes(
@@ -40,9 +42,24 @@ def sketch_size(codes: np.ndarray) -> int:
     return int(np.abs(codes).max(initial=0))
 
 
-def sketch(columns: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
-    """Columns [K, c] with their codes [c] projected to [K, size] float64: for `Updates.reduce_columns`."""
+def sketch(vector: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
+    """A vector [c] with its codes [c] projected to [size] float64."""
     used = np.flatnonzero(codes)
     numbers, signs = np.abs(codes[used]) - 1, np.sign(codes[used]).astype(np.float32)
-    kept = slice(None) if len(used) == len(codes) else used
-    return np.array([np.bincount(numbers, row[kept] * signs, size) for row in columns], np.float64)
+    kept = vector if len(used) == len(codes) else vector[used]
+    return np.bincount(numbers, kept * signs, size).astype(np.float64, copy=False)
+
+
+def sketch_rows(updates: Updates, codes: np.ndarray, size: int, stage: str) -> np.ndarray:
+    """Every row projected by codes [d] to [K, size] float64, where it lies."""
+    used = np.flatnonzero(codes)
+    columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
+    published = updates.backend.put(codes[columns])
+    work = RowStage(stage, _sketch_rows, (columns, published, size), buffers=False)
+    return np.array(updates.map_row_stage(work), np.float64).reshape(-1, size)
+
+
+def _sketch_rows(
+    rows: np.ndarray, tiles: Sequence[np.ndarray], columns: slice, codes: np.ndarray, size: int
+) -> list[np.ndarray]:
+    return [sketch(read_columns(row, tiles, columns)[0], codes, size) for row in rows[:, None]]

@@ -8,13 +8,12 @@ random sign projection where they are more, and standardised with the snapshots'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from defenses.flags import check_some_remain
-from defenses.sketch import sketch, sketch_codes, sketch_size
+from defenses.sketch import sketch, sketch_codes, sketch_rows, sketch_size
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense
 from raysim.matrix.layout import Layout
@@ -75,8 +74,8 @@ class SnapshotDetector(Defense):
         """The standardised surrogates of the clients' models w_G + u_i, [K, size] float32."""
         codes = self._codes(ctx)
         size = sketch_size(codes)
-        moved = updates.reduce_columns("surrogates", partial(sketch, size=size), codes)
-        return _standardise(moved + sketch(ctx.global_parameters[None], codes, size), state)
+        moved = sketch_rows(updates, codes, size, "surrogates")
+        return _standardise(moved + sketch(ctx.global_parameters, codes, size), state)
 
     def _codes(self, ctx: Context) -> np.ndarray:
         """The projection [d] (see sketch.py), the same in every round."""
@@ -113,7 +112,7 @@ def _train(
 
     def record(trainer: LocalTrainer, step: int, last: bool) -> None:
         if len(taken) < count:
-            taken.append(sketch(trainer.parameters.detach().cpu().numpy()[None], codes, size)[0])
+            taken.append(sketch(trainer.parameters.detach().cpu().numpy(), codes, size))
 
     trainer = LocalTrainer(factory, layout, recipe)
     batches = max(len(labels) // recipe.batch_size, 1)  # at least: a short last batch may be left out
