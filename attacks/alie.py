@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -64,7 +63,8 @@ class ALIE(Attack):
         if source is None or not source.num_clients:
             return None, {}
         z = deviation(view.cohort_size, view.own.num_clients) if self.z is None else self.z
-        row = partial(_shifted_mean, self.sign * z, self.ddof)
+        mean = mean_row(source, "alie")
+        row = mean + self.sign * z * std_row(source, mean, "alie", self.ddof)
         return one_row_for_all(source, view.own, "alie", row), {"z": float(z)}
 
     def diagnostics(self, state: State) -> dict[str, Any]:
@@ -83,8 +83,3 @@ def deviation(cohort_size: int, num_attackers: int) -> float:
     low, high = PROBABILITY_RANGE
     probability = (honest - supporters) / honest if honest else high
     return NormalDist().inv_cdf(min(max(probability, low), high))
-
-
-def _shifted_mean(factor: float, ddof: int, columns: np.ndarray) -> np.ndarray:
-    mean = mean_row(columns)
-    return (mean + factor * std_row(columns, mean, ddof)).astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -10,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from attacks.noise_columns import BLOCK, ColumnNoise
-from attacks.rows import everyone, gram_with, mean_row
+from attacks.rows import everyone, mean_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, Setting, State
 from raysim.errors import ConfigError
-from raysim.matrix.distances import krum_scores, refined
+from raysim.matrix.distances import krum_scores, products_with, refined
+from raysim.matrix.new_rows import rows_from
 from raysim.matrix.updates import Updates
 from raysim.options import Count, NotNegative, Positive
 
@@ -84,7 +84,7 @@ class FangKrum(Attack):
 
     def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
         """The crafted rows; None where the search failed."""
-        rows, sign, search = self._full(view) if self.knowledge == "full" else self._partial(view)
+        sign, search = self._full(view) if self.knowledge == "full" else self._partial(view)
         if search["failed"]:
             return None, search
         ids = view.own.client_ids
@@ -93,49 +93,54 @@ class FangKrum(Attack):
         ]
         lengths = self.epsilon * ctx.generator("fang_krum", "lengths").random(len(noises))
         scales = lengths / np.maximum(_noise_norms(noises, ctx), np.finfo(np.float32).tiny)
-        own = np.searchsorted(rows.client_ids, ids)
-        make = partial(_crafted_rows, sign, search["lambda"], noises, scales, own, ctx.layout.dim)
-        crafted = rows.transform("fang_krum", make, client_ids=ids, num_examples=view.own.num_examples)
+        make = partial(_crafted_row, search["lambda"], noises, scales, ctx.layout.dim)
+        crafted = rows_from(
+            view.own, np.arange(len(ids)), "fang_krum", make, ctx.put(sign),
+            client_ids=ids, num_examples=view.own.num_examples,
+        )  # fmt: skip
         return crafted, search
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """lambda, lambda_0, trials, copies (r of a partial search), failed, and the reason where it did."""
         return dict(state)
 
-    def _full(self, view: View) -> tuple[Updates, Sign, dict[str, Any]]:
-        """(rows to craft from, s as a function of their columns, what the search found)."""
+    def _full(self, view: View) -> tuple[np.ndarray, dict[str, Any]]:
+        """(s [d] float32, what the search found)."""
         rows = everyone(view)
         copies = view.own.num_clients
         assumed = copies if self.num_byzantine is None else self.num_byzantine
         neighbours = rows.num_clients - assumed - 2
         if neighbours < copies:
             rule = f"a cohort of {rows.num_clients} is smaller than num_byzantine + attackers + 2"
-            return rows, _sign_of_mean, failure(rule)
+            return np.zeros(0), failure(rule)
         is_own = np.isin(rows.client_ids, view.own.client_ids)
         gram = rows.gram("fang_krum")
         distances = refined(rows, gram, "fang_krum")
         winner = int(np.argmin(krum_scores(distances, assumed, neighbours=neighbours)))
-        dots = rows.reduce_columns("fang_krum", partial(_dot_sign, winner))
+        sign = np.sign(rows.combine(np.eye(rows.num_clients)[winner], "fang_krum"))
+        dots = products_with(rows, rows.backend.put(sign), "fang_krum")[:, 0]
         benign = np.flatnonzero(~is_own)
-        trial = KrumTrial.of(distances[np.ix_(benign, benign)], np.diag(gram)[benign], dots[benign], dots[-1])
+        trial = KrumTrial.of(
+            distances[np.ix_(benign, benign)],
+            np.diag(gram)[benign],
+            dots[benign],
+            float(np.count_nonzero(sign)),
+        )
         before = rows.client_ids[benign] < view.own.client_ids[0]
-        found = self._search(trial, neighbours, [copies], rows.dim, before)
-        members = is_own.copy()
-        members[winner] = True
-        sign = partial(_sign_of_row, int(members[:winner].sum()))
-        return rows.select(members), sign, found
+        return sign, self._search(trial, neighbours, [copies], rows.dim, before)
 
-    def _partial(self, view: View) -> tuple[Updates, Sign, dict[str, Any]]:
+    def _partial(self, view: View) -> tuple[np.ndarray, dict[str, Any]]:
         """The same from the attackers' own models only."""
         count = view.own.num_clients
         if count < 3:
-            return view.own, _sign_of_mean, failure("fewer than 3 attackers in the cohort")
-        gram = view.own.reduce_columns("fang_krum", _gram_and_sign_of_mean)
-        own = gram[:-1, :-1]
-        trial = KrumTrial.of(refined(view.own, own, "fang_krum"), np.diag(own), gram[:-1, -1], gram[-1, -1])
+            return np.zeros(0), failure("fewer than 3 attackers in the cohort")
+        gram = view.own.gram("fang_krum")
+        sign = np.sign(mean_row(view.own, "fang_krum")).astype(np.float32)
+        dots = products_with(view.own, view.own.backend.put(sign), "fang_krum")[:, 0]
+        distances = refined(view.own, gram, "fang_krum")
+        trial = KrumTrial.of(distances, np.diag(gram), dots, float(np.count_nonzero(sign)))
         before = np.zeros(count, bool)
-        found = self._search(trial, count - 2, list(range(1, count + 1)), view.own.dim, before)
-        return view.own, _sign_of_mean, found
+        return sign, self._search(trial, count - 2, list(range(1, count + 1)), view.own.dim, before)
 
     def _search(
         self, trial: KrumTrial, neighbours: int, copies: list[int], dim: int, before: np.ndarray
@@ -212,31 +217,6 @@ class KrumTrial:
         return bool((crafted < honest[before]).all() and (crafted <= honest[~before]).all())
 
 
-Sign = Callable[[np.ndarray], np.ndarray]
-"""Columns [K, c] -> signs [c]."""
-
-
-def _sign_of_row(row: int, columns: np.ndarray) -> np.ndarray:
-    signs: np.ndarray = np.sign(columns[row])
-    return signs
-
-
-def _sign_of_mean(columns: np.ndarray) -> np.ndarray:
-    signs: np.ndarray = np.sign(mean_row(columns))
-    return signs
-
-
-def _dot_sign(row: int, columns: np.ndarray) -> np.ndarray:
-    """Inner products of the K rows with s, and s^T s: [K + 1]."""
-    block = columns.astype(np.float64)
-    sign = np.sign(block[row])
-    return np.append(block @ sign, sign @ sign)
-
-
-def _gram_and_sign_of_mean(columns: np.ndarray) -> np.ndarray:
-    return gram_with(columns, lambda block: (block, _sign_of_mean(block)[None, :]))
-
-
 def _noise_norms(noises: list[ColumnNoise], ctx: Context) -> np.ndarray:
     """||xi|| of each noise over all d columns."""
     ranges = [
@@ -259,22 +239,21 @@ def _noise_squares(columns: tuple[int, int], noises: list[ColumnNoise]) -> np.nd
     return total
 
 
-def _crafted_rows(
-    sign: Sign,
+def _crafted_row(
     step: float,
     noises: list[ColumnNoise],
     scales: np.ndarray,
-    own: np.ndarray,
     dim: int,
-    columns: np.ndarray,
+    values: np.ndarray,
     first: int,
+    number: int,
+    sign: np.ndarray,
 ) -> np.ndarray:
-    """[K, c] -> [attackers, c]: -step s, the first exactly, the others with their noise; own rows' buffers."""
+    """-step s for the first attacker, with its noise for another; buffers are its own."""
     if first >= dim:
-        rows: np.ndarray = columns[own]
-        return rows
-    out = np.empty((len(own), columns.shape[1]), np.float32)
-    out[:] = -step * sign(columns)
-    for row, noise, scale in zip(out[1:], noises, scales, strict=True):
-        row += noise.uniform(first, len(row), -0.5 * scale, 0.5 * scale)
-    return out
+        return values
+    row = (-step * sign).astype(np.float32)
+    if number:
+        scale = scales[number - 1]
+        row += noises[number - 1].uniform(first, len(row), -0.5 * scale, 0.5 * scale)
+    return row

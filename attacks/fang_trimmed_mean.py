@@ -13,6 +13,7 @@ from attacks.noise_columns import ColumnNoise
 from attacks.rows import everyone, mean_row, std_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
+from raysim.matrix.new_rows import rows_from
 from raysim.matrix.updates import Updates
 from raysim.options import Count
 
@@ -59,8 +60,7 @@ class FangTrimmedMean(Attack):
         ids = view.own.client_ids
         noises = [ColumnNoise(ctx.seed, (ctx.role, ctx.round, int(client), STAGE)) for client in ids]
         if self.knowledge == "partial":
-            make = partial(_beyond_own, noises, ctx.layout.dim)
-            return view.own.transform(STAGE, make), {"failed": False}
+            return self._beyond_own(view.own, noises, ctx), {"failed": False}
         if view.benign is None or not view.benign.num_clients:
             return None, {"failed": True}
         rows = everyone(view)
@@ -71,6 +71,17 @@ class FangTrimmedMean(Attack):
             STAGE, make, ctx.published, client_ids=ids, num_examples=view.own.num_examples
         )
         return crafted, {"failed": False}
+
+    def _beyond_own(self, own: Updates, noises: list[ColumnNoise], ctx: Context) -> Updates:
+        """Rows 3 to 4 standard deviations from the mean of the attackers' own, each with its own buffers."""
+        mean = mean_row(own, STAGE)
+        step = -np.sign(mean) * std_row(own, mean, STAGE)  # 0 where the mean has not moved
+        ends = (ctx.put((mean + 3 * step).astype(np.float32)), ctx.put(step.astype(np.float32)))
+        make = partial(_drawn_row, noises, own.dim)
+        return rows_from(
+            own, np.arange(len(noises)), STAGE, make, *ends,
+            client_ids=own.client_ids, num_examples=own.num_examples,
+        )  # fmt: skip
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """failed: whether there was nothing to craft from."""
@@ -115,14 +126,17 @@ def _beyond_benign(
     return _draw_between(noises, first, edge, reach)
 
 
-def _beyond_own(noises: list[ColumnNoise], dim: int, columns: np.ndarray, first: int) -> np.ndarray:
-    """[c attackers, c] -> the same shape: 3 to 4 standard deviations from their mean; buffers as they are."""
-    if first >= dim:
-        return columns
-    mean = mean_row(columns)
-    sign, std = np.sign(mean), std_row(columns, mean)
-    edge, reach = mean - 3 * sign * std, -sign * std  # 0 and 0 where the mean has not moved
-    return _draw_between(noises, first, edge.astype(np.float32), reach.astype(np.float32))
+def _drawn_row(
+    noises: list[ColumnNoise],
+    dim: int,
+    values: np.ndarray,
+    first: int,
+    number: int,
+    edge: np.ndarray,
+    reach: np.ndarray,
+) -> np.ndarray:
+    """edge + t reach for one attacker; its buffers as they are."""
+    return values if first >= dim else _draw_between([noises[number]], first, edge, reach)[0]
 
 
 def _draw_between(noises: list[ColumnNoise], first: int, edge: np.ndarray, reach: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,10 +18,12 @@ from attacks.graph_autoencoder import (
     laplacian_basis,
     repeated,
 )
-from attacks.rows import buffer_row, mean_row
+from attacks.rows import mean_buffers, mean_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
-from raysim.matrix.layout import Layout
+from raysim.matrix.distances import squares_about
+from raysim.matrix.new_rows import rows_from
+from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import AtLeastTwo, Count, NotNegative, Positive, PositiveInt
 
@@ -106,13 +109,11 @@ class GAE(Attack):
         count = min(self.num_coordinates, heard.dim)
         chosen = ctx.lasting_generator("gae", "coordinates").choice(heard.dim, count, replace=False)
         coordinates = np.sort(chosen)
-        place = np.full(heard.dim, -1, np.int32)
-        place[coordinates] = np.arange(count, dtype=np.int32)
-        measured = heard.reduce_columns("gae_measure", partial(_measure, count), place)
-        updates, distances, mean_norm = (
-            measured[:, :count],
-            np.sqrt(measured[:, count]),
-            measured[0, -1] ** 0.5,
+        mean = mean_row(heard, "gae_measure")
+        published, mean_norm = ctx.put(mean), float(np.einsum("c,c->", mean, mean)) ** 0.5
+        distances = np.sqrt(squares_about(heard, published, "gae_measure"))
+        updates = np.array(
+            heard.map_row_stage(RowStage("gae_measure", _columns, (coordinates,), buffers=False))
         )
 
         features = updates
@@ -128,18 +129,19 @@ class GAE(Attack):
         direction = updates.mean(0) / mean_norm if mean_norm > 0 else np.zeros(count)
         made = [self._ascend(row, direction, mean_norm > 0, bound) for row in rows]
         alphas, betas, lengths = (np.array(values) for values in zip(*made, strict=True))
-        crafted = heard.transform(
-            "gae",
-            partial(
-                _crafted_rows,
-                1 + (betas / mean_norm if mean_norm > 0 else betas),
-                alphas[:, None] * rows,
-                coordinates,
-                ctx.layout,
-            ),
-            client_ids=view.own.client_ids,
-            num_examples=view.own.num_examples,
+        scales = 1 + (betas / mean_norm if mean_norm > 0 else betas)
+        make = partial(
+            _crafted_row,
+            scales,
+            alphas[:, None] * rows,
+            coordinates,
+            ctx.layout.dim,
+            mean_buffers(heard, "gae"),
         )
+        crafted = rows_from(
+            view.own, np.arange(len(rows)), "gae", make, published,
+            client_ids=view.own.client_ids, num_examples=view.own.num_examples,
+        )  # fmt: skip
         said |= distance_report(float(lengths.max()), bound)
         return crafted, {"theta": theta, "said": said}
 
@@ -185,17 +187,15 @@ def distance_report(distance: float, bound: float) -> dict[str, Any]:
     return {"distance": distance, "bound": bound, "within_bound": distance <= bound * (1 + 1e-6)}
 
 
-def _measure(count: int, columns: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """[J, M + 2]: the chosen coordinates, each row's squared distance to the mean, the mean's squared norm."""
-    out = np.zeros((len(columns), count + 2))
-    chosen = np.flatnonzero(place >= 0)
-    out[:, place[chosen]] = columns[:, chosen]
-    block = columns.astype(np.float64)
-    mean = mean_row(block)
-    block -= mean
-    out[:, count] = np.einsum("ij,ij->i", block, block)
-    out[:, count + 1] = mean @ mean
-    return out
+def _columns(rows: np.ndarray, tiles: Sequence[np.ndarray], coordinates: np.ndarray) -> list[np.ndarray]:
+    """The chosen coordinates of every row, [M] float64 each."""
+    bounds = np.cumsum([0, *(tile.shape[1] for tile in tiles)])
+    shards = np.searchsorted(bounds, coordinates, side="right") - 1
+    out = np.empty((len(rows), len(coordinates)))
+    for shard, tile in enumerate(tiles):
+        here = np.flatnonzero(shards == shard)
+        out[:, here] = tile[np.ix_(rows, coordinates[here] - bounds[shard])]
+    return list(out)
 
 
 def _rewrite(
@@ -219,18 +219,21 @@ def _rewrite(
     return (rewritten.T if attack.graph == "coordinates" else rewritten), weights, said
 
 
-def _crafted_rows(
+def _crafted_row(
     scales: np.ndarray,
     added: np.ndarray,
     coordinates: np.ndarray,
-    layout: Layout,
-    columns: np.ndarray,
+    dim: int,
+    buffers: np.ndarray,
+    values: np.ndarray,
     first: int,
+    number: int,
+    mean: np.ndarray,
 ) -> np.ndarray:
-    """[J, c] -> [attackers, c]: scale times the mean, plus `added` [attackers, M] on the coordinates."""
-    if first >= layout.dim:
-        return np.tile(buffer_row(columns, layout), (len(scales), 1))
-    out: np.ndarray = (scales[:, None] * mean_row(columns)).astype(np.float32)
-    inside = slice(*np.searchsorted(coordinates, (first, first + columns.shape[1])))
-    out[:, coordinates[inside] - first] += added[:, inside]
+    """scale times the mean, plus `added` [attackers, M] on the coordinates; the buffers [b] given."""
+    if first >= dim:
+        return buffers[first - dim : first - dim + len(values)]
+    out: np.ndarray = (scales[number] * mean).astype(np.float32)
+    inside = slice(*np.searchsorted(coordinates, (first, first + len(out))))
+    out[coordinates[inside] - first] += added[number, inside]
     return out

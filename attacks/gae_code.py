@@ -10,11 +10,12 @@ import numpy as np
 
 from attacks.gae import distance_report, overheard
 from attacks.noise_columns import ColumnNoise
-from attacks.rows import buffer_row, mean_row
+from attacks.rows import mean_buffers, mean_row
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError
-from raysim.matrix.layout import Layout
+from raysim.matrix.distances import squares_about
+from raysim.matrix.new_rows import rows_from
 from raysim.matrix.updates import Updates
 from raysim.options import PositiveInt
 
@@ -66,17 +67,14 @@ class GAECode(Attack):
             return None, {}
         ids = view.own.client_ids
         noises = [ColumnNoise(ctx.seed, (ctx.role, ctx.round, int(client), "gae_code")) for client in ids]
-        crafted = heard.transform(
-            "gae_code",
-            partial(_crafted_rows, self, noises, ctx.layout),
-            ctx.published,
-            client_ids=ids,
-            num_examples=view.own.num_examples,
-        )
-        both = heard.replace_rows(crafted)
-        is_heard = ~np.isin(both.client_ids, ids)
-        distances = np.sqrt(both.reduce_columns("gae_measure", partial(_to_mean, is_heard)))
-        return crafted, distance_report(float(distances[~is_heard].max()), float(distances[is_heard].max()))
+        mean = ctx.put(mean_row(heard, "gae_code"))
+        make = partial(_crafted_row, self, noises, ctx.layout.dim, mean_buffers(heard, "gae_code"))
+        crafted = rows_from(
+            view.own, np.arange(len(ids)), "gae_code", make, mean, ctx.published,
+            client_ids=ids, num_examples=view.own.num_examples,
+        )  # fmt: skip
+        reach, bound = (np.sqrt(squares_about(rows, mean, "gae_measure").max()) for rows in (crafted, heard))
+        return crafted, distance_report(float(reach), float(bound))
 
     def diagnostics(self, state: State) -> dict[str, Any]:
         """distance (the attackers' largest, to the overheard mean), bound (the overheard's own largest), within_bound."""
@@ -89,28 +87,20 @@ class GAECode(Attack):
         return noise.uniform(first, count, self.low, self.high)
 
 
-def _crafted_rows(
+def _crafted_row(
     attack: GAECode,
     noises: list[ColumnNoise],
-    layout: Layout,
-    columns: np.ndarray,
+    dim: int,
+    buffers: np.ndarray,
+    values: np.ndarray,
     first: int,
+    number: int,
+    mean: np.ndarray,
     global_columns: np.ndarray,
 ) -> np.ndarray:
-    """[J, c] -> [attackers, c]: xi (w_G + mean update) - w_G."""
-    if first >= layout.dim:
-        return np.tile(buffer_row(columns, layout), (len(noises), 1))
-    model = (mean_row(columns) + global_columns).astype(np.float32)
-    out = np.empty((len(noises), len(model)), np.float32)
-    for row, noise in zip(out, noises, strict=True):
-        np.multiply(attack.factors(noise, first, len(row)), model, out=row)
-        row -= global_columns
-    return out
-
-
-def _to_mean(is_heard: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Squared distance of each row to the mean of the overheard ones."""
-    block = columns.astype(np.float64)
-    block -= mean_row(block[is_heard])
-    squares: np.ndarray = np.einsum("ij,ij->i", block, block)
-    return squares
+    """xi (w_G + mean update) - w_G; the buffers [b] given."""
+    if first >= dim:
+        return buffers[first - dim : first - dim + len(values)]
+    model = (mean + global_columns).astype(np.float32)
+    row: np.ndarray = attack.factors(noises[number], first, len(model)) * model - global_columns
+    return row

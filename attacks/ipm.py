@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from attacks.rows import one_row_for_all
-from attacks.sign_flip import scaled_mean
+from attacks.rows import mean_row, one_row_for_all
 from raysim.attack import Attack, View, Visibility
 from raysim.context import Context, State
 from raysim.matrix.updates import Updates
@@ -39,4 +37,5 @@ class InnerProductManipulation(Attack):
         """The benign mean times -epsilon."""
         if view.benign is None or not view.benign.num_clients:
             return None, state
-        return one_row_for_all(view.benign, view.own, "ipm", partial(scaled_mean, -self.epsilon)), state
+        row = -self.epsilon * mean_row(view.benign, "ipm")
+        return one_row_for_all(view.benign, view.own, "ipm", row), state

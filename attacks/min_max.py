@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -61,11 +60,11 @@ class MinMax(Attack):
         source = view.own if self.statistics == "own" else view.benign
         if source is None or not source.num_clients:
             return None, {}
-        direction = self.direction
-        gram = source.reduce_columns("min_max", partial(_products, direction))
-        if direction != "std" and gram[-1, -1] == 0:
-            direction = "std"
-            gram = source.reduce_columns("min_max", partial(_products, direction))
+        direction, mean = self.direction, mean_row(source, "min_max")
+        along = perturbation(direction, source, mean)
+        if not along.any():
+            direction, along = "std", perturbation("std", source, mean)
+        gram = source.reduce_columns("min_max", gram_with, along, mean)
         # p is made up to its length: for `unit` that is ||mu||, the length of the row in the Gram matrix.
         length = float(np.sqrt(gram[-1, -1])) if direction == "unit" else 1.0
         scale = np.append(np.ones(source.num_clients), 1 / length)
@@ -73,8 +72,7 @@ class MinMax(Attack):
         gamma = 0.0
         if gram[-1, -1] > 0:
             gamma = largest_feasible(self._feasible(gram), self.initial_gamma, self.tolerance)
-        row = partial(_perturbed_mean, direction, gamma / length)
-        crafted = one_row_for_all(source, view.own, "min_max", row)
+        crafted = one_row_for_all(source, view.own, "min_max", mean + gamma / length * along)
         return crafted, {"gamma": gamma, "direction": direction}
 
     def diagnostics(self, state: State) -> dict[str, Any]:
@@ -117,29 +115,14 @@ def largest_feasible(feasible: Callable[[float], bool], start: float, tolerance:
     return best
 
 
-def _perturbation(direction: str, columns: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """p up to its length, [c] float64."""
+def perturbation(direction: str, rows: Updates, mean: np.ndarray) -> np.ndarray:
+    """p up to its length, [d] float64."""
     if direction == "std":
-        return -std_row(columns, mean)
+        return -std_row(rows, mean, "min_max")
     return -np.sign(mean) if direction == "sign" else -mean
-
-
-def _products(direction: str, columns: np.ndarray) -> np.ndarray:
-    """Inner products [K + 1, K + 1] of the rows minus their mean, and of p, over these columns."""
-
-    def centred_and_p(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mean = mean_row(block)
-        return block - mean, _perturbation(direction, block, mean)[None, :]
-
-    return gram_with(columns, centred_and_p)
 
 
 def _to_rows(gram: np.ndarray, gamma: float) -> np.ndarray:
     """D^2(mu + gamma p, u_i) [K]."""
     squares: np.ndarray = np.diag(gram)[:-1] - 2 * gamma * gram[:-1, -1] + gamma**2 * gram[-1, -1]
     return squares
-
-
-def _perturbed_mean(direction: str, gamma: float, columns: np.ndarray) -> np.ndarray:
-    mean = mean_row(columns)
-    return (mean + gamma * _perturbation(direction, columns, mean)).astype(np.float32)

@@ -15,6 +15,7 @@ from raysim.context import Context, State
 from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
+from raysim.matrix.new_rows import rows_from
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative
 
@@ -89,12 +90,9 @@ class Noise(Attack):
         ids = view.own.client_ids
         noises = [ColumnNoise(ctx.seed, (ctx.role, ctx.round, int(client), "noise")) for client in ids]
         bases = draw_bases(ctx.generator("noise", "base"), view.benign.num_clients, len(ids))
-        chosen, place = np.unique(bases, return_inverse=True)
-        crafted = view.benign.select(chosen).transform(
-            "noise",
-            partial(_noised_rows, self, noises, place, ctx.layout),
-            client_ids=ids,
-            num_examples=view.own.num_examples,
+        make = partial(_noised_row, self, noises, ctx.layout)
+        crafted = rows_from(
+            view.benign, bases, "noise", make, client_ids=ids, num_examples=view.own.num_examples
         )
         return crafted, {"bases": view.benign.client_ids[bases].tolist()}
 
@@ -130,18 +128,8 @@ def noised_columns(layout: Layout, first: int, count: int) -> np.ndarray:
     return mask
 
 
-def _noised_rows(
-    attack: Noise,
-    noises: list[ColumnNoise],
-    place: np.ndarray,
-    layout: Layout,
-    columns: np.ndarray,
-    first: int,
+def _noised_row(
+    attack: Noise, noises: list[ColumnNoise], layout: Layout, values: np.ndarray, first: int, number: int
 ) -> np.ndarray:
-    """Benign rows [m, c] -> [attackers, c]: attacker a's base is row place[a]."""
-    return np.stack(
-        [
-            attack._noised(columns[base], first, noise, layout)
-            for base, noise in zip(place, noises, strict=True)
-        ]
-    )
+    """A benign row's columns [c] with one attacker's noise on them."""
+    return attack._noised(values, first, noises[number], layout)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -55,9 +54,5 @@ class SignFlip(Attack):
         """The benign mean times -kappa (mean `benign`)."""
         if view.benign is None or not view.benign.num_clients:
             return None, state
-        return one_row_for_all(view.benign, view.own, "sign_flip", partial(scaled_mean, -self.kappa)), state
-
-
-def scaled_mean(factor: float, columns: np.ndarray) -> np.ndarray:
-    """factor times the mean over rows of [K, c]: [c] float32."""
-    return (factor * mean_row(columns)).astype(np.float32)
+        row = -self.kappa * mean_row(view.benign, "sign_flip")
+        return one_row_for_all(view.benign, view.own, "sign_flip", row), state

@@ -13,6 +13,7 @@ import numpy as np
 from raysim.context import Context, State
 from raysim.defense import PreAggregation
 from raysim.matrix.distances import squared_norms
+from raysim.matrix.new_rows import rows_from
 from raysim.matrix.updates import Updates
 from raysim.options import Positive
 
@@ -38,7 +39,11 @@ class ClipNorm(PreAggregation):
         factors = clip_factors(np.sqrt(squared_norms(updates)), self.bound)
         if (factors == 1).all():
             return updates, None, state
-        return updates.transform("clip", partial(_scale_rows, factors, updates.dim)), None, state
+        clipped = rows_from(
+            updates, np.arange(updates.num_clients), "clip", partial(_scaled, factors, updates.dim),
+            client_ids=updates.client_ids, num_examples=updates.num_examples,
+        )  # fmt: skip
+        return clipped, None, state
 
 
 def clip_factors(norms: np.ndarray, bound: float | None) -> np.ndarray:
@@ -52,8 +57,6 @@ def clip_factors(norms: np.ndarray, bound: float | None) -> np.ndarray:
     return factors
 
 
-def _scale_rows(factors: np.ndarray, dim: int, columns: np.ndarray, first: int) -> np.ndarray:
-    if first >= dim:
-        return columns
-    clipped: np.ndarray = columns * factors[:, None]
-    return clipped
+def _scaled(factors: np.ndarray, dim: int, values: np.ndarray, first: int, number: int) -> np.ndarray:
+    scaled: np.ndarray = values if first >= dim else values * factors[number]
+    return scaled

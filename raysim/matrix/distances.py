@@ -57,6 +57,12 @@ def products_with(updates: Updates, vector: np.ndarray | Reference, stage: str) 
     return np.array(found, np.float64).reshape(-1, 2)
 
 
+def squares_about(updates: Updates, point: np.ndarray | Reference, stage: str) -> np.ndarray:
+    """Squared distances of the rows to a point [d] float64: [K] float64, where the rows lie."""
+    found = updates.map_row_stage(RowStage(stage, _squares_about, (point,), buffers=False))
+    return np.array(found, np.float64)
+
+
 def distances_in(gram: np.ndarray) -> np.ndarray:
     """Squared distances [n, n] in a Gram matrix [n, n] whose rows cannot be read again, clamped at 0.
 
@@ -148,4 +154,12 @@ def _products_with(rows: np.ndarray, tiles: Sequence[np.ndarray], vector: np.nda
         values = piece.astype(np.float64)
         total[:, 0] += np.einsum("kc,c->k", values, vector[columns].astype(np.float64))
         total[:, 1] += np.einsum("kc,kc->k", values, values)
+    return list(total)
+
+
+def _squares_about(rows: np.ndarray, tiles: Sequence[np.ndarray], point: np.ndarray) -> list[Any]:
+    total = np.zeros(len(rows))
+    for columns, piece in pieces(rows, tiles):
+        values = piece - point[columns]
+        total += np.einsum("kc,kc->k", values, values)
     return list(total)
