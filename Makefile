@@ -1,5 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set up .venv first, quickly when it is there.
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +9,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo test test-fast check docs format clean
+.PHONY: help install demo test test-with-ray test-without-ray test-fast check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
@@ -38,8 +40,16 @@ demo: $(READY)
 	@rm -rf runs/demo
 	$(BIN)/raysim run quickstart --name demo
 
+# Two processes, since what has several nodes waits for them as much as it computes.
 test: $(READY)
-	$(BIN)/python -m pytest
+	@echo "the tests in two processes: those that start Ray or make namespaces (ray:), and all others"
+	@$(MAKE) --no-print-directory --jobs 2 test-with-ray test-without-ray
+
+test-with-ray:
+	@$(BIN)/python -m pytest -m "ray or namespaces" 2>&1 | sed --unbuffered 's/^/ray: /'
+
+test-without-ray:
+	@$(BIN)/python -m pytest -m "not ray and not namespaces" 2>&1 | sed --unbuffered ''
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not ray and not slow"

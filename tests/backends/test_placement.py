@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+import raysim
 from raysim.backends.base import Needs
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
+from raysim.runs.result import RunResult
 
 A, B, C = (Node(name, f"id of {name}", cpus=2.0, memory=100.0) for name in "abc")
 CPU = Needs()
@@ -109,13 +111,18 @@ ROW_NUMBERS = 4 * 8
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def two_nodes():
     from cluster import bring_up
 
-    target = tmp_path_factory.mktemp("placement") / "found.json"
     with bring_up("raylets", nodes=2, cpus_per_node=1, gpus_per_node=1, object_store_bytes=2**27) as cluster:
-        driver = [sys.executable, "-m", "tests.placed_on_two_nodes", str(COLUMNS), str(target)]
-        assert cluster.run(driver) == 0
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def found(two_nodes, tmp_path_factory):
+    target = tmp_path_factory.mktemp("placement") / "found.json"
+    driver = [sys.executable, "-m", "tests.placed_on_two_nodes", str(COLUMNS), str(target)]
+    assert two_nodes.run(driver) == 0
     return json.loads(target.read_text())
 
 
@@ -185,3 +192,19 @@ def test_data_on_a_node_without_room_or_gone_is_worked_on_elsewhere(found):
     obstacles = found["obstacles"]
     assert obstacles["held by"] not in obstacles["reserved"]
     assert len(obstacles["reserved"]) == len(obstacles["gone"]) == 2
+
+
+@pytest.mark.ray
+def test_tasks_of_a_run_stay_at_the_head_when_told_and_give_the_same_bytes(two_nodes, tiny, tmp_path):
+    here = raysim.run(tiny, name="here", out=tmp_path, backend="inprocess")
+    config = {**tiny, "resources": {"placement": "head"}}
+    driver = f"import raysim; raysim.run({config!r}, name='there', out={str(tmp_path)!r})"
+    assert two_nodes.run([sys.executable, "-c", driver]) == 0
+    there = RunResult(tmp_path / "there")
+    assert there.digest == here.digest
+    assert (there.path / "clients.parquet").read_bytes() == (here.path / "clients.parquet").read_bytes()
+    spans = there.table("spans").to_pylist()
+    assert len({span["node"] for span in spans if span["stage"] == "train" and span["task"] >= 0}) == 2
+    (server,) = {span["node"] for span in spans if span["task"] < 0}
+    assert {span["node"] for span in spans if span["stage"] == "gram"} == {server}
+    assert sum(span["bytes_moved"] for span in spans if span["stage"] == "gram") > 0
