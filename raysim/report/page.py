@@ -5,35 +5,38 @@ A section that has nothing to show is left out with one sentence saying why.
 
 from __future__ import annotations
 
-import base64
-import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from raysim.formats import UNDEFINED, column_seconds, number, percent, rate, seconds, size
 from raysim.metrics import mean_detection
-from raysim.report import figures, remarks, tables
+from raysim.report import cost_figures, figures, remarks, tables
+from raysim.report.drawing import NARROW, WIDE, data_uri
 from raysim.report.finished_run import Columns, FinishedRun, read_finished_run
-from raysim.report.stage_costs import owner_costs, stage_costs
+from raysim.report.stage_costs import owner_costs, owner_seconds, recorded_rounds, stage_costs
 from raysim.report.terminal import headline
-
-"""Printed for a value that is not defined, as the papers do."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure on the page: its data URI, its text alternative and its caption."""
+    """A figure on the page: data URIs for wide pages and narrow ones, its text alternative and its caption."""
 
     source: str
+    narrow: str
     alt: str
     caption: str
+
+    @classmethod
+    def of(cls, figure: Callable[[float], Figure], alt: str, caption: str) -> Drawing:
+        """figure: draws it, given the width in inches."""
+        return cls(data_uri(figure(WIDE)), data_uri(figure(NARROW)), alt, caption)
 
 
 def render(run_directory: Path) -> Path:
@@ -128,7 +131,7 @@ def _accuracy(rounds: Columns) -> Drawing | str:
         attack = remarks.utility(rounds, "attack_success_rate")
         alt += f" Attack success: final {percent(attack.final)}, best {percent(attack.best)}."
         caption += "; attack success is the share of targeted inputs it gives the attacker's class"
-    return Drawing(_svg(figures.accuracy_curve(rounds)), alt, caption + ".")
+    return Drawing.of(lambda width: figures.accuracy_curve(rounds, width), alt, caption + ".")
 
 
 def _detection(run: FinishedRun) -> dict[str, Any]:
@@ -148,19 +151,61 @@ def _detection(run: FinishedRun) -> dict[str, Any]:
             "Malicious is the positive class. A round in which a rate is undefined leaves a gap. "
             "The false alarm rate of PDRR is the FPR, its missing alarm rate 1\u00a0−\u00a0recall."
         )
-        rates = Drawing(_svg(figures.detection_rates(rounds)), f"{alt}, FPR {rate(mean.fpr)}.", caption)
+        rates = Drawing.of(
+            lambda width: figures.detection_rates(rounds, width), f"{alt}, FPR {rate(mean.fpr)}.", caption
+        )
     if not clients["client"].size:
         strip = "No record of who was flagged: the run recorded no client."
     elif np.isnan(clients["flagged"]).all():
         strip = "No record of who was flagged: the defense flags nobody."
     else:
-        figure, left_out = figures.flag_strip(clients)
+        _, left_out = figures.flag_strip(clients)
         attackers = tables.ids(clients["client"][clients["malicious"]])
         flagged = tables.ids(clients["client"][clients["flagged"] == 1])
         alt = f"Grid of clients by rounds. Attackers: {attackers}. Flagged at least once: {flagged}."
         caption = "Who was flagged when" + ("." if attackers == "none" else "; attackers above the line.")
-        strip = Drawing(_png(figure), alt, f"{caption} {left_out}".strip())
-    return {"rates": rates, "strip": strip, "rejections": tables.rejections(clients)}
+        strip = Drawing.of(
+            lambda width: figures.flag_strip(clients, width)[0], alt, f"{caption} {left_out}".strip()
+        )
+    return {
+        "rates": rates,
+        "strip": strip,
+        "scores": _scores(rounds, clients),
+        "rejections": tables.rejections(clients),
+    }
+
+
+def _scores(rounds: Columns, clients: Columns) -> Drawing | str:
+    finite = np.isfinite(clients["score"])
+    if not finite.any() or not rounds["round"].size:
+        return "No scores: the defense gives none."
+    judged = np.isfinite(rounds["threshold"])
+    above = finite & (clients["score"] > _threshold_of(rounds, clients))
+    known = finite & np.isin(clients["round"], rounds["round"][judged])
+    caption = (
+        "Every client's score, higher is more suspicious; attackers are triangles, benign clients circles."
+    )
+    alt = f"Scores by round of {np.unique(clients['client']).size} clients."
+    if judged.any():
+        parts = [
+            f"{np.count_nonzero(above & known & kind)} of {np.count_nonzero(known & kind)} scores of {who}"
+            for who, kind in (("attackers", clients["malicious"]), ("benign clients", ~clients["malicious"]))
+            if (known & kind).any()
+        ]
+        alt += f" Above the threshold: {', '.join(parts)}."
+        caption += " Above the line, the round's threshold, the defense suspects a client."
+    else:
+        caption += " This defense compares scores with no threshold."
+    if left_out := np.count_nonzero(~finite & ~np.isnan(clients["score"])):
+        caption += f" {left_out} scores that are not finite are not drawn."
+    return Drawing.of(lambda width: figures.scores(clients, rounds, width), alt, caption)
+
+
+def _threshold_of(rounds: Columns, clients: Columns) -> np.ndarray:
+    """The threshold of each client's round; NaN where there is none."""
+    place = np.clip(np.searchsorted(rounds["round"], clients["round"]), 0, len(rounds["round"]) - 1)
+    same = rounds["round"][place] == clients["round"]
+    return np.where(same, rounds["threshold"][place], np.nan)
 
 
 def _heat_maps(run: FinishedRun) -> Drawing | str:
@@ -169,7 +214,7 @@ def _heat_maps(run: FinishedRun) -> Drawing | str:
         return "No heat maps: the run recorded none; only the defenses on class-activation maps make them."
     if not maps.client_ids.size:
         return f"No heat maps: those of round {maps.round} hold no client."
-    figure, left_out = figures.heat_map_grid(maps, run.clients)
+    _, left_out = figures.heat_map_grid(maps, run.clients)
     malicious, flagged = figures.marks(maps, run.clients)
     who = (
         f"flagged {tables.ids(maps.client_ids[flagged])}; attackers {tables.ids(maps.client_ids[malicious])}"
@@ -182,46 +227,36 @@ def _heat_maps(run: FinishedRun) -> Drawing | str:
     caption = (
         f"Round {maps.round}: {what}. A red frame marks a flagged client. In this round: {who}. {left_out}"
     )
-    return Drawing(_png(figure), f"Grid of heat maps, round {maps.round}: {who}.", caption.strip())
+    alt = f"Grid of heat maps, round {maps.round}: {who}."
+    return Drawing.of(lambda width: figures.heat_map_grid(maps, run.clients, width)[0], alt, caption.strip())
 
 
 def _time(spans: Columns) -> dict[str, Any] | str:
     stages = stage_costs(spans)
     if not stages:
         return "No times: the run recorded no stage."
-    words = "; ".join(f"{s.stage} {seconds(figures.shown_seconds(s))}" for s in stages)
-    caption = "Wall seconds as the server saw them, waiting and transfer included."
-    drawing = Drawing(
-        _svg(figures.stage_bars(stages)), f"Bar chart of seconds a round by stage: {words}.", caption
-    )
+    words = "; ".join(f"{s.stage} {seconds(cost_figures.shown_seconds(s))}" for s in stages)
+    owners = owner_costs(spans)
+    shares = "; ".join(f"{owner} {seconds(cost.total_s)}" for owner, cost in owners.items())
     return {
         "headline": headline(spans),
-        "drawing": drawing,
-        "owners": owner_costs(spans),
+        "by_owner": Drawing.of(
+            lambda width: cost_figures.owner_stack(recorded_rounds(spans), owner_seconds(spans), width),
+            f"Stacked bars of seconds by round. In all: {shares}.",
+            "Whose the seconds of each round are, as the server saw them: the bars of a round add up to all its stages.",
+        ),
+        "by_stage": Drawing.of(
+            lambda width: cost_figures.stage_bars(stages, width),
+            f"Bar chart of seconds a round by stage: {words}.",
+            "Wall seconds as the server saw them, waiting and transfer included.",
+        ),
+        "owners": owners,
         "stages": stages,
     }
 
 
 def _rows(rounds: Columns) -> list[dict[str, Any]]:
     return [{name: column[row] for name, column in rounds.items()} for row in range(rounds["round"].size)]
-
-
-def _svg(figure: Figure) -> str:
-    """A data URI. As an image, not inline: element ids of several inline drawings would collide."""
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "raysim"}
-    ):  # without it, ids differ from one rendering to the next
-        return _encode(figure, "image/svg+xml", format="svg", metadata={"Date": None})
-
-
-def _png(figure: Figure) -> str:
-    return _encode(figure, "image/png", format="png", dpi=180)
-
-
-def _encode(figure: Figure, media_type: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, **options)
-    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _measured(values: np.ndarray) -> bool:

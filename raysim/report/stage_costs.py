@@ -101,10 +101,14 @@ def owner_costs(spans: Columns) -> dict[str, Cost]:
     return {owner: cost(values[~np.isnan(values)]) for owner, values in seconds.items()}
 
 
+def recorded_rounds(spans: Columns) -> NDArray[np.int64]:
+    """The rounds with a stage, ascending [R]."""
+    return np.unique(spans["round"][spans["task"] == WHOLE_STAGE])
+
+
 def owner_seconds(spans: Columns) -> dict[str, NDArray[np.float64]]:
     """Owner -> seconds of all its stages in each recorded round [R], NaN in rounds without any."""
-    whole, owners = spans["task"] == WHOLE_STAGE, _owners(spans)
-    rounds = np.unique(spans["round"][whole])
+    whole, owners, rounds = spans["task"] == WHOLE_STAGE, _owners(spans), recorded_rounds(spans)
     found = {}
     for owner in (*OWNERS, UNKNOWN):
         here = whole & (owners == owner)

@@ -59,6 +59,8 @@ def headline(spans: Columns) -> str:
     cost, share = owner_cost(spans, "defense"), owner_share(spans, "defense")
     if not cost.rounds:
         return "the defense's cost was not recorded"
+    if cost.rounds == 1:
+        return f"the defense cost {seconds(cost.first_s)}, in the only round it worked in"
     part = UNDEFINED if share != share else f"{100 * share:.1f} %"
     return (
         f"the defense costs {seconds(cost.median_s)} a round, {part} of the round"

@@ -266,7 +266,7 @@ def _figure(plan: CoveragePlan, rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _panel(axes: Axes, rows: Sequence[dict[str, Any]], x: str) -> None:
-    from raysim.report.figures import INK
+    from raysim.report.drawing import INK
     from raysim.studies.figure import COLOURS
 
     at = [row[x] for row in rows]

@@ -319,7 +319,7 @@ def _measured(table: pa.Table) -> tuple[list[str], list[str]]:
 def _figure(table: pa.Table, found: Mapping[str, Any]) -> Figure:
     """A panel for each data set and attack: defenses down, recall and false-positive rate across."""
     from raysim.composition.registry import defense_title
-    from raysim.report.figures import GRID, INK
+    from raysim.report.drawing import GRID, INK
     from raysim.studies.figure import panels, style
 
     attacks, defenses = _measured(table)

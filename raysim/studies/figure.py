@@ -25,9 +25,9 @@ def panels(count: int, height: float = PANEL_HEIGHT) -> tuple[Figure, list[Axes]
     """A figure with so many panels side by side, in the style of the report's."""
     from matplotlib.figure import Figure
 
-    from raysim.report.figures import GRID, QUIET, WIDTH
+    from raysim.report.drawing import GRID, QUIET, WIDE
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDE, height), layout="constrained")
     found = [figure.add_subplot(1, count, place + 1) for place in range(count)]
     for axes in found:
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -62,7 +62,7 @@ def finish(
     """Title, the sizes measured as ticks, and the legend. log: which axes are logarithmic; others begin at 0."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-    from raysim.report.figures import INK, QUIET
+    from raysim.report.drawing import INK, QUIET
 
     if "x" in log:
         axes.set_xscale("log")

@@ -255,7 +255,7 @@ def _notes(plan: MapsPlan, map_height: int, map_width: int) -> str:
 
 
 def _figure(plan: MapsPlan, clients: list[int], found: dict[Any, Values]) -> Figure:
-    from raysim.report.figures import QUIET
+    from raysim.report.drawing import QUIET
     from raysim.studies.figure import curve, finish, panels
 
     figure, (whole, parts) = panels(2)

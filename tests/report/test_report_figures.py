@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from raysim.report import figures
 from raysim.report.figures import ABSENT, ACCEPTED, CAUGHT, CELLS, FALSE_ALARM, MISSED, UNJUDGED
 from raysim.report.finished_run import HeatMaps, read_finished_run
-from raysim.report.stage_costs import stage_costs
 
 
 def client_rows(*rows: tuple[int, int, bool, float]) -> dict[str, np.ndarray]:
@@ -100,7 +98,7 @@ def test_grid_frames_the_flagged_and_names_the_attackers():
     )
     figure, left_out = figures.heat_map_grid(heat_maps(4), clients)
     assert frames(figure) == 2
-    assert words(figure) == ["client 10", "attacker", "client 11", "client 12", "client 13", "attacker"]
+    assert words(figure) == ["attacker 10", "client 11", "client 12", "attacker 13"]
     images = figure.axes[0].images
     assert len(images) == 8
     assert len({image.get_clim() for image in images}) == 1
@@ -117,7 +115,7 @@ def test_grid_keeps_attackers_then_flagged(monkeypatch):
     monkeypatch.setattr(figures, "MAP_CLIENTS", 3)
     clients = client_rows(*((2, 10 + k, k == 4, float(k == 3)) for k in range(5)))
     figure, left_out = figures.heat_map_grid(heat_maps(5), clients)
-    assert words(figure) == ["client 10", "client 13", "client 14", "attacker"]
+    assert words(figure) == ["client 10", "client 13", "attacker 14"]
     assert left_out == "3 of 5 clients are drawn: attackers, then flagged ones."
 
 
@@ -128,13 +126,50 @@ def test_grid_of_flat_maps_is_drawn(fill):
     assert figure.axes[0].images[0].get_clim() == (0.0, 1.0)
 
 
-def test_stage_bars_are_the_seconds_a_round(write_run):
-    spans = read_finished_run(write_run(maps=None)).spans
-    stages = stage_costs(spans)
-    axes = figures.stage_bars(stages).axes[0]
-    widths = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert widths == [stage.cost.median_s for stage in stages]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [stage.stage for stage in stages]
-    first = axes.patches[0]
-    assert stages[0].stage == "train"
-    assert to_hex(first.get_facecolor()) == figures.OWNER_COLOURS["client"]
+def score_rows(*rows: tuple[int, bool, float]) -> dict[str, np.ndarray]:
+    return {
+        name: np.array([row[at] for row in rows], dtype=kind)
+        for at, (name, kind) in enumerate({"round": int, "malicious": bool, "score": float}.items())
+    }
+
+
+def rounds_of(*thresholds: float) -> dict[str, np.ndarray]:
+    return {"round": np.arange(len(thresholds)), "threshold": np.array(thresholds)}
+
+
+def test_scores_stand_by_round_attackers_apart_in_place_colour_and_shape():
+    rows = score_rows((0, False, 1.0), (0, True, 5.0), (1, False, 2.0), (1, True, np.nan), (1, False, np.inf))
+    axes = figures.scores(rows, rounds_of(3.0, np.nan)).axes[0]
+    benign, attackers = axes.collections
+    np.testing.assert_allclose(np.asarray(benign.get_offsets()), [[-0.14, 1.0], [0.86, 2.0]])
+    np.testing.assert_allclose(np.asarray(attackers.get_offsets()), [[0.14, 5.0]])
+    shapes = {len(points.get_paths()[0].vertices) for points in (benign, attackers)}
+    assert len(shapes) == 2, "circles and triangles"
+    (line,) = axes.lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([-0.5, 0.5], [3.0, 3.0])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["benign", "attacker", "threshold"]
+    assert axes.get_ylabel() == "score"
+
+
+def test_the_legend_of_scores_names_what_is_there_alone():
+    legend = figures.scores(score_rows((0, False, 1.0)), rounds_of(np.nan)).axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["benign"]
+
+
+def test_scores_far_above_most_are_drawn_on_a_logarithmic_scale_unless_some_are_not_positive():
+    far = [(0, False, 1.0), (0, False, 1.0), (0, True, 100.0)]
+    assert figures.scores(score_rows(*far), rounds_of(3.0)).axes[0].get_ylabel() == "score (log scale)"
+    far[0] = (0, False, 0.0)
+    assert figures.scores(score_rows(*far), rounds_of(3.0)).axes[0].get_yscale() == "linear"
+
+
+def test_many_scores_are_a_picture(monkeypatch):
+    rows = score_rows((0, False, 1.0), (0, True, 2.0), (0, True, 2.5))
+    drawn = figures.scores(rows, rounds_of(1.5)).axes[0].collections
+    assert [points.get_rasterized() for points in drawn] == [False, False]
+    monkeypatch.setattr(figures, "SCORE_POINTS", 2)
+    drawn = figures.scores(rows, rounds_of(1.5)).axes[0].collections
+    assert [points.get_rasterized() for points in drawn] == [True, True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from raysim.report.figures import GRID, INK, QUIET, WIDTH
+from raysim.report.drawing import GRID, INK, QUIET, WIDE
 from raysim.studies.scaling.figures import COLOURS, REST
 from raysim.studies.scaling.read import Measured
 from raysim.studies.scaling.view import ScalingView
@@ -28,7 +28,7 @@ def stacked(view: ScalingView, variant: str) -> Figure:
             bars[nodes] = {clients: found for clients, found in at.items() if found}
     stages = large_stages([stages for found in bars.values() for stages in found.values()])
     colours = dict(zip(stages, COLOURS, strict=False))
-    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDE, 4.2), layout="constrained")
     panels = figure.subplots(1, len(bars), sharey=True, squeeze=False)[0]
     for axes, (nodes, found) in zip(panels, bars.items(), strict=True):
         bottom = np.zeros(len(found))

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
-from raysim.report.figures import GRID, INK, QUIET, WIDTH
+from raysim.report.drawing import GRID, INK, QUIET, WIDE
 from raysim.studies.scaling.fit import shares, strong_scaling
 from raysim.studies.scaling.read import Measured
 from raysim.studies.scaling.tables import LIMITS
@@ -103,7 +103,7 @@ def growth(view: ScalingView) -> Figure | None:
         return None
     panels = _ends(view.nodes)
     lines = view.lines()
-    figure = Figure(figsize=(WIDTH, max(4.4, 1.3 + 0.19 * len(lines))), layout="constrained")
+    figure = Figure(figsize=(WIDE, max(4.4, 1.3 + 0.19 * len(lines))), layout="constrained")
     columns = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, count in zip(columns, panels, strict=True):
         ends = []
@@ -170,7 +170,7 @@ def maps(view: ScalingView) -> Figure | None:
     if not names or len(view.clients) < 2:
         return None
     count = view.nodes[0]
-    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.9), layout="constrained")
     columns = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
     for axes, defense in zip(columns, names, strict=True):
         pairs = {K: pair for K in view.clients if (pair := view.maps_seconds(defense, K, count)) is not None}
@@ -206,7 +206,7 @@ def nodes(view: ScalingView) -> Figure | None:
     if len(view.nodes) < 2:
         return None
     lines = view.lines()
-    figure = Figure(figsize=(WIDTH * 0.72, max(4.4, 1.3 + 0.19 * len(lines))), layout="constrained")
+    figure = Figure(figsize=(WIDE * 0.72, max(4.4, 1.3 + 0.19 * len(lines))), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(view.nodes, np.array(view.nodes) / view.nodes[0], color=QUIET, ls=":", lw=1.4)
     ends = [(view.nodes[-1], view.nodes[-1] / view.nodes[0], "ideal", QUIET)]
@@ -348,7 +348,7 @@ def _log_axes(axes: Axes, clients: Sequence[int]) -> None:
 
 def _bar_axes(bars: float) -> tuple[Figure, Axes]:
     """Room for so many horizontal bars."""
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.29 * bars), layout="constrained")
+    figure = Figure(figsize=(WIDE, 1.1 + 0.29 * bars), layout="constrained")
     axes = figure.add_subplot()
     _style(axes)
     axes.xaxis.grid(color=GRID, lw=0.8)
