@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from attacks.rows import mean_row, one_row_for_all, std_row
-from raysim.attack import Attack, View, Visibility
+from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, State
 from raysim.matrix.updates import Updates
 
@@ -67,7 +67,7 @@ class ALIE(Attack):
         row = mean + self.sign * z * std_row(source, mean, "alie", self.ddof)
         return one_row_for_all(source, view.own, "alie", row), {"z": float(z)}
 
-    def diagnostics(self, state: State) -> dict[str, Any]:
+    def diagnostics(self, state: State) -> Diagnostics:
         """z: the number of standard deviations used."""
         return dict(state)
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from attacks.poison_training import TrainingOptions
 from attacks.trigger import Trigger
 from raysim.attack import ClientContext
 from raysim.data.client_data import ClientData
@@ -53,7 +54,7 @@ class ConstrainAndScale(Trigger):
         if self.norm_bound is not None and self.scale is not None:
             raise ConfigError("norm_bound", "excludes scale: one of the two must be null", self.norm_bound)
 
-    def training_options(self, ctx: ClientContext) -> dict[str, Any]:
+    def training_options(self, ctx: ClientContext) -> TrainingOptions:
         """With the anomaly's gradient mixed in after each backward pass."""
         mix: Callable[[LocalTrainer], None] = partial(mix_anomaly, self.alpha, self.anomaly)
         return {**super().training_options(ctx), "after_backward": mix}

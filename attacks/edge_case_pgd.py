@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from attacks.edge_case import EdgeCase, PoisonedData
-from attacks.poison_training import replacement_factor, scaled
+from attacks.poison_training import TrainingOptions, replacement_factor, scaled
 from raysim.attack import ClientContext
 from raysim.data.client_data import ClientData
 from raysim.options import NotNegative, Positive, PositiveFraction, PositiveInt
@@ -53,7 +53,7 @@ class EdgeCasePGD(EdgeCase):
         self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
     ) -> np.ndarray:
         """Training on D' with projections."""
-        options: dict[str, Any] = self.training_options(ctx)
+        options: TrainingOptions = self.training_options(ctx)
         if self.proximal and isinstance(data, PoisonedData):
             clean = ClientData(data.images[: data.clean], data.labels[: data.clean])
             expected = ctx.global_vector + honest_train(clean)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from attacks.noise_columns import BLOCK, ColumnNoise
 from attacks.rows import everyone, mean_row
-from raysim.attack import Attack, View, Visibility
+from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, Setting, State
 from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores, products_with, refined
@@ -100,11 +100,11 @@ class FangKrum(Attack):
         )  # fmt: skip
         return crafted, search
 
-    def diagnostics(self, state: State) -> dict[str, Any]:
+    def diagnostics(self, state: State) -> Diagnostics:
         """lambda, lambda_0, trials, copies (r of a partial search), failed, and the reason where it did."""
         return dict(state)
 
-    def _full(self, view: View) -> tuple[np.ndarray, dict[str, Any]]:
+    def _full(self, view: View) -> tuple[np.ndarray, State]:
         """(s [d] float32, what the search found)."""
         rows = everyone(view)
         copies = view.own.num_clients
@@ -129,7 +129,7 @@ class FangKrum(Attack):
         before = rows.client_ids[benign] < view.own.client_ids[0]
         return sign, self._search(trial, neighbours, [copies], rows.dim, before)
 
-    def _partial(self, view: View) -> tuple[np.ndarray, dict[str, Any]]:
+    def _partial(self, view: View) -> tuple[np.ndarray, State]:
         """The same from the attackers' own models only."""
         count = view.own.num_clients
         if count < 3:
@@ -144,7 +144,7 @@ class FangKrum(Attack):
 
     def _search(
         self, trial: KrumTrial, neighbours: int, copies: list[int], dim: int, before: np.ndarray
-    ) -> dict[str, Any]:
+    ) -> State:
         """Halve lambda from lambda_0 for each number of copies until a trial Krum picks a crafted model."""
         bound = trial.bound(neighbours, copies[0], dim)
         trials = 0
@@ -167,7 +167,7 @@ class FangKrum(Attack):
         return {"lambda_0": bound, "trials": trials, **failure("no lambda was accepted")}
 
 
-def failure(reason: str) -> dict[str, Any]:
+def failure(reason: str) -> State:
     """What the state says of a search that found nothing."""
     return {"failed": True, "reason": reason}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Gt
 
 from attacks.noise_columns import ColumnNoise
 from attacks.rows import everyone, mean_row, std_row
-from raysim.attack import Attack, View, Visibility
+from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, State
 from raysim.matrix.new_rows import rows_from
 from raysim.matrix.updates import Updates
@@ -83,7 +83,7 @@ class FangTrimmedMean(Attack):
             client_ids=own.client_ids, num_examples=own.num_examples,
         )  # fmt: skip
 
-    def diagnostics(self, state: State) -> dict[str, Any]:
+    def diagnostics(self, state: State) -> Diagnostics:
         """failed: whether there was nothing to craft from."""
         return dict(state)
 

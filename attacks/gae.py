@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -19,7 +19,7 @@ from attacks.graph_autoencoder import (
     repeated,
 )
 from attacks.rows import mean_buffers, mean_row
-from raysim.attack import Attack, View, Visibility
+from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, State
 from raysim.matrix.distances import squares_about
 from raysim.matrix.new_rows import rows_from
@@ -145,7 +145,7 @@ class GAE(Attack):
         said |= distance_report(float(lengths.max()), bound)
         return crafted, {"theta": theta, "said": said}
 
-    def diagnostics(self, state: State) -> dict[str, Any]:
+    def diagnostics(self, state: State) -> Diagnostics:
         """distance (the attackers' largest, to the overheard mean), bound, within_bound; edges, autoencoder_loss, repeated_eigenvalues."""
         return dict(state.get("said", {}))
 
@@ -182,7 +182,7 @@ def overheard(view: View, wanted: int | None, ctx: Context) -> Updates | None:
     return view.benign.select(drawn)
 
 
-def distance_report(distance: float, bound: float) -> dict[str, Any]:
+def distance_report(distance: float, bound: float) -> Diagnostics:
     """The diagnostics of a crafted model's distance; rounding of float32 rows is forgiven."""
     return {"distance": distance, "bound": bound, "within_bound": distance <= bound * (1 + 1e-6)}
 
@@ -200,7 +200,7 @@ def _columns(rows: np.ndarray, tiles: Sequence[np.ndarray], coordinates: np.ndar
 
 def _rewrite(
     features: np.ndarray, theta: list[np.ndarray], attack: GAE, generator: np.random.Generator
-) -> tuple[np.ndarray, list[np.ndarray], dict[str, Any]]:
+) -> tuple[np.ndarray, list[np.ndarray], Diagnostics]:
     """F [J, M] -> (F^ [J, M], the fitted weights, what to say of it)."""
     nodes = features.T if attack.graph == "coordinates" else features
     adjacency = cosine_graph(nodes, attack.threshold)
@@ -211,7 +211,7 @@ def _rewrite(
     basis, eigenvalues = laplacian_basis(adjacency)
     new_basis, _ = laplacian_basis(redrawn)
     rewritten = new_basis @ (basis.T @ nodes)
-    said = {
+    said: Diagnostics = {
         "edges": int(adjacency.sum()) // 2,
         "autoencoder_loss": loss,
         "repeated_eigenvalues": repeated(eigenvalues),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from attacks.gae import distance_report, overheard
 from attacks.noise_columns import ColumnNoise
 from attacks.rows import mean_buffers, mean_row
-from raysim.attack import Attack, View, Visibility
+from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError
 from raysim.matrix.distances import squares_about
@@ -76,7 +76,7 @@ class GAECode(Attack):
         reach, bound = (np.sqrt(squares_about(rows, mean, "gae_measure").max()) for rows in (crafted, heard))
         return crafted, distance_report(float(reach), float(bound))
 
-    def diagnostics(self, state: State) -> dict[str, Any]:
+    def diagnostics(self, state: State) -> Diagnostics:
         """distance (the attackers' largest, to the overheard mean), bound (the overheard's own largest), within_bound."""
         return dict(state)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from attacks.rows import gram_with, mean_row, one_row_for_all, std_row
-from raysim.attack import Attack, View, Visibility
+from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, State
 from raysim.matrix.distances import distances_in
 from raysim.matrix.updates import Updates
@@ -75,7 +75,7 @@ class MinMax(Attack):
         crafted = one_row_for_all(source, view.own, "min_max", mean + gamma / length * along)
         return crafted, {"gamma": gamma, "direction": direction}
 
-    def diagnostics(self, state: State) -> dict[str, Any]:
+    def diagnostics(self, state: State) -> Diagnostics:
         """gamma: the length of the step; direction: the direction it was taken in."""
         return dict(state)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from attacks.noise_columns import ColumnNoise
-from raysim.attack import Attack, ClientContext, View, Visibility
+from raysim.attack import Attack, ClientContext, Diagnostics, View, Visibility
 from raysim.context import Context, State
 from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
@@ -96,7 +96,7 @@ class Noise(Attack):
         )
         return crafted, {"bases": view.benign.client_ids[bases].tolist()}
 
-    def diagnostics(self, state: State) -> dict[str, Any]:
+    def diagnostics(self, state: State) -> Diagnostics:
         """bases: the benign clients whose models were used, in the order of the attackers' ids."""
         return {"bases": " ".join(map(str, state["bases"]))} if "bases" in state else {}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -14,6 +14,19 @@ from raysim.data.client_data import ClientData
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.options import Positive, PositiveInt
+
+if TYPE_CHECKING:
+    from raysim.training.local import LocalTrainer
+
+
+class TrainingOptions(TypedDict, total=False):
+    """What an attack asks of local training beyond the data: see `LocalTrainer.fit`."""
+
+    epochs: int
+    learning_rate: float
+    decay_epochs: Sequence[int]
+    after_backward: Callable[[LocalTrainer], None]
+    after_step: Callable[[LocalTrainer, int, bool], None]
 
 
 @dataclass(frozen=True)
@@ -32,9 +45,9 @@ class PoisonTraining(Attack):
     decay_epochs: Sequence[PositiveInt] = ()
     """Numbers of local epochs after which the attackers' rate is divided by ten (DBA: 2, 8 of 10)."""
 
-    def training_options(self, ctx: ClientContext) -> dict[str, Any]:
+    def training_options(self, ctx: ClientContext) -> TrainingOptions:
         """What `honest_train` is to do otherwise than for an honest client."""
-        options: dict[str, Any] = {"decay_epochs": tuple(self.decay_epochs)}
+        options: TrainingOptions = {"decay_epochs": tuple(self.decay_epochs)}
         if self.epochs is not None:
             options["epochs"] = self.epochs
         if self.learning_rate is not None:

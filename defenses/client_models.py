@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Answer = TypeVar("Answer")
+
+
 def map_models(
     updates: Updates,
     stage: str,
-    fn: Callable[..., Any],
+    fn: Callable[..., Answer],
     factory: ModelFactory,
     global_vector: np.ndarray | Reference,
-    *shared: Any,
-) -> list[Any]:
+    *shared: object,
+) -> list[Answer]:
     """[fn(model, *shared)] of every client's model [K]: one task per row block, as Updates.map_rows.
 
     global_vector [d + b] float32 or a reference to it.
@@ -41,11 +44,11 @@ def map_models(
 
 def models_stage(
     name: str,
-    fn: Callable[..., Any],
+    fn: Callable[..., Answer],
     factory: ModelFactory,
     layout: Layout,
     global_vector: np.ndarray | Reference,
-    *shared: Any,
+    *shared: object,
     key: tuple[Hashable, ...] | None = None,
 ) -> RowStage:
     """fn(model, *shared) of every client's model, as work on single rows.
@@ -57,14 +60,14 @@ def models_stage(
 
 
 def _on_models(
-    fn: Callable[..., Any],
+    fn: Callable[..., Answer],
     factory: ModelFactory,
     layout: Layout,
     rows: np.ndarray,
     tiles: Sequence[np.ndarray],
     global_vector: np.ndarray,
-    *shared: Any,
-) -> list[Any]:
+    *shared: object,
+) -> list[Answer]:
     pieces = [[tile[row] for tile in tiles] for row in rows]
     return [fn(model, *shared) for model in bound_models(factory, layout, global_vector, pieces)]
 
@@ -109,8 +112,12 @@ def _uninitialised(factory: ModelFactory) -> nn.Module:
 
     class NoDraws(TorchFunctionMode):
         def __torch_function__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[object, ...] = (),
+            kwargs: dict[str, object] | None = None,
+        ) -> object:
             named = kwargs or {}
             drawn = getattr(func, "__module__", "") == "torch.nn.init"
             if drawn or getattr(func, "__name__", "") in ("normal_", "uniform_"):

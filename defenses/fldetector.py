@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -130,7 +130,7 @@ class FLDetector(Defense):
         self, state: State, vector: np.ndarray, step: np.ndarray | None, aggregate: np.ndarray
     ) -> State:
         """Push the last change of the global model and of the aggregate into the windows."""
-        new: dict[str, Any] = {"vector": np.array(vector), "aggregate": aggregate}
+        new: State = {"vector": np.array(vector), "aggregate": aggregate}
         if step is not None and step.any():
             change = aggregate - state["aggregate"]
             new["steps"] = np.concatenate([state["steps"], step[None]])[-self.window :]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class Visibility(enum.Enum):
     OWN = "own data and own model only"
     COLLUDING = "the compromised clients' models"
     OMNISCIENT = "every client's model of the round"
+
+
+Diagnostics = dict[str, float | str | None]
+"""Numbers and short strings by name, for a round's record."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class Attack(Declared):
         """
         return None, state
 
-    def diagnostics(self, state: State) -> dict[str, Any]:
+    def diagnostics(self, state: State) -> Diagnostics:
         """Numbers and short strings about the last `craft`, for the round's record (bounds, a failed search)."""
         return {}
 

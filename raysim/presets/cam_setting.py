@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from raysim.presets.preset import Config, Scale
 
@@ -58,7 +57,7 @@ def setting(
     alpha: float | None,
     epochs: int,
     rounds: tuple[int, int] = (100, 9),
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Everything but attack and defense. benign, malicious, rounds: at paper and at small scale; alpha None: IID.
 
     CelebA is split by identity.
@@ -66,7 +65,7 @@ def setting(
     paper = scale == "paper"
     at = 0 if paper else 1
     item = TASKS[task]
-    split: dict[str, Any] = {"name": "iid"}
+    split: dict[str, object] = {"name": "iid"}
     if alpha is not None:
         split = {"name": "dirichlet", "alpha": alpha, "min_samples": 10}
     if task == "celeba" and paper:
@@ -86,14 +85,14 @@ def setting(
 
 def defense(
     scale: Scale, name: str, task: str, model: str, malicious: int, beta: float | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A defense of these papers. Probe images are enlarged as in the published code, where the small network can."""
-    maps: dict[str, Any] = {"probe_size": 224, "map_size": "input"}
+    maps: dict[str, object] = {"probe_size": 224, "map_size": "input"}
     if scale == "small":
         side = MODELS[model][1]
         maps = {"probe_size": side, "map_size": 28} if side else {"map_size": 28}
     voting = {"interval": VOTE, "votes": 2, "beta": TASKS[task].beta if beta is None else beta}
-    known: dict[str, dict[str, Any]] = {
+    known: dict[str, dict[str, object]] = {
         "auror": {"name": "auror"},
         "multi_krum": {"name": "multi_krum", "num_byzantine": malicious},
         "faa_dl": {"name": "faa_dl"},

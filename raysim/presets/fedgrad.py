@@ -14,7 +14,6 @@ and defaults. Small: FedGrad's second filter starts after a quarter of the round
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from raysim.presets.preset import Config, Preset, Scale, row
 
@@ -128,7 +127,7 @@ def _edge(
         poisoned = rate or (0.5 if half else 1 / 3)
         samples = (200 if half else 600) if paper else 120
         edge = round(poisoned * samples)
-        attack: dict[str, Any] = {"name": STRATEGIES[strategy], **_inputs(task, scale)}
+        attack: dict[str, object] = {"name": STRATEGIES[strategy], **_inputs(task, scale)}
         attack |= {"clean_samples": samples - edge, "edge_samples": edge}
         if strategy != "blackbox":
             attack["epsilon"] = 1.0 if half else 2.0
@@ -161,7 +160,7 @@ def _trigger(name: str, task: str, kind: str, defense: str, reported: str) -> Pr
 
     def config(scale: Scale) -> Config:
         rate = 5 / 64 if mnist else 12 / 64 if kind == "unconstrained" else 6 / 25
-        attack: dict[str, Any] = {
+        attack: dict[str, object] = {
             "name": {"unconstrained": "trigger"}.get(kind, kind),
             "poisoned_data_rate": rate,
             "epochs": 2 if mnist else 10,
@@ -207,11 +206,11 @@ def _setting(
     cohort: int | None,
     phi: float,
     rounds: tuple[int, int],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     paper = scale == "paper"
     clients = SIZES[task][0 if paper else 1][0]
-    network: dict[str, Any] = {"name": model}
-    data: dict[str, Any] = {"name": task}
+    network: dict[str, object] = {"name": model}
+    data: dict[str, object] = {"name": task}
     if not paper:
         network = {"lenet_wang": {"name": model, "width": 0.125}}.get(
             model, {"name": "dba_mnist_cnn", "width": 0.25 if task == "mnist" else 0.5}
@@ -239,7 +238,7 @@ def _edge_training(task: str, scale: Scale) -> Config:
     return {"epochs": epochs, "batch_size": batch, "optimizer": sgd, "lr_decay": 0.998}
 
 
-def _inputs(task: str, scale: Scale) -> dict[str, Any]:
+def _inputs(task: str, scale: Scale) -> dict[str, object]:
     if scale == "paper":
         from raysim.data import default_root
 
@@ -249,14 +248,16 @@ def _inputs(task: str, scale: Scale) -> dict[str, Any]:
     return {"source": "inverted", **classes}
 
 
-def _defense(name: str, cohort: int, ratio: float, scale: Scale, rounds: tuple[int, int]) -> dict[str, Any]:
+def _defense(
+    name: str, cohort: int, ratio: float, scale: Scale, rounds: tuple[int, int]
+) -> dict[str, object]:
     assumed = min(int(ratio * cohort), (cohort - 3) // 2)
-    fedgrad: dict[str, Any] = {"name": "fedgrad", "num_byzantine": assumed}
+    fedgrad: dict[str, object] = {"name": "fedgrad", "num_byzantine": assumed}
     if scale == "small":
         fedgrad["switch_round"] = rounds[1] // (2 if rounds[0] == 100 else 4)
     if ratio > 0.5:
         fedgrad["threshold_scale"] = 0.35
-    known: dict[str, dict[str, Any]] = {
+    known: dict[str, dict[str, object]] = {
         "fedavg": {"name": "fedavg"},
         "krum": {"name": "krum", "num_byzantine": assumed},
         "multi_krum": {"name": "multi_krum", "num_byzantine": assumed, "data_weighted": True},

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from raysim.presets.preset import Config, Preset, Scale, numbers, row
 
@@ -167,12 +166,12 @@ def _preset(
     )
 
 
-def _attack(name: str, inputs: str, scale: Scale) -> dict[str, Any]:
+def _attack(name: str, inputs: str, scale: Scale) -> dict[str, object]:
     if name == "fang_krum":
         return {"name": name, "epsilon": 0.0}  # equation 8: the supporters are exact copies
     if name == "fang_trimmed_mean":
         return {"name": name}
-    attack: dict[str, Any] = {"name": name, "inputs": inputs}
+    attack: dict[str, object] = {"name": name, "inputs": inputs}
     if scale == "small":  # twice the honest epochs, as in the paper
         often = 2 if name == "coomed_backdoor" else 5
         attack |= {"epochs": 4, "benign_steps": often, "boost": float(often)}
@@ -181,8 +180,8 @@ def _attack(name: str, inputs: str, scale: Scale) -> dict[str, Any]:
     return attack
 
 
-def _defense(name: str, malicious: int, clients: int) -> dict[str, Any]:
-    known: dict[str, dict[str, Any]] = {
+def _defense(name: str, malicious: int, clients: int) -> dict[str, object]:
+    known: dict[str, dict[str, object]] = {
         "fedavg": {"name": "fedavg"},
         "krum": {"name": "krum", "num_byzantine": malicious},
         "coomed": {"name": "median"},

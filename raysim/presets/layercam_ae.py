@@ -10,8 +10,7 @@ Not in the paper: the task of table 7 (ResNet-50 on non-IID CIFAR-100 here).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from raysim.presets.cam_setting import ATTACKS, DETECTION, VOTE, defense, doubts, setting, stand_ins
 from raysim.presets.preset import Config, Preset, Scale, row
@@ -127,7 +126,7 @@ def _preset(
     beta: float | None = None,
     rounds: tuple[int, int] = (100, 9),
     metrics: tuple[str, ...] = (*DETECTION, *ACCURACY),
-    reported: dict[str, Any] | None = None,
+    reported: Mapping[str, float | None] | None = None,
 ) -> Preset:
     """benign, malicious, rounds: at paper and at small scale."""
     model = MODELS[network]

@@ -14,8 +14,7 @@ trims 2 beta = 20 of 50 values against c = 20 attackers, although it asks for be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from raysim.presets.preset import Config, Preset, Scale, row
 
@@ -71,7 +70,7 @@ def _preset(
     share: float = 2.5,
     trim_all: bool = False,
     metrics: Sequence[str] = ALARMS,
-    reported: dict[str, Any] | None = None,
+    reported: Mapping[str, float | None] | None = None,
 ) -> Preset:
     """rounds: at paper and at small scale. share: clients for each attacker. trim_all: beta = c, else c / 2."""
 
@@ -80,7 +79,7 @@ def _preset(
         clients = 50 if paper else 15
         malicious = int(clients / share)
         trim = malicious if trim_all else malicious // 2
-        attack: dict[str, Any] = {"name": f"fang_{rule}", "knowledge": knowledge}
+        attack: dict[str, object] = {"name": f"fang_{rule}", "knowledge": knowledge}
         attack |= {"lambda_min": 1e-9, "epsilon": 1e-7} if rule == "krum" else {"stretch": 1.05}
         femnist = {"name": "femnist", "partition": {"name": "natural", "subsets": True}}
         digits = {"name": "digits", "partition": {"name": "dirichlet", "alpha": 0.5, "min_samples": 10}}
@@ -108,8 +107,8 @@ def _preset(
     )
 
 
-def _defense(name: str, rule: str, malicious: int, trim: int) -> dict[str, Any]:
-    by_rule: dict[str, Any] = {"rule": rule, "num_byzantine": malicious}
+def _defense(name: str, rule: str, malicious: int, trim: int) -> dict[str, object]:
+    by_rule: dict[str, object] = {"rule": rule, "num_byzantine": malicious}
     if rule == "trimmed_mean":
         by_rule["trim"] = trim
     pdrr = {**by_rule, "q": 0.83} if rule == "trimmed_mean" else by_rule

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 Scale = Literal["paper", "small"]
-Config = Mapping[str, Any]
+Config = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,14 @@ class Preset:
         """What is left of the name: which cell of the table."""
         return self.name.partition("-")[2]
 
-    def mapping(self, scale: Scale) -> dict[str, Any]:
+    @property
+    def rounds(self) -> int:
+        """The rounds of the full setting."""
+        rounds = self.paper["rounds"]
+        assert isinstance(rounds, int), "every preset says how many"
+        return rounds
+
+    def mapping(self, scale: Scale) -> dict[str, object]:
         """The configuration, as a YAML preset holds it: with `description` and `reported`."""
         config = self.paper if scale == "paper" else self.small
         return {"description": self.description, **config, "reported": dict(self.reported)}

@@ -71,7 +71,7 @@ def _one(key: str, preset: Preset, rounds: Columns, clients: Columns, spans: Col
         return _mean(rounds[key][judged])
     rate, _, number = key.partition("@")
     if number:
-        place = max(1, round(int(number) * count / int(preset.paper["rounds"]))) - 1
+        place = max(1, round(int(number) * count / preset.rounds)) - 1
         return float(rounds["fpr"][place] if rate == "far" else 1 - rounds["recall"][place])
     for utility in UTILITIES:
         if key.startswith(utility):
