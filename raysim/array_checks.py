@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -29,7 +27,7 @@ def numbers(key: str, values: ArrayLike, rule: str) -> np.ndarray:
         raise ConfigError(key, rule, type(values).__name__) from None
 
 
-def as_array(values: Any) -> np.ndarray | None:
+def as_array(values: object) -> np.ndarray | None:
     """The values as an array, of whatever type; None where they cannot be one."""
     try:
         return np.asarray(values)
@@ -37,7 +35,7 @@ def as_array(values: Any) -> np.ndarray | None:
         return None
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """A value in a few words: `int64 (2,) [5, 7]`, `list [1, 2]`, `None`."""
     if value is None:
         return "None"

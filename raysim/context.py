@@ -181,7 +181,7 @@ class Context:
         with self.backend.telemetry.stage(name):
             yield
 
-    def put(self, value: Any) -> Reference:
+    def put(self, value: object) -> Reference:
         """Publish a value once for many tasks."""
         return self.backend.put(value)
 
@@ -201,7 +201,7 @@ class Context:
         return self.backend.map(stage, fn, [(item, *shared) for item in items], needs=needs)
 
     def map_pairs(
-        self, stage: str, fn: Callable[..., Any], blocks: Sequence[Any], *shared: Any
+        self, stage: str, fn: Callable[..., object], blocks: Sequence[object], *shared: object
     ) -> dict[tuple[int, int], Any]:
         """{(i, j): fn(blocks[i], blocks[j], *shared)} for i <= j, a task per pair of blocks."""
         held = [self.backend.put(block) for block in blocks]

@@ -56,7 +56,7 @@ class Declared:
             check_option(name, annotation, getattr(self, name), default)
 
 
-def construct(cls: type[Method], options: Mapping[str, Any]) -> Method:
+def construct(cls: type[Method], options: Mapping[str, object]) -> Method:
     """An object of the dataclass `cls`, its options as a file or the command line gives them.
 
     What a text or a whole number stands for is taken as such (`"1e-3"` for a float, a list for a tuple). ConfigError
@@ -65,7 +65,7 @@ def construct(cls: type[Method], options: Mapping[str, Any]) -> Method:
     """
     annotations = option_annotations(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
-    held: dict[str, Any] = {}
+    held: dict[str, object] = {}
     for name, field in fields.items():
         if name in options:
             held[name] = _converted(annotations[name], options[name])
@@ -136,7 +136,7 @@ def call_annotations(call: Callable[..., Any]) -> Mapping[str, Any]:
     }
 
 
-def check_option(key: str, annotation: Any, value: Any, default: Any = dataclasses.MISSING) -> None:
+def check_option(key: str, annotation: object, value: object, default: object = dataclasses.MISSING) -> None:
     """ConfigError where the annotation does not allow the value; a number that is not finite only as the default."""
     if isinstance(value, float) and not math.isfinite(value) and value == default:
         return
@@ -182,7 +182,7 @@ def _unbounded(annotation: Any) -> Any:
     return bare
 
 
-def rule(annotation: Any, value: Any = 0) -> str:
+def rule(annotation: object, value: object = 0) -> str:
     """What an annotation asks for, to follow "must": `be at least 1, or null`; of a number also the kind, which the
     value does not have: `be a whole number, at least 1`.
     """
@@ -258,11 +258,11 @@ def _kinds(annotation: Any) -> set[Any]:
     return {_split(part)[0] for part in members(annotation)}
 
 
-def _allows(annotation: Any, value: Any) -> bool:
+def _allows(annotation: object, value: object) -> bool:
     return any(_allows_one(*_split(part), value) for part in members(annotation))
 
 
-def _allows_one(bare: Any, bounds: tuple[Any, ...], value: Any) -> bool:
+def _allows_one(bare: object, bounds: tuple[object, ...], value: object) -> bool:
     if bare is type(None):
         return value is None
     if get_origin(bare) is Literal:

@@ -19,7 +19,7 @@ UNDEFINED = "undefined"
 """Why main accuracy or attack success is undefined though the round was evaluated."""
 
 
-def as_text(notes: Mapping[str, Any]) -> str:
+def as_text(notes: Mapping[str, object]) -> str:
     """The notes as the table holds them: JSON, or nothing."""
     return json.dumps(notes, default=float, sort_keys=True) if notes else ""
 

@@ -45,7 +45,7 @@ class Verdict:
     threshold: float | None = None
 
 
-def checked_answer(method: str, answer: Any, count: int, dim: int) -> tuple[Verdict, State]:
+def checked_answer(method: str, answer: object, count: int, dim: int) -> tuple[Verdict, State]:
     """What `apply` of `method` returned for K = count rows of d = dim columns, as arrays that Verdict's rules hold for.
 
     Raises ContractError, which names the method, the field, the rule and the value.
@@ -108,7 +108,7 @@ def checked_answer(method: str, answer: Any, count: int, dim: int) -> tuple[Verd
     return Verdict(aggregate, weights, scores, flagged, artifacts, threshold), state
 
 
-def _checked_artifacts(artifacts: Any, refusal: Callable[..., ContractError]) -> Mapping[str, np.ndarray]:
+def _checked_artifacts(artifacts: object, refusal: Callable[..., ContractError]) -> Mapping[str, np.ndarray]:
     if not isinstance(artifacts, Mapping):
         raise refusal("artifacts", "must be a mapping of names to arrays", described(artifacts))
     found = {}

@@ -57,7 +57,7 @@ def _of_plan(study: Study[Any, Any]) -> Iterator[inspect.Parameter]:
         yield _parameter(name, Annotated[_kind(field, written), _info(name, field, written)], default)
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def _parameter(name: str, annotation: object, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

@@ -83,7 +83,7 @@ def describe(kind: str, name: str) -> Description:
     )
 
 
-def _check(group: str, name: str, thing: Any) -> None:
+def _check(group: str, name: str, thing: object) -> None:
     """Refuse what a configuration would refuse."""
     if group in BASES or group == "data.partition":
         check_class(group, name, thing, BASES.get(group))
@@ -106,7 +106,7 @@ def _reference(module: ModuleType) -> str:
     return " ".join(paragraphs[: cited + 1])
 
 
-def _facts(thing: Any) -> list[tuple[str, str]]:
+def _facts(thing: object) -> list[tuple[str, str]]:
     """What a defense needs, what an attack sees, which layers of a model are looked at."""
     if isinstance(thing, Architecture):
         return [("activation map", thing.cam_layer), ("last layer", thing.head)]
@@ -131,7 +131,7 @@ def _choices(call: Any) -> Iterator[str]:
                 yield f"{name}={'|'.join(get_args(bare))}"
 
 
-def _kin(name: str, thing: Any, table: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _kin(name: str, thing: object, table: Mapping[str, object]) -> list[tuple[str, str]]:
     """Others in the table that derive from it, from which it derives, or that stand in its file."""
     if not isinstance(thing, type):
         return []
@@ -149,7 +149,7 @@ def _examples(group: str, name: str, options: tuple[Option, ...]) -> dict[str, s
     shown = [option for option in options if option.default == "required"]
     shown = shown or [option for option in options if option.default != "null"][:1]
     chosen = {option.name: _value(option) for option in shown}
-    nested: Any = {"name": name, **{key: yaml.safe_load(value) for key, value in chosen.items()}}
+    nested: object = {"name": name, **{key: yaml.safe_load(value) for key, value in chosen.items()}}
     for part in reversed(group.split(".")):
         nested = {part: nested}
     words = [f"{group}.{key}={value}" for key, value in {"name": name, **chosen}.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,7 +44,7 @@ def evaluate(
     state: State | None = None,
     round: int = 0,
     seed: int = 0,
-    **hyper_parameters: Any,
+    **hyper_parameters: object,
 ) -> Verdict:
     """The verdict of defense `name` on updates `deltas` [K, d] (local minus global parameters, float32).
 
@@ -105,7 +105,7 @@ def evaluate_round(
     state: State | None = None,
     round: int = 0,
     seed: int = 0,
-    **hyper_parameters: Any,
+    **hyper_parameters: object,
 ) -> tuple[Verdict, State]:
     """Like `evaluate`, for defenses that remember: (verdict, the state to hand to the next round)."""
     defense = _made(name, hyper_parameters)
@@ -163,7 +163,7 @@ def evaluate_round(
     return _reordered(verdict, order), state
 
 
-def _made(name: str | Defense, hyper_parameters: dict[str, Any]) -> Defense:
+def _made(name: str | Defense, hyper_parameters: dict[str, object]) -> Defense:
     # The composition root imports the table of this package, which is being filled when this module is read.
     from raysim.composition.given import instances
     from raysim.composition.registry import make

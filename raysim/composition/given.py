@@ -112,7 +112,7 @@ def instances(group: str, given: Any, base: type) -> tuple[Any, ...]:
     return items
 
 
-def _name(thing: Any) -> str:
+def _name(thing: object) -> str:
     return OBJECT + str(getattr(thing, "__name__", type(thing).__name__))
 
 
@@ -127,7 +127,7 @@ def _identified(group: str, component: Any, name: str) -> Any:
     return type(component).model_construct(**{**own, **kept, "name": name})
 
 
-def _check_same(group: str, items: Sequence[Component], objects: Sequence[Any]) -> None:
+def _check_same(group: str, items: Sequence[Component], objects: Sequence[object]) -> None:
     """Where the configuration of a run that is resumed names objects, these must be the same again."""
     from raysim.composition.methods import options_of
 

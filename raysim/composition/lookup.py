@@ -49,7 +49,7 @@ def find(group: str, table: Mapping[str, Any], name: str) -> Any:
     return loaded(group, offered[name])
 
 
-def entry_points(group: str, table: Mapping[str, Any]) -> dict[str, metadata.EntryPoint]:
+def entry_points(group: str, table: Mapping[str, object]) -> dict[str, metadata.EntryPoint]:
     """Name -> what an installed package offers under it, for one configuration group."""
     kind = ENTRY_POINTS.get(re.sub(r"\.\d+$", "", group), "")
     found: dict[str, metadata.EntryPoint] = {}

@@ -103,7 +103,7 @@ def options_of(method: Any) -> dict[str, Any]:
     return {key: to_jsonable_python(value, fallback=_in_words) for key, value in options.items()}
 
 
-def _in_words(value: Any) -> str:
+def _in_words(value: object) -> str:
     """What stands for a value that YAML cannot hold."""
     if isinstance(value, np.ndarray):
         content = f"{value.dtype}{value.shape}".encode() + value.tobytes()
@@ -111,7 +111,7 @@ def _in_words(value: Any) -> str:
     return f"object:{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
-def _written_out(component: Component, method: Any) -> Component:
+def _written_out(component: Component, method: object) -> Component:
     """A component with every option of the method made of it."""
     beside = {key: getattr(component, key) for key in type(component).model_fields}
     return type(component).model_construct(**{**beside, **options_of(method)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from attacks.table import ATTACKS
 from defenses.table import DEFENSES
@@ -22,7 +22,7 @@ from raysim.options import construct
 Method = TypeVar("Method")
 
 
-TABLES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+TABLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "attacks": ("attack", ATTACKS),
     "defenses": ("defense", DEFENSES),
     "datasets": ("data", datasets.DATASETS),
@@ -92,7 +92,7 @@ def make(
         raise error.under(group) from None
 
 
-def check_class(group: str, name: str, cls: Any, base: type | None) -> None:
+def check_class(group: str, name: str, cls: object, base: type | None) -> None:
     """A class of a user's own must be a dataclass of the right kind."""
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base or object)):
         kind = f" that derives from raysim.{base.__name__}" if base else ""
@@ -105,7 +105,7 @@ def check_class(group: str, name: str, cls: Any, base: type | None) -> None:
         raise ConfigError(f"{group}.name", rule, name)
 
 
-def _first_line(thing: Any) -> str:
+def _first_line(thing: object) -> str:
     """What a component says of itself."""
     described = (
         getattr(thing, "description", None) if isinstance(thing, Architecture) else inspect.getdoc(thing)

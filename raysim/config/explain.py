@@ -30,7 +30,9 @@ class Key:
         return f"{self.name} ({about}): {self.meaning}"
 
 
-def explained(group: type[Group] = ExperimentConfig, prefix: str = "", chosen: Any = None) -> Iterator[Key]:
+def explained(
+    group: type[Group] = ExperimentConfig, prefix: str = "", chosen: object = None
+) -> Iterator[Key]:
     """The keys of a group and of the groups in it, in the order of the schema; chosen: the group as it is by default."""
     for name, field in group.model_fields.items():
         inner = list(dict.fromkeys(_groups(field.annotation)))
@@ -46,14 +48,14 @@ def explained(group: type[Group] = ExperimentConfig, prefix: str = "", chosen: A
             yield from explained(part, f"{prefix}{name}.", _one(field.default))
 
 
-def _groups(annotation: Any) -> list[type[Group]]:
+def _groups(annotation: object) -> list[type[Group]]:
     """The groups that a field holds: itself one, or a tuple of them."""
     if isinstance(annotation, type) and issubclass(annotation, Group):
         return [annotation]
     return [group for part in typing.get_args(annotation) for group in _groups(part)]
 
 
-def _kind(annotation: Any) -> str:
+def _kind(annotation: object) -> str:
     """`int | null`, `auto, cpu or cuda`, `list of int`."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
@@ -90,7 +92,7 @@ def _one(default: Any) -> Any:
     return (default[0] if default else None) if isinstance(default, tuple) else default
 
 
-def _default(name: str, field: FieldInfo, chosen: Any) -> str:
+def _default(name: str, field: FieldInfo, chosen: object) -> str:
     value = getattr(chosen, name, field.default)
     if value is PydanticUndefined:
         return "required"

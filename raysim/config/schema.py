@@ -300,7 +300,7 @@ class ExperimentConfig(Group):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, **values: object) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -308,7 +308,7 @@ class ExperimentConfig(Group):
         check_across_keys(self)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> ExperimentConfig:
+    def from_mapping(cls, values: Mapping[str, object]) -> ExperimentConfig:
         """From nested dicts, as YAML gives them."""
         for key in values:
             if not isinstance(key, str):
@@ -334,13 +334,13 @@ class ExperimentConfig(Group):
             values[group] = {**values[group], **changes}
         return type(self).from_mapping(values)
 
-    def filled_in(self, **groups: Mapping[str, Any]) -> ExperimentConfig:
+    def filled_in(self, **groups: Mapping[str, object]) -> ExperimentConfig:
         """A copy with keys of groups decided by rules, whose values are right by construction: nothing is checked."""
         changed = {group: getattr(self, group).model_copy(update=keys) for group, keys in groups.items()}
         return self.model_copy(update=changed)
 
 
-def _dotted(values: Mapping[str, Any], location: Location) -> str:
+def _dotted(values: Mapping[str, object], location: Location) -> str:
     """The key as it was written: one attack or defense alone has no number."""
     if len(location) > 1 and isinstance(location[1], int):
         items = values[str(location[0])]

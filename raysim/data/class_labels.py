@@ -111,6 +111,6 @@ def _names_of_all(columns: Sequence[LabelColumn]) -> Sequence[str] | None:
     return first
 
 
-def _some(values: Sequence[Any]) -> str:
+def _some(values: Sequence[object]) -> str:
     shown = ", ".join(map(str, values[:SHOWN]))
     return shown if len(values) <= SHOWN else f"{shown}, ... ({len(values)})"

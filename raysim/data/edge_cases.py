@@ -144,7 +144,7 @@ def _encode(text: str, encoding: str) -> bytes:
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows the names numpy's own pickles use, old and new, as stand-ins, and no others."""
 
-    _names: Mapping[tuple[str, str], Any] = MappingProxyType(
+    _names: Mapping[tuple[str, str], object] = MappingProxyType(
         {
             ("numpy", "ndarray"): _PickledArray,
             ("numpy", "dtype"): _PickledType,

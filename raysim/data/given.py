@@ -22,7 +22,7 @@ LABELS = ("label", "labels", "fine_label", "target", "y")
 FORMS = "must be two parts (train, test), each a pair of arrays (inputs, labels), a torch Dataset, or a datasets.Dataset"
 
 
-def federated(given: Any, *, limit: int | None = None, seed: int = 0) -> FederatedData:
+def federated(given: object, *, limit: int | None = None, seed: int = 0) -> FederatedData:
     """The classification task in `given`: (train, test), a mapping with these two keys, or FederatedData.
 
     Each part: arrays (inputs [n, ...], labels [n]), also tensors; a map-style torch Dataset whose items are (input,
@@ -70,7 +70,7 @@ def digest(data: FederatedData) -> str:
     return found.hexdigest()[:16]
 
 
-def _part(part: Any, which: str) -> tuple[Dataset, tuple[str, ...]]:
+def _part(part: object, which: str) -> tuple[Dataset, tuple[str, ...]]:
     """One part's samples, and the names of its classes where it knows them."""
     if columns := getattr(part, "column_names", None):
         return _table(part, columns, which)
@@ -102,7 +102,7 @@ def _table(part: Any, columns: list[str], which: str) -> tuple[Dataset, tuple[st
     return Dataset(_inputs(list(inputs), which), _labels(list(labels), which)), tuple(names)
 
 
-def _inputs(values: Any, which: str) -> np.ndarray:
+def _inputs(values: object, which: str) -> np.ndarray:
     """Inputs [n, ...] in one of the types that `Dataset` holds."""
     if isinstance(values, list) and values and hasattr(values[0], "getbands"):
         values = [_pixels(picture) for picture in values]
@@ -126,7 +126,7 @@ def _inputs(values: Any, which: str) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _labels(values: Any, which: str) -> np.ndarray:
+def _labels(values: object, which: str) -> np.ndarray:
     array = _array(values)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DataError(f"data: the {which} labels must be integers [n], not {array.dtype} {array.shape}")
@@ -135,7 +135,7 @@ def _labels(values: Any, which: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _array(values: Any) -> np.ndarray:
+def _array(values: object) -> np.ndarray:
     """An array of an array, a tensor, or a list of either."""
     if isinstance(values, list):
         return np.stack([np.asarray(value) for value in values]) if values else np.zeros(0, np.int64)

@@ -102,7 +102,7 @@ def crafted(
     return rows, state
 
 
-def _as_updates(name: str, rows: Any, own: Updates) -> Updates:
+def _as_updates(name: str, rows: object, own: Updates) -> Updates:
     """An array [c, d] or [c, d + b] as rows of own's clients."""
     count, layout = own.num_clients, own.layout
     array = as_array(rows)

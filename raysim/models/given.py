@@ -102,7 +102,7 @@ def layers_of(model: nn.Module) -> tuple[str, str]:
     return chosen[0], chosen[1]
 
 
-def name_of(thing: Any) -> str:
+def name_of(thing: object) -> str:
     """What a class, a function or an object is called."""
     return str(getattr(thing, "__name__", type(thing).__name__))
 

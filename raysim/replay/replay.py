@@ -199,7 +199,7 @@ def _keep(
     records: Iterator[RoundRecord],
     count: int,
     path: Path,
-    about: dict[str, Any],
+    about: dict[str, object],
     observe: Observe,
 ) -> None:
     """Write a replay's directory, round by round."""

@@ -25,7 +25,9 @@ from raysim.errors import RecordError
 FILES = ("arrays.safetensors", "state.json")
 
 
-def save(folder: Path, rounds_done: int, state: dict[str, Any], keep: int, configuration: str = "") -> Path:
+def save(
+    folder: Path, rounds_done: int, state: dict[str, object], keep: int, configuration: str = ""
+) -> Path:
     """Save a state tree; afterwards only the newest `keep` checkpoints are left.
 
     configuration: the digest of the configuration the state belongs to. Raises TypeError for what a checkpoint cannot

@@ -123,7 +123,7 @@ class RunDirectory:
 
     path: Path
 
-    def start(self, config_yaml: str, environment: Mapping[str, Any]) -> None:
+    def start(self, config_yaml: str, environment: Mapping[str, object]) -> None:
         """Create the directory; RecordError when a run is there already."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -138,7 +138,7 @@ class RunDirectory:
         """Whether it is written down where the run runs."""
         return (self.path / "environment.json").exists()
 
-    def describe(self, environment: Mapping[str, Any]) -> None:
+    def describe(self, environment: Mapping[str, object]) -> None:
         """Write down where the run runs."""
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
 
@@ -152,7 +152,7 @@ class RunDirectory:
         write_atomically(self.path / LAYOUT, json.dumps(layout.tree()).encode())
 
     def write_round(
-        self, number: int, round_row: Mapping[str, Any], clients: Rows, spans: Sequence[Span]
+        self, number: int, round_row: Mapping[str, object], clients: Rows, spans: Sequence[Span]
     ) -> None:
         """Keep one finished round. The `rounds` row is written last: its presence marks the round as complete."""
         self._write_part("spans", number, [{"round": number, **asdict(span)} for span in spans])

@@ -152,7 +152,7 @@ def _parts(prepared: Prepared) -> list[Any]:
 
 
 def _enter(
-    directory: RunDirectory, experiment: Experiment, resumed: Continuation | None, **about: Any
+    directory: RunDirectory, experiment: Experiment, resumed: Continuation | None, **about: object
 ) -> None:
     """Begin a run's directory, or make that of a resumed one ready."""
     config = experiment.config
