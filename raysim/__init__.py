@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raysim import _moved
-from raysim.attack import Attack, ClientContext, View, Visibility
+from raysim.attack import Attack, ClientContext, Diagnostics, View, Visibility
 from raysim.backends.base import InProcessBackend, Needs, Reference
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
@@ -54,6 +54,7 @@ from raysim.errors import (
 )
 from raysim.matrix.distances import krum_scores, squared_distances, squared_norms
 from raysim.matrix.layout import Entry, Layout
+from raysim.matrix.new_rows import rows_from
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
@@ -86,6 +87,7 @@ __all__ = [
     "DataPool",
     "Dataset",
     "Defense",
+    "Diagnostics",
     "Entry",
     "ExperimentConfig",
     "FederatedData",
@@ -133,6 +135,7 @@ __all__ = [
     "nearest_name",
     "normalise",
     "resume",
+    "rows_from",
     "run",
     "session",
     "squared_distances",

@@ -37,7 +37,7 @@ class Visibility(enum.Enum):
 
 
 Diagnostics = dict[str, float | str | None]
-"""Numbers and short strings by name, for a round's record."""
+"""Numbers and short strings by name, which an attack says of its last `craft` for a round's record."""
 
 
 @dataclass(frozen=True)

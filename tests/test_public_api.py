@@ -26,6 +26,7 @@ PUBLIC = [
     "DataPool",
     "Dataset",
     "Defense",
+    "Diagnostics",
     "Entry",
     "ExperimentConfig",
     "FederatedData",
@@ -73,6 +74,7 @@ PUBLIC = [
     "nearest_name",
     "normalise",
     "resume",
+    "rows_from",
     "run",
     "session",
     "squared_distances",
@@ -85,6 +87,7 @@ PUBLIC = [
 ALIASES = {
     "Observer": "raysim.runs.execution",
     "Reference": "raysim.backends.base",
+    "Diagnostics": "raysim.attack",
     "State": "raysim.context",
     "AtLeastTwo": "raysim.options",
     "Count": "raysim.options",
