@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import typer
 
 from raysim.cli.bench_rounds import rounds
-from raysim.cli.bench_scaling import scaling
 from raysim.cli.study_command import command_of
 from raysim.exit_status import exit_status
 from raysim.studies.coverage import Coverage
@@ -15,6 +14,8 @@ from raysim.studies.detection import Detection
 from raysim.studies.maps import Maps
 from raysim.studies.mmd import MMD
 from raysim.studies.option_lists import at_least_one
+from raysim.studies.rounds.growth import Growth
+from raysim.studies.scaling.study import Scaling
 from raysim.studies.similarity import Similarity
 
 app = typer.Typer(
@@ -22,9 +23,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-for study in (Detection(), Similarity(), MMD(), Coverage(), Maps()):
+for study in (Scaling(), Growth(), Detection(), Similarity(), MMD(), Coverage(), Maps()):
     app.command(study.name)(command_of(study))
-app.command("scaling")(scaling)
 app.command("rounds")(rounds)
 
 

@@ -20,6 +20,7 @@ from raysim.cli.listing import list_names
 from raysim.cli.options import Address, Backend, Debug, Explain, RunPath
 from raysim.cli.replay import replay
 from raysim.cli.reproduce import reproduce
+from raysim.cli.study_command import command_of
 from raysim.config.explain import explained
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
@@ -28,6 +29,7 @@ from raysim.exit_status import exit_status
 from raysim.report import terminal as results
 from raysim.runs.directory import RunDirectory
 from raysim.runs.naming import claimed
+from raysim.studies.sweep import Sweep
 from raysim.version import __version__
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(cluster_app, name="cluster")
 app.command()(reproduce)
+app.command("sweep")(command_of(Sweep(), Path("runs/sweep")))
 
 Request = Annotated[
     list[str] | None,

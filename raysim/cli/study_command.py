@@ -26,8 +26,8 @@ PageFile = Annotated[
 ]
 
 
-def command_of(study: Study[Any, Any]) -> Callable[..., None]:
-    """What typer makes a command of. Its help is the study's docstring."""
+def command_of(study: Study[Any, Any], out: Path | None = None) -> Callable[..., None]:
+    """What typer makes a command of. Its help is the study's docstring. out: the default of --out."""
 
     def command(out: Path, resume: bool, page: Path | None, **options: Any) -> None:
         with exit_status():
@@ -40,7 +40,7 @@ def command_of(study: Study[Any, Any]) -> Callable[..., None]:
     command.__doc__ = inspect.getdoc(type(study))
     shown = typer.Option(metavar="DIR", file_okay=False, help="Where tables, page and figures go.")
     shared = {
-        "out": (Annotated[Path, shown], Path(f"runs/bench-{study.name}")),
+        "out": (Annotated[Path, shown], out or Path(f"runs/bench-{study.name}")),
         "resume": (Resume, False),
         "page": (PageFile, None),
     }
@@ -51,9 +51,11 @@ def command_of(study: Study[Any, Any]) -> Callable[..., None]:
 
 
 def _of_plan(study: Study[Any, Any]) -> Iterator[inspect.Parameter]:
-    for name, field in study.plan.model_fields.items():
+    """The plan's own fields first, then those that say where it is measured."""
+    own = study.plan.__annotations__
+    for name, field in sorted(study.plan.model_fields.items(), key=lambda item: item[0] not in own):
         written = next((about for about in field.metadata if isinstance(about, Written)), Written(text=False))
-        default = None if field.is_required() else _shown(field.get_default(), written)
+        default = inspect.Parameter.empty if field.is_required() else _shown(field.get_default(), written)
         yield _parameter(name, Annotated[_kind(field, written), _info(name, field, written)], default)
 
 
@@ -64,7 +66,7 @@ def _parameter(name: str, annotation: object, default: object) -> inspect.Parame
 def _kind(field: FieldInfo, written: Written) -> Any:
     """What the command reads: texts are read by the field."""
     if written.many:
-        return list[str] | None
+        return list[str] if field.is_required() else list[str] | None
     return str | None if written.text else _without_bounds(field.annotation)
 
 

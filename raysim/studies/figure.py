@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raysim.studies.table import Values
 
@@ -91,6 +92,27 @@ def finish(
             fontsize=8.5,
             labelcolor=INK,
         )
+
+
+def heat_map(
+    axes: Axes,
+    rows: Sequence[str],
+    across: Sequence[str],
+    values: NDArray[np.float64],
+    low: float,
+    high: float,
+) -> None:
+    """Values [rows, across] as shades of cividis, which reads the same for all, each written in its cell."""
+    from raysim.formats import rate
+
+    axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    axes.set_xticks(range(len(across)), across)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.yaxis.grid(visible=False)
+    middle = (low + high) / 2
+    for (row, column), value in np.ndenumerate(values):
+        ink = "white" if value < middle else "black"
+        axes.text(column, row, rate(float(value)), ha="center", va="center", color=ink, fontsize=9)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from annotated_types import MinLen
 from pydantic import BeforeValidator
 
 from raysim.config.method_text import split_methods
@@ -42,7 +43,7 @@ def listed(value: Any) -> Any:
 def numbers(value: Any) -> Any:
     """`50,1_000` as (50, 1000): whole, ascending and different; ConfigError otherwise."""
     words = [word.replace("_", "") for word in listed(value)] if isinstance(value, str) else list(value)
-    if not words or (isinstance(value, str) and not all(word.isdecimal() for word in words)):
+    if isinstance(value, str) and not (words and all(word.isdecimal() for word in words)):
         raise ConfigError("", "must be whole numbers with commas between", value)
     found = tuple(map(int, words))
     if list(found) != sorted(set(found)):
@@ -88,11 +89,13 @@ def labels(value: Any) -> Any:
     return found
 
 
-Numbers = Annotated[tuple[PositiveInt, ...], BeforeValidator(numbers), Written("NUMBERS")]
+Numbers = Annotated[tuple[PositiveInt, ...], MinLen(1), BeforeValidator(numbers), Written("NUMBERS")]
 """Whole numbers of at least 1, ascending and different."""
-Sizes = Annotated[tuple[AtLeastTwo, ...], BeforeValidator(numbers), Written("NUMBERS")]
+AnyNumbers = Annotated[tuple[PositiveInt, ...], BeforeValidator(numbers), Written("NUMBERS")]
+"""The same, or none."""
+Sizes = Annotated[tuple[AtLeastTwo, ...], MinLen(1), BeforeValidator(numbers), Written("NUMBERS")]
 """The same, of at least 2."""
-Seeds = Annotated[tuple[Count, ...], BeforeValidator(numbers), Written("NUMBERS")]
+Seeds = Annotated[tuple[Count, ...], MinLen(1), BeforeValidator(numbers), Written("NUMBERS")]
 """The same, of at least 0."""
 Words = Annotated[tuple[str, ...], BeforeValidator(listed), Written("NAMES")]
 """Names with commas between."""

@@ -21,9 +21,10 @@ from typing import Any
 from raysim.errors import RaysimError, RunError
 from raysim.formats import duration
 from raysim.runs.directory import write_atomically
+from raysim.runs.table_schema import write_parquet
 from raysim.studies import markdown
 from raysim.studies.store import Store, read_json
-from raysim.studies.study import Bench, Cell, InProcesses, OnBackend, OnCluster, Page, Plan, Study
+from raysim.studies.study import Bench, Cell, InProcesses, OnBackend, OnCluster, Page, Plan, Study, nodes_of
 
 Tell = Callable[[str], None]
 
@@ -56,19 +57,26 @@ def carry_out(
     waiting = [cell for cell in cells if not store.is_finished(cell)]
     if len(waiting) < len(cells):
         tell(f"{len(cells) - len(waiting)} of {len(cells)} cells are finished already")
-    on_rays = isinstance(plan, OnCluster) and plan.backend == "ray"
-    for nodes in dict.fromkeys(cell.nodes for cell in waiting):
-        here = [cell for cell in waiting if cell.nodes == nodes]
-        if on_rays:
-            assert isinstance(plan, OnCluster)
-            _on_cluster(study, plan, out, nodes)
-        elif isinstance(plan, InProcesses) and plan.workers > 1:
-            _in_processes(study, plan, store, here, Progress(len(here), tell))
-        else:
-            with bench_of(plan) as bench:
-                _measure(study, plan, store, here, bench, Progress(len(here), tell))
-    tables = store.merge(cells, about)
-    return write_page(study.title, about, study.page(plan, tables), out / f"{study.name}.md", page)
+    with study.around(plan) if waiting else contextlib.nullcontext(plan) as placed:
+        for nodes in dict.fromkeys(map(nodes_of, waiting)):
+            here = [cell for cell in waiting if nodes_of(cell) == nodes]
+            if isinstance(placed, OnCluster) and placed.backend == "ray":
+                _on_cluster(study, placed, out, nodes)
+            elif isinstance(placed, InProcesses) and placed.workers > 1:
+                _in_processes(study, placed, store, here, Progress(len(here), tell))
+            else:
+                with bench_of(placed, out) as bench:
+                    _measure(study, placed, store, here, bench, Progress(len(here), tell))
+    shown = study.page(plan, store.merge(cells, about))
+    for name, table in shown.tables.items():
+        write_parquet(out / f"{name}.parquet", table)
+    for name, content in shown.files.items():
+        write_atomically(out / name, content.encode())
+    text = write_page(study.title, about, shown, out / f"{study.name}.md", page)
+    if lost := [cell for cell in cells if not store.is_finished(cell)]:
+        first = f"{len(lost)} of {len(cells)} cells have no numbers ({lost[0]}, ...)"
+        raise RunError(f"{first}; {out / study.name}.md shows the others; --resume tries again")
+    return text
 
 
 def write_page(
@@ -109,27 +117,27 @@ class Progress:
 
 
 @contextlib.contextmanager
-def bench_of(plan: Plan) -> Iterator[Bench]:
+def bench_of(plan: Plan, out: Path) -> Iterator[Bench]:
     """Where the plan is measured: this process, or a cluster of as many CPUs as it has workers, one thread each."""
     from raysim.backends.base import InProcessBackend
 
     if not isinstance(plan, OnBackend) or plan.backend == "inprocess":
         workers = plan.workers if isinstance(plan, OnBackend) else 1
-        yield Bench(InProcessBackend(threads=workers), workers)
+        yield Bench(InProcessBackend(threads=workers), workers, out=out)
         return
     from raysim.backends import ray_connection as ray_cluster
 
-    with ray_cluster.connected(num_cpus=plan.workers), _ray_bench(plan.workers, plan.workers) as bench:
+    with ray_cluster.connected(num_cpus=plan.workers), _ray_bench(plan.workers, plan.workers, out) as bench:
         yield bench
 
 
 @contextlib.contextmanager
-def _ray_bench(workers: int, cpus: int) -> Iterator[Bench]:
+def _ray_bench(workers: int, cpus: int, out: Path) -> Iterator[Bench]:
     from raysim.backends.capacity import ClientActors
     from raysim.backends.ray_backend import RayBackend
 
     with contextlib.closing(RayBackend(ClientActors(0), workers=workers)) as backend:
-        yield Bench(backend, workers, cpus)
+        yield Bench(backend, workers, cpus, out)
 
 
 def _measure(
@@ -163,7 +171,7 @@ def _in_processes(
 
 def _one(study: Study[Any, Any], plan: Plan, store: Store, cell: Cell) -> str:
     """One cell in a process of its own; what is said of it."""
-    with bench_of(plan) as bench, study.opened(plan, bench) as opened:
+    with bench_of(plan, store.out) as bench, study.opened(plan, bench) as opened:
         rows = study.measure(plan, cell, opened)
     store.write(cell, rows)
     return study.told(rows)
@@ -198,12 +206,12 @@ def drive(study: Study[Any, Any], out: Path, nodes: int) -> None:
     from raysim.backends import ray_connection as ray_cluster
 
     plan, store = study.plan(**read_json(out / "plan.json")["plan"]), Store(out, study.tables)
-    cells = [cell for cell in study.cells(plan) if cell.nodes == nodes and not store.is_finished(cell)]
+    cells = [cell for cell in study.cells(plan) if nodes_of(cell) == nodes and not store.is_finished(cell)]
     with ray_cluster.connected(os.environ["RAY_ADDRESS"]):
         capacity, found = ray_cluster.capacity(), len(ray_cluster.nodes())
         if found != nodes:
             raise RunError(f"the cluster has {found} nodes, not {nodes}")
-        with _ray_bench(capacity.workers(1), capacity.cpus // nodes) as bench:
+        with _ray_bench(capacity.workers(1), capacity.cpus // nodes, out) as bench:
             _measure(study, plan, store, cells, bench, Progress(len(cells), to_stderr))
 
 

@@ -50,6 +50,7 @@ class Store:
         """
         now: dict[str, Any] = {
             "plan": plan.model_dump(mode="json"),
+            "same": json.loads(json.dumps(plan.beside_grid())),
             "environment": environment(),
             "dates": [datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")],
         }
@@ -59,7 +60,7 @@ class Store:
                     f"{self.out} already holds finished cells: --resume, or choose another --out"
                 )
             before = read_json(self.out / "plan.json")
-            other = _differences(before["plan"], plan.beside_grid())
+            other = _differences(before["same"], now["same"])
             other += _differences(before["environment"], {key: now["environment"][key] for key in SAME})
             if other:
                 raise RecordError(f"{self.out} was measured with {'; '.join(other)}")
@@ -69,12 +70,15 @@ class Store:
         return now
 
     def write(self, cell: Cell, rows: Mapping[str, Rows]) -> None:
-        """Keep a finished cell: its own fields in the columns that bear their names, beside what was measured."""
+        """Keep a finished cell: its own fields in the columns that bear their names, beside what was measured.
+
+        One without rows in the first table is not finished.
+        """
         own = asdict(cell)
         for table in reversed(list(self.tables)):
             common = {key: own[key] for key in own if key in self.tables[table].columns}
             found = [{**common, **row} for row in rows.get(table, ())]
-            if found or table == self.whole:
+            if found:
                 path = self._part(table, cell)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_parquet(path, self.tables[table].table(found))

@@ -21,6 +21,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -73,8 +74,8 @@ class OnCluster(Plan):
 
     nodes: Numbers = Field((1,), description="numbers of nodes, with commas between")
     kind: Kind = Field("raylets", description="what nodes are made of")
-    address: str | None = Field(None, description="kind address: of the cluster that is up")
-    bandwidth: str | None = Field(None, description="kind namespaces: of each link, 100mbit or 1gbit")
+    address: str | None = Field(None, description="with kind address: of the cluster that is up")
+    bandwidth: str | None = Field(None, description="with kind namespaces: of each link, 100mbit or 1gbit")
     cpus_per_node: PositiveInt | None = Field(
         None, description="default: an equal part of this machine's", validate_default=True
     )
@@ -113,10 +114,9 @@ class InProcesses(Plan):
 
 @dataclass(frozen=True)
 class Cell:
-    """What is measured in one go and kept as one file. Its fields are columns of every table that has them."""
-
-    nodes: ClassVar[int] = 1
-    """How large a cluster it needs; a study over nodes has a field of this name."""
+    """What is measured in one go and kept as one file. Its fields are columns of every table that has them; `nodes`, where
+    it has one, says how large a cluster it needs.
+    """
 
     @property
     def name(self) -> str:
@@ -136,11 +136,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where cells are measured. workers: of the backend. cpus: of each node."""
+    """Where cells are measured. workers: of the backend. cpus: of each node. out: the study's folder."""
 
     backend: Backend
     workers: int = 1
     cpus: int = 1
+    out: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,15 @@ class Page:
     sections: Sequence[str]
     figures: Mapping[str, tuple[str, Figure]] = field(default_factory=dict)
     """Name -> (what it shows, figure)."""
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    """What was worked out for the page, to be kept beside it: name -> table."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The same as texts: name of the file -> content."""
 
 
 P = TypeVar("P", bound=Plan)
 C = TypeVar("C", bound=Cell)
+T = TypeVar("T")
 
 
 class Study(ABC, Generic[P, C]):
@@ -181,6 +187,10 @@ class Study(ABC, Generic[P, C]):
         """Refuse what cannot be carried out, before anything starts; remarks that the user is to read then."""
         return ()
 
+    def around(self, plan: P) -> contextlib.AbstractContextManager[P]:
+        """What is up while all cells are measured, in whatever process; the plan with what follows from it."""
+        return contextlib.nullcontext(plan)
+
     def opened(self, plan: P, bench: Bench) -> contextlib.AbstractContextManager[Any]:
         """What all cells on one cluster share: watches, warmed-up workers."""
         return contextlib.nullcontext(bench)
@@ -190,10 +200,16 @@ class Study(ABC, Generic[P, C]):
         return ""
 
 
-def shuffled(cells: Sequence[C], seed: int, *key: int | str) -> list[C]:
-    """The cells in an order of their own: neighbours in a table are not measured one after the other."""
+def shuffled(cells: Sequence[T], seed: int, *key: int | str) -> list[T]:
+    """The cells, or what they are made of, in an order of their own: neighbours in a table are not measured one after the other."""
     order = rng.generator(seed, "bench", *key).permutation(len(cells))
     return [cells[place] for place in order]
+
+
+def nodes_of(cell: Cell) -> int:
+    """How large a cluster a cell needs."""
+    nodes: int = getattr(cell, "nodes", 1)
+    return nodes
 
 
 def columns(**described: tuple[str, str]) -> dict[str, tuple[str, str]]:

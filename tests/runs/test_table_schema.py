@@ -9,7 +9,6 @@ import pytest
 from raysim.errors import RecordError
 from raysim.runs.directory import TABLES
 from raysim.runs.table_schema import VERSION_KEY, TableSchema, write_parquet
-from raysim.studies.cell_store import Parts
 
 COSTS = TableSchema("costs", {"stage": ("string", "name"), "wall_s": ("float64", "seconds")})
 LATER = TableSchema(
@@ -108,15 +107,3 @@ def test_columns_of_later_versions_of_a_runs_tables_are_columns():
     assert {name: table.version for name, table in TABLES.items()} == {"rounds": 2, "clients": 1, "spans": 2}
     for table in TABLES.values():
         assert set(table.later) <= set(table.columns)
-
-
-def test_the_parts_of_a_grid_are_as_strict(tmp_path):
-    parts = Parts({"costs": COSTS.columns}, "costs")
-    with pytest.raises(RecordError, match="no column 'wal_s'"):
-        parts.write(tmp_path, "cell", {"costs": [{**ROW, "wal_s": 1.0}]})
-    assert not parts.has_finished(tmp_path)
-    parts.write(tmp_path, "cell", {"costs": [ROW]})
-    parts.merge(tmp_path, {"plan": 1})
-    metadata = pq.read_schema(tmp_path / "costs.parquet").metadata
-    assert metadata == {b"about": b'{"plan": 1}', VERSION_KEY: b"1"}
-    assert parts.of("costs").read(tmp_path / "costs.parquet").to_pylist() == [ROW]

@@ -133,6 +133,32 @@ def test_cells_of_another_origin_are_refused(tmp_path: Path, monkeypatch, key: s
         run(tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda table: table.drop_columns(["square"]), "no column square"),
+        (lambda table: table.replace_schema_metadata({"raysim_version": "9"}), "written by a later raysim"),
+        (None, "is damaged"),
+    ],
+)
+def test_cells_that_cannot_be_read_are_refused(tmp_path: Path, spoil: Any, message: str):
+    run(tmp_path)
+    part = tmp_path / "parts" / "squares" / "number2.parquet"
+    if spoil is None:
+        part.write_bytes(b"no table")
+    else:
+        pq.write_table(spoil(pq.read_table(part)), part)
+    with pytest.raises(RecordError, match=message):
+        run(tmp_path, resume=True)
+
+
+def test_rows_with_other_columns_are_refused_and_leave_nothing(tmp_path: Path):
+    store = stores.Store(tmp_path, Squares.tables)
+    with pytest.raises(RecordError, match="no column 'squar'; did you mean 'square'"):
+        store.write(SquaresCell(2), {"squares": [{"repeat": 0, "squar": 4}]})
+    assert not store.finished()
+
+
 def test_a_damaged_plan_is_named(tmp_path: Path):
     run(tmp_path)
     (tmp_path / "plan.json").write_text("{")

@@ -13,6 +13,7 @@ from raysim.attack import Attack, View, Visibility
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.composition.registry import make
+from raysim.config.method_text import parse_method
 from raysim.config.schema import Component
 from raysim.context import Setting
 from raysim.defense import judged
@@ -23,7 +24,6 @@ from raysim.studies.costs.targets import Judged, ratio
 from raysim.studies.limits import gram_product
 from raysim.studies.matrix import Matrix
 from raysim.studies.memory import MemoryWatch
-from raysim.studies.option_lists import named_options
 from raysim.studies.timing import Clock, seconds
 
 PASS_FACTOR = 3.0
@@ -67,8 +67,7 @@ def parse_attacks(words: Sequence[str]) -> list[tuple[str, Attack]]:
 
     found = []
     for word in words:
-        name, values = named_options("attack", word)
-        attack = make("attack", ATTACKS, Component(**{**values, "name": name}), Attack)
+        attack = make("attack", ATTACKS, Component(**parse_method("attack", word)), Attack)
         if type(attack).craft is Attack.craft or attack.visibility is Visibility.OWN:
             raise ConfigError("attack", "must make its rows from what it sees of other clients", word, "alie")
         found.append((word, attack))

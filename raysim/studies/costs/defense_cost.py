@@ -12,6 +12,7 @@ import numpy as np
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span
 from raysim.composition.registry import make
+from raysim.config.method_text import parse_method
 from raysim.config.schema import Component
 from raysim.config.yaml_text import values_in
 from raysim.context import Setting
@@ -20,7 +21,6 @@ from raysim.errors import ConfigError
 from raysim.studies.limits import copy_matrix, gram_product
 from raysim.studies.matrix import Matrix
 from raysim.studies.memory import MemoryWatch
-from raysim.studies.option_lists import named_options
 from raysim.studies.timing import Clock, seconds
 
 BETWEEN = "(between stages)"
@@ -73,12 +73,12 @@ class DefenseCost:
         return self.stages[name].wall_s if name in self.stages else np.zeros(len(self.apply_s))
 
 
-def parse_subjects(names: Sequence[str], options: Sequence[str]) -> list[Subject]:
+def parse_subjects(names: Sequence[str], given: Sequence[str] = ()) -> list[Subject]:
     """The defenses named, each `name` or `name,key=value,...`, with `defense.key=value` options on top."""
     from defenses.table import DEFENSES
 
     extra: dict[str, dict[str, Any]] = {}
-    for option in options:
+    for option in given:
         key, equals, value = option.partition("=")
         name, dot, field_name = key.partition(".")
         if not (equals and dot and field_name):
@@ -88,10 +88,11 @@ def parse_subjects(names: Sequence[str], options: Sequence[str]) -> list[Subject
         extra.setdefault(name, {})[field_name] = values_in(value, key)
     subjects = []
     for word in names:
-        name, named = named_options("defense", word)
+        named = parse_method("defense", word)
+        name = named["name"]
         values = {**extra.get(name, {}), **named}
-        label = ",".join([name, *(f"{key}={value}" for key, value in values.items())])
-        component = Component(**{**values, "name": name})
+        options = [f"{key}={value}" for key, value in values.items() if key != "name"]
+        label, component = ",".join([name, *options]), Component(**values)
         subjects.append(Subject(label, make("defense", DEFENSES, component, Defense)))
     return subjects
 

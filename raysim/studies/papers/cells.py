@@ -6,21 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-import raysim
-from raysim.composition.methods import written_out
 from raysim.config.load import load_config
-from raysim.config.schema import ExperimentConfig
-from raysim.errors import ConfigError, DataError, RunError, unknown_name
+from raysim.errors import DataError, RunError, unknown_name
 from raysim.presets import PAPERS, Preset, Scale, generated
-from raysim.runs.directory import RunDirectory
+from raysim.studies.kept_runs import finish
 from raysim.studies.papers.measures import measure
-
-PLACE_ONLY = ("resources", "record", "evaluation", "checkpoint")
-"""Groups of keys that two runs of the same experiment may differ in."""
 
 
 @dataclass(frozen=True)
@@ -89,46 +83,10 @@ def run_cell(
         path = out / scale / preset.name / f"seed-{seed}"
         config = load_config(preset.name, [*overrides, f"seed={seed}"], scale=scale)
         try:
-            _finish(config, path, backend, address, partial(started, f"{preset.name}, seed {seed}"))
+            finish(config, path, backend, address, partial(started, f"{preset.name}, seed {seed}"))
         except (DataError, RunError) as error:
             problems.append(f"seed {seed}: {error}")
             continue
         for key, value in measure(path, preset, preset.metrics).items():
             values[key].append(value)
     return PaperCell(preset, values, "; ".join(problems))
-
-
-def _finish(
-    config: ExperimentConfig,
-    path: Path,
-    backend: Literal["ray", "inprocess"],
-    address: str | None,
-    started: Callable[[], None],
-) -> None:
-    """Start the run, go on with it, or leave it as it is where it is finished."""
-    if not (path / "config.yaml").exists():
-        started()
-        raysim.run(config, name=path.name, out=path.parent, backend=backend, address=address)
-        return
-    stored = load_config(path / "config.yaml")
-    if not _same(stored, written_out(config)):
-        raise ConfigError("out", "must be a folder for this configuration; it holds another's run", str(path))
-    if RunDirectory(path).finished_rounds() < config.rounds:
-        started()
-        raysim.resume(path, backend=backend, address=address)
-
-
-def _same(stored: ExperimentConfig, wanted: ExperimentConfig) -> bool:
-    """Whether a run's configuration is the one wanted, with what that left open filled in."""
-    values = stored.to_mapping()
-    return all(
-        group in PLACE_ONLY or _fills_in(values[group], keys) for group, keys in wanted.to_mapping().items()
-    )
-
-
-def _fills_in(stored: Any, wanted: Any) -> bool:
-    if wanted is None or wanted == "auto":
-        return True
-    if isinstance(wanted, Mapping) and isinstance(stored, Mapping):
-        return wanted.keys() == stored.keys() and all(_fills_in(stored[key], wanted[key]) for key in wanted)
-    return bool(stored == wanted)

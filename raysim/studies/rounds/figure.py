@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from raysim.report.drawing import GRID, INK, QUIET, WIDE
-from raysim.studies.scaling.figures import COLOURS, REST
+from raysim.studies.figure import COLOURS
+from raysim.studies.scaling.figures import REST
 from raysim.studies.scaling.read import Measured
 from raysim.studies.scaling.view import ScalingView
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,25 +22,7 @@ from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import Keeper
 from raysim.studies.costs.targets import Judged
 from raysim.studies.rounds.bare_loop import BareLoop
-
-CASES: Mapping[str, dict[str, Any]] = {
-    "digits": {
-        "population": {"clients": 100},
-        "data": {"name": "digits", "partition": {"name": "iid", "samples_per_client": 100}},
-        "model": "digits_cnn",
-        "training": {"epochs": 1, "batch_size": 10, "optimizer": {"lr": 0.05}},
-    },
-    "cifar10": {
-        "population": {"clients": 24},
-        "data": {"name": "cifar10", "limit": 12_000, "partition": {"name": "iid", "samples_per_client": 320}},
-        "model": "flare_cifar",
-        "training": {"epochs": 1, "batch_size": 32, "optimizer": {"lr": 0.05}},
-    },
-}
-"""Name -> configuration. All are defended by Krum; every round is evaluated, recorded, traced and checkpointed."""
-
-WARM_UP = 2
-"""Rounds that warm up caches and worker processes, before those that count."""
+from raysim.studies.rounds.cases import WARM_UP
 
 SPEED_UPS: Mapping[str, float] = {"digits": 2.0}
 """Case -> how many times faster than the bare loop on as many cores a simulated round is to be, at least."""
@@ -83,13 +64,6 @@ class RoundTimes:
             return []
         what = f"{case}: bare loop on the same cores / simulated round"
         return [Judged(what, float(np.median(self.speed_ups)), wanted, at_least=True)]
-
-
-def bench_config(case: str, rounds: int, root: str | None = None, seed: int = 0) -> ExperimentConfig:
-    """The configuration of a case, `rounds` rounds long, with its data under `root`."""
-    own = {"seed": seed, "rounds": rounds, "defense": {"name": "krum"}, "checkpoint": {"every": 1}}
-    values = {**CASES[case], **own}
-    return ExperimentConfig.from_mapping({**values, "data": {**values["data"], "root": root}})
 
 
 def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: bool) -> RoundTimes:

@@ -1,8 +1,11 @@
-"""The tables of `raysim bench rounds` over a grid: rounds, and memory, which only the last repeat measures."""
+"""The tables of `raysim bench growth`."""
 
 from __future__ import annotations
 
-from raysim.studies.cell_store import Columns, Parts
+from collections.abc import Mapping
+
+from raysim.runs.table_schema import Columns, TableSchema
+from raysim.studies.store import SPANS
 
 CELL = {
     "case": ("string", "name of the case"),
@@ -27,7 +30,7 @@ CELL = {
     "repeat": ("int32", "from 0; each has actors of its own"),
 }
 
-COLUMNS: Columns = {
+COLUMNS: Mapping[str, Columns] = {
     "rounds": {
         **CELL,
         "round": ("int32", "of those that were timed, from 0"),
@@ -54,5 +57,9 @@ COLUMNS: Columns = {
 }
 """Table -> column -> (type, meaning)."""
 
-PARTS = Parts(COLUMNS, "rounds")
-"""How they are kept, a part for every repeat of a cell; its rounds say that it is whole."""
+TABLES: Mapping[str, TableSchema] = {
+    "rounds": TableSchema("rounds", COLUMNS["rounds"]),
+    "memory": TableSchema("memory", COLUMNS["memory"]),
+    "spans": TableSchema("spans", SPANS),
+}
+"""Rounds, memory, which only the last repeat measures, and the spans of the rounds that were timed."""

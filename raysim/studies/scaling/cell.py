@@ -62,8 +62,8 @@ class Stopwatch:
 
 def measure_defense(
     subject: Subject, matrix: RoundMatrix, watch: Watch, *, memory: bool
-) -> tuple[list[Row], list[Row]]:
-    """(Rows of stages, rows of memory), without the columns that a cell's rows have in common.
+) -> tuple[list[Row], list[Row], list[Span]]:
+    """(Rows of stages, rows of memory, spans), without the columns that a cell's rows have in common.
 
     Rounds to warm up, one that is timed, and, for memory, one more that is watched. The state goes on from one to the
     next, as in a run; the global model stays where it is.
@@ -82,20 +82,12 @@ def measure_defense(
     del updates
     stages = stage_rows(clock.work, verdict)
     if not memory:
-        return stages, []
+        return stages, [], clock.work.spans
     matrix.renew()
     with watch.memory() as found:
         judged(defense, state, matrix.updates, replace(matrix.context, round=watched, truth=truth))
     backend.telemetry.drain()
-    return stages, [
-        {
-            "node": number,
-            "worker_bytes": node.worker_bytes,
-            "largest_worker_bytes": node.largest_worker_bytes,
-            "store_bytes": node.store_bytes,
-        }
-        for number, node in enumerate(found)
-    ]
+    return stages, [{"node": number, **vars(node)} for number, node in enumerate(found)], clock.work.spans
 
 
 def measure_limits(matrix: RoundMatrix, drawing: Work) -> list[Row]:

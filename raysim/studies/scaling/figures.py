@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,13 +18,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
 from raysim.report.drawing import GRID, INK, QUIET, WIDE
+from raysim.studies.figure import COLOURS, MARKERS
 from raysim.studies.scaling.fit import shares, strong_scaling
 from raysim.studies.scaling.read import Measured
 from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.scaling.view import ScalingView
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288")
-MARKERS = "osDv^P*X"
 REST = "#b9bfc4"
 LABEL_PT = 9.0
 
@@ -34,8 +31,19 @@ SPLIT_WIDTH = 1.6
 """Of the axes of `split`, in bars: the rest is for the seconds and the names that do not fit into their bar."""
 
 
-def draw(view: ScalingView, out: Path) -> dict[str, str]:
-    """Write every figure there are data for, as PNG and SVG; kind -> name of the PNG."""
+CAPTIONS = {
+    "runtime": "Seconds per round by defense",
+    "growth": "Seconds per round against K",
+    "split": "Share of each stage",
+    "maps": "Maps alone, and with the autoencoder, against K",
+    "nodes": "Speed-up against nodes",
+    "moved": "Bytes moved between nodes by stage",
+}
+"""Kind of figure -> what it shows."""
+
+
+def draw(view: ScalingView, figures: dict[str, tuple[str, Figure]]) -> dict[str, str]:
+    """Add every figure there are data for to those of the page; kind -> its name there."""
     kinds: dict[str, Callable[[ScalingView], Figure | None]] = {
         "runtime": runtime,
         "growth": growth,
@@ -46,14 +54,9 @@ def draw(view: ScalingView, out: Path) -> dict[str, str]:
     }
     drawn = {}
     for kind, draw_kind in kinds.items():
-        figure = draw_kind(view)
-        if figure is None:
-            continue
-        name = f"{kind}{view.slug}"
-        figure.savefig(out / f"{name}.png", dpi=150)
-        with matplotlib.rc_context({"svg.hashsalt": "raysim"}):
-            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
-        drawn[kind] = f"{name}.png"
+        if (figure := draw_kind(view)) is not None:
+            drawn[kind] = f"{kind}{view.slug}"
+            figures[drawn[kind]] = (CAPTIONS[kind], figure)
     return drawn
 
 

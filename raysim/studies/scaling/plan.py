@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
-import torch
+from annotated_types import Ge, Lt
+from pydantic import Field, field_validator, model_validator
 
-from raysim import rng
-from raysim.context import Setting
-from raysim.defense import check_setting
 from raysim.errors import ConfigError, unknown_name
-from raysim.models import MODELS, build_model
-from raysim.studies.costs.defense_cost import Subject, parse_subjects
-from raysim.studies.matrix import ROUNDS, server_labels
-from raysim.studies.option_lists import at_least_one
+from raysim.options import Count, PositiveInt
+from raysim.studies.options import AnyNumbers, Image, Methods, Numbers
 from raysim.studies.scaling.tables import LIMITS
+from raysim.studies.study import Cell, OnCluster, shuffled
+
+if TYPE_CHECKING:
+    from raysim.studies.costs.defense_cost import Subject
 
 SYNTHETIC = "synthetic"
 INPROCESS = "inprocess"
@@ -35,133 +34,92 @@ class ParameterCount:
     width: float | None = None
 
 
-@dataclass(frozen=True)
-class ScalingPlan:
-    """The grid defenses x clients x sizes x nodes x repeats, and how it is measured.
+class ScalingPlan(OnCluster):
+    """The grid defenses x clients x sizes x nodes x repeats, and how it is measured."""
 
-    malicious: share of the clients. updates: `synthetic`, or the directory of a recorded run. nodes and what
-    follows it: see `cluster.bring_up`. rows_per_block, tile_bytes: how a matrix is cut.
-    """
+    grid: ClassVar = frozenset({"defense", "clients", "parameters", "nodes", "repeats"})
+    defense: Methods = Field(
+        description="with commas between; a part KEY=VALUE belongs to the name before it"
+    )
+    clients: Numbers = Field((24, 48, 72, 100), description="K, with commas between")
+    parameters: AnyNumbers = Field(
+        (),
+        description="d, with commas between: the model's width follows; default: the model's own",
+    )
+    repeats: PositiveInt = Field(5, description="of every cell; each after a round that warms up")
+    updates: str = Field(
+        SYNTHETIC, description="synthetic, or the directory of a run with record.updates=true"
+    )
+    model: str = Field("leaf_cnn", description="whose parameters make the d columns")
+    image: Image = Field((1, 28, 28), description="size of its images")
+    classes: PositiveInt = Field(62, description="its classes")
+    malicious: Annotated[float, Ge(0), Lt(1)] = Field(
+        0.1, description="share of clients that are planted as malicious"
+    )
+    rows_per_block: PositiveInt | None = Field(
+        None, description="rows in a tile; default: two blocks a worker"
+    )
+    tile_mib: PositiveInt = Field(64, description="size of K rows in one column shard, in MiB")
+    seed: Count = Field(0, description="what matrices and orders are drawn from")
 
-    defenses: tuple[str, ...]
-    clients: tuple[int, ...]
-    sizes: tuple[ParameterCount, ...]
-    nodes: tuple[int, ...] = (1,)
-    repeats: int = 5
-    model: str = "leaf_cnn"
-    image: tuple[int, int, int] = (1, 28, 28)
-    classes: int = 62
-    malicious: float = 0.1
-    updates: str = SYNTHETIC
-    backend: str = "ray"
-    kind: str = "raylets"
-    address: str | None = None
-    bandwidth: str | None = None
-    cpus_per_node: int = 1
-    object_store_bytes: int | None = None
-    rows_per_block: int | None = None
-    tile_bytes: int = 2**26
-    seed: int = 0
-
-    def to_mapping(self) -> dict[str, Any]:
-        """For plan.json."""
-        return asdict(self)
-
+    @field_validator("updates")
     @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> ScalingPlan:
-        """The inverse of `to_mapping`, also after a passage through JSON."""
-        lists = ("defenses", "clients", "nodes", "image")
-        sizes = tuple(ParameterCount(**size) for size in values["sizes"])
-        return cls(**{**values, **{key: tuple(values[key]) for key in lists}, "sizes": sizes})
+    def _absolute(cls, value: str) -> str:
+        return value if value == SYNTHETIC else str(Path(value).resolve())
 
-    def method(self) -> dict[str, Any]:
-        """Everything but the grid: what must be the same for cells to stand in one table."""
-        grid = ("defenses", "clients", "sizes", "nodes", "repeats")
-        values = json.loads(json.dumps(self.to_mapping()))
-        return {key: value for key, value in values.items() if key not in grid}
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        from raysim.models import MODELS
+
+        if not self.defense:
+            raise ConfigError("defense", "must name at least one defense", self.defense)
+        if self.updates != SYNTHETIC and self.parameters:
+            rule = "belongs to synthetic updates; a run has its own model"
+            raise ConfigError("parameters", rule, self.parameters)
+        if self.model not in MODELS:
+            raise unknown_name("model", self.model, MODELS)
+        _ = self.subjects  # refuses names and options that do not exist
+        return self
 
     @property
     def subjects(self) -> list[Subject]:
         """The defenses, made."""
-        return parse_subjects(self.defenses, ())
+        from raysim.studies.costs.defense_cost import parse_subjects
+
+        return parse_subjects(self.defense)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of K rows in one column shard."""
+        return self.tile_mib * 2**20
 
     def num_malicious(self, clients: int) -> int:
         """How many of that many synthetic clients are malicious."""
         return int(self.malicious * clients + 0.5)
 
-    def matrices(self, nodes: int, repeat: int) -> list[tuple[int, ParameterCount]]:
-        """(clients, size) of every matrix, in this repeat's order."""
-        every = [(clients, size) for clients in self.clients for size in self.sizes]
-        order = rng.generator(self.seed, "bench", "matrices", nodes, repeat).permutation(len(every))
-        return [every[place] for place in order]
-
-    def cells(self, nodes: int, repeat: int, clients: int, size: ParameterCount) -> list[ScalingCell]:
-        """The limits and every defense on one matrix, in an order of its own."""
-        labels = [LIMITS, *self.defenses]
-        draw = rng.generator(self.seed, "bench", "defenses", nodes, repeat, clients, size.parameters)
-        order = draw.permutation(len(labels))
-        return [ScalingCell(labels[place], clients, size.parameters, nodes, repeat) for place in order]
-
-    def every_cell(self) -> list[ScalingCell]:
-        """All cells of all node counts."""
-        return [
-            cell
-            for nodes in self.nodes
-            for repeat in range(self.repeats)
-            for clients, size in self.matrices(nodes, repeat)
-            for cell in self.cells(nodes, repeat, clients, size)
-        ]
-
 
 @dataclass(frozen=True)
-class ScalingCell:
+class ScalingCell(Cell):
     """One defense (or the limits) on one matrix, in one repeat."""
 
-    label: str
+    nodes: int
     clients: int
     parameters: int
-    nodes: int
     repeat: int
-
-    @property
-    def name(self) -> str:
-        """The name of its file."""
-        label = self.label.strip("()")
-        if not label.isidentifier():
-            label = f"{label.partition(',')[0]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
-        return (
-            f"nodes{self.nodes}-clients{self.clients}-parameters{self.parameters}-repeat{self.repeat}-{label}"
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"nodes {self.nodes}, K = {self.clients:,}, d = {self.parameters:,}, repeat {self.repeat},"
-            f" {self.label}"
-        )
+    defense: str
 
 
-def split_labels(texts: Sequence[str]) -> list[str]:
-    """Defenses from lists with commas, where a part with "=" is an option of the defense before it.
-
-    >>> split_labels(["krum,pdrr,rule=median,q=0.9", "median"])
-    ['krum', 'pdrr,rule=median,q=0.9', 'median']
-    """
-    labels: list[str] = []
-    for text in texts:
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        if parts and "=" in parts[0]:
-            raise ConfigError("defense", "must begin with a defense's name", text)
-        for part in parts:
-            if "=" in part:
-                labels[-1] += f",{part}"
-            else:
-                labels.append(part)
-    if not labels:
-        raise ConfigError("defense", "must name at least one defense", list(texts))
-    labels = [subject.label for subject in parse_subjects(labels, ())]
-    if len(set(labels)) < len(labels):
-        raise ConfigError("defense", "must name every defense once", ",".join(labels))
-    return labels
+def cells_of(plan: ScalingPlan, sizes: Sequence[ParameterCount]) -> list[ScalingCell]:
+    """All cells: in every repeat the matrices, and the limits and defenses on each, come in a new order."""
+    found: list[ScalingCell] = []
+    for nodes in plan.nodes:
+        for repeat in range(plan.repeats):
+            every = [(clients, size.parameters) for clients in plan.clients for size in sizes]
+            for clients, parameters in shuffled(every, plan.seed, "matrices", nodes, repeat):
+                at = (nodes, clients, parameters, repeat)
+                there = [ScalingCell(*at, label) for label in (LIMITS, *plan.defense)]
+                found += shuffled(there, plan.seed, "defenses", nodes, repeat, clients, parameters)
+    return found
 
 
 def sizes_of(
@@ -171,6 +129,10 @@ def sizes_of(
 
     Raises ConfigError for a model without a width.
     """
+
+    import torch
+
+    from raysim.models import MODELS, build_model
 
     def count(**options: float) -> int:
         with torch.device("meta"):  # shapes only, nothing is drawn
@@ -206,36 +168,20 @@ def _nearest_size(wanted: int, count: Callable[..., int]) -> ParameterCount:
     )
 
 
-def check_grid(plan: ScalingPlan) -> None:
-    """Refuse numbers out of range, before anything else is looked at."""
-    counts = {
-        "repeats": plan.repeats,
-        "cpus-per-node": plan.cpus_per_node,
-        "tile-mib": plan.tile_bytes,
-        "rows-per-block": 1 if plan.rows_per_block is None else plan.rows_per_block,
-        "classes": plan.classes,
-    }
-    for key, value in counts.items():
-        at_least_one(key, value)
-    if not 0 <= plan.malicious < 1:
-        raise ConfigError("malicious", "must be a share from 0 to below 1", plan.malicious)
-    if plan.backend not in ("ray", INPROCESS):
-        raise unknown_name("backend", plan.backend, ("ray", INPROCESS))
-    if plan.backend == INPROCESS and plan.nodes != (1,):
-        raise ConfigError("nodes", "must be 1 with backend inprocess", plan.nodes, 1)
-    if plan.kind == "address" and len(plan.nodes) != 1:
-        rule = "must be one number with kind address: that of the nodes that the cluster has"
-        raise ConfigError("nodes", rule, plan.nodes)
-
-
-def check_defenses(plan: ScalingPlan, malicious: Callable[[int], int], held: np.ndarray | None) -> None:
+def check_defenses(
+    plan: ScalingPlan, malicious: Callable[[int], int], classes: int, held: np.ndarray | None
+) -> None:
     """Refuse a defense that cannot work on one of the matrices. held [s]: labels of the server's samples."""
+    from raysim.context import Setting
+    from raysim.defense import check_setting
+    from raysim.studies.matrix import ROUNDS
+
     for clients in plan.clients:
         setting = Setting.of(
             clients,
             num_malicious=malicious(clients),
             rounds=ROUNDS,
-            num_classes=plan.classes,
+            num_classes=classes,
             server_labels=held,
         )
         for subject in plan.subjects:
@@ -244,8 +190,3 @@ def check_defenses(plan: ScalingPlan, malicious: Callable[[int], int], held: np.
             except ConfigError as error:
                 where = f"{subject.name}.{error.key}, K = {clients}"
                 raise ConfigError(where, error.rule, error.value, error.nearest) from None
-
-
-def check_synthetic(plan: ScalingPlan) -> None:
-    """The defenses, on drawn updates."""
-    check_defenses(plan, plan.num_malicious, server_labels(plan.classes))

@@ -1,20 +1,14 @@
-"""Reads the tables that a scaling measurement leaves: stages.parquet and memory.parquet."""
+"""The tables of a scaling measurement, read: stages and memory."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-
-from raysim.errors import RecordError
-from raysim.studies.scaling.tables import PARTS
 
 COPY, GRAM = "copy", "gram"
 """The stages of LIMITS that are limits."""
@@ -115,45 +109,26 @@ class PeakMemory:
     store_bytes: int
 
 
-def read_stages(path: Path) -> list[Measured]:
-    """stages.parquet, one entry a stage, ordered by setup, defense (as planned), size and place in the pipeline.
-
-    Raises RecordError naming the file and what is wrong with it.
-    """
+def read_stages(table: pa.Table, planned: Sequence[str]) -> list[Measured]:
+    """The stages, one entry a stage, ordered by setup, defense (as planned), size and place in the pipeline."""
     grouped: dict[tuple[Setup, str, MatrixSize, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in _rows(path, "stages"):
+    for row in table.to_pylist():
         grouped[_setup(row), row["defense"], _size(row), row["stage"]].append(row)
     found = [_measured(*key, rows) for key, rows in grouped.items()]
-    planned = read_about(path).get("plan", {}).get("defenses", [])
     names = list(dict.fromkeys([*planned, *(entry.defense for entry in found)]))
     return sorted(found, key=lambda m: (m.setup, names.index(m.defense), m.size, m.order, m.stage))
 
 
-def read_memory(path: Path) -> list[PeakMemory]:
-    """memory.parquet, one entry a node; none where there is no such file. Raises RecordError when it is damaged."""
-    if not path.exists():
-        return []
+def read_memory(table: pa.Table) -> list[PeakMemory]:
+    """Memory, one entry a node."""
     grouped: dict[tuple[Setup, str, MatrixSize, int], list[dict[str, Any]]] = defaultdict(list)
-    for row in _rows(path, "memory"):
+    for row in table.to_pylist():
         grouped[_setup(row), row["defense"], _size(row), row["node"]].append(row)
     names = ("worker_bytes", "largest_worker_bytes", "store_bytes")
     return [
         PeakMemory(*key, *(max(row[name] for row in rows) for name in names))
         for key, rows in sorted(grouped.items())
     ]
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """The JSON that a table says of its measurement: machine, versions, commit, options. Empty where it says nothing."""
-    try:
-        raw = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError) as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
-    try:
-        about = json.loads(raw.get(b"about", b"{}"))
-    except ValueError as error:
-        raise RecordError(f"{path}: what it says about the measurement is not JSON: {error}") from error
-    return about if isinstance(about, dict) else {"about": about}
 
 
 def _measured(
@@ -185,12 +160,3 @@ def _setup(row: Mapping[str, Any]) -> Setup:
 
 def _size(row: Mapping[str, Any]) -> MatrixSize:
     return MatrixSize(*(row[name] for name in MatrixSize._fields))
-
-
-def _rows(path: Path, kind: str) -> list[dict[str, Any]]:
-    table = PARTS.of(kind).read(path)
-    nulls = [name for name in table.column_names if table.column(name).null_count]
-    if nulls:
-        raise RecordError(f"{path}: column {', '.join(nulls)} must be known in every row, and holds nulls")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows

@@ -8,10 +8,13 @@ import numpy as np
 
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
+from raysim.studies import markdown
+from raysim.studies.scaling.figures import CAPTIONS
 from raysim.studies.scaling.fit import Growth, Ratio, limit_ratio, shares, strong_scaling, weak_scaling
 from raysim.studies.scaling.read import COPY, GRAM, Measured, PeakMemory, Setup, Subject
 from raysim.studies.scaling.tables import LIMITS, WHOLE
 from raysim.studies.scaling.view import LIMIT_LABELS, ScalingView
+from raysim.studies.study import picture
 
 GIB, MIB = 2**30, 2**20
 
@@ -19,7 +22,7 @@ OFF_LINE = 0.2
 """Beyond this share of the line a median does not fit a power law."""
 
 Drawn = Mapping[str, str]
-"""Kind of figure -> its file's name, of those that were drawn."""
+"""Kind of figure -> its name on the page, of those that were drawn."""
 
 
 class Fits:
@@ -46,9 +49,7 @@ def seconds(view: ScalingView, fits: Fits, drawn: Drawn) -> list[str]:
                 )
     few = [] if len(view.clients) > 2 else ["Fewer than three K: no growth exponent is fitted.", ""]
     lines = ["#### Seconds per round", "", *table(head, rows), *few]
-    return lines + _figures(
-        drawn, runtime="Seconds per round by defense", growth="Seconds per round against K"
-    )
+    return lines + _figures(drawn, "runtime", "growth")
 
 
 def limits(view: ScalingView) -> list[str]:
@@ -100,7 +101,7 @@ def stages(view: ScalingView, fits: Fits, drawn: Drawn) -> list[str]:
         "Share: of the sum of the stages' medians. Peak MiB: resident memory of the largest single process during the"
         " stage."
     )
-    return [*lines, note, "", *_figures(drawn, split="Share of each stage")]
+    return [*lines, note, "", *_figures(drawn, "split")]
 
 
 def maps(view: ScalingView, drawn: Drawn) -> list[str]:
@@ -121,7 +122,7 @@ def maps(view: ScalingView, drawn: Drawn) -> list[str]:
         return []
     head = ["defense", *_nodes_head(view), *_clients_head(view)]
     lines = ["#### Maps alone / maps and autoencoder (s)", "", *table(head, rows)]
-    return lines + _figures(drawn, maps="Maps alone, and with the autoencoder, against K")
+    return lines + _figures(drawn, "maps")
 
 
 def nodes(view: ScalingView, drawn: Drawn) -> list[str]:
@@ -159,7 +160,7 @@ def nodes(view: ScalingView, drawn: Drawn) -> list[str]:
         lines += table(head, weak)
     else:
         lines += ["No weak scaling: no K on one node has a matching n * K on n nodes.", ""]
-    return lines + _figures(drawn, nodes="Speed-up against nodes")
+    return lines + _figures(drawn, "nodes")
 
 
 def moved(view: ScalingView, drawn: Drawn) -> list[str]:
@@ -175,7 +176,7 @@ def moved(view: ScalingView, drawn: Drawn) -> list[str]:
                 rows.append([defense_title(defense), str(count), *cells])
     lines = ["#### MB moved between nodes a round (share of the matrix)", ""]
     lines += table(["defense", "nodes", *_clients_head(view)], rows)
-    return lines + _figures(drawn, moved="Bytes moved between nodes by stage")
+    return lines + _figures(drawn, "moved")
 
 
 def spilled(view: ScalingView) -> list[str]:
@@ -249,9 +250,8 @@ def growth_in_parameters(setup: Setup, laws: Iterable[Growth]) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table, its first column to the left, the others to the right; an empty line after it."""
-    lines = [list(head), [":---", *["---:"] * (len(head) - 1)], *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines] + [""]
+    """The lines of a Markdown table, and an empty one."""
+    return [markdown.table(head, rows), ""]
 
 
 def _spread(entry: Measured | None) -> str:
@@ -318,10 +318,6 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'s' * (number != 1)}"
 
 
-def _figures(drawn: Drawn, **captions: str) -> list[str]:
-    """The figures that were drawn, each with its caption as what is read where pictures are not shown."""
-    lines = []
-    for kind, caption in captions.items():
-        if kind in drawn:
-            lines += [f"![{caption}]({drawn[kind]})", ""]
-    return lines
+def _figures(drawn: Drawn, *kinds: str) -> list[str]:
+    """Those of these kinds that were drawn."""
+    return [line for kind in kinds if kind in drawn for line in (picture(drawn[kind], CAPTIONS[kind]), "")]

@@ -1,8 +1,11 @@
-"""The tables of `raysim bench scaling`: stages, and memory, which only the last repeat measures."""
+"""The tables of `raysim bench scaling`."""
 
 from __future__ import annotations
 
-from raysim.studies.cell_store import Columns, Parts
+from collections.abc import Mapping
+
+from raysim.runs.table_schema import Columns, TableSchema
+from raysim.studies.store import SPANS
 
 LIMITS = "(limits)"
 """The `defense` of rows that measure no defense: drawing the matrix, one copy of it, one Gram product."""
@@ -25,7 +28,7 @@ SUBJECT = {
     "repeat": ("int32", "from 0"),
 }
 
-COLUMNS: Columns = {
+COLUMNS: Mapping[str, Columns] = {
     "stages": {
         **SUBJECT,
         "stage": ("string", "name; (between stages): what no stage covers; (whole): the entire apply"),
@@ -58,5 +61,9 @@ COLUMNS: Columns = {
 }
 """Table -> column -> (type, meaning)."""
 
-PARTS = Parts(COLUMNS, "stages")
-"""How they are kept; a cell's stages say that it is whole."""
+TABLES: Mapping[str, TableSchema] = {
+    "stages": TableSchema("stages", COLUMNS["stages"]),
+    "memory": TableSchema("memory", COLUMNS["memory"]),
+    "spans": TableSchema("spans", SPANS),
+}
+"""Stages, memory, which only the last repeat measures, and all spans of what was timed."""

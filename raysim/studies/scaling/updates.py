@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -21,13 +22,13 @@ from raysim.errors import ConfigError, RecordError
 from raysim.matrix.row_blocks import RowBlock, maxima_of
 from raysim.matrix.updates import Updates
 from raysim.models.recipe import ModelRecipe
-from raysim.studies.matrix import ROUNDS, Matrix, MatrixSpec, build_matrix
+from raysim.studies.matrix import ROUNDS, Matrix, MatrixSpec, build_matrix, server_labels
 from raysim.studies.scaling.plan import (
     SYNTHETIC,
     ParameterCount,
     ScalingPlan,
     check_defenses,
-    check_synthetic,
+    sizes_of,
 )
 
 
@@ -35,8 +36,12 @@ class Source(Protocol):
     """Where matrices come from."""
 
     @property
-    def num_columns(self) -> dict[int, int]:
-        """d + b by d, for every size of the plan."""
+    def sizes(self) -> tuple[ParameterCount, ...]:
+        """The numbers of parameters, and the model's widths that have them."""
+
+    @property
+    def model(self) -> str:
+        """Whose parameters the columns are."""
 
     def check(self) -> None:
         """Raise ConfigError if a matrix does not exist or a defense cannot run on it."""
@@ -45,8 +50,9 @@ class Source(Protocol):
         """One of them, on a backend."""
 
 
+@functools.lru_cache(maxsize=1)
 def source_of(plan: ScalingPlan) -> Source:
-    """The source that a plan names."""
+    """The source that a plan names; the same for the same plan, since a run takes a while to be read."""
     if plan.updates == SYNTHETIC:
         return Drawn(plan)
     return Recorded.of(plan)
@@ -59,13 +65,20 @@ class Drawn:
     plan: ScalingPlan
 
     @property
-    def num_columns(self) -> dict[int, int]:
-        """d stands for d + b: buffers, where a model has any, are few."""
-        return {size.parameters: size.parameters for size in self.plan.sizes}
+    def sizes(self) -> tuple[ParameterCount, ...]:
+        """See Source."""
+        plan = self.plan
+        return sizes_of(plan.parameters, plan.model, plan.image, plan.classes)
+
+    @property
+    def model(self) -> str:
+        """See Source."""
+        return self.plan.model
 
     def check(self) -> None:
         """See Source."""
-        check_synthetic(self.plan)
+        classes = self.plan.classes
+        check_defenses(self.plan, self.plan.num_malicious, classes, server_labels(classes))
 
     def matrix(self, clients: int, size: ParameterCount, backend: Backend) -> Matrix:
         """See Source."""
@@ -109,22 +122,22 @@ class Recorded:
         experiment = compose(load_config(run / "config.yaml"), Capacity())
         return cls(plan, experiment, found[0], _truth(found[0]))
 
-    def model_of_run(self) -> dict[str, Any]:
-        """What the run decides of a plan."""
-        factory, layout = self.experiment.setup.factory, self.experiment.setup.layout
+    @property
+    def recipe(self) -> ModelRecipe:
+        """The run's model."""
+        factory = self.experiment.setup.factory
         assert isinstance(factory, ModelRecipe), "compose makes no other"
-        return {
-            "model": factory.name,
-            "image": factory.input_shape,
-            "classes": factory.num_classes,
-            "sizes": (ParameterCount(layout.dim),),
-        }
+        return factory
 
     @property
-    def num_columns(self) -> dict[int, int]:
+    def sizes(self) -> tuple[ParameterCount, ...]:
         """See Source."""
-        layout = self.experiment.setup.layout
-        return {layout.dim: layout.num_columns}
+        return (ParameterCount(self.experiment.setup.layout.dim),)
+
+    @property
+    def model(self) -> str:
+        """See Source."""
+        return self.recipe.name
 
     def check(self) -> None:
         """See Source."""
@@ -135,9 +148,9 @@ class Recorded:
             )
             raise ConfigError("clients", rule, max(self.plan.clients), most)
         held = self.experiment.server_data
-        check_defenses(
-            self.plan, lambda clients: int(self.truth[:clients].sum()), None if held is None else held.labels
-        )
+        labels = None if held is None else held.labels
+        count = lambda clients: int(self.truth[:clients].sum())  # noqa: E731
+        check_defenses(self.plan, count, self.recipe.num_classes, labels)
 
     def matrix(self, clients: int, size: ParameterCount, backend: Backend) -> Matrix:
         """See Source."""
@@ -149,7 +162,7 @@ class Recorded:
             updates,
             self.truth[:clients],
             self._context(recorded, backend),
-            MatrixSpec(self.plan.model, self.plan.image, self.plan.classes, clients),
+            MatrixSpec(self.model, self.plan.image, self.recipe.num_classes, clients),
         )
 
     def _context(self, recorded: Recording, backend: Backend) -> Context:

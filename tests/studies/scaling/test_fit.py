@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from raysim.studies.fit import power_law
 from raysim.studies.scaling.fit import (
     digest_mismatches,
     growth,
     limit_ratio,
-    power_law,
     shares,
     strong_scaling,
     weak_scaling,

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from raysim.errors import RecordError
+from raysim.studies.runner import write_page
 from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import moved, nodes, runtime, split, spread_out
-from raysim.studies.scaling.read import read_memory, read_stages
-from raysim.studies.scaling.report import write_report
-from raysim.studies.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
+from raysim.studies.scaling.page import page_of
+from raysim.studies.scaling.read import read_stages
+from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES, WHOLE
 from raysim.studies.scaling.view import ScalingView, views
+from raysim.studies.study import Page
 
 CELL: dict[str, Any] = {
     **dict.fromkeys((name for name, (kind, _) in COLUMNS["stages"].items() if kind != "string"), 0),
@@ -35,13 +33,17 @@ CELL: dict[str, Any] = {
     "nodes_used": 1,
     "digest": "",
 }
-ABOUT = {
-    "environment": {"processor": "Some CPU", "cpus": 2, "versions": {"ray": "2.52"}, "commit": "abc"},
-    "plan": {
-        "defenses": ["layercam_ae", "krum"],
-        "sizes": [{"parameters": 250_000, "width": 0.5}],
-        "seed": 7,
+ABOUT: dict[str, Any] = {
+    "environment": {
+        "processor": "Some CPU",
+        "cpus": 2,
+        "python": "3.11",
+        "versions": {"ray": "2.52"},
+        "commit": "abc",
+        "command": ["raysim", "bench", "scaling"],
     },
+    "dates": ["1970-01-01 00:00 UTC"],
+    "plan": {"defense": ["layercam_ae", "krum"], "seed": 7},
 }
 STAGES = {"layercam_ae": {"cam": 0.02, "autoencoder": 0.01}, "krum": {"gram": 1e-3}}
 """Defense -> stage -> seconds a client on one node; Krum's are seconds a client squared."""
@@ -93,17 +95,24 @@ def memory_rows(clients: tuple[int, ...], counts: tuple[int, ...]) -> list[dict[
     ]
 
 
-def write(out: Path, name: str, content: list[dict[str, Any]]) -> None:
-    table = pa.Table.from_pylist(content, schema=PARTS.schema(name))
-    pq.write_table(table.replace_schema_metadata({"about": json.dumps(ABOUT)}), out / f"{name}.parquet")
+def page(stages: list[dict[str, Any]], memory: list[dict[str, Any]] | None = None) -> Page:
+    tables = {"stages": TABLES["stages"].table(stages), "memory": TABLES["memory"].table(memory or [])}
+    return page_of(tables, ABOUT["plan"]["defense"])
+
+
+def text(shown: Page) -> str:
+    return "\n".join(shown.sections)
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    out = tmp_path_factory.mktemp("scaling")
-    write(out, "stages", rows((10, 20, 40), (1, 2)))
-    write(out, "memory", memory_rows((10, 20, 40), (1, 2)))
-    return out, write_report(out)
+def full() -> tuple[Page, str]:
+    shown = page(rows((10, 20, 40), (1, 2)), memory_rows((10, 20, 40), (1, 2)))
+    return shown, text(shown)
+
+
+def view_of(stages: list[dict[str, Any]]) -> ScalingView:
+    (view,) = views(read_stages(TABLES["stages"].table(stages), ()))
+    return view
 
 
 def cells(markdown: str, title: str, *first: str) -> list[str]:
@@ -116,17 +125,21 @@ def cells(markdown: str, title: str, *first: str) -> list[str]:
     return row[len(first) :]
 
 
-def test_the_page_says_where_it_was_measured(full: tuple[Path, str]):
-    out, markdown = full
+def test_the_page_says_where_it_was_measured(full: tuple[Page, str], tmp_path: Path):
+    markdown = write_page("How", ABOUT, full[0], tmp_path / "scaling.md")
     head = markdown.split("##")[0]
-    for text in ("Some CPU", "ray 2.52", "commit abc", "seed 7", "250,000 (width 0.5)", "1970-01-01"):
-        assert text in head
+    for said in ("Some CPU", "ray 2.52", "commit abc", "seed 7", "defense layercam_ae krum", "1970-01-01"):
+        assert said in head
     assert "## ray, kind raylets, 1 CPU a node, synthetic updates" in markdown
     assert "Equal bytes on every number of nodes and in every repeat, for all 6 results compared." in head
-    assert (out / "scaling.md").read_text() == markdown
+    for kind in ("runtime", "growth", "split", "maps", "nodes", "moved"):
+        with Image.open(tmp_path / f"scaling-{kind}.png") as picture:
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 10  # not one flat colour
+        assert "</svg>" in (tmp_path / f"scaling-{kind}.svg").read_text()
+        assert f"](scaling-{kind}.svg)" in markdown
 
 
-def test_seconds_and_growth(full: tuple[Path, str]):
+def test_seconds_and_growth(full: tuple[Page, str]):
     assert cells(full[1], "#### Seconds per round", "krum", "1") == [
         *("0.100 [0.100, 0.100]", "0.400 [0.400, 0.400]", "1.60 [1.60, 1.60]"),
         *("2.00 [2.00, 2.00]", "2.00", "0 %"),
@@ -139,7 +152,7 @@ def test_seconds_and_growth(full: tuple[Path, str]):
     assert order == sorted(order)
 
 
-def test_ratios_to_the_limits(full: tuple[Path, str]):
+def test_ratios_to_the_limits(full: tuple[Page, str]):
     assert cells(full[1], "#### Times the Gram product", "krum", "2") == [
         "2.00 (0.0500)",
         "2.00 (0.100)",
@@ -147,7 +160,7 @@ def test_ratios_to_the_limits(full: tuple[Path, str]):
     ]
 
 
-def test_stages_of_the_largest_cohort(full: tuple[Path, str]):
+def test_stages_of_the_largest_cohort(full: tuple[Page, str]):
     title = "#### Stages at K = 40, 2 nodes"
     assert cells(full[1], title, "gram") == [
         *("0.800 [0.800, 0.800]", "100 %", "2.00 [2.00, 2.00]", "2.00", "0 %"),
@@ -157,7 +170,7 @@ def test_stages_of_the_largest_cohort(full: tuple[Path, str]):
     assert cells(full[1], title, "**krum**")[-1] == "10.0 (25.0 %)"
 
 
-def test_nodes_maps_moved_and_memory(full: tuple[Path, str]):
+def test_nodes_maps_moved_and_memory(full: tuple[Page, str]):
     markdown = full[1]
     assert cells(markdown, "#### Strong scaling", "krum", "2") == ["2.00 [2.00, 2.00], 100 %"] * 3
     assert cells(markdown, "#### Strong scaling", "limit: one copy", "2")[0] == "1.00 [1.00, 1.00], 50 %"
@@ -169,8 +182,8 @@ def test_nodes_maps_moved_and_memory(full: tuple[Path, str]):
     assert "Spilled" not in markdown
 
 
-def test_growth_is_kept_as_a_table(full: tuple[Path, str]):
-    found = pq.read_table(full[0] / "growth.parquet").to_pylist()
+def test_growth_is_kept_as_a_table(full: tuple[Page, str]):
+    found = full[0].tables["growth"].to_pylist()
     krum = [row for row in found if (row["defense"], row["stage"], row["nodes"]) == ("krum", "gram", 2)]
     assert [(row["along"], row["clients"], row["parameters"], row["points"]) for row in krum] == [
         ("clients", 0, 250_000, 3)
@@ -179,21 +192,12 @@ def test_growth_is_kept_as_a_table(full: tuple[Path, str]):
     assert krum[0]["low"] == pytest.approx(2.0)
 
 
-def test_every_figure_is_drawn_and_shown(full: tuple[Path, str]):
-    out, markdown = full
-    for kind in ("runtime", "growth", "split", "maps", "nodes", "moved"):
-        with Image.open(out / f"{kind}.png") as picture:
-            assert len(np.unique(np.asarray(picture.convert("L")))) > 10  # not one flat colour
-        assert "</svg>" in (out / f"{kind}.svg").read_text()
-        assert f"]({kind}.png)" in markdown
-
-
 def widths(figure: Figure) -> list[float]:
     return [bar.get_width() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
 
 
-def test_bars_are_as_long_as_the_seconds(full: tuple[Path, str]):
-    (view,) = views(read_stages(full[0] / "stages.parquet"))
+def test_bars_are_as_long_as_the_seconds():
+    view = view_of(sorted(rows((10, 20, 40), (1, 2)), key=lambda row: row["defense"] == "krum"))
     assert widths(runtime(view)) == pytest.approx([1.6, 0.8, 1.2, 0.6])
     assert widths(split(view)) == pytest.approx([2 / 3, 1 / 3] * 2 + [1.0] * 2)
     brought = moved(view)
@@ -201,10 +205,9 @@ def test_bars_are_as_long_as_the_seconds(full: tuple[Path, str]):
     assert widths(brought) == pytest.approx([10.0])
 
 
-def test_what_is_missing_is_said(tmp_path: Path):
-    few = [row for row in rows((10, 20), (1,)) if row["defense"] == "krum"]
-    write(tmp_path, "stages", few)
-    markdown = write_report(tmp_path)
+def test_what_is_missing_is_said():
+    few = page([row for row in rows((10, 20), (1,)) if row["defense"] == "krum"])
+    markdown = text(few)
     for sentence in (
         "Fewer than three K: no growth exponent is fitted.",
         "No limits were measured.",
@@ -216,45 +219,42 @@ def test_what_is_missing_is_said(tmp_path: Path):
     for title in ("Strong", "Weak", "Maps alone", "MB moved", "Peak memory", "Spilled"):
         assert f"#### {title}" not in markdown
     assert cells(markdown, "#### Seconds per round", "krum")[2:] == ["-", "-", "-"]
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["growth.png", "runtime.png", "split.png"]
-    assert pq.read_table(tmp_path / "growth.parquet").num_rows == 0
+    assert list(few.figures) == ["runtime", "growth", "split"]
+    assert few.tables["growth"].num_rows == 0
 
 
-def test_spills_and_unequal_bytes_are_prominent(tmp_path: Path):
+def test_spills_and_unequal_bytes_are_prominent():
     table = [row for row in rows((10,), (1,)) if row["defense"] == "krum"]
     for number, row in enumerate(row for row in table if row["stage"] == WHOLE):
         row.update(spilled_bytes=3 * 2**29, digest=f"{number}{'f' * 63}")
-    write(tmp_path, "stages", table)
-    markdown = write_report(tmp_path)
+    markdown = text(page(table))
     assert "**RESULTS DIFFER: 1 of 1 results" in markdown.split("Seconds are")[0]
     assert "0fffffffffff: 1 node (repeat 0); 1fffffffffff: 1 node (repeat 1)" in markdown
     assert "in krum: the object store spilled 1.50 GiB" in markdown
 
 
-def test_the_oracle_is_named_so_in_every_table(tmp_path: Path):
+def test_the_oracle_is_named_so_in_every_table():
     oracle = [{**row, "defense": "oracle"} for row in rows((10, 20, 40), (1, 2)) if row["defense"] == "krum"]
     for row in oracle:
         row.update(spilled_bytes=2**30)
-    write(tmp_path, "stages", oracle)
-    write(tmp_path, "memory", [{**row, "defense": "oracle"} for row in memory_rows((10,), (1, 2))])
-    markdown = write_report(tmp_path)
+    memory = [{**row, "defense": "oracle"} for row in memory_rows((10,), (1, 2))]
+    markdown = text(page(oracle, memory))
     body = markdown.split("## ray, kind", 1)[1]
     assert body.count("oracle (calibration only)") > 10
     assert "oracle" not in body.replace("oracle (calibration only)", "")
 
 
-def test_several_sizes_get_figures_and_sections_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_several_sizes_get_figures_and_sections_of_their_own(monkeypatch: pytest.MonkeyPatch):
     drawn: list[str] = []
 
-    def draw_nothing(view: ScalingView, out: Path) -> dict[str, str]:
+    def draw_nothing(view: ScalingView, figures: object) -> dict[str, str]:
         drawn.append(view.slug)
         return {}
 
-    monkeypatch.setattr("raysim.studies.scaling.report.draw", draw_nothing)
+    monkeypatch.setattr("raysim.studies.scaling.page.draw", draw_nothing)
     base = [row for row in rows((10,), (1,)) if row["defense"] == "krum"]
     table = [{**row, "parameters": d, "wall_s": 1e-6 * d} for d in (100, 1000, 10_000) for row in base]
-    write(tmp_path, "stages", table)
-    markdown = write_report(tmp_path)
+    markdown = text(page(table))
     assert drawn == ["-d100", "-d1000", "-d10000"]
     assert cells(markdown, "### Growth in d", "krum", "gram", "10", "1") == [
         "1.00 [1.00, 1.00]",
@@ -263,19 +263,17 @@ def test_several_sizes_get_figures_and_sections_of_their_own(tmp_path: Path, mon
     ]
 
 
-def test_one_node_has_no_speed_up_to_draw(tmp_path: Path):
-    write(tmp_path, "stages", rows((10,), (1,), repeats=1))
-    (view,) = views(read_stages(tmp_path / "stages.parquet"))
+def test_one_node_has_no_speed_up_to_draw():
+    view = view_of(rows((10,), (1,), repeats=1))
     assert nodes(view) is None
     assert moved(view) is None
 
 
-def test_other_clients_on_other_nodes_have_no_strong_scaling(tmp_path: Path):
-    write(tmp_path, "stages", [*rows((10,), (1,)), *rows((25,), (2,))])
-    (view,) = views(read_stages(tmp_path / "stages.parquet"))
-    page = "\n".join(sections.nodes(view, {}))
-    assert "No K was measured on two numbers of nodes." in page
-    assert "No weak scaling" in page
+def test_other_clients_on_other_nodes_have_no_strong_scaling():
+    view = view_of([*rows((10,), (1,)), *rows((25,), (2,))])
+    said = "\n".join(sections.nodes(view, {}))
+    assert "No K was measured on two numbers of nodes." in said
+    assert "No weak scaling" in said
     assert nodes(view) is None
 
 
@@ -284,26 +282,3 @@ def test_labels_move_apart_as_little_as_needed():
     assert spread_out([0.9, 0.2, 0.91], 0.1) == pytest.approx([0.855, 0.2, 0.955])
     assert spread_out([1.0, 0.98], 0.1) == pytest.approx([1.0, 0.9])
     assert np.diff(spread_out([0.0] * 30, 0.1)) == pytest.approx([0.1] * 29)  # more than there is room for
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda table: table.slice(0, 0), "no measurement of a defense"),
-        (lambda table: table.drop_columns(["wall_s"]), "no column wall_s"),
-        (lambda table: table.set_column(0, "defense", pa.nulls(len(table), pa.string())), "holds nulls"),
-    ],
-)
-def test_tables_that_cannot_be_used_are_refused(tmp_path: Path, spoil: Any, message: str):
-    write(tmp_path, "stages", rows((10,), (1,)))
-    path = tmp_path / "stages.parquet"
-    pq.write_table(spoil(pq.read_table(path)), path)
-    with pytest.raises(RecordError, match=message):
-        write_report(tmp_path)
-
-
-def test_a_damaged_file_is_named(tmp_path: Path):
-    (tmp_path / "stages.parquet").write_bytes(b"no table")
-    with pytest.raises(RecordError, match=r"stages\.parquet is damaged"):
-        write_report(tmp_path)
-    assert read_memory(tmp_path / "memory.parquet") == []

@@ -1,27 +1,29 @@
-"""The report of simulated rounds over a grid: a Markdown page, its figures, and the fitted exponents as a table."""
+"""The page of simulated rounds over a grid: its sections, figures, and the fitted exponents as a table."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysim.errors import RecordError
-from raysim.runs.directory import write_atomically
 from raysim.studies.rounds.figure import stacked
-from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
-from raysim.studies.rounds.tables import PARTS
+from raysim.studies.rounds.growth import GrowthCell
 from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import draw
 from raysim.studies.scaling.fit import growth
-from raysim.studies.scaling.read import MatrixSize, Measured, PeakMemory, Setup, read_about
-from raysim.studies.scaling.report import about_lines, write_growth
+from raysim.studies.scaling.page import growth_table
+from raysim.studies.scaling.read import MatrixSize, Measured, PeakMemory, Setup
 from raysim.studies.scaling.tables import WHOLE
 from raysim.studies.scaling.view import ScalingView, views
+from raysim.studies.study import Page, picture
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from matplotlib.figure import Figure
 
 NOTES = """\
 A round is the engine's own: local training, upload, Krum, evaluation, telemetry, tables and a checkpoint. Each repeat
@@ -37,46 +39,29 @@ the exponent between the two largest K alone, and *off* the farthest that a medi
 Row = dict[str, Any]
 
 
-def write_report(out: Path) -> str:
-    """Turn out/rounds.parquet and out/memory.parquet into rounds.md, figures (PNG and SVG) and growth.parquet.
-
-    Returns the Markdown. Raises RecordError when a table is missing, damaged or empty.
-    """
-    path = out / "rounds.parquet"
-    rows = _rows(path)
-    if not rows:
-        raise RecordError(f"{path}: holds no round")
-    about = read_about(path)
-    planned = [cell.variant for cell in GrowthPlan.from_mapping(about["plan"]).cells(1)]
+def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Sequence[str]) -> Page:
+    """The page, its figures, and the fitted exponents as the table `growth`. planned: variants in their order."""
+    rows: list[Row] = tables["rounds"].to_pylist()
     measured = read_rounds(rows, list(dict.fromkeys([*planned, *map(_variant, rows)])))
     laws = growth(measured, "clients")
-    write_growth(out / "growth.parquet", laws)
-    fits, memory = sections.Fits(laws), read_memory(_rows(out / "memory.parquet"))
-    left_out = about.pop("left out", {})
+    fits, memory = sections.Fits(laws), read_memory(tables["memory"].to_pylist())
+    figures: dict[str, tuple[str, Figure]] = {}
     first, last = (pick(row["started_s"] for row in rows) for pick in (min, max))
-    dates = " to ".join(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M UTC}" for at in (first, last))
-    lines = [
-        "# What simulated rounds cost",
-        "",
-        *(f"    {line}" for line in (dates, *about_lines(about))),
-        "",
-    ]
-    lines += [*_digests(rows), "", NOTES, ""]
+    dates = " to ".join(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for at in (first, last))
+    lines = [f"Measured from {dates} UTC.", "", *_digests(rows), "", NOTES, ""]
     for view in views(measured):
-        drawn = draw(view, out)
+        drawn = draw(view, figures)
         lines += [f"## {view.model}, d = {view.parameters:,} parameters, {view.setup.title}", ""]
         lines += sections.seconds(view, fits, drawn)
         lines += _actors(view, rows)
         lines += sections.stages(view, fits, drawn)
-        lines += _stacked(view, out)
+        lines += _stacked(view, figures)
         lines += sections.nodes(view, drawn)
         lines += sections.moved(view, drawn)
         lines += sections.memory(view, memory)
     if left_out:
-        lines += ["## Left out", "", *(f"- {cell}: {reason}" for cell, reason in left_out.items()), ""]
-    markdown = "\n".join(lines).rstrip() + "\n"
-    write_atomically(out / "rounds.md", markdown.encode())
-    return markdown
+        lines += ["## Left out", "", *(f"- {line}" for line in left_out), ""]
+    return Page(["\n".join(lines)], figures, {"growth": growth_table(laws)})
 
 
 def read_rounds(rows: Sequence[Row], order: Sequence[str]) -> list[Measured]:
@@ -155,15 +140,13 @@ def _actors(view: ScalingView, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _stacked(view: ScalingView, out: Path) -> list[str]:
+def _stacked(view: ScalingView, figures: dict[str, tuple[str, Figure]]) -> list[str]:
     """A figure of the stages against K for each way to sit."""
     lines = []
     for number, variant in enumerate(view.defenses):
-        name = f"stages{view.slug}-{number}"
-        figure = stacked(view, variant)
-        for kind in ("png", "svg"):
-            figure.savefig(out / f"{name}.{kind}", dpi=150)
-        lines += [f"![Stages of a round against K: {variant}]({name}.png)", ""]
+        name, caption = f"stages{view.slug}-{number}", f"Stages of a round against K: {variant}"
+        figures[name] = (caption, stacked(view, variant))
+        lines += [picture(name, caption), ""]
     return lines
 
 
@@ -197,10 +180,4 @@ def _size(row: Row) -> MatrixSize:
 
 
 def _variant(row: Row) -> str:
-    asked = row["clients_per_actor"]
-    return GrowthCell(row["case"], row["clients"], row["nodes"], asked, row["client_gpus"]).variant
-
-
-def _rows(path: Path) -> list[Row]:
-    rows: list[Row] = PARTS.of(path.stem).read(path).to_pylist()
-    return rows
+    return GrowthCell(**{field.name: row[field.name] for field in fields(GrowthCell)}).variant

@@ -1,20 +1,13 @@
-"""`python -m raysim.studies.rounds.worker OUT NODES`: the driver that measures all unfinished cells of one node count.
-
-It runs on a cluster that `raysim bench rounds` brought up, and reads what to measure from OUT/plan.json.
-"""
+"""One cell of `raysim bench growth`: rounds of one setting, on client actors of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from raysim.backends import ray_connection as ray_cluster
 from raysim.backends.base import prepare_worker
@@ -24,46 +17,20 @@ from raysim.composition.compose import compose
 from raysim.composition.resources import client_actors
 from raysim.engine.experiment import Experiment, RunState
 from raysim.engine.simulation import initial_state, rounds, start
-from raysim.errors import RunError
 from raysim.runs.directory import RunDirectory, digest
 from raysim.runs.execution import Keeper
-from raysim.studies.cell_store import driver_main
 from raysim.studies.costs.defense_cost import BETWEEN
 from raysim.studies.memory import RayWatch
+from raysim.studies.rounds.cases import WARM_UP
 from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
-from raysim.studies.rounds.measure import WARM_UP
-from raysim.studies.rounds.tables import PARTS
 from raysim.studies.scaling.tables import WHOLE
+from raysim.studies.store import span_rows
 
 Row = dict[str, Any]
 
 
-def measure_nodes(plan: GrowthPlan, out: Path, nodes: int) -> None:
-    """Measure every repeat of a cell that has no part yet, on the cluster of $RAY_ADDRESS."""
-    with ray_cluster.connected(os.environ["RAY_ADDRESS"]):
-        found = len(ray_cluster.nodes())
-        if found != nodes:
-            raise RunError(f"the cluster has {found} nodes, not {nodes}")
-        watch = RayWatch()
-        todo = [
-            (repeat, cell)
-            for repeat in range(plan.repeats)
-            for cell in plan.in_order(nodes, repeat)
-            if not PARTS.is_finished(out, cell.part(repeat))
-        ]
-        for number, (repeat, cell) in enumerate(todo, 1):
-            began = time.perf_counter()
-            timed, memory = measure_cell(plan, cell, watch if repeat == plan.repeats - 1 else None)
-            timed, memory = ([{**row, "repeat": repeat} for row in rows] for rows in (timed, memory))
-            PARTS.write(out, cell.part(repeat), {"rounds": timed, "memory": memory})
-            watch.settle()
-            median = np.median([row["wall_s"] for row in timed if row["stage"] == WHOLE])
-            took = f"{median:.3f} s a round ({time.perf_counter() - began:.1f} s in all)"
-            print(f"{number} of {len(todo)}: {cell}, repeat {repeat}: {took}", file=sys.stderr, flush=True)
-
-
-def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> tuple[list[Row], list[Row]]:
-    """(Rows of rounds, rows of memory) of one repeat: actors come up, warm up, are timed, watched, and go.
+def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> dict[str, list[Row]]:
+    """Rounds, memory and spans of one repeat: actors come up, warm up, are timed, watched, and go.
 
     watch: of the nodes' memory, in one more round after those that are timed; None: none.
     """
@@ -77,7 +44,7 @@ def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> 
         directory = RunDirectory(Path(folder))
         held = experiment.published(backend)
         start(held, backend)
-        common = _common(plan, cell, experiment, backend.client_places())
+        common = _common(plan, experiment, backend.client_places())
         keeper = Keeper(held, backend, directory)
         simulation = rounds(held, backend, initial_state(held, backend))
 
@@ -90,6 +57,7 @@ def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> 
         for _ in range(WARM_UP):
             one_round()
         timed: list[Row] = []
+        kept: list[Row] = []
         for number in range(plan.rounds):
             reset_peak_memory()
             began, cpu, clock = time.time(), time.process_time(), time.perf_counter()
@@ -98,11 +66,13 @@ def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> 
             result = digest(state.global_vector)
             about = {**common, "round": number, "started_s": began}
             timed += [{**about, **row} for row in round_rows(spans, wall, cpu, result)]
+            kept += span_rows(cell, spans, round=number)
         if watch is None:
-            return timed, []
+            return {"rounds": timed, "memory": [], "spans": kept}
         with watch.memory() as found:
             one_round()
-        return timed, [{**common, "node": number, **vars(node)} for number, node in enumerate(found)]
+        memory = [{**common, "node": number, **vars(node)} for number, node in enumerate(found)]
+        return {"rounds": timed, "memory": memory, "spans": kept}
 
 
 def round_rows(spans: Sequence[Span], wall_s: float, own_cpu_s: float, result: str) -> list[Row]:
@@ -131,31 +101,18 @@ def _summary(spans: Sequence[Span]) -> Row:
     }
 
 
-def _common(plan: GrowthPlan, cell: GrowthCell, experiment: Experiment, places: list[dict[str, Any]]) -> Row:
-    """The columns that all rows of a cell have in common."""
+def _common(plan: GrowthPlan, experiment: Experiment, places: list[dict[str, Any]]) -> Row:
+    """The columns that all rows of a cell have in common, beside those of the cell."""
     return {
-        "case": cell.case,
         "model": experiment.config.model.name,
         "parameters": experiment.setup.layout.dim,
-        "clients": cell.clients,
-        "nodes": cell.nodes,
         "kind": plan.kind,
         "bandwidth": plan.bandwidth or "",
         "cpus_per_node": plan.cpus_per_node,
         "gpus_per_node": plan.gpus_per_node,
-        "clients_per_actor": str(cell.clients_per_actor),
-        "client_gpus": cell.client_gpus,
         "clients_per_stack": experiment.setup.clients_per_stack,
         "actors": len(places),
         "actor_nodes": len({place["node"] for place in places}),
         "actor_gpus": len({(place["node"], gpu) for place in places for gpu in place["gpus"]}),
         "seed": experiment.config.seed,
     }
-
-
-def _measure_planned(values: dict[str, Any], out: Path, nodes: int) -> None:
-    measure_nodes(GrowthPlan.from_mapping(values), out, nodes)
-
-
-if __name__ == "__main__":
-    driver_main(_measure_planned)

@@ -1,23 +1,24 @@
-"""The report of a scaling measurement: a Markdown page, its figures, and the fitted exponents as a table."""
+"""The page of a scaling measurement: its sections, figures, and the fitted exponents as a table."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raysim.composition.registry import defense_title
-from raysim.errors import RecordError
-from raysim.report.tables import flatten, ids
-from raysim.runs.directory import write_atomically
-from raysim.runs.table_schema import TableSchema, write_parquet
+from raysim.report.tables import ids
+from raysim.runs.table_schema import TableSchema
 from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import draw
 from raysim.studies.scaling.fit import DigestMismatch, Growth, digest_mismatches, growth
-from raysim.studies.scaling.read import Measured, read_about, read_memory, read_stages
+from raysim.studies.scaling.read import Measured, read_memory, read_stages
 from raysim.studies.scaling.view import ScalingView, views
+from raysim.studies.study import Page
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from matplotlib.figure import Figure
 
 NOTES = """\
 Seconds are wall-clock seconds of the defense's own work in one round, `apply`: median [first quartile, third
@@ -30,35 +31,24 @@ scheduling, not of work. A *limit* is one copy of the matrix, or one product U U
 workers on the same matrix in the same repeat."""
 
 
-def write_report(out: Path) -> str:
-    """Turn out/stages.parquet and out/memory.parquet into scaling.md, figures (PNG and SVG) and growth.parquet.
-
-    Returns the Markdown. Raises RecordError when a table is missing, damaged or empty.
-    """
-    path = out / "stages.parquet"
-    measured = read_stages(path)
-    seen = views(measured)
-    if not seen:
-        raise RecordError(f"{path}: holds no measurement of a defense")
+def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str]) -> Page:
+    """The page, its figures, and the fitted exponents as the table `growth`. planned: defenses in their order."""
+    measured = read_stages(tables["stages"], planned)
     laws = [*growth(measured, "clients"), *growth(measured, "parameters")]
-    write_growth(out / "growth.parquet", laws)
-    head = [*about_lines(read_about(path)), _dates(measured)]
-    lines = ["# How the defenses scale", "", *(f"    {line}" for line in head), ""]
-    lines += [*_digests(measured), "", NOTES, ""]
-    memory = read_memory(out / "memory.parquet")
+    memory, seen = read_memory(tables["memory"]), views(measured)
+    figures: dict[str, tuple[str, Figure]] = {}
+    lines = [_dates(measured), "", *_digests(measured), "", NOTES, ""]
     for setup in dict.fromkeys(view.setup for view in seen):
         lines += [f"## {setup.title}", ""]
         for view in seen:
             if view.setup == setup:
-                lines += _of_view(view, laws, out)
+                lines += _of_view(view, laws, figures)
                 lines += sections.memory(view, memory)
         lines += sections.growth_in_parameters(setup, laws)
-    markdown = "\n".join(lines).rstrip() + "\n"
-    write_atomically(out / "scaling.md", markdown.encode())
-    return markdown
+    return Page(["\n".join(lines)], figures, {"growth": growth_table(laws)})
 
 
-def write_growth(path: Path, laws: Sequence[Growth]) -> None:
+def growth_table(laws: Sequence[Growth]) -> pa.Table:
     """One row a fit. Column -> meaning: see Setup, Growth and PowerLaw."""
     texts = ("kind", "bandwidth", "backend", "updates", "defense", "stage", "along")
     counts = ("cpus_per_node", "order", "clients", "parameters", "nodes", "points", "smallest", "largest")
@@ -68,40 +58,19 @@ def write_growth(path: Path, laws: Sequence[Growth]) -> None:
         **dict.fromkeys(counts, "int64"),
         **dict.fromkeys(numbers, "float64"),
     }
-    growth = TableSchema("growth", {name: (kind, "see Growth and PowerLaw") for name, kind in kinds.items()})
-    write_parquet(path, growth.table([law.row() for law in laws]))
-
-
-def about_lines(about: Mapping[str, Any]) -> list[str]:
-    """What a measurement says of itself: machine, versions, commit, and the plan, wrapped."""
-    machine = dict(about.get("environment", {}))
-    versions = ", ".join(f"{name} {version}" for name, version in machine.pop("versions", {}).items())
-    command = " ".join(machine.pop("command", []))
-    texts = [", ".join(f"{key} {value}" for key, value in flatten(machine)), versions, command]
-    plan = dict(about.get("plan", {}))
-    sizes = [_size_text(size) for size in plan.pop("sizes", [])]
-    chosen = [f"{key} {value}" for key, value in flatten({**plan, "parameters": sizes}) if value != "none"]
-    return [
-        line
-        for text in [*texts, ", ".join(chosen)]
-        for line in textwrap.wrap(text, 108, subsequent_indent="  ", break_on_hyphens=False)
-    ]
-
-
-def _size_text(size: Mapping[str, Any]) -> str:
-    width = size.get("width")
-    return f"{size['parameters']:,}" + (f" (width {width:.4g})" if width is not None else "")
+    schema = TableSchema("growth", {name: (kind, "see Growth and PowerLaw") for name, kind in kinds.items()})
+    return schema.table([law.row() for law in laws])
 
 
 def _dates(measured: Sequence[Measured]) -> str:
     first, last = (
         datetime.fromtimestamp(pick(pick(entry.started_s) for entry in measured), UTC) for pick in (min, max)
     )
-    return f"measured from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
+    return f"Measured from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC."
 
 
-def _of_view(view: ScalingView, laws: Sequence[Growth], out: Path) -> list[str]:
-    drawn = draw(view, out)
+def _of_view(view: ScalingView, laws: Sequence[Growth], figures: dict[str, tuple[str, Figure]]) -> list[str]:
+    drawn = draw(view, figures)
     model = f"{view.model}, " if view.model else ""
     nodes = f"{', '.join(map(str, view.nodes))} node{'s' * (view.nodes != [1])}"
     grid = f"K = {', '.join(map(str, view.clients))} clients, on {nodes}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,26 @@ from raysim.models import build_model
 from raysim.runs.directory import digest
 from raysim.studies.costs.defense_cost import BETWEEN
 from raysim.studies.memory import ProcessPeaks, SpillFolder
+from raysim.studies.runner import carry_out
 from raysim.studies.scaling.cell import Work, rounds_of, stage_rows
-from raysim.studies.scaling.measure import estimates, measure, of_run, shared_cpus
-from raysim.studies.scaling.plan import ParameterCount, ScalingPlan, sizes_of, split_labels
-from raysim.studies.scaling.tables import COLUMNS, LIMITS, PARTS, WHOLE
-from raysim.studies.scaling.updates import Recorded, in_blocks
+from raysim.studies.scaling.plan import ParameterCount, ScalingPlan, cells_of, sizes_of
+from raysim.studies.scaling.study import Scaling, estimates, shared_cpus
+from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES, WHOLE
+from raysim.studies.scaling.updates import Recorded, in_blocks, source_of
 
 DIGITS: dict[str, Any] = {"model": "digits_cnn", "image": (1, 8, 8), "classes": 10}
 TINY = ScalingPlan(
-    ("krum", "trimmed_mean,trim=1"),
-    (4, 6),
-    (ParameterCount(13_706),),
-    backend="inprocess",
-    repeats=2,
-    **DIGITS,
+    defense=("krum", "trimmed_mean,trim=1"), clients=(4, 6), backend="inprocess", repeats=2, **DIGITS
 )
+
+
+def but(plan: ScalingPlan, **changes: Any) -> ScalingPlan:
+    """The plan with other values."""
+    return ScalingPlan(**{**plan.model_dump(), **changes})
+
+
+def measure(plan: ScalingPlan, out: Path, *, resume: bool = False) -> None:
+    carry_out(Scaling(), plan, out, resume=resume, tell=lambda line: None)
 
 
 def rows(out: Path, table: str = "stages") -> list[dict[str, Any]]:
@@ -104,15 +109,15 @@ def test_memory_is_measured_in_the_last_repeat(tiny):
 
 def test_the_tables_know_plan_and_machine(tiny):
     about = json.loads(pq.read_schema(tiny / "memory.parquet").metadata[b"about"])
-    assert ScalingPlan.from_mapping(about["plan"]) == TINY
+    assert ScalingPlan(**about["plan"]) == TINY
     assert about["environment"]["versions"]["numpy"] == np.__version__
 
 
 def test_resume_measures_only_what_is_missing(tmp_path):
-    plan = replace(TINY, defenses=("krum",), clients=(4,))
+    plan = but(TINY, defense=("krum",), clients=(4,))
     measure(plan, tmp_path)
     before = parts(tmp_path)
-    lost = "nodes1-clients4-parameters13706-repeat1-krum.parquet"
+    lost = "nodes1-clients4-parameters13706-repeat1-defensekrum.parquet"
     (tmp_path / "parts" / "stages" / lost).unlink()
     with pytest.raises(RecordError, match="--resume"):
         measure(plan, tmp_path)
@@ -120,29 +125,22 @@ def test_resume_measures_only_what_is_missing(tmp_path):
     after = parts(tmp_path)
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] != before[name]] == [lost]
-    measure(replace(plan, clients=(4, 5)), tmp_path, resume=True)
+    measure(but(plan, clients=(4, 5)), tmp_path, resume=True)
     assert {name: parts(tmp_path)[name] for name in after} == after
     assert {row["clients"] for row in rows(tmp_path)} == {4, 5}
     with pytest.raises(RecordError, match="seed 0, not 1"):
-        measure(replace(plan, seed=1), tmp_path, resume=True)
+        measure(but(plan, seed=1), tmp_path, resume=True)
 
 
 def test_every_repeat_has_an_order_of_its_own():
-    plan = replace(TINY, clients=tuple(range(4, 14)), repeats=3)
-    orders = [plan.matrices(1, repeat) for repeat in range(3)]
+    plan = but(TINY, clients=tuple(range(4, 14)), repeats=3)
+    cells = cells_of(plan, [ParameterCount(13_706)])
+    orders = [list(dict.fromkeys(c.clients for c in cells if c.repeat == repeat)) for repeat in range(3)]
     assert orders[0] != orders[1] != orders[2]
-    assert [sorted(order, key=lambda item: item[0]) for order in orders] == [
-        [(clients, ParameterCount(13_706)) for clients in range(4, 14)]
-    ] * 3
-    assert len({cell.name for cell in plan.every_cell()}) == 10 * 3 * 3
-
-
-def test_lists_are_taken_apart():
-    assert split_labels(["krum, pdrr,rule=median,q=0.9", "median"]) == [
-        "krum",
-        "pdrr,rule=median,q=0.9",
-        "median",
-    ]
+    assert [sorted(order) for order in orders] == [list(range(4, 14))] * 3
+    assert len({cell.name for cell in cells}) == 10 * 3 * 3
+    matrices = [(cell.repeat, cell.clients) for cell in cells]  # each is drawn once
+    assert len([at for at, before in zip(matrices, [None, *matrices], strict=False) if at != before]) == 30
 
 
 def test_the_width_with_the_nearest_number_of_parameters():
@@ -235,22 +233,20 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Run:
     }
     run = raysim.run(config, name="run", out=tmp_path_factory.mktemp("runs"), backend="inprocess")
     folder = recording.recorded_rounds(run.path / "updates")[0]
-    layout = Recorded.of(replace(TINY, updates=str(run.path))).experiment.setup.layout
+    layout = Recorded.of(but(TINY, updates=str(run.path))).experiment.setup.layout
     found = recording.read(folder, layout, InProcessBackend())
     return Run(run.path, found.updates.to_array(), found.truth)
 
 
 def test_the_first_rows_of_a_run(recorded, tmp_path):
-    plan = of_run(
-        replace(TINY, defenses=("trimmed_mean,trim=1", "fltrust"), clients=(5,), updates=str(recorded.path))
-    )
+    plan = but(TINY, defense=("trimmed_mean,trim=1", "fltrust"), clients=(5,), updates=str(recorded.path))
     measure(plan, tmp_path)
     (whole,) = {
         (row["digest"], row["malicious"], row["updates"], row["parameters"])
         for row in rows(tmp_path)
         if row["stage"] == WHOLE and row["defense"] == "trimmed_mean,trim=1"
     }
-    (subject,) = replace(plan, defenses=plan.defenses[:1]).subjects
+    (subject,) = but(plan, defense=plan.defense[:1]).subjects
     backend = InProcessBackend()
     updates = Updates.from_array(recorded.updates[:5], backend)
     verdict, _ = subject.defense.apply({}, updates, None)  # type: ignore[arg-type]
@@ -262,7 +258,7 @@ def test_the_first_rows_of_a_run(recorded, tmp_path):
         13_706,
     )
     with pytest.raises(ConfigError, match="at most 8"):
-        measure(replace(plan, clients=(9,)), tmp_path, resume=True)
+        measure(but(plan, clients=(9,)), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("rows_per_block", [None, 1, 3, 9])
@@ -278,20 +274,20 @@ def test_blocks_hold_the_same_rows(rows_per_block):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"repeats": 0}, "repeats: must be at least 1"),
-        ({"malicious": 1.0}, "malicious: must be a share"),
+        ({"repeats": 0}, "repeats: should be greater than or equal to 1"),
+        ({"malicious": 1.0}, "malicious: should be less than 1"),
         ({"nodes": (1, 2)}, "nodes: must be 1 with backend inprocess"),
         ({"backend": "ray", "kind": "address", "nodes": (1, 2)}, "one number with kind address"),
         ({"backend": "ray", "kind": "raylet"}, "did you mean 'raylets'"),
         ({"backend": "ray", "bandwidth": "1gbit"}, "only kind namespaces has"),
-        ({"defenses": ("krum", "bulyan,num_byzantine=2")}, "K = 4"),
+        ({"defense": ("krum", "bulyan,num_byzantine=2")}, "K = 4"),
         ({"clients": (10**9,)}, "must leave room"),
         ({"updates": "no/such/run"}, "holds no run"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(changes, said, tmp_path):
     with pytest.raises((ConfigError, RecordError), match=said):
-        measure(replace(TINY, **changes), tmp_path)
+        measure(but(TINY, **changes), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -299,8 +295,8 @@ def test_a_plan_that_cannot_be_is_refused(changes, said, tmp_path):
     ("words", "said"),
     [
         (["--defense", "krumm"], "did you mean 'krum'"),
-        (["--defense", "num_byzantine=1,krum"], "begin with a defense's name"),
-        (["--defense", "krum", "--defense", "krum"], "every defense once"),
+        (["--defense", "num_byzantine=1,krum"], "must begin with a name"),
+        (["--defense", "krum", "--defense", "krum"], "every method once"),
         (["--defense", "krum", "--clients", "4,x"], "clients: must be whole numbers"),
         (["--defense", "krum", "--image", "8x8"], "CHANNELSxHEIGHTxWIDTH"),
         (
@@ -318,7 +314,7 @@ def test_mistakes_are_refused(words, said, tmp_path):
 
 
 def test_a_driver_that_fails_leaves_what_it_finished(tmp_path, monkeypatch):
-    plan = replace(TINY, backend="ray", defenses=("krum",), clients=(4,), repeats=1)
+    plan = but(TINY, backend="ray", defense=("krum",), clients=(4,), repeats=1)
     script: list[str] = []
 
     class Fails:
@@ -326,27 +322,27 @@ def test_a_driver_that_fails_leaves_what_it_finished(tmp_path, monkeypatch):
             script.extend(words)
             return 3
 
-    monkeypatch.setattr(
-        "raysim.studies.scaling.measure.bring_up", lambda *_, **__: contextlib.nullcontext(Fails())
-    )
+    monkeypatch.setattr("cluster.clusters.bring_up", lambda *_, **__: contextlib.nullcontext(Fails()))
     with pytest.raises(RunError, match="status 3; finished cells are kept: --resume"):
         measure(plan, tmp_path)
-    assert script[-3:] == ["raysim.studies.scaling.worker", str(tmp_path), "1"]
-    assert ScalingPlan.from_mapping(json.loads((tmp_path / "plan.json").read_text())["plan"]) == plan
+    assert script[-4:] == [
+        "raysim.studies.runner", "raysim.studies.scaling.study:Scaling", str(tmp_path), "1",
+    ]  # fmt: skip
+    assert ScalingPlan(**json.loads((tmp_path / "plan.json").read_text())["plan"]) == plan
     assert not (tmp_path / "stages.parquet").exists()
 
 
 def test_more_nodes_than_the_machine_has_cpus_for():
     cpus = len(os.sched_getaffinity(0))
-    plan = replace(TINY, backend="ray", nodes=(1, cpus))
+    plan = but(TINY, backend="ray", nodes=(1, cpus), cpus_per_node=1)
     assert shared_cpus(plan) == []
-    (line,) = shared_cpus(replace(plan, cpus_per_node=2))
+    (line,) = shared_cpus(but(plan, cpus_per_node=2))
     assert line == f"{cpus} nodes of 2 CPUs share this machine's {cpus}: no true speed-up"
 
 
 def test_estimates_compare_a_matrix_with_the_stores():
-    plan = replace(TINY, backend="ray", nodes=(1, 2), clients=(10_000,), object_store_bytes=2**27)
-    (line,) = estimates(plan)
+    plan = but(TINY, backend="ray", nodes=(1, 2), clients=(10_000,), object_store=0.125)
+    (line,) = estimates(plan, source_of(plan).sizes)
     assert "K = 10,000, d = 13,706: 523 MiB a matrix, 128 MiB object stores: at least 395 MiB spilled" in line
 
 
@@ -368,12 +364,22 @@ def test_the_command_ends_with_a_report(tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "krum" in result.stdout
     assert (tmp_path / "scaling.md").read_text().strip() in result.stdout
-    assert pq.read_schema(tmp_path / "stages.parquet").equals(PARTS.schema("stages"))
+    assert pq.read_schema(tmp_path / "stages.parquet").equals(TABLES["stages"].arrow)
+    spans = rows(tmp_path, "spans")
+    assert {span["stage"] for span in spans} >= {"gram", "krum", "synthetic"}
 
 
 def on_two_nodes(out: Path, **changes: Any) -> list[dict[str, Any]]:
     """The rows of whole applies, after checking what nodes must not change and what they must."""
-    plan = replace(TINY, backend="ray", clients=(8,), object_store_bytes=2**27, defenses=("krum",), **changes)
+    plan = but(
+        TINY,
+        cpus_per_node=None,
+        backend="ray",
+        clients=(8,),
+        object_store=0.125,
+        defense=("krum",),
+        **changes,
+    )
     measure(plan, out)
     wholes = [row for row in rows(out) if row["stage"] == WHOLE]
     assert len({row["digest"] for row in wholes}) == 1

@@ -16,7 +16,8 @@ from raysim.engine.host import ClientHost, RoundOrder
 from raysim.studies.memory import TotalMemory, total_pss
 from raysim.studies.population import measure, population_config
 from raysim.studies.rounds.bare_loop import BareLoop
-from raysim.studies.rounds.measure import RoundTimes, bench_config
+from raysim.studies.rounds.cases import bench_config
+from raysim.studies.rounds.measure import RoundTimes
 
 
 def test_the_ratio_is_to_bare_time_over_workers():

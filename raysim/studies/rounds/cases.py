@@ -1,0 +1,34 @@
+"""The rounds that are timed: configurations by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raysim.config.schema import ExperimentConfig
+
+CASES: Mapping[str, dict[str, Any]] = {
+    "digits": {
+        "population": {"clients": 100},
+        "data": {"name": "digits", "partition": {"name": "iid", "samples_per_client": 100}},
+        "model": "digits_cnn",
+        "training": {"epochs": 1, "batch_size": 10, "optimizer": {"lr": 0.05}},
+    },
+    "cifar10": {
+        "population": {"clients": 24},
+        "data": {"name": "cifar10", "limit": 12_000, "partition": {"name": "iid", "samples_per_client": 320}},
+        "model": "flare_cifar",
+        "training": {"epochs": 1, "batch_size": 32, "optimizer": {"lr": 0.05}},
+    },
+}
+"""Name -> configuration. All are defended by Krum; every round is evaluated, recorded, traced and checkpointed."""
+
+WARM_UP = 2
+"""Rounds that warm up caches and worker processes, before those that count."""
+
+
+def bench_config(case: str, rounds: int, root: str | None = None, seed: int = 0) -> ExperimentConfig:
+    """The configuration of a case, `rounds` rounds long, with its data under `root`."""
+    own = {"seed": seed, "rounds": rounds, "defense": {"name": "krum"}, "checkpoint": {"every": 1}}
+    values = {**CASES[case], **own}
+    return ExperimentConfig.from_mapping({**values, "data": {**values["data"], "root": root}})
