@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from raysim import Attack, Defense, Verdict, Visibility
 
@@ -264,3 +266,66 @@ class PoisonRaises(Attack):
 
     def poison_data(self, data, ctx):
         raise ValueError("no such trigger")
+
+
+def die_if_armed(folder: str, moment: str) -> None:
+    """Kill this process if a file `moment*` lies in the folder; every such file is good for one death."""
+    for trap in sorted(Path(folder).glob(f"{moment}*")) if folder else ():
+        try:
+            trap.unlink()
+        except FileNotFoundError:  # another process was quicker
+            continue
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class MortalAttack(Attack):
+    """Honest, where no trap is set: `train-<round>` for a host, `craft-<round>` for the server."""
+
+    folder: str = ""
+
+    @property
+    def visibility(self):
+        return Visibility.COLLUDING
+
+    def train(self, honest_train, data, ctx):
+        die_if_armed(self.folder, f"train-{ctx.round}")
+        return honest_train(data)
+
+    def craft(self, state, view, ctx):
+        die_if_armed(self.folder, f"craft-{ctx.round}")
+        return None, {"rounds": state.get("rounds", 0) + 1}
+
+
+@dataclass(frozen=True)
+class MortalDefense(Defense):
+    """The plain mean, after tasks that die where a trap `task-<round>` is set."""
+
+    folder: str = ""
+
+    def apply(self, state, updates, ctx):
+        moment = f"task-{ctx.round}"
+        found = ctx.map("look", _look, [(self.folder, moment, number) for number in range(4)])
+        return Verdict(updates.combine(updates.shares), updates.shares), {
+            "sum": state.get("sum", 0) + sum(found)
+        }
+
+
+def _look(item):
+    folder, moment, number = item
+    die_if_armed(folder, moment)
+    return number
+
+
+class MortalNet(torch.nn.Module):
+    """A linear model whose process dies in evaluation where a trap `evaluate` is set."""
+
+    def __init__(self, num_classes, input_shape, folder=""):
+        super().__init__()
+        self.flat, self.head = torch.nn.Flatten(), torch.nn.Linear(math.prod(input_shape), num_classes)
+        self.folder = folder
+
+    def forward(self, images):
+        if not self.training:
+            die_if_armed(self.folder, "evaluate")
+        return self.head(self.flat(images))

@@ -107,7 +107,7 @@ def locations(references: list[Any], expected: list[list[str]], patience_s: floa
     import ray
     from ray.experimental import get_object_locations
 
-    from raysim.backends.ray_backend import short_name
+    from raysim.backends.ray_worker import short_name
 
     deadline = time.monotonic() + patience_s
     while True:

@@ -11,8 +11,9 @@ many bytes had to be brought to it.
 from __future__ import annotations
 
 import copy
-import os
+import math
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,10 +29,11 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from raysim.backends.base import Backend, Begun, Needs, Reference, located, prepare_worker
+from raysim.backends.base import Backend, Begun, Needs, Reference, located
 from raysim.backends.capacity import ClientActors
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
-from raysim.backends.telemetry import Span, Telemetry, measured, num_bytes
+from raysim.backends.ray_worker import ClientActor, node_name, run_task, short_name
+from raysim.backends.telemetry import Telemetry, num_bytes
 from raysim.errors import LostWork, RunError
 from raysim.own_packages import take_names
 
@@ -41,6 +43,9 @@ Placement = Literal["data", "head", "spread"]
 
 RETRIES = 3
 """How often one task or call is started again after its worker died."""
+
+ENDED_AGAIN_S = 10.0
+"""Seconds from one attempt to end a host that hangs to the next."""
 
 TASKS_PER_WORKER = 4
 """Tasks in flight per CPU: enough to hide scheduling, few enough that their results fit the store."""
@@ -141,6 +146,7 @@ class RayBackend(Backend):
         *,
         keep: int = 0,
         then: Callable[[int, Any], None] | None = None,
+        limits_s: Sequence[float] | None = None,
     ) -> list[Any]:
         asked: dict[int, Any] = {}
 
@@ -157,7 +163,12 @@ class RayBackend(Backend):
                     self._actors[place] = self._start_actor(place, nodes_by_cpu())
 
         places = deque(range(len(self._actors)))
-        return self._drive(stage, items, keep, places, submit, on_lost=start_another, then=then)
+
+        def end(place: int) -> None:  # its call then fails, as that of any actor that died
+            ray.kill(asked[place])
+
+        limits = limits_s or [math.inf] * len(items)
+        return self._drive(stage, items, keep, places, submit, start_another, then, limits, end)
 
     def begin(
         self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
@@ -253,10 +264,12 @@ class RayBackend(Backend):
         submit: Callable[[int, int, Any], list[Any]],
         on_lost: Callable[[Any], None] | None,
         then: Callable[[int, Any], None] | None = None,
+        limits_s: Sequence[float] = (),
+        end: Callable[[Any], None] | None = None,
     ) -> list[Any]:
         """Keep every free place busy until all items are done; the results in item order.
 
-        A lost worker's item is done again. Where places can be replaced (on_lost), an item out of retries is
+        A lost worker's item is done again. A place whose item takes longer than its limit is ended. Where places can be replaced (on_lost), an item out of retries is
         None; where they cannot, that is an error.
         """
         count = len(items)
@@ -264,6 +277,7 @@ class RayBackend(Backend):
         waiting = deque((number, 0) for number in range(count))
         running: dict[Any, tuple[int, int, Any, list[Any]]] = {}
         arrived: deque[tuple[int, Any]] = deque()
+        due: dict[Any, float] = {}
         done = 0
         self.telemetry.on_progress(stage, 0, count)
         with self.telemetry.stage(stage) as meter:
@@ -273,11 +287,19 @@ class RayBackend(Backend):
                     place = free.popleft()
                     references = submit(number, retries, place)
                     running[references[-1]] = (number, retries, place, references)
+                    due[references[-1]] = time.monotonic() + (limits_s[number] if limits_s else math.inf)
                 while then is not None and arrived:  # told when no place stands idle meanwhile
                     then(*arrived.popleft())
                 if not running:
                     continue
-                ready, _ = ray.wait(list(running), num_returns=1)
+                first = min(due[reference] for reference in running) - time.monotonic()
+                ready, _ = ray.wait(list(running), timeout=None if first == math.inf else max(first, 0.1))
+                if not ready and end is not None:
+                    for reference in [item for item in running if due[item] <= time.monotonic()]:
+                        end(running[reference][2])
+                        due[reference] += ENDED_AGAIN_S
+                if not ready:
+                    continue
                 number, retries, place, references = running.pop(ready[0])
                 try:
                     answer, (span, sizes) = ray.get(references[keep:])
@@ -307,51 +329,10 @@ class RayBackend(Backend):
         return results
 
 
-class ClientActor:
-    """A Ray actor around one client host."""
-
-    def __init__(self, threads: int, make_host: Callable[..., Any], *args: Any) -> None:
-        prepare_worker(threads)
-        self.host = make_host(*args)
-        self.node = node_name()
-
-    def call(
-        self, stage: str, method: str, number: int, retries: int, keep: int, *args: Any
-    ) -> tuple[Any, ...]:
-        """What `handed_back` says."""
-        return handed_back(
-            *measured(stage, number, self.node, getattr(self.host, method), args, retries), keep
-        )
-
-    def place(self) -> dict[str, Any]:
-        """Where this actor runs, and on which GPUs."""
-        return {"node": self.node, "pid": os.getpid(), "gpus": ray.get_gpu_ids()}
-
-
-def run_task(
-    fn: Callable[..., Any],
-    stage: str,
-    number: int,
-    retries: int,
-    keep: int,
-    threads: int,
-    *args: Any,
-) -> tuple[Any, ...]:
-    """One task; returns what `handed_back` says."""
-    prepare_worker(threads)
-    return handed_back(*measured(stage, number, node_name(), fn, args, retries), keep)
-
-
 def task_options(keep: int, needs: Needs) -> dict[str, Any]:
     """Ray's options for a task that returns what `handed_back` says."""
     options: dict[str, Any] = {"num_returns": keep + 2, "num_cpus": needs.cpus, "num_gpus": needs.gpus}
     return {**options, "memory": needs.memory} if needs.memory else options
-
-
-def handed_back(result: Any, span: Span, keep: int) -> tuple[Any, ...]:
-    """What a task returns to Ray: its kept values, its answer, and (the span, bytes of each kept value)."""
-    *kept, answer = result if keep else (result,)
-    return (*kept, answer, (span, [num_bytes(value) for value in kept]))
 
 
 def objects(arguments: Sequence[Any]) -> list[Any]:
@@ -363,16 +344,6 @@ def as_own_error(error: gone.RayTaskError) -> Exception:
     """The exception a task raised, as it was raised there."""
     cause = error.cause
     return cause if isinstance(cause, Exception) else RunError(str(error))
-
-
-def node_name() -> str:
-    """A short name of the Ray node this process runs on."""
-    return short_name(ray.get_runtime_context().get_node_id())
-
-
-def short_name(node_id: str) -> str:
-    """A node's name in spans."""
-    return node_id[:12]
 
 
 def nodes_by_cpu() -> list[str]:

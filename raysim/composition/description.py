@@ -17,6 +17,7 @@ from raysim import data as datasets
 from raysim.attack import Attack
 from raysim.composition.lookup import find
 from raysim.composition.registry import TABLES, check_class
+from raysim.config.yaml_text import values_in
 from raysim.defense import Defense
 from raysim.errors import ConfigError, unknown_name
 from raysim.models import Architecture
@@ -149,7 +150,7 @@ def _examples(group: str, name: str, options: tuple[Option, ...]) -> dict[str, s
     shown = [option for option in options if option.default == "required"]
     shown = shown or [option for option in options if option.default != "null"][:1]
     chosen = {option.name: _value(option) for option in shown}
-    nested: object = {"name": name, **{key: yaml.safe_load(value) for key, value in chosen.items()}}
+    nested: object = {"name": name, **{key: values_in(value, key) for key, value in chosen.items()}}
     for part in reversed(group.split(".")):
         nested = {part: nested}
     words = [f"{group}.{key}={value}" for key, value in {"name": name, **chosen}.items()]

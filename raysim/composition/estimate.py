@@ -16,9 +16,9 @@ from raysim.backends.base import ThreadLimit
 from raysim.backends.capacity import Capacity, ClientActors
 from raysim.composition.resources import client_actors
 from raysim.config.schema import ExperimentConfig
+from raysim.engine.calls import split_cohort
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost, RoundOrder
-from raysim.engine.simulation import split_cohort
 from raysim.formats import size
 from raysim.matrix.updates import chunk_columns
 

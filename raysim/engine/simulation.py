@@ -20,6 +20,7 @@ from raysim.attack import Attack
 from raysim.backends.base import Backend, Reference, located
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable
+from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
 from raysim.engine.experiment import (
     Experiment,
@@ -33,7 +34,7 @@ from raysim.engine.host import ClientHost, RoundOrder, UploadMeta
 from raysim.engine.recording import Recording
 from raysim.engine.round_record import evaluated, record_round
 from raysim.errors import LostWork, RunError
-from raysim.matrix.row_blocks import RowBlock, most_rows, rows_per_block
+from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import Ahead, RowStage, begin_ahead
 from raysim.matrix.updates import Updates
 from raysim.metrics import Measure
@@ -222,14 +223,21 @@ def train(
 
     trains = experiment.setup.synthetic is None
     method, shared = ("train", (published, previous)) if trains else ("draw", ())
-    with backend.telemetry.owned("client" if trains else "engine"):
-        answers = backend.call_clients(
+
+    def ask(calls: Calls, then: Callable[[int, Any], None] | None = None) -> list[Any]:
+        return backend.call_clients(
             method,
             method,
             [(order, members, *shared) for members in calls],
             keep=len(experiment.setup.bounds),
-            then=None if stage is None else begin,
+            then=then,
+            limits_s=limits_s(experiment, calls),
         )
+
+    with backend.telemetry.owned("client" if trains else "engine"):
+        answers = ask(calls, None if stage is None else begin)
+        if experiment.config.resources.lost_clients == "split":
+            calls, answers = smaller_where_lost(experiment, round, calls, answers, ask)
     blocks: list[RowBlock] = []
     metas: list[UploadMeta] = []
     reasons = {int(client): NO_SAMPLES for client in np.setdiff1d(cohort, able)}
@@ -260,28 +268,6 @@ def train(
     ]
     remarks = {str(meta.client): meta.note for meta in metas if meta.note}
     return Uploads(updates, reasons, float(np.mean(losses)) if losses else float("nan"), remarks)
-
-
-def split_cohort(
-    cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0
-) -> list[np.ndarray]:
-    """The cohort in blocks, one per host call: `clients_per_actor` ids, or as `rows_per_block` has it.
-
-    Clients that train together are not parted: a block ends at the nearest place where none are (of two, the
-    later: long calls first keep workers even).
-    """
-    plan, per_actor = experiment.setup, experiment.config.resources.clients_per_actor
-    columns = plan.layout.num_columns
-    if isinstance(per_actor, int):
-        size = min(per_actor, most_rows(columns))
-    else:
-        size = rows_per_block(len(cohort), columns, workers)
-    whole = np.ones(len(cohort) + 1, bool)
-    for group in plan.groups(round, cohort):
-        whole[group[0] + 1 : group[-1] + 1] = False
-    places = np.flatnonzero(whole)[::-1]
-    ends = {int(places[np.abs(places - end).argmin()]) for end in range(size, len(cohort), size)}
-    return np.split(cohort, sorted(ends - {0, len(cohort)}))
 
 
 def require_quorum(experiment: Experiment, uploads: Uploads) -> Uploads:

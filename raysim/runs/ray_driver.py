@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +39,10 @@ def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -
         "scheduling_strategy": here,
     }
     actor_class: Any = ray.remote(Server).options(**options)
+    died_at = 0.0
     for attempt in range(SERVER_RESTARTS + 1):
         observe(Progress(0, config.rounds, awaited="starting the server's process"))
-        server = actor_class.remote(held, path, client_actors(config, workers), workers)
+        server = actor_class.remote(held, path, client_actors(config, workers), workers, attempt, died_at)
         try:
             _watch(server, observe)
             return
@@ -49,6 +51,7 @@ def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -
                 raise RunError(f"the Server actor could not start: {_last_line(error)}") from error
             if attempt == SERVER_RESTARTS:
                 raise RunError(f"the Server actor died {attempt + 1} times: {error}") from error
+            died_at = time.time()
         finally:
             ray.kill(server)
 

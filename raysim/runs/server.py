@@ -7,12 +7,14 @@ it dies.
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 from raysim.backends.base import prepare_worker
 from raysim.backends.capacity import ClientActors
 from raysim.backends.ray_backend import RayBackend
+from raysim.backends.telemetry import WHOLE_STAGE, Span, peak_memory_bytes
 from raysim.engine.experiment import Experiment
 from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import Keeper, Progress, execute
@@ -27,7 +29,10 @@ class Server:
         path: Path,
         actors: ClientActors,
         workers: int,
+        restarts: int = 0,
+        died_at: float = 0.0,
     ) -> None:
+        """restarts: how many servers of this run died before; died_at: when the last was missed, seconds since the epoch."""
         resources = experiment.config.resources
         prepare_worker(resources.threads)
         self.experiment, self.actors, self.directory = experiment, actors, RunDirectory(path)
@@ -37,6 +42,21 @@ class Server:
         self.keeper = Keeper(experiment, self.backend, self.directory)
         self._events: list[Progress] = []
         self._lock = threading.Lock()
+        if restarts:
+            self.backend.telemetry.spans.append(
+                Span(
+                    stage="restart",
+                    task=WHOLE_STAGE,
+                    node=self.backend.node,
+                    start_s=died_at,
+                    wall_s=max(time.time() - died_at, 0.0),
+                    cpu_s=0.0,
+                    bytes_in=0,
+                    bytes_out=0,
+                    peak_memory_bytes=peak_memory_bytes(),
+                    retries=restarts,
+                )
+            )
 
     def run(self) -> str:
         """Run to the end; the digest of the final global vector."""

@@ -83,24 +83,11 @@ def test_oversubscription_is_refused_before_any_actor_starts(ray_cluster, tiny, 
     assert not (tmp_path / "over").exists()
 
 
-def test_a_client_actor_killed_in_mid_round_is_replaced(ray_cluster, tiny, tmp_path):
-    undisturbed = {**tiny, "attack": {"name": "tests.faulty_methods:DieWhileTraining"}}
-    expected = raysim.run(undisturbed, name="calm", out=tmp_path, backend="inprocess")
-    killed = {
-        **tiny,
-        "attack": {"name": "tests.faulty_methods:DieWhileTraining", "marker": str(tmp_path / "died")},
-    }
-    result = raysim.run(killed, name="killed", out=tmp_path)
-    assert (tmp_path / "died").exists()
-    assert digests(result) == digests(expected)
-    retried = [s for s in result.table("spans").to_pylist() if s["retries"] and s["task"] >= 0]
-    assert {(s["round"], s["stage"]) for s in retried} == {(1, "train")}
-
-
 def test_clients_whose_host_keeps_dying_are_recorded_as_lost(ray_cluster, tiny, tmp_path):
     config = {
         **tiny, "rounds": 1, "population": {"clients": 4, "malicious": 2}, "defense": "fedavg",
-        "attack": "tests.faulty_methods:DieAlways", "resources": {"clients_per_actor": 2},
+        "attack": "tests.faulty_methods:DieAlways",
+        "resources": {"clients_per_actor": 2, "lost_clients": "drop"},
     }  # fmt: skip
     result = raysim.run(config, name="lost", out=tmp_path)
     rows = result.table("clients").to_pylist()
@@ -108,19 +95,6 @@ def test_clients_whose_host_keeps_dying_are_recorded_as_lost(ray_cluster, tiny, 
     assert {row["client"] for row in rows if row["reason"].startswith("lost")} == {2, 3}
     assert result.rounds[0]["clients"] == 2
     assert np.isfinite(result.global_vector).all()
-
-
-def test_a_server_that_dies_is_started_again_from_the_checkpoint(ray_cluster, tiny, tmp_path):
-    tiny["resources"] = {"clients_per_actor": 10}
-    calm = {**tiny, "defense": {"name": "tests.faulty_methods:DieWhileJudging"}}
-    expected = raysim.run(calm, name="calm", out=tmp_path, backend="inprocess")
-    dying = {
-        **tiny,
-        "defense": {"name": "tests.faulty_methods:DieWhileJudging", "marker": str(tmp_path / "died")},
-    }
-    result = raysim.run(dying, name="dying", out=tmp_path)
-    assert (tmp_path / "died").exists()
-    assert digests(result) == digests(expected)
 
 
 def test_an_error_in_a_task_is_raised_as_it_was_there(ray_cluster, tiny, tmp_path):

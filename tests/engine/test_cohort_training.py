@@ -15,9 +15,9 @@ from raysim.attack import Attack
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.data.client_data import ClientData
+from raysim.engine.calls import split_cohort
 from raysim.engine.campaigns import Campaign, Schedule
 from raysim.engine.host import ClientHost, RoundOrder
-from raysim.engine.simulation import split_cohort
 from raysim.errors import ConfigError, RunError
 from raysim.matrix.layout import Layout
 from raysim.models import build_model

@@ -80,7 +80,8 @@ class Scaling(Study[ScalingPlan, ScalingCell]):
             session = Session(plan, bench.backend, bench.backend, LocalWatch(), bench.cpus)
         else:
             from raysim.backends.capacity import ClientActors
-            from raysim.backends.ray_backend import RayBackend, short_name
+            from raysim.backends.ray_backend import RayBackend
+            from raysim.backends.ray_worker import short_name
             from raysim.studies.scaling.round import anchor
 
             drawing = RayBackend(ClientActors(0), workers=bench.workers, placement="spread")
