@@ -9,12 +9,13 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo test test-with-ray test-without-ray test-fast check docs format clean
+.PHONY: help install demo test test-with-ray test-without-ray test-fast soak check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither Ray nor whole studies"
+	@echo "make soak       a long run whose processes are killed at random: 15 minutes or more"
 	@echo "make check      ruff (lint and format) and mypy"
 	@echo "make docs       the documentation, into site/"
 	@echo "make format     rewrite the code in the project's format"
@@ -53,6 +54,9 @@ test-without-ray:
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not ray and not slow"
+
+soak: $(READY)
+	$(BIN)/python -m tests.soak
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -41,10 +41,11 @@ KILLED = {
     "within": {"stage": "gram", "round": 3},
     "between": {"stage": "", "round": 2},
     "early": {"stage": "train", "round": 1},
+    "saving": {"stage": "checkpoint", "round": 4},
 }
-"""Where a run is killed: at the news of a stage, or (no stage) of the end of a round."""
+"""Where a run is killed: at the news of a stage, or (no stage) of the end of a round; or while it writes a checkpoint."""
 
-FINISHED = {"within": 3, "between": 3, "early": 1}
+FINISHED = {"within": 3, "between": 3, "early": 1, "saving": 4}
 
 
 def run(config, path, **options):
@@ -73,7 +74,7 @@ def killed(tmp_path_factory):
     """One run per entry of KILLED, each in a process that kills itself there."""
     script = textwrap.dedent("""
         import json, os, signal, sys
-        import raysim, raysim.runs.runner
+        import raysim, raysim.runs.checkpoint, raysim.runs.runner
 
         config, killed, out = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
         raysim.run({**config, "rounds": 1}, name="imports", out=out, backend="inprocess")
@@ -83,6 +84,10 @@ def killed(tmp_path_factory):
                 def observe(event):
                     if (event.stage, event.round) == (place["stage"], place["round"]):
                         os.kill(os.getpid(), signal.SIGKILL)
+                def sync(path):
+                    if place["stage"] == "checkpoint" and f"{place['round']:06d}.tmp" in str(path):
+                        os.kill(os.getpid(), signal.SIGKILL)
+                raysim.runs.checkpoint.sync = sync
                 raysim.run(config, name=name, out=out, backend="inprocess", observe=observe)
                 os._exit(0)
             status = os.waitpid(child, 0)[1]

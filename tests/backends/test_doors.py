@@ -1,0 +1,51 @@
+"""Closed doors: Ray listens on loopback alone, its token is its owner's, and nothing that a run leaves holds it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+import raysim
+from raysim.cli.main import app
+from raysim.report.page import render
+
+pytestmark = pytest.mark.ray
+
+
+def test_every_port_is_on_loopback(ray_cluster):
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    listening = {}
+    for process in processes:
+        try:
+            ports = process.net_connections()
+        except psutil.NoSuchProcess:  # a worker that has just ended
+            continue
+        for port in ports:
+            if port.status == psutil.CONN_LISTEN:
+                listening.setdefault(port.laddr.ip.removeprefix("::ffff:"), set()).add(process.name())
+    assert set(listening) <= {"127.0.0.1", "::1"}, listening
+    assert {"gcs_server", "raylet"} <= listening["127.0.0.1"]
+
+
+def test_the_token_is_its_owners_and_in_nothing_that_a_run_leaves(ray_cluster, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "not-for-any-record-4711")
+    path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    result = raysim.run({**tiny, "rounds": 1, "attack": None, "defense": "fedavg"}, name="run", out=tmp_path)
+    render(result.path)
+    left = [file for file in result.path.rglob("*") if file.is_file()]
+    assert {"environment.json", "config.yaml", "report.html"} <= {file.name for file in left}
+    for file in left:
+        for secret in (path.read_text().strip(), "not-for-any-record-4711"):
+            assert secret.encode() not in file.read_bytes(), file
+
+
+def test_the_help_says_what_runs_foreign_code():
+    shown = " ".join(CliRunner().invoke(app, ["run", "--help"]).output.replace("│", " ").split())
+    assert "nothing else in a configuration runs code" in shown
