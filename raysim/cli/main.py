@@ -15,6 +15,7 @@ import typer
 import raysim
 from raysim.cli.bench import app as bench_app
 from raysim.cli.cluster import app as cluster_app
+from raysim.cli.compare import compare
 from raysim.cli.following import conclude, followed, introduce, subject
 from raysim.cli.listing import list_names
 from raysim.cli.options import Address, Backend, Debug, Explain, RunPath
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 app.add_typer(cluster_app, name="cluster")
 app.command()(reproduce)
+app.command()(compare)
 app.command("sweep")(command_of(Sweep(), Path("runs/sweep")))
 
 Request = Annotated[
