@@ -17,12 +17,12 @@ from raysim.cli.main import app
 from raysim.composition.methods import written_out
 from raysim.config.explain import explained
 from raysim.config.load import load_config
+from raysim.config.method_text import parse_method
 from raysim.config.overrides import apply_overrides
 from raysim.config.schema import ExperimentConfig
 from raysim.config.yaml_text import MOST_BYTES, MOST_DEPTH, MOST_NODES, values_in
 from raysim.errors import ConfigError
 from raysim.replay.replay import parse_defenses
-from raysim.studies.option_lists import named_options
 
 BOMB = "\n".join(
     ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30))]
@@ -121,7 +121,7 @@ def test_overrides_defenses_and_options_are_read_within_the_same_bounds():
     for read in (
         lambda text: apply_overrides({}, [f"seed={text}"]),
         lambda text: parse_defenses([f"{{name: {text}}}"]),
-        lambda text: named_options("defense", f"krum,a={text}"),
+        lambda text: parse_method("defense", f"krum,a={text}"),
     ):
         for text in ("[" * 1000, "&a [*a]", "!!binary x", "9" * 5000):
             with pytest.raises(ConfigError):
@@ -222,3 +222,15 @@ def test_every_command_ends_with_status_2_and_one_sentence(tmp_path, command):
         f"error: config: must be valid YAML (line 6, column 20: at most {MOST_NODES}"
     )
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_no_text_is_read_as_yaml_elsewhere():
+    """The bounds hold nowhere else."""
+    root = Path(__file__).parents[2]
+    readers = [
+        path.relative_to(root)
+        for package in ("raysim", "attacks", "defenses", "cluster")
+        for path in (root / package).rglob("*.py")
+        if re.search(r"yaml\.(safe_|full_|unsafe_)?load", path.read_text())
+    ]
+    assert readers == [Path("raysim/config/yaml_text.py")]
