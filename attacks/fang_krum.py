@@ -13,8 +13,9 @@ from attacks.rows import everyone, mean_row
 from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, Setting, State
 from raysim.errors import ConfigError
-from raysim.matrix.distances import krum_scores, products_with, refined
+from raysim.matrix.distances import krum_scores, refined
 from raysim.matrix.new_rows import rows_from
+from raysim.matrix.row_products import products_with
 from raysim.matrix.updates import Updates
 from raysim.options import Count, NotNegative, Positive
 

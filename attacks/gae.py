@@ -21,8 +21,8 @@ from attacks.graph_autoencoder import (
 from attacks.rows import mean_buffers, mean_row
 from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, State
-from raysim.matrix.distances import squares_about
 from raysim.matrix.new_rows import rows_from
+from raysim.matrix.row_products import squares_about
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import AtLeastTwo, Count, NotNegative, Positive, PositiveInt

@@ -14,8 +14,8 @@ from attacks.rows import mean_buffers, mean_row
 from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, State
 from raysim.errors import ConfigError
-from raysim.matrix.distances import squares_about
 from raysim.matrix.new_rows import rows_from
+from raysim.matrix.row_products import squares_about
 from raysim.matrix.updates import Updates
 from raysim.options import PositiveInt
 

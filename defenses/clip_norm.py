@@ -12,8 +12,8 @@ import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import PreAggregation
-from raysim.matrix.distances import squared_norms
 from raysim.matrix.new_rows import rows_from
+from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import Positive
 

@@ -20,8 +20,8 @@ from defenses.cosine import cosine_similarities
 from raysim import rng
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
-from raysim.matrix.distances import squared_norms
 from raysim.matrix.layout import Layout
+from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory
 from raysim.options import AtLeastTwo, PositiveInt

@@ -16,8 +16,8 @@ import numpy as np
 from raysim.context import Context, ServerData, State
 from raysim.data.client_data import ClientData
 from raysim.defense import Defense, Verdict
-from raysim.matrix.distances import products_with
 from raysim.matrix.layout import Layout
+from raysim.matrix.row_products import products_with
 from raysim.matrix.updates import Updates
 from raysim.models.factory import ModelFactory
 from raysim.requirement import Requirement

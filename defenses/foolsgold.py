@@ -20,7 +20,7 @@ from defenses.cosine import cosines_from_gram
 from defenses.features import head_updates
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.matrix.distances import squared_norms
+from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import Positive
 from raysim.requirement import Requirement

@@ -15,6 +15,7 @@ from defenses.krum import assumed_byzantine
 from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, Setting
 from raysim.defense import Verdict
+from raysim.matrix.exact_sums import Blocks, constants, pre_rounded, weighted_bounds
 from raysim.matrix.updates import Updates
 from raysim.options import PositiveInt
 from raysim.requirement import Requirement
@@ -99,35 +100,41 @@ class ImpactDefense(RuleDefense):
             winners = [krum_winner(distances, group, f) for group in groups]
             different, chosen = np.unique(winners, return_inverse=True)
             return updates.select(different), chosen
+        shares = _shares(updates) if self.rule == "fedavg" else np.full(count, 1 / count)
+        bounds = Blocks(constants(weighted_bounds(shares, updates.maxima())), updates.dim)
         if self.rule == "fedavg":
-            fn = partial(means_without, _shares(updates))
+            fn = partial(means_without, shares, bounds)
         else:
             trim = (count - 1) // 2 if self.rule == "median" else self.assumed_trim(count)
-            fn = partial(trimmed_means_without, trim, updates.dim)
+            fn = partial(trimmed_means_without, trim, bounds)
         ids = np.arange(count + 1)
         return updates.transform("leave_one_out", fn, client_ids=ids), ids
 
 
-def means_without(shares: np.ndarray, columns: np.ndarray, first_column: int) -> np.ndarray:
-    """Weighted means of columns [K, c] without each row in turn, and of all rows: [K + 1, c]."""
+def means_without(shares: np.ndarray, bounds: Blocks, columns: np.ndarray, first_column: int) -> np.ndarray:
+    """Weighted means of columns [K, c] without each row in turn, and of all rows: [K + 1, c].
+
+    bounds: `constants` of the sum of all rows; terms rounded to them are added, and taken out again, exactly.
+    """
     out = np.empty((len(columns) + 1, columns.shape[1]), np.float32)
-    total = shares @ columns.astype(np.float64)
-    for row, (share, values) in enumerate(zip(shares, columns, strict=True)):
-        out[row] = (total - share * values.astype(np.float64)) / (1 - share)
+    first, found = bounds.of(first_column, columns.shape[1])
+    terms = pre_rounded(shares[:, None] * columns.astype(np.float64), found, first)
+    total = terms.sum(axis=0)
+    out[:-1] = (total - terms) / (1 - shares[:, None])
     out[-1] = total
     return out
 
 
-def trimmed_means_without(trim: int, dim: int, columns: np.ndarray, first_column: int) -> np.ndarray:
+def trimmed_means_without(trim: int, bounds: Blocks, columns: np.ndarray, first_column: int) -> np.ndarray:
     """Trimmed means of columns [K, c] without each row in turn, and of all rows: [K + 1, c].
 
     K - 1 rows are trimmed by at most (K - 2) // 2 on each side; trim = (K - 1) // 2 is the median throughout.
     Without row i, the sum of the middle values loses row i's own value, cut to the range of that middle, whether
-    it lies inside or outside: one sort gives all K means. Buffer columns (from `dim` on) get plain means.
+    it lies inside or outside: one sort gives all K means. Buffer columns get plain means (bounds: as there).
     """
     count = len(columns)
-    if first_column >= dim:
-        return means_without(np.full(count, 1 / count), columns, first_column)
+    if first_column >= bounds.dim:
+        return means_without(np.full(count, 1 / count), bounds, columns, first_column)
     fewer = min(trim, (count - 2) // 2)
     kept, middle = count - 1 - 2 * fewer, slice(fewer, count - fewer)
     out = np.empty((count + 1, columns.shape[1]), np.float32)

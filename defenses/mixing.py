@@ -6,6 +6,8 @@ from functools import partial
 
 import numpy as np
 
+from raysim.matrix.exact_sums import Blocks, add_rows, constants, weighted_bounds
+from raysim.matrix.row_sums import as_type
 from raysim.matrix.updates import Updates
 
 
@@ -17,18 +19,36 @@ def mix_rows(
     num_examples: np.ndarray | None = None,
     stage: str = "mix",
 ) -> Updates:
-    """The rows mixing [m, K] @ U, accumulated in float64, as Updates.
+    """The rows mixing [m, K] @ U as Updates, each within the error that `matrix.exact_sums` states for its own old rows.
 
     client_ids, num_examples [m]: of the new rows, whose buffers are then mixed the same way. By default the
     new rows stand for the same K clients, which keep their buffers.
     """
-    dim = updates.dim if client_ids is None else None
-    return updates.transform(
-        stage, partial(_mix, mixing, dim), client_ids=client_ids, num_examples=num_examples
-    )
+    maxima, used = updates.maxima(), [np.flatnonzero(weights) for weights in mixing]
+    weights = [row[places] for row, places in zip(mixing, used, strict=True)]
+    bounds = [
+        constants(weighted_bounds(own, maxima[places])) for own, places in zip(weights, used, strict=True)
+    ]
+    mix = partial(_mix, used, weights, Blocks(np.array(bounds), updates.dim), client_ids is None)
+    return updates.transform(stage, mix, client_ids=client_ids, num_examples=num_examples)
 
 
-def _mix(mixing: np.ndarray, dim: int | None, columns: np.ndarray, first: int) -> np.ndarray:
-    if dim is not None and first >= dim:
+def _mix(
+    used: list[np.ndarray],
+    weights: list[np.ndarray],
+    bounds: Blocks,
+    keep_buffers: bool,
+    columns: np.ndarray,
+    first: int,
+) -> np.ndarray:
+    if keep_buffers and first >= bounds.dim:
         return columns
-    return (mixing @ columns.astype(np.float64)).astype(np.float32)
+    count = columns.shape[1]
+    out, tile = np.empty((len(used), count), np.float32), np.ascontiguousarray(columns)
+    start, found = bounds.of(first, count)
+    for row, places, own, constant in zip(out, used, weights, found, strict=True):
+        total = np.zeros(count)
+        if len(places):
+            add_rows(total, [tile], [places], [own], constant, start)
+        row[:] = as_type(total, np.float32)
+    return out

@@ -16,7 +16,7 @@ import numpy as np
 from defenses.clip_norm import clip_factors
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.matrix.distances import squared_norms
+from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative, Positive
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.matrix.distances import squared_distances, squared_norms
+from raysim.matrix.distances import squared_distances
+from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative, Positive, PositiveInt
 from raysim.requirement import Requirement

@@ -52,10 +52,11 @@ from raysim.errors import (
     nearest_name,
     unknown_name,
 )
-from raysim.matrix.distances import krum_scores, squared_distances, squared_norms
+from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.layout import Entry, Layout
 from raysim.matrix.new_rows import rows_from
 from raysim.matrix.row_blocks import RowBlock
+from raysim.matrix.row_products import squared_norms
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import AtLeastTwo, Count, Fraction, NotNegative, Positive, PositiveFraction, PositiveInt

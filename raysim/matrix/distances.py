@@ -8,14 +8,10 @@ float64, and the Gram matrix of the differences has digits to spare.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from raysim.backends.base import Reference
-from raysim.matrix.row_stage import RowStage, pieces
 from raysim.matrix.updates import Updates
 
 CLOSE = 1e-5
@@ -44,23 +40,6 @@ def refined(updates: Updates, gram: np.ndarray, stage: str = "gram") -> np.ndarr
             distances[np.ix_(group, group)] = exact
             close[np.ix_(group, group)] = still_close
     return distances
-
-
-def squared_norms(updates: Updates, stage: str = "norms") -> np.ndarray:
-    """Squared Euclidean norms of the rows [K] float64, each taken where its row lies."""
-    return np.array(updates.map_row_stage(RowStage(stage, _squared_norms, buffers=False)), np.float64)
-
-
-def products_with(updates: Updates, vector: np.ndarray | Reference, stage: str) -> np.ndarray:
-    """Inner products of the rows with a vector [d], and their squared norms: [K, 2] float64, where the rows lie."""
-    found = updates.map_row_stage(RowStage(stage, _products_with, (vector,), buffers=False))
-    return np.array(found, np.float64).reshape(-1, 2)
-
-
-def squares_about(updates: Updates, point: np.ndarray | Reference, stage: str) -> np.ndarray:
-    """Squared distances of the rows to a point [d] float64: [K] float64, where the rows lie."""
-    found = updates.map_row_stage(RowStage(stage, _squares_about, (point,), buffers=False))
-    return np.array(found, np.float64)
 
 
 def distances_in(gram: np.ndarray) -> np.ndarray:
@@ -138,28 +117,3 @@ def _shifted_grams(groups: list[np.ndarray], columns: np.ndarray) -> np.ndarray:
         shifted = columns[group] - columns[group[0]]
         total[np.ix_(group, group)] = shifted @ shifted.T
     return total
-
-
-def _squared_norms(rows: np.ndarray, tiles: Sequence[np.ndarray]) -> list[Any]:
-    total = np.zeros(len(rows))
-    for _, piece in pieces(rows, tiles):
-        values = piece.astype(np.float64)
-        total += np.einsum("kc,kc->k", values, values)
-    return list(total)
-
-
-def _products_with(rows: np.ndarray, tiles: Sequence[np.ndarray], vector: np.ndarray) -> list[Any]:
-    total = np.zeros((len(rows), 2))
-    for columns, piece in pieces(rows, tiles):
-        values = piece.astype(np.float64)
-        total[:, 0] += np.einsum("kc,c->k", values, vector[columns].astype(np.float64))
-        total[:, 1] += np.einsum("kc,kc->k", values, values)
-    return list(total)
-
-
-def _squares_about(rows: np.ndarray, tiles: Sequence[np.ndarray], point: np.ndarray) -> list[Any]:
-    total = np.zeros(len(rows))
-    for columns, piece in pieces(rows, tiles):
-        values = piece - point[columns]
-        total += np.einsum("kc,kc->k", values, values)
-    return list(total)

@@ -25,11 +25,12 @@ where B is infinite or not a number, the block's sums are not numbers. No sum is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from raysim.matrix.compiled import compiled, read_only
 
 BLOCK = 4096
 """Columns that share a constant."""
@@ -42,6 +43,9 @@ PIECE = 8 * BLOCK
 
 TOGETHER = 8
 """Rows that the compiled loop reads side by side."""
+
+ADDED = ("total", "tile", "place", "places", "numbers", "numbers", "place")
+"""Kinds of the compiled loop's arguments."""
 
 
 def blocks_of(columns: int) -> int:
@@ -89,6 +93,19 @@ def constants(bounds: np.ndarray) -> np.ndarray:
     return np.where(usable, np.ldexp(1.5, np.where(usable, exponent, 0)), np.nan)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Something of every block [..., n + m]: of the n blocks of `dim` parameters, then of the buffers' m."""
+
+    values: np.ndarray
+    dim: int
+
+    def of(self, first: int, count: int) -> tuple[int, np.ndarray]:
+        """(the first column, counted from where its blocks are, values of the blocks that the columns touch)."""
+        after, start = (blocks_of(self.dim), first - self.dim) if first >= self.dim else (0, first)
+        return start, self.values[..., after + start // BLOCK : after + blocks_of(start + count)]
+
+
 def weighted_bounds(weights: np.ndarray, maxima: np.ndarray) -> np.ndarray:
     """Bounds [K, n] for `constants` on w_i u_ij from weights [K] and maxima [K, n]."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -118,10 +135,10 @@ def add_rows(
     constants: of the blocks that these columns touch.
     """
     parts = [
-        (_read_only(tile), *_filled(row, weight))
+        (read_only(tile, np.float32), *_filled(row, weight))
         for tile, row, weight in zip(tiles, rows, weights, strict=True)
     ]
-    add, add_squares = compiled(_add), compiled(_add_squares)
+    add, add_squares = compiled(_add, *ADDED), compiled(_add_squares, *ADDED, "numbers")
     for start in range(0, len(total), PIECE):
         piece = total[start : start + PIECE]
         before, skipped = divmod(first % BLOCK + start, BLOCK)
@@ -143,30 +160,6 @@ def pre_rounded(values: np.ndarray, constants: np.ndarray, first: int = 0) -> np
         np.add(part, constants[place], out=rounded)
         rounded -= constants[place]
     return out
-
-
-@lru_cache(maxsize=2)
-def compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    """One of the two loops below in machine code, kept on disk for other processes; nothing is compiled at import.
-
-    A sum of products is never contracted (no `fastmath`): the loops do in machine code what they do in Python. Where
-    neither the package's folder nor the user's cache can be written, every process compiles for itself.
-    """
-    import numba
-    from numba import types
-
-    def read(dtype: Any, dimensions: int = 1) -> Any:
-        return types.Array(dtype, dimensions, "C", readonly=True)
-
-    numbers, tile = read(types.float64), read(types.float32, 2)
-    arguments = [types.float64[::1], tile, types.int64, read(types.int64), numbers, numbers, types.int64]
-    signature = types.void(*arguments, *([numbers] if loop is _add_squares else []))
-    compile_here = partial(numba.njit, signature, nogil=True, error_model="numpy")
-    try:
-        found: Callable[..., None] = compile_here(cache=True)(loop)
-    except RuntimeError:  # numba finds no folder for its cache
-        found = compile_here()(loop)
-    return found
 
 
 def _add(
@@ -243,13 +236,6 @@ def _filled(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarr
         np.concatenate([rows, np.full(missing, rows[-1])]) if missing else np.ascontiguousarray(rows),
         np.concatenate([np.asarray(weights, np.float64), np.zeros(missing)]),
     )
-
-
-def _read_only(tile: np.ndarray) -> np.ndarray:
-    """The tile as the compiled loops take it."""
-    view = np.ascontiguousarray(tile, np.float32).view()
-    view.flags.writeable = False
-    return view
 
 
 def _by_block(values: np.ndarray, first: int) -> Iterator[tuple[slice, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from raysim.backends.base import Backend, Begun, Needs, Reference
-from raysim.matrix.exact_sums import BLOCK
 
 
 @dataclass(frozen=True)
@@ -94,19 +93,6 @@ def on_block(
     if len(rows) != len(tiles[0]) or (rows != np.arange(len(rows))).any():
         tiles = [tile[rows] for tile in tiles]
     return fn(tiles[0] if len(tiles) == 1 else np.concatenate(tiles, axis=1), *shared)
-
-
-def pieces(
-    rows: np.ndarray, tiles: Sequence[np.ndarray], width: int = BLOCK
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """(which columns, [k, c] of these rows) for `width` columns of the tiles at a time, wherever the tiles are cut.
-
-    What is added up piece by piece is then the same however the matrix lies in tiles.
-    """
-    last = sum(tile.shape[1] for tile in tiles)
-    for start in range(0, last, width):
-        columns = slice(start, min(start + width, last))
-        yield columns, read_columns(rows, tiles, columns)
 
 
 def read_columns(rows: np.ndarray, tiles: Sequence[np.ndarray], columns: slice) -> np.ndarray:

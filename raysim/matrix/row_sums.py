@@ -62,6 +62,8 @@ def sum_parameters(
 ) -> np.ndarray:
     """sum_i w_i u_i [d] as dtype, of the rows of `parts`; with a centre [d], sum_i w_i (u_i - centre)^2."""
     constants = _constants(parts, slice(None, exact_sums.blocks_of(bounds[-1])), centre)
+    # A node's task reads its own rows alone: it takes more shards, for as many bytes.
+    shards_per_task *= len(set(backend.homes([part.block.tiles[0] for part in parts])))
     shards = list(enumerate(pairwise(bounds)))
     groups = [shards[at : at + shards_per_task] for at in range(0, len(shards), shards_per_task)]
     return _sum(backend, stage, parts, groups, constants, centre, dtype)

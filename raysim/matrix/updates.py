@@ -310,6 +310,13 @@ class Updates:
         buffers: np.ndarray = rows[0]
         return buffers
 
+    def maxima(self) -> np.ndarray:
+        """What `row_blocks.maxima_of` says of the rows, [K, n + m] float32 in client order; no tile is read."""
+        parts = [block.maxima[block.rows] for block in self.blocks]
+        order = np.argsort(np.concatenate([block.positions for block in self.blocks]))
+        found: np.ndarray = np.concatenate(parts)[order]
+        return found
+
     def select(self, members: np.ndarray) -> Updates:
         """The rows `members` (indices [m] or a mask [K]) as Updates; order stays client-id order."""
         members = np.asarray(members)

@@ -15,6 +15,7 @@ from defenses.lfr import LFR
 from raysim.context import ServerData, Setting
 from raysim.defense import check_setting
 from raysim.errors import ConfigError
+from raysim.matrix.exact_sums import Blocks, blocks_of, constants, largest, weighted_bounds
 
 
 def without(columns: np.ndarray, row: int) -> np.ndarray:
@@ -25,24 +26,33 @@ def trimmed(columns: np.ndarray, trim: int) -> np.ndarray:
     return np.sort(columns, axis=0)[trim : len(columns) - trim].mean(axis=0)
 
 
+def bounds_of(columns: np.ndarray, shares: np.ndarray | None = None, dim: int | None = None) -> Blocks:
+    """What terms are rounded to, where columns from `dim` on (default: none) are buffers."""
+    shares = np.full(len(columns), 1 / len(columns)) if shares is None else shares
+    found = constants(weighted_bounds(shares, largest(columns)))
+    dim = columns.shape[1] if dim is None else dim
+    return Blocks(np.concatenate([np.zeros(blocks_of(dim)), found]) if dim == 4 else found, dim)
+
+
 def test_leave_one_out_by_hand() -> None:
     columns = np.array([[1], [2], [6], [7], [9]], np.float32)
     # without 1: 2 [6 7] 9; without 6: 1 [2 7] 9; without 9: 1 [2 6] 7
-    assert trimmed_means_without(1, 1, columns, 0)[:, 0].tolist() == [6.5, 6.5, 4.5, 4, 4, 5]
-    assert means_without(np.array([0.5, 0.5]), np.array([[1.0], [3.0]]), 0).tolist() == [[3], [1], [2]]
+    assert trimmed_means_without(1, bounds_of(columns), columns, 0)[:, 0].tolist() == [6.5, 6.5, 4.5, 4, 4, 5]
+    pair, shares = np.array([[1.0], [3.0]]), np.array([0.5, 0.5])
+    assert means_without(shares, bounds_of(pair, shares), pair, 0).tolist() == [[3], [1], [2]]
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 8])
 def test_leave_one_out_is_that_of_brute_force(count: int) -> None:
     columns = np.round(3 * np.random.default_rng(count).normal(size=(count, 2500))).astype(np.float32)
     for trim in range((count - 1) // 2 + 1):
-        ours = trimmed_means_without(trim, 2500, columns, 0)
+        ours = trimmed_means_without(trim, bounds_of(columns), columns, 0)
         fewer = min(trim, (count - 2) // 2)
         expected = [trimmed(without(columns, row), fewer) for row in range(count)]
         np.testing.assert_allclose(ours, [*expected, trimmed(columns, trim)], atol=1e-5)
     medians = [np.median(without(columns, row), axis=0) for row in range(count)]
     np.testing.assert_allclose(
-        trimmed_means_without((count - 1) // 2, 2500, columns, 0),
+        trimmed_means_without((count - 1) // 2, bounds_of(columns), columns, 0),
         [*medians, np.median(columns, axis=0)],
         atol=1e-6,
     )
@@ -50,12 +60,14 @@ def test_leave_one_out_is_that_of_brute_force(count: int) -> None:
     weighted = [
         np.average(without(columns, row), axis=0, weights=without(shares, row)) for row in range(count)
     ]
-    np.testing.assert_allclose(means_without(shares, columns, 0)[:-1], weighted, atol=1e-5)
+    np.testing.assert_allclose(
+        means_without(shares, bounds_of(columns, shares), columns, 0)[:-1], weighted, atol=1e-5
+    )
 
 
 def test_buffers_get_plain_means() -> None:
     columns = np.array([[0.0], [0.0], [9.0]], np.float32)
-    assert trimmed_means_without(1, 4, columns, 4)[:, 0].tolist() == [4.5, 4.5, 0, 3]
+    assert trimmed_means_without(1, bounds_of(columns, dim=4), columns, 4)[:, 0].tolist() == [4.5, 4.5, 0, 3]
 
 
 @pytest.mark.parametrize("rule", ["krum", "trimmed_mean", "median", "fedavg"])

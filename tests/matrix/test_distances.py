@@ -5,15 +5,8 @@ import pytest
 
 import raysim.matrix.updates
 from raysim.backends.base import InProcessBackend
-from raysim.matrix.distances import (
-    distances_between,
-    distances_in,
-    krum_scores,
-    products_with,
-    refined,
-    squared_distances,
-    squared_norms,
-)
+from raysim.matrix.distances import distances_between, distances_in, krum_scores, refined, squared_distances
+from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 
 
@@ -42,20 +35,6 @@ def test_agrees_with_direct_differences(make_updates):
     np.testing.assert_allclose(
         squared_norms(make_updates(rows)), (rows.astype(float) ** 2).sum(1), rtol=1e-12
     )
-
-
-@pytest.mark.parametrize("rows_per_block", [None, 1, 2, 4])
-@pytest.mark.parametrize("bounds", [(0, 9001), (0, 8192, 9001), (0, 17, 4096, 5000, 9001)])
-def test_what_is_said_of_a_row_alone_is_the_same_bytes_in_any_tiles(make_updates, rows_per_block, bounds):
-    rows = np.random.default_rng(3).standard_normal((7, 9001)).astype(np.float32)
-    vector = np.random.default_rng(4).standard_normal(9001).astype(np.float32)
-    expected = products_with(make_updates(rows), vector, "similarity")
-    np.testing.assert_allclose(expected[:, 0], rows.astype(float) @ vector.astype(float), rtol=1e-9)
-    updates = make_updates(rows, rows_per_block=rows_per_block, bounds=bounds)
-    assert products_with(updates, vector, "similarity").tobytes() == expected.tobytes()
-    assert squared_norms(updates).tobytes() == expected[:, 1].tobytes()
-    for place in range(7):
-        assert squared_norms(updates.select(np.array([place])))[0] == expected[place, 1]
 
 
 def test_near_duplicates_keep_their_digits_and_their_order(make_updates):

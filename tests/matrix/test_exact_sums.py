@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysim.matrix import exact_sums
+from raysim.matrix.compiled import compiled as machine
 from raysim.matrix.exact_sums import (
+    ADDED,
     BLOCK,
     add_rows,
     blocks_of,
@@ -169,7 +171,7 @@ def test_the_compiled_loops_do_what_they_do_in_python(case):
     ):
         arguments = (matrix, 0, rows, weight, constants(limits), 0, *more)
         compiled, plain = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1])
-        exact_sums.compiled(loop)(compiled, *arguments)
+        machine(loop, *ADDED, *["numbers" for _ in more])(compiled, *arguments)
         with np.errstate(all="ignore"):
             loop(plain, *arguments)
         assert np.array_equal(compiled, plain, equal_nan=True)
@@ -342,8 +344,8 @@ def test_without_a_folder_for_its_cache_a_process_compiles_for_itself(monkeypatc
     from numba.core import caching
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    exact_sums.compiled.cache_clear()
+    machine.cache_clear()
     try:
         assert summed(np.ones((2, 3), np.float32), np.ones(2)).tolist() == [2, 2, 2]
     finally:
-        exact_sums.compiled.cache_clear()
+        machine.cache_clear()
