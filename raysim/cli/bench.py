@@ -53,7 +53,7 @@ def defenses(
         ),
     ] = None,
     case: Annotated[
-        Literal["matrix", "cam", "mmd", "similarities", "autoencoder"],
+        Literal["matrix", "sums", "cam", "mmd", "similarities", "autoencoder"],
         typer.Option(help="matrix: defenses on K x d updates; others: one kernel at a fixed size."),
     ] = "matrix",
     clients: Annotated[int, typer.Option(help="K.")] = 50,
@@ -86,6 +86,7 @@ def defenses(
     raysim bench defenses --peers                      the defenses that have a target, K = 50, d = 6,603,710
     raysim bench defenses krum bulyan --clients 100
     raysim bench defenses pdrr,rule=median --option pdrr.q=0.9
+    raysim bench defenses --case sums                  a weighted sum of 48 rows beside one read of them
     raysim bench defenses --case cam --peers           24 ResNet-50s beside pytorch-grad-cam (sizes: --image)
 
     The matrix is drawn, not trained, and lies in tiles as a run would leave it. The limits: one copy of it, and one

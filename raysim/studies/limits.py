@@ -1,6 +1,6 @@
-"""The two limits that defenses are measured against: one copy of the matrix, and one K x K Gram product.
+"""The limits that defenses are measured against: one read or copy of the matrix, and one K x K Gram product.
 
-Both are backend tasks, one per column shard, over the very tiles the defenses read and with the same workers, and
+They are backend tasks, one per column shard, over the very tiles the defenses read and with the same workers, and
 do nothing else. A rule that looks at every value cannot beat the copy, one that compares all pairs cannot beat the
 product by much.
 """
@@ -13,6 +13,11 @@ import numpy as np
 
 from raysim.matrix.column_tasks import BLOCK_COLUMNS
 from raysim.matrix.updates import Updates
+
+
+def read_matrix(updates: Updates) -> None:
+    """Read every value of every tile once: the largest of each."""
+    updates.backend.map("limit: read", _read, _tiles(updates))
 
 
 def copy_matrix(updates: Updates) -> None:
@@ -30,6 +35,10 @@ def gram_product(updates: Updates, dtype: Any = np.float64) -> np.ndarray:
 def _tiles(updates: Updates) -> list[tuple[Any, ...]]:
     """The tiles of each column shard."""
     return [tuple(block.tiles[s] for block in updates.blocks) for s in range(len(updates.bounds) - 1)]
+
+
+def _read(*tiles: np.ndarray) -> float:
+    return max(float(tile.max()) for tile in tiles)
 
 
 def _copy(*tiles: np.ndarray) -> int:

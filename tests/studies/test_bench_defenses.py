@@ -202,6 +202,16 @@ def test_kernels_at_a_tiny_size():
     assert 0 < autoencoder.times_s["autoencoder stage"][0] == autoencoder.targets[0].measured
 
 
+def test_sums_beside_one_read():
+    spec = MatrixSpec("digits_cnn", (1, 8, 8), 10, clients=5, malicious=0)
+    times = kernels.sums_case(InProcessBackend(), spec, 2)
+    assert list(times.times_s)[:3] == ["first combine", "combine", "one read"]
+    assert [len(found) for found in times.times_s.values()] == [1, 2, 2, 2, 2]
+    (judged,) = times.targets
+    expected = np.median(times.times_s["combine"] / times.times_s["one read"])
+    assert judged.measured == pytest.approx(expected)
+
+
 def test_maps_beside_pytorch_grad_cam():
     try:
         from raysim.studies.costs.peers import peer_package

@@ -26,7 +26,7 @@ from raysim.studies.timing import seconds
 
 BackendName = Literal["ray", "inprocess"]
 
-CASES = ("matrix", "cam", "mmd", "similarities", "autoencoder")
+CASES = ("matrix", "sums", "cam", "mmd", "similarities", "autoencoder")
 
 
 def bench_matrix(
@@ -79,6 +79,9 @@ def bench_kernel(
         if case == "cam":
             spec = MatrixSpec("resnet50", image, 10, clients=24, malicious=3, seed=seed)
             times = kernels.cam_case(backend, spec, repeats, workers, peers=peers)
+        elif case == "sums":
+            spec = MatrixSpec("leaf_cnn", (1, 28, 28), 62, clients=48, seed=seed)
+            times = kernels.sums_case(backend, spec, repeats)
         elif case == "mmd":
             times = kernels.mmd_case(backend, repeats, seed=seed)
         elif case == "similarities":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from raysim.studies.costs.targets import (
     CAM_FACTOR,
     MMD_BYTES,
     MMD_S,
+    READ_FACTOR,
     SIMILARITIES_S,
     Judged,
+    ratio,
 )
+from raysim.studies.limits import copy_matrix, read_matrix
 from raysim.studies.matrix import Matrix, MatrixSpec, build_matrix
 from raysim.studies.memory import MemoryWatch
 from raysim.studies.timing import seconds
@@ -101,6 +105,34 @@ def cam_case(backend: Backend, spec: MatrixSpec, repeats: int, threads: int, *, 
         ]
     title = f"class activation maps: {spec.clients} x {spec.model} at {image.shape[1]} x {image.shape[2]}"
     return KernelTimes(title, times, targets)
+
+
+def sums_case(backend: Backend, spec: MatrixSpec, repeats: int) -> KernelTimes:
+    """One weighted sum of K rows, beside one read and one copy of them and a product in BLAS, by the same workers.
+
+    The first sum is timed apart: every process loads the compiled loop then, or compiles it where it is not on disk.
+    """
+    updates = build_matrix(spec, backend).updates
+    weights = rng.generator(spec.seed, "bench", "weights").random(updates.num_clients)
+
+    def product() -> None:
+        updates.map_columns("product", partial(_weighted, weights), dtype=np.float64)
+
+    read_matrix(updates)
+    first = seconds(updates.combine, weights)
+    ways = {
+        "combine": lambda: updates.combine(weights),
+        "one read": lambda: read_matrix(updates),
+        "one copy": lambda: copy_matrix(updates),
+        "weights @ blocks of 4,096 columns in float64": product,
+    }
+    spent = {name: np.empty(repeats) for name in ways}
+    for repeat in range(repeats):
+        for name, way in ways.items():
+            spent[name][repeat] = seconds(way)
+    target = Judged("combine / one read", ratio(spent["combine"], spent["one read"]), READ_FACTOR)
+    title = f"weighted sum of {updates.num_clients} rows of {updates.dim:,} parameters"
+    return KernelTimes(title, {"first combine": np.array([first]), **spent}, [target])
 
 
 def mmd_case(
@@ -184,6 +216,12 @@ def autoencoder_case(
         {"autoencoder stage": times},
         [Judged("autoencoder stage", float(np.median(times)), AUTOENCODER_S, "s")],
     )
+
+
+def _weighted(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """weights [K] times columns [K, c] float64: [c] float32."""
+    total: np.ndarray = weights @ columns
+    return total.astype(np.float32)
 
 
 def _models(matrix: Matrix) -> Iterator[tuple[Any, float]]:
