@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from raysim.cli.bench_rounds import rounds
 from raysim.cli.study_command import command_of
 from raysim.exit_status import exit_status
 from raysim.studies.coverage import Coverage
@@ -14,7 +13,9 @@ from raysim.studies.detection import Detection
 from raysim.studies.maps import Maps
 from raysim.studies.mmd import MMD
 from raysim.studies.option_lists import at_least_one
+from raysim.studies.population import Population
 from raysim.studies.rounds.growth import Growth
+from raysim.studies.rounds.study import Rounds
 from raysim.studies.scaling.study import Scaling
 from raysim.studies.similarity import Similarity
 
@@ -23,25 +24,10 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-for study in (Scaling(), Growth(), Detection(), Similarity(), MMD(), Coverage(), Maps()):
+for study in (
+    Scaling(), Rounds(), Growth(), Population(), Detection(), Similarity(), MMD(), Coverage(), Maps(),
+):  # fmt: skip
     app.command(study.name)(command_of(study))
-app.command("rounds")(rounds)
-
-
-@app.command("population")
-def population(
-    clients: Annotated[int, typer.Option(help="Clients in all.")] = 1_000_000,
-    cohort: Annotated[int, typer.Option(help="Clients in a round.")] = 100,
-    count: Annotated[int, typer.Option("--rounds", help="Rounds.")] = 3,
-    backend: Annotated[Literal["ray", "inprocess"], typer.Option()] = "ray",
-) -> None:
-    """Run a large population of which a cohort takes part, and report the memory of all processes together."""
-    with exit_status():
-        from raysim.studies.population import measure, population_config
-        from raysim.studies.report import print_population
-
-        config = population_config(clients, cohort, count)
-        print_population(config, measure(config, backend), backend)
 
 
 @app.command("defenses")

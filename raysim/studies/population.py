@@ -4,23 +4,107 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from raysim.backends.base import BackendName
+from pydantic import Field
+
 from raysim.config.schema import ExperimentConfig
-from raysim.runs.execution import Progress
-from raysim.runs.runner import run
-from raysim.studies.memory import TotalMemory
+from raysim.options import AtLeastTwo, PositiveInt
+from raysim.runs.table_schema import Rows, TableSchema
+from raysim.studies import markdown
+from raysim.studies.options import Numbers
+from raysim.studies.study import Bench, Cell, Page, Plan, Study, columns
+from raysim.studies.table import gathered
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from raysim.runs.execution import Progress
+
+
+class PopulationPlan(Plan):
+    """How many clients there are, and how many take part."""
+
+    grid: ClassVar = frozenset({"clients"})
+    clients: Numbers = Field((1_000_000,), description="clients in all, with commas between")
+    cohort: PositiveInt = Field(100, description="clients in a round")
+    rounds: AtLeastTwo = Field(3, description="rounds of each run")
+    backend: Literal["ray", "inprocess"] = Field("ray", description="where the run runs")
 
 
 @dataclass(frozen=True)
-class PopulationCost:
-    """Peak memory of all processes together, seconds from the request to the first round's end, and of later rounds."""
+class PopulationCell(Cell):
+    """One run."""
 
-    peak_bytes: int
-    first_round_s: float
-    later_rounds_s: list[float]
+    clients: int
+
+
+class Population(Study[PopulationPlan, PopulationCell]):
+    """Run a large population of which a cohort takes part; the memory of all processes together, and seconds.
+
+    \b
+    raysim bench population --cohort 1000 --rounds 3
+    raysim bench population --clients 1000,100000,1000000 --out population
+    """
+
+    name = "population"
+    title = "A large population of which a cohort takes part"
+    plan = PopulationPlan
+    tables: ClassVar = {
+        "population": TableSchema(
+            "population",
+            columns(
+                clients=("int64", "in all"),
+                round=("int32", "from 0"),
+                wall_s=("float64", "seconds; of round 0 from the request on, start-up included"),
+                peak_bytes=("int64", "proportional set size of all processes together, the run's peak"),
+            ),
+        )
+    }
+
+    def cells(self, plan: PopulationPlan) -> list[PopulationCell]:
+        """See Study."""
+        return [PopulationCell(clients) for clients in plan.clients]
+
+    def measure(self, plan: PopulationPlan, cell: PopulationCell, bench: Bench) -> Mapping[str, Rows]:
+        """Run it once and watch."""
+        import raysim
+        from raysim.studies.memory import TotalMemory
+
+        ends = [time.time()]
+
+        def observe(event: Progress) -> None:
+            if event.row:
+                ends.append(event.at_s)
+
+        config = population_config(cell.clients, plan.cohort, plan.rounds)
+        with tempfile.TemporaryDirectory() as folder, TotalMemory() as watch:
+            raysim.run(config, name="population", out=folder, backend=plan.backend, observe=observe)
+        spent = [after - before for before, after in pairwise(ends)]
+        peak = {"peak_bytes": watch.peak_bytes}
+        return {"population": [{"round": n, "wall_s": s, **peak} for n, s in enumerate(spent)]}
+
+    def page(self, plan: PopulationPlan, tables: Mapping[str, pa.Table]) -> Page:
+        """One row a population."""
+        table = tables["population"]
+        memory, first = (
+            gathered(table, "peak_bytes", "clients"),
+            gathered(table, "wall_s", "clients", "round"),
+        )
+        rows = []
+        for clients in sorted(memory):
+            later = [first[clients, n].median for n in range(1, plan.rounds) if (clients, n) in first]
+            cells = [f"{memory[clients].median / 2**30:.2f}", f"{first[clients, 0].median:.1f}"]
+            rows.append([f"{clients:,}", *cells, ", ".join(f"{seconds:.2f}" for seconds in later)])
+        head = ["clients", "peak memory (GiB)", "first round (s)", "later rounds (s)"]
+        note = (
+            f"Cohort {plan.cohort:,}, backend {plan.backend}. Memory: proportional set size of all processes together,"
+            " shared pages counted once. First round: from the request on, start-up included."
+        )
+        return Page([markdown.table(head, rows), note])
 
 
 def population_config(clients: int, cohort: int, rounds: int) -> ExperimentConfig:
@@ -35,18 +119,3 @@ def population_config(clients: int, cohort: int, rounds: int) -> ExperimentConfi
             "defense": {"name": "multi_krum", "num_byzantine": cohort // 5},
         }
     )
-
-
-def measure(config: ExperimentConfig, backend: BackendName) -> PopulationCost:
-    """Run it once and watch."""
-    ends: list[float] = []
-
-    def observe(event: Progress) -> None:
-        if event.row:
-            ends.append(event.at_s)
-
-    began = time.time()
-    with tempfile.TemporaryDirectory() as folder, TotalMemory() as watch:
-        run(config, name="population", out=folder, backend=backend, observe=observe)
-    later = [after - before for before, after in pairwise(ends)]
-    return PopulationCost(watch.peak_bytes, ends[0] - began, later)

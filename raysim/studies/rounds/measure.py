@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,8 @@ from raysim.engine.host import ClientHost
 from raysim.engine.simulation import initial_state, rounds, start
 from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import Keeper
-from raysim.studies.costs.targets import Judged
 from raysim.studies.rounds.bare_loop import BareLoop
 from raysim.studies.rounds.cases import WARM_UP
-
-SPEED_UPS: Mapping[str, float] = {"digits": 2.0}
-"""Case -> how many times faster than the bare loop on as many cores a simulated round is to be, at least."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +52,6 @@ class RoundTimes:
         """The bare loop on the same cores over the simulated time, pair by pair [repeats]."""
         ratios: np.ndarray = self.sequential_s / self.simulated_s
         return ratios
-
-    def targets(self, case: str) -> list[Judged]:
-        """The speed-up beside what is wanted of it, where something is."""
-        wanted = SPEED_UPS.get(case)
-        if wanted is None:
-            return []
-        what = f"{case}: bare loop on the same cores / simulated round"
-        return [Judged(what, float(np.median(self.speed_ups)), wanted, at_least=True)]
 
 
 def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: bool) -> RoundTimes:
