@@ -8,6 +8,7 @@ import typer
 
 from raysim.cli.study_command import command_of
 from raysim.exit_status import exit_status
+from raysim.studies.costs.attacks import Attacks
 from raysim.studies.coverage import Coverage
 from raysim.studies.detection import Detection
 from raysim.studies.maps import Maps
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for study in (
-    Scaling(), Rounds(), Growth(), Population(), Detection(), Similarity(), MMD(), Coverage(), Maps(),
+    Scaling(), Attacks(), Rounds(), Growth(), Population(), Detection(), Similarity(), MMD(), Coverage(), Maps(),
 ):  # fmt: skip
     app.command(study.name)(command_of(study))
 
@@ -91,45 +92,3 @@ def defenses(
         shape = image_shape(image or "1x28x28")
         spec = MatrixSpec(model, shape, classes, clients, malicious, seed, tile_mib * 2**20)
         bench_matrix(names or (), option or (), spec, backend, workers, repeats, peers=peers)
-
-
-@app.command("attacks")
-def attacks(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME[,KEY=VALUE...]", help="Default: those that craft their rows.", show_default=False
-        ),
-    ] = None,
-    defense: Annotated[
-        str, typer.Option(metavar="NAME[,KEY=VALUE...]", help="Whose pass over the matrix is the measure.")
-    ] = "krum",
-    clients: Annotated[int, typer.Option(help="K.")] = 50,
-    malicious: Annotated[int, typer.Option(help="How many of them are attackers.")] = 10,
-    model: Annotated[str, typer.Option(help="Whose parameters make the d columns.")] = "leaf_cnn",
-    image: Annotated[str, typer.Option(help="CHANNELSxHEIGHTxWIDTH of its images.")] = "1x28x28",
-    classes: Annotated[int, typer.Option(help="Its classes.")] = 62,
-    backend: Annotated[
-        Literal["ray", "inprocess"], typer.Option(help="inprocess: threads, not tasks.")
-    ] = "ray",
-    workers: Annotated[int, typer.Option(help="Ray CPUs, or threads.")] = 2,
-    repeats: Annotated[int, typer.Option(help="Counted repeats, after one that warms up.")] = 3,
-    tile_mib: Annotated[int, typer.Option(help="Size of K rows in one column shard, in MiB.")] = 64,
-    seed: Annotated[int, typer.Option(help="What the matrix is drawn from.")] = 0,
-) -> None:
-    """Time what attacks that see other clients' updates do with them, beside a defense's pass over the same matrix.
-
-    \b
-    raysim bench attacks                               all of them, K = 50, d = 6,603,710, beside Krum
-    raysim bench attacks fang_krum min_max,direction=sign --defense median
-
-    The matrix is drawn, not trained, and lies in tiles as a run would leave it. Ratios are taken repeat by repeat.
-    """
-    with exit_status():
-        from raysim.studies.costs.attacks_command import bench_crafting
-        from raysim.studies.matrix import MatrixSpec, image_shape
-
-        for key, value in (("repeats", repeats), ("workers", workers), ("tile-mib", tile_mib)):
-            at_least_one(key, value)
-        spec = MatrixSpec(model, image_shape(image), classes, clients, malicious, seed, tile_mib * 2**20)
-        bench_crafting(names or (), defense, spec, backend, workers, repeats)

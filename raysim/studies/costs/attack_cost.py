@@ -19,32 +19,11 @@ from raysim.context import Setting
 from raysim.defense import judged
 from raysim.engine.crafting import crafted
 from raysim.errors import ConfigError
-from raysim.studies.costs.defense_cost import Subject, check_subjects, parse_subjects
-from raysim.studies.costs.targets import Judged, ratio
+from raysim.studies.costs.defense_cost import Subject, check_subjects
 from raysim.studies.limits import gram_product
 from raysim.studies.matrix import Matrix
 from raysim.studies.memory import MemoryWatch
 from raysim.studies.timing import Clock, seconds
-
-PASS_FACTOR = 3.0
-"""Crafting takes at most this many times a defense's pass over the same matrix."""
-
-CRAFTING = (
-    "noise",
-    "sign_flip,mean=benign",
-    "fang_krum",
-    "fang_krum,knowledge=partial",
-    "fang_trimmed_mean",
-    "fang_trimmed_mean,knowledge=partial",
-    "fang_median",
-    "alie",
-    "min_max",
-    "min_sum",
-    "ipm",
-    "gae",
-    "gae_code",
-)
-"""The attacks that make rows from other clients' rows, as `raysim bench attacks` names them."""
 
 
 @dataclass(frozen=True)
@@ -123,30 +102,3 @@ def measure_attack(label: str, attack: Attack, defense: Subject, matrix: Matrix,
     mapped = 0 if isinstance(updates.backend, InProcessBackend) else largest
     said = attack.diagnostics(state)
     return CraftCost(label, np.array(crafts), np.array(passes), np.array(grams), said, watch.growth + mapped)
-
-
-def judge_attacks(costs: Sequence[CraftCost], matrix_bytes: int, *, memory: bool) -> list[Judged]:
-    """The targets: time beside the defense's pass and, where processes are apart, memory beside the matrix."""
-    rows = [
-        Judged(f"{cost.label}: craft / defense's pass", ratio(cost.craft_s, cost.defense_s), PASS_FACTOR)
-        for cost in costs
-    ]
-    if memory:
-        rows += [
-            Judged(f"{cost.label}: largest process / matrix", cost.task_memory / matrix_bytes, 1.0)
-            for cost in costs
-        ]
-    return rows
-
-
-def bench_attacks(
-    words: Sequence[str], defense_word: str, matrix: Matrix, repeats: int
-) -> tuple[list[CraftCost], list[Judged]]:
-    """Measure attacks on one matrix, and hold them against their targets."""
-    attacks = parse_attacks(words or CRAFTING)
-    (defense,) = parse_subjects([defense_word], ())
-    check_attacks(attacks, defense, matrix)
-    costs = [measure_attack(label, attack, defense, matrix, repeats) for label, attack in attacks]
-    updates = matrix.updates
-    apart = not isinstance(updates.backend, InProcessBackend)
-    return costs, judge_attacks(costs, 4 * updates.num_clients * updates.dim, memory=apart)

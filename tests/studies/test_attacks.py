@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -11,14 +13,8 @@ from raysim.attack import Attack, Visibility
 from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
 from raysim.errors import ConfigError
-from raysim.studies.costs.attack_cost import (
-    CRAFTING,
-    CraftCost,
-    bench_attacks,
-    judge_attacks,
-    measure_attack,
-    parse_attacks,
-)
+from raysim.studies.costs.attack_cost import measure_attack, parse_attacks
+from raysim.studies.costs.attacks import CRAFTING, Attacks, AttacksPlan
 from raysim.studies.costs.defense_cost import parse_subjects
 from raysim.studies.matrix import Matrix, MatrixSpec, build_matrix
 
@@ -66,17 +62,25 @@ def test_crafting_is_timed_beside_the_defense_on_the_same_rows(monkeypatch: pyte
 
 
 def test_what_an_attack_says_is_kept_and_colluders_see_no_benign_row():
-    costs, _ = bench_attacks(["alie", "fang_krum,knowledge=partial"], "median", tiny_matrix(), 1)
-    assert costs[0].said.keys() == {"z"}
-    assert costs[1].said["failed"] in (True, False)
+    (krum,) = parse_subjects(["median"])
+    said = [
+        measure_attack(label, attack, krum, tiny_matrix(), 1).said
+        for label, attack in parse_attacks(["alie", "fang_krum,knowledge=partial"])
+    ]
+    assert said[0].keys() == {"z"}
+    assert said[1]["failed"] in (True, False)
 
 
-def test_targets():
-    cost = CraftCost("x", np.array([2.0, 5, 1]), np.array([1.0, 1, 1]), np.ones(3), {}, 30)
-    (time,) = judge_attacks([cost], 100, memory=False)
-    assert (time.measured, time.met) == (2.0, True)
-    _, memory = judge_attacks([cost], 20, memory=True)
-    assert (memory.measured, memory.met) == (1.5, False)
+def test_ratios_are_taken_repeat_by_repeat():
+    plan = AttacksPlan(attack=("alie",), defense=("median",))
+    rows = [
+        {"attack": "alie", "repeat": n, "craft_s": craft, "defense_s": judged, "gram_s": 1.0, "said": "z 1",
+         "task_memory_bytes": 3 * 2**20}
+        for n, (craft, judged) in enumerate([(2.0, 1.0), (5.0, 1.0), (1.0, 4.0)])
+    ]  # fmt: skip
+    page = Attacks().page(plan, {"attacks": Attacks.tables["attacks"].table(rows)})
+    assert "| alie | 2.000 | 2.00 | 2.00 | 3 | z 1 |" in page.sections[0]
+    assert "| x median |" in page.sections[0]
 
 
 @pytest.mark.parametrize(
@@ -89,25 +93,15 @@ def test_what_cannot_be_measured_is_refused(words, said):
         parse_attacks(words)
 
 
-def test_the_command_prints_attacks_and_targets():
-    words = [
-        "bench",
-        "attacks",
-        "alie",
-        "fang_krum",
-        "--repeats",
-        "1",
-        "--backend",
-        "inprocess",
-        "--workers",
-        "1",
-    ]
-    result = CliRunner().invoke(app, [*words, *SIZE, "--malicious", "2"])
+def test_the_command_shows_attacks(tmp_path: Path):
+    words = ["bench", "attacks", "alie", "fang_krum", "--repeats", "1", "--backend", "inprocess"]
+    words += ["--workers", "1", *SIZE, "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*words, "--malicious", "2"])
     assert result.exit_code == 0, result.output
-    assert "x krum" in result.output
-    assert "alie: craft / defense's pass" in result.output
-    assert "lambda_0" in result.output
-    assert "of 2 targets met" in result.output
-    nobody = CliRunner().invoke(app, [*words, *SIZE, "--malicious", "0"])
+    assert "x krum" in result.stdout
+    assert "lambda_0" in result.stdout
+    assert (tmp_path / "out" / "attacks-ratios.svg").exists()
+    nobody = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "no"), "--malicious", "0"])
     assert nobody.exit_code == 2
-    assert "malicious: must be from 1 to 7" in nobody.output
+    assert "malicious: must be from 1 to 7" in nobody.stderr
+    assert not (tmp_path / "no").exists()
