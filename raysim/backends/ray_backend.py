@@ -10,6 +10,7 @@ many bytes had to be brought to it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import threading
@@ -136,7 +137,9 @@ class RayBackend(Backend):
             ray.get(self._group.ready())
         nodes = nodes_by_cpu()
         self._actors = [self._start_actor(place, nodes) for place in range(self._plan.count)]
-        self.client_places()  # a slow starter would otherwise leave its share of the first round to the others
+        # A slow starter would otherwise leave its share of the first round to the others; calls replace a dead one.
+        with contextlib.suppress(*WORKER_LOST):
+            self.client_places()
 
     def call_clients(
         self,
@@ -310,7 +313,8 @@ class RayBackend(Backend):
                     if retries < RETRIES:
                         waiting.append((number, retries + 1))
                     elif on_lost is None:
-                        raise RunError(f"task {number}: {error}", stage=stage) from error
+                        problem = str(error).partition("\n")[0]  # Ray goes on for a page
+                        raise RunError(f"task {number}: {problem}", stage=stage) from error
                     continue
                 except OBJECT_LOST as error:
                     raise LostWork(f"task {number}: {error}", stage=stage) from error

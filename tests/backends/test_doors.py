@@ -37,7 +37,14 @@ def test_the_token_is_its_owners_and_in_nothing_that_a_run_leaves(ray_cluster, t
     path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    result = raysim.run({**tiny, "rounds": 1, "attack": None, "defense": "fedavg"}, name="run", out=tmp_path)
+    config = {
+        **tiny,
+        "rounds": 1,
+        "attack": None,
+        "defense": "fedavg",
+        "resources": {"clients_per_actor": 10},
+    }
+    result = raysim.run(config, name="run", out=tmp_path)
     render(result.path)
     left = [file for file in result.path.rglob("*") if file.is_file()]
     assert {"environment.json", "config.yaml", "report.html"} <= {file.name for file in left}
