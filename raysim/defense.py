@@ -19,7 +19,7 @@ from raysim.matrix.updates import Updates
 from raysim.options import Declared
 from raysim.requirement import Requirement
 from raysim.verdict import Verdict as Verdict
-from raysim.verdict import carry_back, checked_answer, expand
+from raysim.verdict import carry_back, checked_answer, checked_transform, expand
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,14 @@ class PreAggregation(Defense):
     ) -> tuple[Updates, np.ndarray | None, State]:
         """(new updates, members, new state).
 
-        members [K] int: the new row each old row went into (-1 = left out); None when rows correspond one
-        to one. A verdict on the new rows is carried back along it.
+        members [K] int: the new row each old row went into (-1 = left out), every new row named at least once; None
+        when rows correspond one to one. A verdict on the new rows is carried back along it.
         """
         raise TypeError(f"{type(self).__name__} must define transform(state, updates, ctx)")
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Standing alone: transform, then the data-weighted mean."""
-        changed, members, state = self.transform(state, updates, ctx)
+        changed, members, state = transformed(self, state, updates, ctx)
         weights = changed.shares
         verdict = Verdict(changed.combine(weights), weights)
         return (verdict if members is None else carry_back(verdict, members)), state
@@ -183,7 +183,7 @@ class Chain(Defense):
             verdict, own = judged(step, own, updates, seen)
             return verdict, {**state, str(number): own}
         if isinstance(step, PreAggregation):
-            changed, members, own = step.transform(own, updates, seen)
+            changed, members, own = transformed(step, own, updates, seen)
             if members is not None and ctx.truth is not None:
                 merged = members[np.isin(updates.client_ids, ctx.truth) & (members >= 0)]
                 ctx = replace(ctx, truth=changed.client_ids[np.unique(merged)])
@@ -263,6 +263,14 @@ def judged(
     with around or nullcontext():
         answer = defense.apply(state, updates, ctx)
     return checked_answer(type(defense).__name__, answer, updates.num_clients, updates.dim)
+
+
+def transformed(
+    step: PreAggregation, state: State, updates: Updates, ctx: Context
+) -> tuple[Updates, np.ndarray | None, State]:
+    """What `step.transform` makes of the rows, checked: the one way by which anything asks it. Raises ContractError."""
+    answer = step.transform(state, updates, ctx)
+    return checked_transform(type(step).__name__, answer, updates)
 
 
 def judged_usable(

@@ -12,6 +12,7 @@ import numpy as np
 from raysim.array_checks import as_array, described
 from raysim.context import State
 from raysim.errors import ContractError
+from raysim.matrix.updates import Updates
 
 SHARES_ROUNDING = 1e-4
 """How far above 1 rounding may take the sum of a verdict's weights, float32 included."""
@@ -106,6 +107,48 @@ def checked_answer(method: str, answer: object, count: int, dim: int) -> tuple[V
         threshold = float(single)
     artifacts = _checked_artifacts(verdict.artifacts, refusal)
     return Verdict(aggregate, weights, scores, flagged, artifacts, threshold), state
+
+
+def checked_transform(method: str, answer: object, before: Updates) -> tuple[Updates, np.ndarray | None, State]:
+    """What `transform` of `method` made of the K rows `before`: rows of as many columns, where each went, a state.
+
+    Raises ContractError, which names the method, the field, the rule and the value.
+    """
+
+    def refusal(field: str, rule: str, received: str, hint: str = "") -> ContractError:
+        return ContractError.of(method, field, rule, received, hint)
+
+    if not (isinstance(answer, tuple) and len(answer) == 3 and isinstance(answer[0], Updates)):
+        raise refusal(
+            "its answer", "must be three things, (Updates, members or None, state)", described(answer)
+        )
+    changed, members, state = answer
+    if not isinstance(state, dict):
+        hint = "return {} where nothing is remembered"
+        raise refusal("its state", "must be a dict", described(state), hint)
+    columns = before.layout.num_columns
+    if (changed.bounds, changed.layout.num_columns) != (before.bounds, columns):
+        rule = f"must be cut at columns {before.bounds}, {columns} in all"
+        received = f"rows cut at {changed.bounds}, {changed.layout.num_columns} in all"
+        raise refusal("updates", rule, received, "derive them from the updates it is given")
+    count, left = before.num_clients, changed.num_clients
+    if members is None:
+        if not np.array_equal(changed.client_ids, before.client_ids):
+            rule = "must say where each row went, unless the rows are still those of the same clients in the same order"
+            raise refusal("members", rule, f"None, with {left} rows for {count}")
+        return changed, None, state
+    places = as_array(members)
+    if places is None or places.shape != (count,) or places.dtype.kind not in "iu":
+        rule = f"must be {count} whole numbers, one per row it was given"
+        raise refusal("members", rule, described(members), "-1 for a row that is left out")
+    places = places.astype(np.int64)
+    if ((places < -1) | (places >= left)).any():
+        place = int(np.argmax((places < -1) | (places >= left)))
+        rule = f"must lie in [-1, {left - 1}], the places of its {left} rows"
+        raise refusal("members", rule, f"{places[place]} at place {place}")
+    if len(empty := np.setdiff1d(np.arange(left), places)):
+        raise refusal("members", "must name every new row", f"none for row {empty[0]} of {left}")
+    return changed, places, state
 
 
 def _checked_artifacts(artifacts: object, refusal: Callable[..., ContractError]) -> Mapping[str, np.ndarray]:

@@ -380,6 +380,64 @@ def test_a_pre_aggregation_alone_ends_in_the_mean(updates, context):
 # -- verdicts on other rows -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Answers(PreAggregation):
+    """Returns what it holds, or what that makes of the rows."""
+
+    answer: object = None
+
+    def transform(self, state, updates, ctx):
+        return self.answer(updates) if callable(self.answer) else self.answer
+
+
+def two(updates):
+    return updates.select(np.array([True, False, True, False]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, r"its answer must be three things, \(Updates, members or None, state\); received None"),
+        (lambda u: (u, None), "its answer must be three things"),
+        (lambda u: (u.to_array(), None, {}), "its answer must be three things"),
+        (lambda u: (u, None, None), "its state must be a dict; received None; return {}"),
+        (
+            lambda u: (two(u), None, {}),
+            "members must say where each row went, .*; received None, with 2 rows for 4",
+        ),
+        (lambda u: (u, np.array([0, 1, 2]), {}), "members must be 4 whole numbers, one per row"),
+        (lambda u: (u, np.array([0.0, 1, 2, 3]), {}), "members must be 4 whole numbers, one per row"),
+        (lambda u: (u, np.array([True] * 4), {}), "members must be 4 whole numbers, one per row"),
+        (lambda u: (two(u), [0, -1, 2, -1], {}), r"members must lie in \[-1, 1\], .*; received 2 at place 2"),
+        (
+            lambda u: (two(u), [0, -2, 1, -1], {}),
+            r"members must lie in \[-1, 1\], .*; received -2 at place 1",
+        ),
+        (
+            lambda u: (two(u), [0, -1, 0, -1], {}),
+            "members must name every new row; received none for row 1 of 2",
+        ),
+        (
+            lambda u: (Updates.from_array(np.ones((4, 3), np.float32), u.backend), None, {}),
+            r"updates must be cut at columns \(0, 2\), 2 in all; received rows cut at \(0, 3\), 3 in all",
+        ),
+    ],
+)
+def test_a_pre_aggregation_that_breaks_its_contract_is_named(updates, context, answer, said):
+    step = Answers(answer)
+    for defense in (step, chain(step, Mean())):
+        with pytest.raises(ContractError, match=rf"^Answers: {said}"):
+            judged(defense, defense.init(context), updates, context)
+
+
+def test_a_pre_aggregation_may_leave_rows_out_and_name_places_in_a_list(updates, context):
+    defense = chain(Answers(lambda u: (two(u), [0, -1, 1, -1], {})), Mean())
+    verdict, _ = judged(defense, defense.init(context), updates, context)
+    np.testing.assert_array_equal(verdict.aggregate, [2.5, 1])
+    assert verdict.flagged is not None
+    assert verdict.flagged.tolist() == [False, True, False, True]
+
+
 def test_expand_flags_the_rows_left_out():
     verdict = Verdict(np.ones(2), np.array([0.4, 0.6]), np.array([5.0, 6.0]), np.array([False, True]))
     accepted = np.array([False, True, False, True])
