@@ -30,10 +30,12 @@ from raysim.defense import check_setting
 from raysim.engine.campaigns import Campaign
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import HostSetup
+from raysim.engine.simulation import ONE_SAMPLE
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import shard_bounds
 from raysim.models.factory import ModelFactory
+from raysim.training.local import least_samples
 from raysim.training.recipe import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -109,7 +111,10 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
         train_set, partition = hold_one(config, source)
     else:
         train_set, partition = deal(config, methods.partition, source, train_pool)
-    rows = rows_of_round(config, partition)
+    least = 1 if methods.synthetic else least_samples(model)
+    if single := int(np.count_nonzero((partition.sizes > 0) & (partition.sizes < least))):
+        notes.append(f"{single} clients stay out of every round: they hold {ONE_SAMPLE}")
+    rows = rows_of_round(config, partition, least)
     if rows is not None:
         with asked("defense", methods.defense):
             methods = methods.assuming(rows)
@@ -131,9 +136,9 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     )
 
 
-def rows_of_round(config: ExperimentConfig, partition: Partition) -> int | None:
-    """How many uploads every round is to bring: clients without samples send none; None where that varies."""
-    able = int(np.count_nonzero(partition.sizes))
+def rows_of_round(config: ExperimentConfig, partition: Partition, least: int = 1) -> int | None:
+    """How many uploads every round is to bring: clients with fewer samples than `least` send none; None where that varies."""
+    able = int(np.count_nonzero(partition.sizes >= least))
     if config.population.cohort_size == config.population.total:
         return able
     return config.population.cohort_size if able == config.population.total else None
@@ -169,6 +174,7 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
         bounds=shard_bounds(config.population.cohort_size, layout.dim, tile_bytes),
         evaluation_batch=config.evaluation.batch_size,
         clients_per_stack=together,
+        least_samples=1 if synthetic else least_samples(prepared.model),
         synthetic=synthetic,
         client_timeout_s=config.resources.client_timeout_s,
         drop_failing=config.population.on_client_error == "drop",

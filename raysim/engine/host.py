@@ -47,6 +47,8 @@ class HostSetup:
     evaluation_batch: int
     clients_per_stack: int = 1
     """Clients that train together; 1 = one after another."""
+    least_samples: int = 1
+    """Clients with fewer samples stay out of every round."""
     synthetic: Synthetic | None = None
     """How updates are drawn; None: they are trained."""
     attack_std: tuple[float, ...] | None = None

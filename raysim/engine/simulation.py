@@ -40,6 +40,7 @@ from raysim.matrix.updates import Updates
 from raysim.metrics import Measure
 
 NO_SAMPLES = "no samples"
+ONE_SAMPLE = "a single sample, and the model normalises over batches"
 """Why a client of the cohort sent nothing."""
 
 LOST_ROUNDS = 3
@@ -204,12 +205,13 @@ def train(
 ) -> Uploads:
     """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client.
 
-    A client without samples has nothing to say: it stays out of the matrix, an attacker or not.
+    A client without samples, or with too few to train on, has nothing to say: it stays out of the matrix, an attacker
+    or not.
     Where updates are drawn instead, hosts draw them, and answer likewise.
     stage: begun on every block as it arrives, but for rows that cannot be used or are about to be replaced.
     """
-    order = RoundOrder(round, int(experiment.sizes[cohort].sum()))
-    able = cohort[experiment.sizes[cohort] > 0]
+    able = cohort[experiment.sizes[cohort] >= experiment.setup.least_samples]
+    order = RoundOrder(round, int(experiment.sizes[able].sum()))
     calls = split_cohort(able, experiment, backend.workers, round) if len(able) else []
     ahead: list[Ahead] = []
     replaced = crafting_clients(experiment, round)
@@ -240,7 +242,10 @@ def train(
             calls, answers = smaller_where_lost(experiment, round, calls, answers, ask)
     blocks: list[RowBlock] = []
     metas: list[UploadMeta] = []
-    reasons = {int(client): NO_SAMPLES for client in np.setdiff1d(cohort, able)}
+    reasons = {
+        int(client): ONE_SAMPLE if experiment.sizes[client] else NO_SAMPLES
+        for client in np.setdiff1d(cohort, able)
+    }
     for members, answer in zip(calls, answers, strict=True):
         if answer is None:
             reasons.update({int(client): "lost: its host failed too often" for client in members})

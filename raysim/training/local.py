@@ -40,7 +40,7 @@ class LocalTrainer:
             parameter.grad = self.gradient[entry.start : entry.stop].view(entry.shape)
         self.train_loss = float("nan")
         """Mean loss over the steps of the last `fit`."""
-        self._needs_two = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules())
+        self._needs_two = least_samples(self.model) > 1
 
     @property
     def parameters(self) -> torch.Tensor:
@@ -83,7 +83,7 @@ class LocalTrainer:
         instead of cross-entropy of the model's output; after_backward(trainer) may change
         `trainer.gradient` in place; after_step(trainer, step, last) may change `trainer.parameters`.
         `trainer.global_vector` is the starting point. A trailing batch of one sample is left out where the
-        model normalises over the batch, which needs two; a client with a single one then stays where it is.
+        model normalises over the batch, which needs two; with a single one nothing is trained.
         """
         self.load(global_vector)
         self.global_vector.copy_(self.vector)
@@ -158,6 +158,11 @@ class LocalTrainer:
                 )
             )
         return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def least_samples(model: nn.Module) -> int:
+    """How many samples a client needs to train at all: two where the model normalises over the batch, else one."""
+    return 2 if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()) else 1
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import raysim
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
+from raysim.data.assignment import Partition
 from raysim.engine.experiment import active_attackers
 from raysim.engine.simulation import draw_cohort
 
@@ -200,6 +202,33 @@ def test_clients_without_samples_stay_out_of_the_round(tiny, tmp_path):
     last = max((result.path / "checkpoints").iterdir())
     shutil.rmtree(last) if last.is_dir() else last.unlink()
     assert raysim.resume(result.path, backend="inprocess").digest == whole
+
+
+@dataclass(frozen=True)
+class Uneven:
+    """Client 0 holds nothing, client 1 a single sample, the others ten each."""
+
+    def split(self, labels, num_clients, generator, owners=None):
+        sizes = np.array([0, 1, *[10] * (num_clients - 2)])
+        return Partition(np.arange(sizes.sum(), dtype=np.int32), np.concatenate([[0], np.cumsum(sizes)]))
+
+
+@pytest.mark.parametrize(("model", "absent"), [("digits_cnn", {0}), ("dba_resnet18", {0, 1})])
+def test_a_single_sample_is_too_few_where_the_model_normalises_over_batches(tiny, tmp_path, model, absent):
+    """Nothing can be trained on it then: its update would be zero, which Krum might choose."""
+    config = {**tiny, "rounds": 1, "model": {"name": model, "width": 0.1} if absent > {0} else model}
+    config["data"] = {"name": "digits", "limit": 300, "partition": f"{__name__}:Uneven"}
+    news = []
+    result = raysim.run(config, name="run", out=tmp_path, backend="inprocess", observe=news.append)
+    reasons = {row["client"]: row["reason"] for row in clients(result) if row["reason"]}
+    assert reasons.keys() == absent
+    assert result.rounds[0]["clients"] == 10 - len(absent)
+    why = "a single sample, and the model normalises over batches"
+    said = [event.remark for event in news if event.remark]
+    assert said == ([f"1 clients stay out of every round: they hold {why}"] if 1 in absent else [])
+    if 1 in absent:
+        assert reasons[1] == why
+        assert json.loads(result.rounds[0]["notes"])["absent"] == {"no samples": 1, why: 1}
 
 
 def test_a_round_of_clients_without_samples_changes_nothing(tiny, tmp_path):
