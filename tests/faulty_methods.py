@@ -82,6 +82,28 @@ class WaitWhileJudging(Defense):
 
 
 @dataclass(frozen=True)
+class Toil(Attack):
+    """Its clients poison their data and train twice, or `own` way around the honest training; the first update counts."""
+
+    own: bool = False
+
+    def poison_data(self, data, ctx):
+        time.sleep(0.02)
+        return data
+
+    def train(self, honest_train, data, ctx):
+        if self.own:
+            key = ("train", ctx.round, ctx.client)
+            return ctx.trainer.fit(
+                ctx.global_vector, data, key, seed=ctx.seed, learning_rate=ctx.learning_rate
+            )
+        first = honest_train(data)
+        time.sleep(0.02)
+        honest_train(data)
+        return first
+
+
+@dataclass(frozen=True)
 class BadUpload(Attack):
     """Submits what no server should use: `what` is nan, shape, none, text, or raise."""
 

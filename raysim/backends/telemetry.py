@@ -5,7 +5,8 @@ Each task measures itself where it runs (`measured`); the stage is measured wher
 span (task = -1) includes waiting, scheduling and transfer.
 
 Every span says who caused the work: the *owner* is whoever has the word when the stage is started (`Telemetry.owned`).
-Local training is the clients', compromised ones included: a host trains them in one block.
+Local training is the clients', compromised ones included: a host trains them in one block. What an attack does there
+beyond one training is divided off (`Telemetry.divide`).
 """
 
 from __future__ import annotations
@@ -128,6 +129,19 @@ class Telemetry:
                 )
             )
             self.spans.extend(tasks)
+
+    def divide(self, stage: str, part: str, owner: Owner, task_s: float) -> None:
+        """Take from the newest span of a whole stage what `task_s` of its tasks' seconds are, as a stage `part` of `owner`'s.
+
+        For work of two owners in the same tasks: the stage as the server saw it is divided as its tasks' seconds were.
+        """
+        place = max(n for n, span in enumerate(self.spans) if (span.stage, span.task) == (stage, WHOLE_STAGE))
+        whole, every = self.spans[place], sum(span.wall_s for span in self.spans[place + 1 :])
+        share = min(max(task_s / every, 0.0), 1.0) if every else 0.0
+        wall, cpu = whole.wall_s * share, whole.cpu_s * share
+        self.spans[place] = replace(whole, wall_s=whole.wall_s - wall, cpu_s=whole.cpu_s - cpu)
+        apart = replace(whole, stage=part, owner=owner, wall_s=wall, cpu_s=cpu)
+        self.spans.append(replace(apart, bytes_in=0, bytes_out=0, bytes_moved=0, retries=0))
 
     def drain(self) -> list[Span]:
         """The spans since the last call."""

@@ -7,6 +7,7 @@ is a pure function of (round, clients trained together, global vector): any host
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from raysim.attack import Attack, ClientContext
 from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
 from raysim.engine.campaigns import HONEST, Campaign, commanded
-from raysim.engine.drawn_updates import Planted, Synthetic
+from raysim.engine.drawn_updates import Planted, Synthetic, acts_in_training
 from raysim.engine.time_limit import OutOfTime, time_limit
 from raysim.errors import RaysimError, RunError
 from raysim.matrix.layout import Layout
@@ -107,7 +108,8 @@ class UploadMeta:
     """What the server learns of one upload without reading it. reason: why it must not be used, or empty.
 
     note: what an attacking client remarked about the round, for the record alone. maxima: what `row_blocks.maxima_of`
-    says of its row.
+    says of its row. attack_s: seconds that its attack took in the host beyond one training: poisoning its data, and all
+    of its training but the first `fit`.
     """
 
     client: int
@@ -116,6 +118,7 @@ class UploadMeta:
     reason: str = ""
     note: str = ""
     maxima: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), compare=False, repr=False)
+    attack_s: float = field(default=0.0, compare=False, repr=False)
 
 
 class ClientHost:
@@ -224,7 +227,7 @@ class ClientHost:
     ) -> UploadMeta:
         """Train one client and `write` its update; returns what the server needs to know of it."""
         self.trainer.train_loss = float("nan")
-        data, attack, context = self._prepare(order, client, global_vector, previous)
+        data, attack, context, attack_s = self._prepare(order, client, global_vector, previous)
         if not attack.trains:
             return UploadMeta(client, len(data), float("nan"), note="; ".join(context.notes))
         fit = partial(
@@ -233,8 +236,13 @@ class ClientHost:
             key=("train", order.round, client),
             learning_rate=self.setup.learning_rate(order.round),
         )
+        self.trainer.first_fit_s = None
+        began = time.perf_counter()
         submitted = attack.train(fit, data, context)
-        return self._accept(write, submitted, context, len(data), self.trainer.train_loss)
+        if acts_in_training(attack):
+            attack_s += time.perf_counter() - began - (self.trainer.first_fit_s or 0.0)
+        meta = self._accept(write, submitted, context, len(data), self.trainer.train_loss)
+        return replace(meta, attack_s=attack_s)
 
     def _upload_together(
         self,
@@ -255,26 +263,30 @@ class ClientHost:
             if isinstance(found, UploadMeta):
                 metas[client] = found
             else:
-                ready.append((place, client, found[0], found[2]))
+                ready.append((place, client, found[0], found[2], found[3]))
         if ready:
-            members = [client for _, client, _, _ in ready]
+            members = [client for _, client, *_ in ready]
             with _naming(order.round, members):
                 updates, losses = self.cohort_trainer.fit(
                     global_vector,
-                    [data for _, _, data, _ in ready],
+                    [data for _, _, data, *_ in ready],
                     [("train", order.round, client) for client in members],
                     seed=self.setup.seed,
                     learning_rate=self.setup.learning_rate(order.round),
                 )
-            for (place, client, data, context), update, loss in zip(ready, updates, losses, strict=True):
-                write = partial(put_row, tiles, place)
-                metas[client] = self._accept(write, update, context, len(data), float(loss))
+            for (place, client, data, context, attack_s), update, loss in zip(
+                ready, updates, losses, strict=True
+            ):
+                meta = self._accept(partial(put_row, tiles, place), update, context, len(data), float(loss))
+                metas[client] = replace(meta, attack_s=attack_s)
         return [metas[client] for client in clients]
 
     def _prepare(
         self, order: RoundOrder, client: int, global_vector: np.ndarray, previous: np.ndarray | None
-    ) -> tuple[ClientData, Attack, ClientContext]:
-        """The client's training data, its attack (HONEST's when it does not attack this round), and the attack's context."""
+    ) -> tuple[ClientData, Attack, ClientContext, float]:
+        """The client's training data, its attack (HONEST's when it does not attack this round), the attack's context, and
+        the seconds that poisoning the data took.
+        """
         setup = self.setup
         campaign, colluder = setup.campaign_of(order.round, client)
         std = setup.std if campaign is HONEST or setup.attack_std is None else setup.attack_std
@@ -295,7 +307,10 @@ class ClientHost:
             std=std,
             pool=partial(self.pool, campaign.client_ids),
         )
-        return campaign.attack.poison_data(self.data_of(client, std), context), campaign.attack, context
+        own, began = self.data_of(client, std), time.perf_counter()
+        data = campaign.attack.poison_data(own, context)
+        poisoned_s = time.perf_counter() - began if acts_in_training(campaign.attack) else 0.0
+        return data, campaign.attack, context, poisoned_s
 
     def _fit(self, global_vector: np.ndarray, data: ClientData, **options: Any) -> np.ndarray:
         return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.setup.seed, **options)

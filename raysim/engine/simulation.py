@@ -256,6 +256,8 @@ def train(
         blocks.append(RowBlock(len(metas) + every, every, tiles, maxima))
         metas.extend(notes)
     reasons.update({meta.client: meta.reason for meta in metas if meta.reason})
+    if poisoned_s := sum(meta.attack_s for meta in metas):
+        backend.telemetry.divide("train", "poison", "attack", poisoned_s)
     updates = Updates(
         backend=backend,
         layout=experiment.setup.layout,

@@ -97,7 +97,8 @@ COLUMNS: Mapping[str, Columns] = {
         "bytes_moved": ("int64", "bytes of arrays in the arguments that were brought from other nodes"),
         "owner": (
             "string",
-            "who caused the work: client (local training), attack (crafting), defense, engine (the simulator)",
+            "who caused the work: client (local training), attack (crafting, and what its clients do beyond one training), "
+            "defense, engine (the simulator)",
         ),
     },
 }

@@ -5,6 +5,7 @@ This is one client after another, with every hook an attack may want; `cohort_tr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -40,6 +41,8 @@ class LocalTrainer:
             parameter.grad = self.gradient[entry.start : entry.stop].view(entry.shape)
         self.train_loss = float("nan")
         """Mean loss over the steps of the last `fit`."""
+        self.first_fit_s: float | None = None
+        """Seconds of the first `fit` since this was None."""
         self._needs_two = least_samples(self.model) > 1
 
     @property
@@ -85,6 +88,7 @@ class LocalTrainer:
         `trainer.global_vector` is the starting point. A trailing batch of one sample is left out where the
         model normalises over the batch, which needs two; with a single one nothing is trained.
         """
+        began = time.perf_counter()
         self.load(global_vector)
         self.global_vector.copy_(self.vector)
         self.train_loss = float("nan")
@@ -125,7 +129,10 @@ class LocalTrainer:
                 if after_step is not None:
                     after_step(self, number, number == len(batches) - 1)
         self.train_loss = float(np.mean(losses)) if losses else float("nan")
-        return self.update()
+        update = self.update()
+        if self.first_fit_s is None:
+            self.first_fit_s = time.perf_counter() - began
+        return update
 
     def update(self) -> np.ndarray:
         """What the model has moved since `global_vector`: [d + b] float32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,3 +140,18 @@ def test_a_failed_stage_is_measured_too():
     with pytest.raises(KeyError), telemetry.stage("cam"):
         raise KeyError
     assert [found.stage for found in telemetry.drain()] == ["cam"]
+
+
+def test_a_stage_is_divided_as_its_tasks_seconds_were():
+    telemetry = Telemetry(node="here")
+    with telemetry.stage("train"):
+        pass
+    with telemetry.owned("client"), telemetry.stage("train") as meter:
+        meter.tasks.extend(span(wall_s=seconds) for seconds in (3.0, 1.0))
+    whole = telemetry.spans[1] = replace(telemetry.spans[1], wall_s=2.0, cpu_s=8.0, bytes_out=100, retries=1)
+    telemetry.divide("train", "poison", "attack", 1.0)
+    assert telemetry.spans[1] == replace(whole, wall_s=1.5, cpu_s=6.0)
+    poison = telemetry.spans[-1]
+    assert (poison.stage, poison.task, poison.owner) == ("poison", WHOLE_STAGE, "attack")
+    assert (poison.wall_s, poison.cpu_s, poison.bytes_out, poison.retries) == (0.5, 2.0, 0, 0)
+    assert len(telemetry.spans) == 5

@@ -336,6 +336,27 @@ def test_every_stage_and_task_has_a_span(tiny, tmp_path):
     assert all(s["peak_memory_bytes"] > 2**20 for s in spans)
 
 
+def owners_of(result, stage):
+    spans = result.table("spans").to_pylist()
+    return [span["owner"] for span in spans if span["stage"] == stage and span["task"] == -1]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_an_attack_does_beyond_one_training_is_the_attacks(tiny, tmp_path, own):
+    """Its clients train apart from the others; the first training and everything honest stay the clients'."""
+    toil = {"name": "tests.faulty_methods:Toil", "own": own}
+    honest = run(tiny, tmp_path, "honest", attack=None, population={"clients": 10}, rounds=2)
+    result = run(tiny, tmp_path, "toil", attack=toil, rounds=2)
+    assert owners_of(result, "poison") == ["attack"] * 2
+    assert owners_of(result, "train") == ["client"] * 2
+    spans = result.table("spans").to_pylist()
+    seconds = [span["wall_s"] for span in spans if span["stage"] == "poison"]
+    asleep = 2 * 0.02 if own else 2 * 0.04  # of two clients
+    assert min(seconds) > 0.9 * asleep
+    assert owners_of(honest, "poison") == []
+    assert owners_of(run(tiny, tmp_path, "noise", rounds=1), "poison") == [], "it has no hand in training"
+
+
 def test_heat_maps_are_kept_as_often_as_asked(tiny, tmp_path):
     result = run(tiny, tmp_path, defense="layercam_ae", record={"every": 2})
     kept = sorted(path.name for path in (result.path / "artifacts").iterdir())
