@@ -109,7 +109,9 @@ def checked_answer(method: str, answer: object, count: int, dim: int) -> tuple[V
     return Verdict(aggregate, weights, scores, flagged, artifacts, threshold), state
 
 
-def checked_transform(method: str, answer: object, before: Updates) -> tuple[Updates, np.ndarray | None, State]:
+def checked_transform(
+    method: str, answer: object, before: Updates
+) -> tuple[Updates, np.ndarray | None, State]:
     """What `transform` of `method` made of the K rows `before`: rows of as many columns, where each went, a state.
 
     Raises ContractError, which names the method, the field, the rule and the value.
