@@ -22,7 +22,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     Naming another component (`defense.name=krum`) starts its options afresh, since they belonged to the
     one named before.
     """
-    result: dict[str, Any] = _copy(dict(values))
+    result: dict[str, Any] = {key: _copy(value) for key, value in values.items()}
     renames = [text for text in overrides if text.partition("=")[0].endswith(".name")]
     for text in [*renames, *(text for text in overrides if text not in renames)]:
         key, equals, raw = text.partition("=")
@@ -35,13 +35,14 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     return result
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> object:
+    """The same value; what an alias shares is shared no longer."""
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
     return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
-def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+def _assign(values: dict[str, Any], key: str, value: object) -> None:
     *path, last = key.split(".")
     node: Any = values
     for depth, part in enumerate(path):
@@ -63,7 +64,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     node[place] = value
 
 
-def _place(node: Any, part: str, key: str) -> Any:
+def _place(node: object, part: str, key: str) -> Any:
     """Where `part` of a dotted key leads in a dict, or in a list, whose items are named by their index."""
     if not isinstance(node, list):
         return part

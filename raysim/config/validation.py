@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from raysim.errors import ConfigError, nearest_name
 
@@ -23,9 +24,10 @@ def refusal(
     first, *others = error.errors()
     key = key_of(_own_part(first["loc"]))
     if first["type"] == "extra_forbidden" and root is not None:
-        group: Any = root
+        group = root
         for part in first["loc"][:-1]:
-            group = group if isinstance(part, int) else _group_in(group.model_fields[part].annotation)
+            if isinstance(part, str):
+                group = _group_in(group.model_fields[part].annotation) or group
         names = sorted(group.model_fields)
         nearest = nearest_name(str(first["loc"][-1]), names)
         return ConfigError(key, f"unknown key; known here: {', '.join(names)}", first["input"], nearest)
@@ -51,7 +53,7 @@ def _own_part(location: Location) -> Location:
     return location
 
 
-def _nearest(refused: Any) -> Any:
+def _nearest(refused: ErrorDetails) -> object:
     """The bound that a value is beyond, or the name it resembles."""
     rule = refused.get("ctx", {})
     if isinstance(refused["input"], str):
@@ -59,7 +61,7 @@ def _nearest(refused: Any) -> Any:
     return rule.get("ge", rule.get("le"))
 
 
-def _group_in(annotation: Any) -> Any:
+def _group_in(annotation: object) -> type[BaseModel] | None:
     """The group inside an annotation such as tuple[Attack, ...]."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation

@@ -8,6 +8,7 @@ twice, whole numbers beyond 64 bits.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,7 +71,7 @@ class _Loader(_Base):  # type: ignore[misc]
         for first, resolvers in _Base.yaml_implicit_resolvers.items()
     }
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         """The mapping, unless a key is given twice; what `<<` brings may be given again."""
         own = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
         seen = set()
@@ -79,9 +80,10 @@ class _Loader(_Base):  # type: ignore[misc]
             if value in seen:
                 raise _refused(f"the key {value!r} is given twice", key)
             seen.add(value)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Hashable, object] = super().construct_mapping(node, deep)
+        return mapping
 
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
         """The value of a node, unless it is not what its tag says, or nothing that files and systems can hold."""
         try:
             if node.tag == _INT and len(node.value) > 100:  # PyYAML would take hours over 1:1:1:...
@@ -144,5 +146,6 @@ def _problem(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
-def _refused(problem: str, place: Any) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
+def _refused(problem: str, place: yaml.Node | yaml.Event) -> yaml.YAMLError:
+    mark: Any = place.start_mark  # libyaml's, too, which the stubs do not expect there
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
