@@ -188,7 +188,7 @@ def functions():
         yield from members(cls)
 
 
-@pytest.mark.parametrize(("name", "function", "doc"), functions(), ids=[name for name, *_ in functions()])
+@pytest.mark.parametrize(("name", "function", "doc"), [*functions()], ids=[name for name, *_ in functions()])
 def test_public_functions_and_methods_say_what_they_do_and_the_shapes_of_arrays(name, function, doc):
     assert doc, name
     annotations = [str(a) for key, a in function.__annotations__.items()]

@@ -176,6 +176,8 @@ def test_a_folder_below_a_hidden_one_is_an_ordinary_folder(tmp_path: Path):
     assert load("image_folder", tmp_path / ".cache" / "mine").num_classes == 2
 
 
+# what Pillow says of the rest of a damaged TIFF file before it gives up
+@pytest.mark.filterwarnings("ignore:(Corrupt EXIF data|Truncated File Read):UserWarning")
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".ppm", ".bmp", ".tif", ".webp"])
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, suffix: str):
     make_folder(tmp_path, {"a": 2, "b": 2}, suffix=suffix)
