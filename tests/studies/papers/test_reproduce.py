@@ -179,6 +179,6 @@ def test_show_and_run_take_a_scale(tmp_path):
 
 
 def test_presets_are_listed_with_a_line_each():
-    listed = CliRunner().invoke(app, ["list", "presets"])
+    listed = CliRunner().invoke(app, ["list", "presets", "--all"])
     assert "FLARE, table3: krum_backdoor against flare, fmnist" in listed.output
     assert "quickstart" in listed.output
