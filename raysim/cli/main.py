@@ -85,7 +85,7 @@ def _root(
 
     \b
     raysim run                             the quickstart: half a minute, no download
-    raysim run defense.name=krum rounds=5  the same with keys changed
+    raysim run defense=median rounds=5     the same with keys changed
     raysim list defenses                   names to choose from
     raysim list defense flame              options of one, what it needs, how to use it
     raysim show > mine.yaml                every key, in a file to edit and run

@@ -50,10 +50,11 @@ def replay(
 
     \b
     raysim run record.updates=true --name first
-    raysim replay runs/first --defense krum,median --defense '{name: flare, temperature: 2}'
-    raysim replay runs/first --defense krum --nodes 1,2 --warm-up
-    raysim replay runs/first --defense krum --nodes 2,4 --kind namespaces --bandwidth 100mbit
+    raysim replay runs/first --defense median,flame --defense '{name: krum, num_byzantine: 3}'
+    raysim replay runs/first --defense krum,num_byzantine=3 --nodes 1,2 --warm-up
+    raysim replay runs/first --defense flame --nodes 2,4 --kind namespaces --bandwidth 100mbit
 
+    A rule that is not told how many are malicious (num_byzantine) assumes the most that it tolerates; the table says so.
     Verdicts and spans go to RUN/replays/NAME (NAME@2nodes), in tables like those of a run; all replays stand side
     by side in RUN/replays/summary.md.
     """
