@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from raysim.backends import devices
 from raysim.backends.telemetry import Telemetry, measured
 from raysim.errors import RaysimError, RunError
 
@@ -33,17 +34,29 @@ Begun = Any
 
 @dataclass(frozen=True)
 class Needs:
-    """What one task reserves while it runs: CPU cores, share of a GPU, bytes of memory (0 = unstated)."""
+    """What one task reserves while it runs: CPU cores, share of a GPU, bytes of memory (0 = unstated).
+
+    accelerated: the function computes on a GPU where the backend has one for it (`devices.here` tells it), and where it
+    has none as if this were not said. Unlike `gpus` it reserves nothing.
+    """
 
     cpus: float = 1.0
     gpus: float = 0.0
     memory: int = 0
+    accelerated: bool = False
+
+
+ACCELERATED = Needs(accelerated=True)
 
 
 class Backend(ABC):
-    """Runs tasks and hosts the clients. `workers`: how many tasks can run at the same time."""
+    """Runs tasks and hosts the clients.
+
+    workers: how many tasks can run at the same time. hosts: how many processes host clients.
+    """
 
     workers: int
+    hosts: int
     telemetry: Telemetry
 
     @abstractmethod
@@ -97,6 +110,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def client_places(self) -> list[dict[str, Any]]:
+        """Where clients are hosted, for environment.json: node, process, GPUs, device, and why it is not a GPU."""
+
+    @abstractmethod
     def begin(
         self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
     ) -> Begun:
@@ -128,12 +145,21 @@ class Held:
 class InProcessBackend(Backend):
     """Everything in this process, one task after the other; needs no Ray.
 
-    threads: of BLAS and torch while a task runs; the process's own setting is put back afterwards.
+    threads: of BLAS and torch while a task runs; the process's own setting is put back afterwards. device: what
+    clients train on; accelerator: what tasks with `Needs.accelerated` compute on.
     """
 
-    def __init__(self, telemetry: Telemetry | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        telemetry: Telemetry | None = None,
+        threads: int = 1,
+        *,
+        device: str = devices.CPU,
+        accelerator: str = devices.CPU,
+    ) -> None:
         self.telemetry = telemetry or Telemetry()
-        self.workers = 1
+        self.workers = self.hosts = 1
+        self.device, self.accelerator = device, accelerator
         self._limit = ThreadLimit(threads)
         self._host: Any = None
 
@@ -152,10 +178,24 @@ class InProcessBackend(Backend):
         keep: int = 0,
         needs: Needs = Needs(),
     ) -> list[Any]:
-        return self._one_by_one(stage, fn, items, keep)
+        device = self.accelerator if needs.accelerated else devices.CPU
+        return self._one_by_one(stage, fn, items, keep, device)
 
     def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._host = make_host(*(self.get(argument) for argument in args))
+        with devices.working_on(self.device):
+            self._host = make_host(*(self.get(argument) for argument in args))
+
+    def client_places(self) -> list[dict[str, Any]]:
+        model = devices.name(self.device)
+        return [
+            {
+                "node": self.telemetry.node,
+                "pid": os.getpid(),
+                "gpus": [],
+                "device": self.device,
+                "model": model,
+            }
+        ]
 
     def call_clients(
         self,
@@ -167,15 +207,16 @@ class InProcessBackend(Backend):
         then: Callable[[int, Any], None] | None = None,
         limits_s: Sequence[float] | None = None,
     ) -> list[Any]:
-        return self._one_by_one(stage, getattr(self._host, method), items, keep, then)
+        return self._one_by_one(stage, getattr(self._host, method), items, keep, self.device, then)
 
     def begin(
         self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
     ) -> Begun:
         """Does the task at once."""
         resolved = tuple(self.get(argument) for argument in args)
+        device = self.accelerator if needs.accelerated else devices.CPU
         try:
-            with self._limit():
+            with self._limit(), devices.working_on(device):
                 result, span = measured(stage, number, self.telemetry.node, fn, resolved)
         except Exception:
             return None
@@ -192,6 +233,7 @@ class InProcessBackend(Backend):
         fn: Callable[..., Any],
         items: Sequence[tuple[Any, ...]],
         keep: int,
+        device: str,
         then: Callable[[int, Any], None] | None = None,
     ) -> list[Any]:
         results: list[Any] = []
@@ -200,7 +242,7 @@ class InProcessBackend(Backend):
             meter.inside = True
             for number, item in enumerate(items):
                 args = tuple(self.get(argument) for argument in item)
-                with located(stage):
+                with located(stage), devices.working_on(device):
                     result, span = measured(stage, number, self.telemetry.node, fn, args)
                 meter.tasks.append(span)
                 results.append(self._keep(result, keep))

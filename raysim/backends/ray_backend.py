@@ -10,10 +10,8 @@ many bytes had to be brought to it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -22,18 +20,15 @@ from typing import Any, Literal
 
 import ray
 from ray import exceptions as gone
-from ray.util.placement_group import (
-    PlacementGroup,
-    placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysim.backends.base import Backend, Begun, Needs, Reference, located
 from raysim.backends.capacity import ClientActors
+from raysim.backends.devices import CPU, Wanted
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
-from raysim.backends.ray_worker import ClientActor, node_name, run_task, short_name
+from raysim.backends.ray_actors import Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_worker import node_name, run_task, short_name
 from raysim.backends.telemetry import Telemetry, num_bytes
 from raysim.errors import LostWork, RunError
 from raysim.own_packages import take_names
@@ -67,6 +62,10 @@ class RayBackend(Backend):
     placement: where tasks run. `data`: on a node that holds most of what earlier tasks left behind and this one
     reads (see placement.beside_data); `head`: on this process's node; `spread`: on all nodes in turn. A task that
     has nothing to be near to, whose needs that node cannot meet, or whose worker died there, is Ray's to place.
+
+    device: of the client actors; `auto`: decided by each, and refused where they differ. What `Needs.accelerated` says
+    of is then done by actors that have a GPU (see ClientActors), in turn; as tasks on CPUs where none has. elastic: see
+    `reserved`.
     """
 
     def __init__(
@@ -77,19 +76,20 @@ class RayBackend(Backend):
         threads: int = 1,
         placement: Placement = "data",
         telemetry: Telemetry | None = None,
+        device: Wanted = CPU,
+        elastic: bool = False,
     ) -> None:
         self.node = node_name()
         self.telemetry = telemetry or Telemetry(node=self.node)
         self.placement = placement
         self.workers = workers
         self.threads = threads
-        self._plan = actors
-        self._actors: list[Any] = []
-        self._replacing = threading.Lock()
-        self._make: tuple[Any, ...] = ()
+        self.hosts = max(1, actors.count)
+        self._plan, self._device, self._elastic = actors, device, elastic
+        self._clients: Crew | None = None
+        self._detectors: Crew | None = None
         self._group: PlacementGroup | None = None
         self._task = ray.remote(max_retries=0)(run_task)
-        self._actor_class = ray.remote(max_restarts=0, max_task_retries=0)(ClientActor)
 
     def put(self, value: Any) -> Reference:
         return Placed(ray.put(value), num_bytes(value), {self.node})
@@ -113,9 +113,12 @@ class RayBackend(Backend):
         keep: int = 0,
         needs: Needs = Needs(),
     ) -> list[Any]:
+        shipped = ray.put(fn)
+        crew = self._accelerators() if needs.accelerated else None
+        if crew is not None:
+            return self._by_crew(crew, "do", shipped, stage, items, keep, must=True)
         options = task_options(keep, needs)
         strategies = self._strategies(items, needs)
-        shipped = ray.put(fn)
 
         def submit(number: int, retries: int, worker: Any) -> list[Any]:
             strategy = "DEFAULT" if retries else strategies[number]
@@ -126,20 +129,20 @@ class RayBackend(Backend):
             return references
 
         free = deque(range(max(1, self.workers * TASKS_PER_WORKER)))
-        return self._drive(stage, items, keep, free, submit, on_lost=None)
+        return self._drive(stage, items, keep, free, submit, must=True)
 
     def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._make = (make_host, args)
-        if self._plan.cpus or self._plan.gpus:
-            bundle = {"CPU": self._plan.cpus, "GPU": self._plan.gpus}
-            bundles = [{kind: share for kind, share in bundle.items() if share}] * self._plan.count
-            self._group = placement_group(bundles, strategy="SPREAD")
-            ray.get(self._group.ready())
-        nodes = nodes_by_cpu()
-        self._actors = [self._start_actor(place, nodes) for place in range(self._plan.count)]
-        # A slow starter would otherwise leave its share of the first round to the others; calls replace a dead one.
-        with contextlib.suppress(*WORKER_LOST):
-            self.client_places()
+        self._reserve()
+        plan = self._plan
+        self._clients = Crew(
+            [(plan.cpus, plan.gpus)] * plan.count,
+            self._group if plan.cpus or plan.gpus else None,
+            0,
+            threads=self.threads,
+            device=self._device,
+            make_host=make_host,
+            args=args,
+        )
 
     def call_clients(
         self,
@@ -151,31 +154,17 @@ class RayBackend(Backend):
         then: Callable[[int, Any], None] | None = None,
         limits_s: Sequence[float] | None = None,
     ) -> list[Any]:
-        asked: dict[int, Any] = {}
-
-        def submit(number: int, retries: int, place: int) -> list[Any]:
-            asked[place] = self._actors[place]
-            call = asked[place].call.options(num_returns=keep + 2)
-            references: list[Any] = call.remote(stage, method, number, retries, keep, *objects(items[number]))
-            return references
-
-        def start_another(place: int) -> None:
-            with self._replacing:
-                if self._actors[place] is asked[place]:  # else another thread's call has met its death before
-                    ray.kill(self._actors[place])
-                    self._actors[place] = self._start_actor(place, nodes_by_cpu())
-
-        places = deque(range(len(self._actors)))
-
-        def end(place: int) -> None:  # its call then fails, as that of any actor that died
-            ray.kill(asked[place])
-
+        assert self._clients is not None, "started before"
         limits = limits_s or [math.inf] * len(items)
-        return self._drive(stage, items, keep, places, submit, start_another, then, limits, end)
+        return self._by_crew(self._clients, "call", method, stage, items, keep, limits, must=False, then=then)
 
     def begin(
         self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
     ) -> Begun:
+        crew = self._accelerators() if needs.accelerated else None
+        if crew is not None:
+            actor = crew.actors[number % len(crew.actors)]
+            return actor.do.options(num_returns=2).remote(stage, fn, number, 0, 0, *objects(args)), args
         (strategy,) = self._strategies([args], needs)
         task = self._task.options(**task_options(0, needs), scheduling_strategy=strategy)
         return task.remote(fn, stage, number, 0, 0, self.threads, *objects(args)), args
@@ -203,26 +192,75 @@ class RayBackend(Backend):
         return view
 
     def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
+        for crew in (self._clients, self._detectors):
+            if crew is not None:
+                crew.close()
+        self._clients = self._detectors = None
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None
 
     def client_places(self) -> list[dict[str, Any]]:
-        """Node, process and GPUs of every client actor."""
-        return ray.get([actor.place.remote() for actor in self._actors])
+        return [] if self._clients is None else self._clients.places()
 
-    def _start_actor(self, place: int, nodes: Sequence[str]) -> Any:
-        strategy: Any
-        if self._group is not None:
-            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=place)
-        else:
-            strategy = NodeAffinitySchedulingStrategy(nodes[place % len(nodes)], soft=False)
-        make_host, args = self._make
-        options = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus, "scheduling_strategy": strategy}
-        return self._actor_class.options(**options).remote(self.threads, make_host, *objects(args))
+    def _reserve(self) -> None:
+        """What client actors and those for detection take, together: none can take the other's place then."""
+        plan = self._plan
+        if self._group is None:
+            clients = [(plan.cpus, plan.gpus)] * plan.count if plan.cpus or plan.gpus else []
+            detectors = [(0.0, gpus) for gpus in plan.detection_gpus]
+            self._group = reserved([*clients, *detectors], elastic=self._elastic)
+
+    def _accelerators(self) -> Crew | None:
+        """The actors that compute detection stages on GPUs; None where there are none."""
+        plan = self._plan
+        if plan.detection_gpus and self._detectors is None:
+            self._reserve()
+            first = plan.count if plan.cpus or plan.gpus else 0
+            self._detectors = Crew(
+                [(0.0, gpus) for gpus in plan.detection_gpus],
+                self._group,
+                first,
+                threads=self.threads,
+                device=self._device,
+                make_host=nothing,
+            )
+        crew = self._detectors or (self._clients if plan.lend else None)
+        return crew if crew is not None and crew.device == "cuda" else None
+
+    def _by_crew(
+        self,
+        crew: Crew,
+        entry: str,
+        what: Any,
+        stage: str,
+        items: Sequence[tuple[Any, ...]],
+        keep: int,
+        limits_s: Sequence[float] = (),
+        *,
+        must: bool,
+        then: Callable[[int, Any], None] | None = None,
+    ) -> list[Any]:
+        """A call of an actor's method `entry` for every item, on whichever actor is free."""
+        asked: dict[int, Any] = {}
+
+        def submit(number: int, retries: int, place: int) -> list[Any]:
+            asked[place] = crew.actors[place]
+            call = getattr(asked[place], entry).options(num_returns=keep + 2)
+            references: list[Any] = call.remote(stage, what, number, retries, keep, *objects(items[number]))
+            return references
+
+        def start_another(place: int) -> None:
+            crew.replace(place, asked[place])  # unless another thread's call has met its death before
+
+        def end(place: int) -> None:  # its call then fails, as that of any actor that died
+            ray.kill(asked[place])
+
+        places = deque(range(len(crew.actors)))
+        return self._drive(
+            stage, items, keep, places, submit, must=must, on_lost=start_another, then=then,
+            limits_s=limits_s, end=end,
+        )  # fmt: skip
 
     def _strategies(self, items: Sequence[tuple[Any, ...]], needs: Needs) -> list[Any]:
         """Ray's scheduling strategy for every task; soft affinity: falls back to another node if the chosen one has died."""
@@ -265,15 +303,18 @@ class RayBackend(Backend):
         keep: int,
         free: deque[Any],
         submit: Callable[[int, int, Any], list[Any]],
-        on_lost: Callable[[Any], None] | None,
+        *,
+        must: bool,
+        on_lost: Callable[[Any], None] = lambda place: None,
         then: Callable[[int, Any], None] | None = None,
         limits_s: Sequence[float] = (),
-        end: Callable[[Any], None] | None = None,
+        end: Callable[[Any], None] = lambda place: None,
     ) -> list[Any]:
         """Keep every free place busy until all items are done; the results in item order.
 
-        A lost worker's item is done again. A place whose item takes longer than its limit is ended. Where places can be replaced (on_lost), an item out of retries is
-        None; where they cannot, that is an error.
+        A lost worker's item is done again, its place told to `on_lost`. A place whose item takes longer than its limit
+        is ended. An item out of retries is an error (must), or
+        None.
         """
         count = len(items)
         results: list[Any] = [None] * count
@@ -297,22 +338,20 @@ class RayBackend(Backend):
                     continue
                 first = min(due[reference] for reference in running) - time.monotonic()
                 ready, _ = ray.wait(list(running), timeout=None if first == math.inf else max(first, 0.1))
-                if not ready and end is not None:
+                if not ready:
                     for reference in [item for item in running if due[item] <= time.monotonic()]:
                         end(running[reference][2])
                         due[reference] += ENDED_AGAIN_S
-                if not ready:
                     continue
                 number, retries, place, references = running.pop(ready[0])
                 try:
                     answer, (span, sizes) = ray.get(references[keep:])
                 except WORKER_LOST as error:
-                    if on_lost is not None:
-                        on_lost(place)
+                    on_lost(place)
                     free.append(place)
                     if retries < RETRIES:
                         waiting.append((number, retries + 1))
-                    elif on_lost is None:
+                    elif must:
                         problem = str(error).partition("\n")[0]  # Ray goes on for a page
                         raise RunError(f"task {number}: {problem}", stage=stage) from error
                     continue
@@ -337,27 +376,3 @@ def task_options(keep: int, needs: Needs) -> dict[str, Any]:
     """Ray's options for a task that returns what `handed_back` says."""
     options: dict[str, Any] = {"num_returns": keep + 2, "num_cpus": needs.cpus, "num_gpus": needs.gpus}
     return {**options, "memory": needs.memory} if needs.memory else options
-
-
-def objects(arguments: Sequence[Any]) -> list[Any]:
-    """The arguments as Ray takes them."""
-    return [argument.object if isinstance(argument, Placed) else argument for argument in arguments]
-
-
-def as_own_error(error: gone.RayTaskError) -> Exception:
-    """The exception a task raised, as it was raised there."""
-    cause = error.cause
-    return cause if isinstance(cause, Exception) else RunError(str(error))
-
-
-def nodes_by_cpu() -> list[str]:
-    """Node ids, each as often as it has CPUs, dealt in turn: where one actor per CPU goes."""
-    alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
-    left = {node["NodeID"]: max(1, int(node["Resources"].get("CPU", 0))) for node in alive}
-    order = []
-    while any(left.values()):
-        for name, count in left.items():
-            if count:
-                order.append(name)
-                left[name] -= 1
-    return order

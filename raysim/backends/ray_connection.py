@@ -13,7 +13,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from raysim.backends.capacity import Capacity
+from raysim.backends.capacity import Capacity, NodeCapacity
 from raysim.backends.ray_address import check_listening, check_socket_paths
 from raysim.errors import ConfigError
 from raysim.interruption import terminable_still
@@ -112,10 +112,13 @@ def capacity() -> Capacity:
     import ray
 
     total = ray.cluster_resources()
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Capacity(
         cpus=max(1, int(total.get("CPU", 1))),
         gpus=total.get("GPU", 0.0),
         object_store_bytes=int(total.get("object_store_memory", 0)),
+        nodes=tuple(NodeCapacity(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive),
+        elsewhere=True,
     )
 
 

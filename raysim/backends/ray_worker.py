@@ -1,4 +1,4 @@
-"""What runs in Ray's worker processes: one task, and the actor around a client host."""
+"""What runs in Ray's worker processes: one task, and the actor that stays on its device, around a client host or none."""
 
 from __future__ import annotations
 
@@ -8,29 +8,51 @@ from typing import Any
 
 import ray
 
+from raysim.backends import devices
 from raysim.backends.base import prepare_worker
 from raysim.backends.telemetry import Span, measured, num_bytes
+from raysim.errors import ConfigError
 
 
-class ClientActor:
-    """A Ray actor around one client host."""
+class RayActor:
+    """What runs in an actor: one client host, or none, on one device that was decided there."""
 
-    def __init__(self, threads: int, make_host: Callable[..., Any], *args: Any) -> None:
+    def __init__(
+        self, threads: int, device: devices.Wanted, place: int, make_host: Callable[..., Any], *args: Any
+    ) -> None:
         prepare_worker(threads)
-        self.host = make_host(*args)
-        self.node = node_name()
+        self.node, self.gpus = node_name(), ray.get_gpu_ids()
+        self.refused: ConfigError | None = None
+        try:
+            self.device = devices.decided(device, place)
+        except ConfigError as error:  # said by whoever asks, for one raised here would look like a crash
+            self.device, self.refused = devices.CPU, error
+        with devices.working_on(self.device):
+            self.host = make_host(*args)
 
     def call(
         self, stage: str, method: str, number: int, retries: int, keep: int, *args: Any
     ) -> tuple[Any, ...]:
-        """What `handed_back` says."""
-        return handed_back(
-            *measured(stage, number, self.node, getattr(self.host, method), args, retries), keep
-        )
+        """A method of the host; returns what `handed_back` says."""
+        return self.do(stage, getattr(self.host, method), number, retries, keep, *args)
+
+    def do(
+        self, stage: str, fn: Callable[..., Any], number: int, retries: int, keep: int, *args: Any
+    ) -> tuple[Any, ...]:
+        """fn(*args) on this actor's device; returns what `handed_back` says."""
+        if self.refused is not None:
+            raise self.refused
+        with devices.working_on(self.device):
+            return handed_back(*measured(stage, number, self.node, fn, args, retries), keep)
 
     def place(self) -> dict[str, Any]:
-        """Where this actor runs, and on which GPUs."""
-        return {"node": self.node, "pid": os.getpid(), "gpus": ray.get_gpu_ids()}
+        """Where this actor runs, the GPUs it was assigned, its device, and why that is not one of them."""
+        found = {"node": self.node, "pid": os.getpid(), "gpus": self.gpus, "device": self.device}
+        if self.refused is not None:
+            raise self.refused
+        if self.gpus and self.device == devices.CPU:
+            return {**found, "model": devices.CPU, "reason": devices.obstacle() or "resources.device is cpu"}
+        return {**found, "model": devices.name(self.device)}
 
 
 def run_task(

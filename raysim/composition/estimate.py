@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
+from raysim.backends import devices
 from raysim.backends.base import ThreadLimit
 from raysim.backends.capacity import Capacity, ClientActors
 from raysim.composition.resources import client_actors
@@ -73,8 +74,8 @@ def make_plan(
     config, layout = experiment.config, experiment.setup.layout
     cohort = config.population.cohort_size
     workers = capacity.workers(config.resources.threads)
-    actors = client_actors(config, workers)
-    calls = split_cohort(np.arange(cohort), experiment, workers)
+    actors = client_actors(config, capacity)
+    calls = split_cohort(np.arange(cohort), experiment, max(workers, actors.count))
     model = 4 * layout.num_columns
     rows = max(len(call) for call in calls) * model
     data = sum(array.nbytes for array in experiment.arrays)
@@ -128,7 +129,7 @@ def objections(
     if gram_bytes > 0.2 * memory_bytes:
         found.append(f"pairwise defenses hold {size(gram_bytes)} of K x K matrices: reduce population.cohort")
     reserved = actors.count * actors.gpus
-    if reserved > capacity.gpus:
+    if reserved > capacity.gpus and not config.resources.elastic:
         found.append(f"actors reserve {reserved:g} GPUs of {capacity.gpus:g}: reduce resources.client_gpus")
     return found
 
@@ -138,7 +139,9 @@ def calibration(experiment: Experiment, call: np.ndarray) -> tuple[float, float]
 
     Where updates are drawn instead, the first are those of drawing the rows of one call, a client's share.
     """
-    host = ClientHost(experiment.setup, *experiment.arrays)
+    device = devices.decided("cpu" if experiment.setup.device == "cpu" else "auto")
+    with devices.working_on(device):
+        host = ClientHost(experiment.setup, *experiment.arrays)
     middle = np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2 :]
     drawn = experiment.setup.synthetic is not None
     group = call if drawn else np.sort(middle[: experiment.setup.clients_per_stack])
@@ -151,7 +154,7 @@ def calibration(experiment: Experiment, call: np.ndarray) -> tuple[float, float]
         else:
             host.train(order, group.tolist(), experiment.initial, None)
 
-    with ThreadLimit(experiment.config.resources.threads)():
+    with ThreadLimit(experiment.config.resources.threads)(), devices.working_on(device):
         upload()
         began = time.perf_counter()
         upload()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from raysim.backends.capacity import Capacity, ClientActors
+from raysim.backends import devices
+from raysim.backends.capacity import SLACK, Capacity, ClientActors
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
@@ -15,17 +16,37 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def client_actors(config: ExperimentConfig, workers: int) -> ClientActors:
-    """How many client actors, and what each reserves: the sum over the clients it hosts."""
+def client_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
+    """How many client actors, and what each reserves: the share of one client, for it trains one at a time.
+
+    Clients that train as one stack (training.clients_per_stack) count as one: a process's share of a GPU is mostly torch's
+    own memory, and stacks are of small models; what a stack of large ones takes is `client_gpus` itself.
+    As many actors as `clients_per_actor` makes of the cohort; with `auto` as many as fit, and at most one for every
+    group that trains together: the cohort takes turns on them. Where nothing is reserved, one a worker.
+    """
     resources, cohort = config.resources, config.population.cohort_size
-    per_actor = resources.clients_per_actor
-    if not isinstance(per_actor, int):
-        return ClientActors(min(workers, cohort))
-    count = -(-cohort // per_actor)
-    hosted = min(per_actor, cohort)
-    return ClientActors(
-        count, cpus=hosted * resources.client_cpus, gpus=min(1.0, hosted * resources.client_gpus)
-    )
+    per_actor, together = resources.clients_per_actor, config.training.clients_per_stack
+    kept = kept_gpus(config)
+    if isinstance(per_actor, int):
+        count = -(-cohort // per_actor)
+    elif resources.client_gpus or resources.client_cpus:
+        groups = -(-cohort // (together if isinstance(together, int) else 1))
+        count = max(1, int(min(groups, capacity.holds(resources.client_cpus, resources.client_gpus, kept))))
+    else:
+        count = min(capacity.workers(resources.threads), cohort)
+    lend = resources.server_gpus == "auto"
+    return ClientActors(count, resources.client_cpus, resources.client_gpus, kept, lend)
+
+
+def kept_gpus(config: ExperimentConfig) -> tuple[float, ...]:
+    """The shares of one GPU each that are kept for detection stages: resources.server_gpus."""
+    wanted = config.resources.server_gpus
+    if wanted == "auto" or not wanted or config.resources.device == "cpu":
+        return ()
+    if wanted > 1 and wanted % 1:
+        rule = "must be a share of one GPU, or a number of whole ones"
+        raise ConfigError("resources.server_gpus", rule, wanted, float(int(wanted)))
+    return (wanted,) if wanted < 1 else (1.0,) * int(wanted)
 
 
 def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> ExperimentConfig:
@@ -38,23 +59,7 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
         tile_bytes = 4 * CHUNK_VALUES
         if capacity.object_store_bytes:
             tile_bytes = max(2**20, min(tile_bytes, capacity.object_store_bytes // 16))
-    for key, share, held in (
-        ("client_gpus", resources.client_gpus, capacity.gpus),
-        ("client_cpus", resources.client_cpus, max(capacity.cpus - 1, 0)),
-    ):
-        if share * cohort > held + 1e-9:
-            what = "GPUs" if key == "client_gpus" else "CPUs (one is kept for the detection tasks)"
-            raise ConfigError(
-                f"resources.{key}",
-                f"{cohort} clients with {share:g} each need {share * cohort:g}, and there are {held:g} {what}",
-                share,
-                _share(held, cohort),
-            )
-    device = resources.device
-    if device == "auto":
-        device = "cuda" if capacity.gpus and _cuda() else "cpu"
-    elif device == "cuda" and not _cuda():
-        raise ConfigError("resources.device", "torch finds no CUDA device here", device, "cpu")
+    refuse_oversubscription(config, capacity)
     assert isinstance(tile_bytes, int), "decided above"
     bounds = shard_bounds(cohort, layout.dim, tile_bytes)
     return config.filled_in(
@@ -62,24 +67,80 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
         resources={
             "tile_bytes": tile_bytes,
             "column_shards": len(bounds) - 1,
-            "clients_per_actor": clients_per_actor(config, capacity),
-            "device": device,
+            "device": device(config, capacity),
         },
     )
+
+
+def refuse_oversubscription(config: ExperimentConfig, capacity: Capacity) -> None:
+    """ConfigError for reservations that can never be met; with resources.elastic they may wait for machines to come."""
+    resources, cohort = config.resources, config.population.cohort_size
+    kept = kept_gpus(config)
+    if resources.elastic:
+        return
+    per_actor = resources.clients_per_actor
+    actors = -(-cohort // per_actor) if isinstance(per_actor, int) else 1
+    for key, share, held, what in (
+        ("client_gpus", resources.client_gpus, capacity.gpus, "GPUs"),
+        (
+            "client_cpus",
+            resources.client_cpus,
+            max(capacity.cpus - 1, 0),
+            "CPUs (one is kept for the detection tasks)",
+        ),
+    ):
+        if share * actors > held + SLACK:
+            who = "clients" if per_actor == 1 else "actors"
+            asked = f"{actors} {who} with {share:g} each need" if actors > 1 else "one client needs"
+            rule = f"{asked} {share * actors:g}, and there are {held:g} {what}"
+            whole = int(capacity.gpus) if key == "client_gpus" else 0
+            nearest = _share(1, -(-actors // whole)) if whole else _share(held, actors)
+            raise ConfigError(f"resources.{key}", rule, share, nearest)
+    fitting = capacity.holds(resources.client_cpus, resources.client_gpus, kept)
+    if fitting < 0:
+        rule = f"must leave something of {capacity.gpus:g} GPUs"
+        raise ConfigError("resources.server_gpus", rule, resources.server_gpus, 0.0)
+    if actors > fitting:
+        shares = f"{resources.client_gpus:g} GPUs and {resources.client_cpus:g} CPUs"
+        rule = (
+            f"client actors reserve {shares} each, which no two GPUs or nodes serve together: {int(fitting)} "
+            f"fit beside what the server keeps, and {actors} are asked for"
+        )
+        if isinstance(per_actor, int) and fitting:
+            raise ConfigError("resources.clients_per_actor", rule, per_actor, -(-cohort // int(fitting)))
+        key = "client_gpus" if resources.client_gpus else "client_cpus"
+        raise ConfigError(f"resources.{key}", rule, getattr(resources, key))
+
+
+def device(config: ExperimentConfig, capacity: Capacity) -> devices.Wanted:
+    """The device of local training and of detection stages that can use a GPU.
+
+    `auto` is decided here where the work is done here, or where there are no GPUs; else it stays, for the processes
+    that do the work to decide (backends/devices.py): what they have need not be what this one has.
+    """
+    wanted = config.resources.device
+    known = not capacity.elsewhere
+    gpus = bool(capacity.gpus) or (capacity.elsewhere and config.resources.elastic)
+    if wanted == "auto":
+        if gpus and not known:
+            return "auto"
+        return "cuda" if gpus and not devices.obstacle() else "cpu"
+    if wanted == "cuda":
+        reason = devices.obstacle() if known else "" if gpus else "the cluster has no GPUs"
+        if reason:
+            raise ConfigError("resources.device", f"must be a device that is there: {reason}", wanted, "cpu")
+    return wanted
 
 
 def clients_per_stack(config: ExperimentConfig, model: nn.Module, input_shape: Sequence[int]) -> int:
     """How many clients train together: what was asked for, or a rule on the model and the batches.
 
-    `auto` is 1 on a GPU, where nothing was measured. ConfigError where the model cannot be stacked; the device
-    must be decided.
+    The rule is the same for every device, which may not be known yet. ConfigError where the model cannot be stacked.
     """
     from raysim.training.stacked import group_size, obstacle
 
     wanted = config.training.clients_per_stack
     if wanted == "auto":
-        if config.resources.device != "cpu":
-            return 1
         cohort = config.population.cohort_size
         return group_size(cohort, model, input_shape, config.training.batch_size)
     reason = obstacle(model) if wanted > 1 else ""
@@ -92,51 +153,5 @@ def clients_per_stack(config: ExperimentConfig, model: nn.Module, input_shape: S
     return wanted
 
 
-def clients_per_actor(config: ExperimentConfig, capacity: Capacity) -> int | str:
-    """How many clients one actor hosts and reserves for; "auto" is left where nothing is reserved.
-
-    All actors reserve the same, and none can have a share of two GPUs: ConfigError where they do not fit.
-    """
-    resources, cohort = config.resources, config.population.cohort_size
-    wanted = resources.clients_per_actor
-    if not resources.client_gpus and not resources.client_cpus:
-        return wanted
-    gpus, cpus = int(capacity.gpus), max(capacity.cpus - 1, 0)
-
-    def fits(size: int) -> bool:
-        actors, gpu = -(-cohort // size), size * resources.client_gpus
-        return actors * size * resources.client_cpus <= cpus + 1e-9 and (
-            not gpu or actors <= int(1 / gpu + 1e-9) * gpus
-        )
-
-    possible = [size for size in range(1, cohort + 1) if fits(size)]
-    if not possible:
-        raise ConfigError(
-            "resources.client_gpus",
-            f"{cohort} clients with {resources.client_gpus:g} each do not fit {gpus} GPUs: none spans two",
-            resources.client_gpus,
-            _share(1, -(-cohort // gpus)),
-        )
-    if wanted == "auto":
-        return min(
-            (size for size in possible if size >= cohort / max(capacity.cpus, 1)), default=possible[-1]
-        )
-    if min(wanted, cohort) not in possible:
-        raise ConfigError(
-            "resources.clients_per_actor",
-            f"actors that each reserve for this many of {cohort} clients (client_gpus={resources.client_gpus:g}, "
-            f"client_cpus={resources.client_cpus:g}) do not fit {gpus} GPUs and {cpus} CPUs",
-            wanted,
-            min(possible, key=lambda size: abs(size - wanted)),
-        )
-    return wanted
-
-
 def _share(held: float, parts: int) -> float:
     return int(held / parts * 1e4) / 1e4
-
-
-def _cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -197,16 +197,27 @@ class ServerDataConfig(Group):
 
 
 class ResourcesConfig(Group):
-    """Where the work runs. None of these keys changes a result, but for clients that are lost or run out of time."""
+    """Where the work runs. No key changes a result, but for lost or late clients, and devices, which round differently."""
 
-    client_cpus: float = Field(
-        0.0, ge=0, description="CPU share one client reserves; an actor reserves the sum"
-    )
+    client_cpus: float = Field(0.0, ge=0, description="CPU share of one client while it trains")
     client_gpus: float = Field(
-        0.0, ge=0, le=1, description="GPU share one client reserves; an actor reserves the sum"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a GPU of one client while it trains: as many train at once as fit, and the cohort "
+        "takes turns; 0: nothing is reserved",
     )
     clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST)] = Field(
-        "auto", description="clients that one actor hosts; 1: an actor per client; auto: a rule"
+        "auto", description="1: an actor, and a reservation, for every client; auto: as many actors as fit"
+    )
+    server_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+        "auto",
+        description="GPUs kept for detection stages that can use one; auto: none, client actors compute them on "
+        "theirs while they wait; 0: on CPUs",
+    )
+    elastic: bool = Field(
+        False,
+        description="an autoscaler is on: reservations may exceed what the cluster has now, and wait for it",
     )
     client_timeout_s: float | None = Field(
         None,
@@ -219,10 +230,11 @@ class ResourcesConfig(Group):
         description="clients of a call whose process was killed time and again, also for want of memory: split: they "
         "are tried in ever smaller calls; drop: all are recorded dropouts",
     )
-    server_gpus: float = Field(0.0, ge=0, description="GPUs that the Server actor reserves")
     threads: Whole = Field(1, ge=1, description="BLAS and torch threads of every process")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where clients train and are evaluated; auto: cuda if there is one"
+        "auto",
+        description="where clients train and are evaluated, and stages that can use a GPU; auto: one where the process "
+        "that does the work finds it; digests differ by device",
     )
     placement: Literal["data", "head", "spread"] = Field(
         "data",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from raysim.attack import Attack, ClientContext
+from raysim.backends import devices
 from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
 from raysim.engine.campaigns import HONEST, Campaign, commanded
@@ -40,7 +41,7 @@ class HostSetup:
     layout: Layout
     recipe: TrainingRecipe
     lr_decay: float
-    device: str
+    device: devices.Wanted
     mean: tuple[float, ...]
     std: tuple[float, ...]
     campaigns: tuple[Campaign, ...]
@@ -141,7 +142,9 @@ class ClientHost:
         self.train_set = Dataset(images, labels)
         self.indices, self.offsets = indices, offsets
         self.tests = [Dataset(*pair) for pair in zip(tests[::2], tests[1::2], strict=True)]
-        self.trainer = LocalTrainer(setup.factory, setup.layout, setup.recipe, setup.device)
+        # The one that the backend has decided for this process; a setup for CPUs is one wherever it is carried out.
+        device = devices.CPU if setup.device == devices.CPU else devices.here()
+        self.trainer = LocalTrainer(setup.factory, setup.layout, setup.recipe, device)
         self.cohort_trainer = CohortTrainer(self.trainer) if setup.clients_per_stack > 1 else None
 
     def train(

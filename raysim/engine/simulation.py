@@ -212,7 +212,8 @@ def train(
     """
     able = cohort[experiment.sizes[cohort] >= experiment.setup.least_samples]
     order = RoundOrder(round, int(experiment.sizes[able].sum()))
-    calls = split_cohort(able, experiment, backend.workers, round) if len(able) else []
+    hosts = max(backend.workers, backend.hosts)
+    calls = split_cohort(able, experiment, hosts, round) if len(able) else []
     ahead: list[Ahead] = []
     replaced = crafting_clients(experiment, round)
 
@@ -335,7 +336,7 @@ def evaluate(experiment: Experiment, backend: Backend, round: int, vector: np.nd
     items, owners = [], []
     for which, size in enumerate(experiment.test_sizes):
         batches = -(-size // config.batch_size)
-        per_call = config.batch_size * max(1, -(-batches // backend.workers))
+        per_call = config.batch_size * max(1, -(-batches // backend.hosts))
         for first in range(0, size, per_call):
             items.append((published, which, first, min(first + per_call, size)))
             owners.append(which)

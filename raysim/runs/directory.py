@@ -143,6 +143,16 @@ class RunDirectory:
         """Write down where the run runs."""
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
 
+    def environment(self) -> dict[str, Any]:
+        """What environment.json holds; {} where there is none."""
+        path = self.path / "environment.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+    def extend_environment(self, **values: Any) -> None:
+        """Add what is known only when the run is under way."""
+        content = json.dumps({**self.environment(), **values}, indent=2).encode()
+        write_atomically(self.path / "environment.json", content)
+
     def require(self) -> None:
         """RecordError unless a run is here."""
         if not (self.path / "config.yaml").exists():

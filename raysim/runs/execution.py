@@ -16,6 +16,7 @@ from raysim.engine.experiment import Experiment, RoundRecord, RunState
 from raysim.engine.simulation import initial_state, rounds, start
 from raysim.errors import RecordError, RunError
 from raysim.runs import checkpoint
+from raysim.runs.client_places import common_places, keep_places, remarks
 from raysim.runs.directory import RunDirectory, digest, write_atomically
 from raysim.runs.resuming import configuration_digest, require_rounds
 
@@ -138,6 +139,10 @@ def execute(
     try:
         if state.round < config.rounds:
             start(experiment, backend)
+            places = common_places(backend.client_places())
+            keep_places(directory, places, state.round)
+            for remark in remarks(config, places):
+                observe(Progress(state.round, config.rounds, remark=remark))
         for after, record in rounds(experiment, backend, state):
             state = after
             keeper.keep(state, record)

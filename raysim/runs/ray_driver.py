@@ -42,7 +42,7 @@ def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -
     died_at = 0.0
     for attempt in range(SERVER_RESTARTS + 1):
         observe(Progress(0, config.rounds, awaited="starting the server's process"))
-        server = actor_class.remote(held, path, client_actors(config, workers), workers, attempt, died_at)
+        server = actor_class.remote(held, path, client_actors(config, capacity), workers, attempt, died_at)
         try:
             _watch(server, observe)
             return

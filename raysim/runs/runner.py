@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from raysim.backends import devices
 from raysim.backends.base import BackendName, InProcessBackend
 from raysim.backends.capacity import Capacity
 from raysim.composition.compose import Prepared, compose, place, prepare
@@ -101,9 +102,17 @@ def _in_process(
     experiment = compose(config, Capacity(gpus=_visible_gpus()), given)
     directory = RunDirectory(path)
     _enter(directory, experiment, resumed, backend="inprocess")
-    backend = InProcessBackend(threads=config.resources.threads)
+    backend = in_process_backend(experiment.config)
     with _put_together(directory):
         execute(experiment.published(backend), backend, directory, observe)
+
+
+def in_process_backend(config: ExperimentConfig) -> InProcessBackend:
+    """The backend of this process for a resolved configuration."""
+    resources = config.resources
+    device = devices.decided(resources.device)
+    accelerator = devices.CPU if resources.server_gpus == 0 else device
+    return InProcessBackend(threads=resources.threads, device=device, accelerator=accelerator)
 
 
 def _on_ray(
@@ -129,7 +138,7 @@ def _on_ray(
         directory = RunDirectory(path)
         _enter(directory, experiment, resumed, backend="ray", nodes=ray_cluster.nodes())
         with _put_together(directory), by_value(_parts(prepared)):
-            drive(experiment, path, capacity.workers(config.resources.threads), observe)
+            drive(experiment, path, capacity, observe)
 
 
 @contextmanager

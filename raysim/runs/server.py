@@ -37,7 +37,12 @@ class Server:
         prepare_worker(resources.threads)
         self.experiment, self.actors, self.directory = experiment, actors, RunDirectory(path)
         self.backend = RayBackend(
-            actors, workers=workers, threads=resources.threads, placement=resources.placement
+            actors,
+            workers=workers,
+            threads=resources.threads,
+            placement=resources.placement,
+            device=resources.device,
+            elastic=resources.elastic,
         )
         self.keeper = Keeper(experiment, self.backend, self.directory)
         self._events: list[Progress] = []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import numpy as np
 import pytest
 
 import raysim
 from raysim import ConfigError
-from raysim.errors import LostWork
+from raysim.errors import LostWork, RunError
 
 pytestmark = pytest.mark.ray
 
@@ -40,7 +43,7 @@ def test_ray_and_in_process_agree_for_any_number_of_actors(
 
 
 def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
-    """Ten actors with a tenth of one logical GPU each: all on that GPU, nothing left for an eleventh."""
+    """Actors with a quarter of one logical GPU each, one a client: all on that GPU, and nothing is left of it."""
     import ray
 
     from raysim.backends.ray_backend import RayBackend
@@ -55,7 +58,7 @@ def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
          "resources": {"client_gpus": 0.25, "clients_per_actor": 1, "device": "cpu"}}
     )  # fmt: skip
     experiment = compose(config, capacity())
-    backend = RayBackend(client_actors(experiment.config, 2), workers=2)
+    backend = RayBackend(client_actors(experiment.config, capacity()), workers=2)
     try:
         start(experiment.published(backend), backend)
         places = backend.client_places()
@@ -77,11 +80,12 @@ def test_oversubscription_is_refused_before_any_actor_starts(ray_cluster, tiny, 
             compose(config, capacity())
         return caught.value
 
-    assert refused(client_gpus=0.2).key == "resources.client_gpus"
-    assert refused(client_gpus=0.2).nearest == pytest.approx(0.1)
-    assert refused(client_cpus=0.5).key == "resources.client_cpus"
+    assert refused(client_gpus=0.2, clients_per_actor=1).key == "resources.client_gpus"
+    assert refused(client_gpus=0.2, clients_per_actor=1).nearest == pytest.approx(0.1)
+    assert refused(client_cpus=1.5).key == "resources.client_cpus"
+    literal = {"client_gpus": 0.2, "clients_per_actor": 1}
     with pytest.raises(ConfigError, match=r"resources.client_gpus: 10 clients with 0.2 each need 2"):
-        raysim.run({**tiny, "resources": {"client_gpus": 0.2}}, name="over", out=tmp_path)
+        raysim.run({**tiny, "resources": literal}, name="over", out=tmp_path)
     assert not (tmp_path / "over").exists()
 
 
@@ -125,3 +129,100 @@ def test_what_is_lost_with_a_node_is_lost_work_also_when_the_server_reads_it(ray
     monkeypatch.setattr("raysim.backends.ray_backend.ray.get", gone)
     with pytest.raises(LostWork, match="left behind"):
         backend.get(reference)
+
+
+def test_a_cohort_takes_turns_on_the_gpus_there_are(ray_cluster, tiny, tmp_path):
+    """A quarter of a GPU while it trains: four actors for ten clients on one logical GPU, and the bytes of any other run.
+
+    Ray assigns the GPU and torch finds none: with device=auto clients train on the CPU, which is said and written down.
+    """
+    told = []
+    config = {**tiny, "training": {"clients_per_stack": 1}}
+    shared = {**config, "resources": {"client_gpus": 0.25}}
+    result = raysim.run(shared, name="shared", out=tmp_path, observe=told.append)
+    assert result.config.resources.device == "auto"
+    (place,) = json.loads((result.path / "environment.json").read_text())["clients_train_on"]
+    assert (place["device"], place["gpus"], place["actors"]) == ("cpu", [0], 4)
+    (remark,) = [event.remark for event in told if event.remark]
+    assert place["reason"] in remark
+    assert "its clients train on CPUs" in remark
+    alone = raysim.run(config, name="alone", out=tmp_path, backend="inprocess")
+    assert digests(result) == digests(alone)
+    (place,) = json.loads((alone.path / "environment.json").read_text())["clients_train_on"]
+    assert (place["device"], place["actors"]) == ("cpu", 1)
+
+
+def test_a_gpu_that_must_be_used_and_is_only_logical_is_refused(ray_cluster, tiny, tmp_path):
+    config = {**tiny, "resources": {"client_gpus": 0.5, "device": "cuda"}}
+    with pytest.raises(ConfigError, match=r"resources\.device") as caught:
+        raysim.run(config, name="logical", out=tmp_path)
+    assert (caught.value.value, caught.value.nearest) == ("cuda", "cpu")
+
+
+def test_the_actors_that_train_lend_their_gpus_to_detection(ray_cluster, monkeypatch):
+    """Three actors for what computes on GPUs, in order; without a GPU in them it is done as tasks, all the same."""
+    from raysim.backends.base import ACCELERATED
+    from raysim.backends.capacity import ClientActors
+    from raysim.backends.ray_backend import RayBackend
+
+    backend = RayBackend(ClientActors(3, gpus=0.25, lend=True), workers=2)
+    try:
+        backend.start_clients(host_of_nothing, ())
+        tasks = backend.map("twice", doubled, [(1,), (2,), (3,)], needs=ACCELERATED)
+        assert [answer for answer, _ in tasks] == [2, 4, 6]
+        actors = {place["pid"] for place in backend.client_places()}
+        assert not {pid for _, pid in tasks} & actors
+        backend._clients.device = "cuda"  # what they would have found
+        lent = backend.map("twice", doubled, [(1,), (2,), (3,)], needs=ACCELERATED)
+        assert [answer for answer, _ in lent] == [2, 4, 6]
+        assert {pid for _, pid in lent} <= actors
+        begun = [backend.begin("twice", number, doubled, number, needs=ACCELERATED) for number in range(4)]
+        assert [answer for answer, _ in backend.finish("twice", begun)] == [0, 2, 4, 6]
+        with pytest.raises(RunError, match="exceptions must not be lost"):
+            backend.map("fail", failing, [()], needs=ACCELERATED)
+    finally:
+        backend.close()
+
+
+def test_gpus_kept_for_detection_have_actors_of_their_own(ray_cluster):
+    import ray
+
+    from raysim.backends.base import ACCELERATED
+    from raysim.backends.capacity import ClientActors
+    from raysim.backends.ray_backend import RayBackend
+
+    backend = RayBackend(ClientActors(2, gpus=0.25, detection_gpus=(0.5,)), workers=2)
+    try:
+        backend.start_clients(host_of_nothing, ())
+        assert ray.available_resources().get("GPU", 0) == 0
+        backend.map("twice", doubled, [(1,)], needs=ACCELERATED)
+        (place,) = backend._detectors.places()
+        assert (place["gpus"], place["device"]) == ([0], "cpu")
+        backend._detectors.device = "cuda"
+        ((answer, pid),) = backend.map("twice", doubled, [(1,)], needs=ACCELERATED)
+        assert (answer, pid) == (2, place["pid"])
+    finally:
+        backend.close()
+
+
+def test_devices_that_differ_are_refused():
+    from raysim.backends.ray_actors import common_device
+
+    places = [{"node": "a", "device": "cuda:0"}, {"node": "b", "device": "cuda:1"}]
+    assert common_device(places) == "cuda"
+    with pytest.raises(
+        ConfigError, match="an actor on node b computes on a GPU and one on node c on its CPU"
+    ):
+        common_device([*places, {"node": "c", "device": "cpu"}])
+
+
+def host_of_nothing():
+    return None
+
+
+def doubled(number):
+    return 2 * number, os.getpid()
+
+
+def failing():
+    raise ValueError("exceptions must not be lost")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raysim.backends.capacity import Capacity, ClientActors
-from raysim.composition.resources import client_actors, clients_per_actor, resolved
+from raysim.backends.capacity import Capacity, ClientActors, NodeCapacity
+from raysim.composition.resources import client_actors, resolved
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
@@ -59,144 +59,185 @@ def test_resolving_again_changes_nothing():
     assert resolved(config, Layout.flat(5000), capacity) == config
 
 
-def test_the_device_is_decided():
-    assert settled(Capacity()).device == "cpu"
+# -- devices ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu_here(monkeypatch):
+    """This process has a GPU; call it to take that away again."""
+    monkeypatch.setattr("raysim.backends.devices.obstacle", lambda: "")
+    return lambda: monkeypatch.setattr("raysim.backends.devices.obstacle", lambda: "none is there")
+
+
+def test_the_device_is_decided_where_the_work_is_done_here(gpu_here):
+    assert settled(Capacity(gpus=1)).device == "cuda"
     assert settled(Capacity(gpus=1), device="cpu").device == "cpu"
-
-
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr("raysim.composition.resources._cuda", lambda: False)
+    assert settled(Capacity()).device == "cpu"
+    assert settled(Capacity(), device="cuda").device == "cuda"
+    gpu_here()
     assert settled(Capacity(gpus=1)).device == "cpu"
     error = refused(Capacity(), device="cuda")
     assert (error.key, error.value, error.nearest) == ("resources.device", "cuda", "cpu")
-    monkeypatch.setattr("raysim.composition.resources._cuda", lambda: True)
-    assert settled(Capacity(gpus=1)).device == "cuda"
-    assert settled(Capacity()).device == "cpu"
-    assert settled(Capacity(), device="cuda").device == "cuda"
+    assert "none is there" in error.rule
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_device_is_left_to_the_processes_of_a_cluster_that_has_gpus(gpu_here, here):
+    """Whatever the driver's own machine has: a head without GPUs is no reason to train on CPUs."""
+    if not here:
+        gpu_here()
+    cluster = Capacity(cpus=4, gpus=1, elsewhere=True)
+    assert settled(cluster).device == "auto"
+    assert settled(cluster, device="cuda").device == "cuda"
+    assert settled(cluster, device="cpu").device == "cpu"
+    bare = Capacity(cpus=4, elsewhere=True)
+    assert settled(bare).device == "cpu"
+    assert settled(bare, elastic=True).device == "auto"
+    assert settled(bare, elastic=True, device="cuda").device == "cuda"
+    error = refused(bare, device="cuda")
+    assert (error.key, error.nearest) == ("resources.device", "cpu")
+    assert "the cluster has no GPUs" in error.rule
 
 
 # -- reservations -----------------------------------------------------------------------------------------
 
 
-def test_more_than_the_machines_have_is_refused_with_what_they_have():
-    error = refused(Capacity(cpus=8, gpus=1), client_gpus=0.2)
+def test_one_actor_a_client_is_refused_where_the_machines_do_not_have_it():
+    error = refused(Capacity(cpus=8, gpus=1), client_gpus=0.2, clients_per_actor=1)
     assert error.key == "resources.client_gpus"
     assert error.rule == "10 clients with 0.2 each need 2, and there are 1 GPUs"
     assert (error.value, error.nearest) == (0.2, 0.1)
-    error = refused(Capacity(cpus=4), client_cpus=0.5)
+    error = refused(Capacity(cpus=4), client_cpus=0.5, clients_per_actor=1)
     assert error.key == "resources.client_cpus"
     assert (
         error.rule
         == "10 clients with 0.5 each need 5, and there are 3 CPUs (one is kept for the detection tasks)"
     )
     assert error.nearest == 0.3
-    assert refused(Capacity(cpus=8), client_gpus=0.1).nearest == 0
+    error = refused(Capacity(cpus=8, gpus=2), clients=5, client_gpus=0.4, clients_per_actor=1)
+    assert (error.key, error.value, error.nearest) == ("resources.clients_per_actor", 1, 2)
+    assert "4 fit beside what the server keeps, and 5 are asked for" in error.rule
+
+
+def test_where_nothing_fits_at_all_it_is_refused():
+    error = refused(Capacity(cpus=8), client_gpus=0.1)
+    assert error.rule == "one client needs 0.1, and there are 0 GPUs"
+    assert error.nearest == 0
     assert refused(Capacity(cpus=1), client_cpus=0.01).nearest == 0
+    two = Capacity(cpus=4, nodes=(NodeCapacity(2), NodeCapacity(2)))
+    error = refused(two, client_cpus=2.5)
+    assert (error.key, error.value) == ("resources.client_cpus", 2.5)
+    assert "no two GPUs or nodes serve together" in error.rule
 
 
 def test_the_nearest_share_is_one_that_fits():
     for capacity, values in (
         (Capacity(cpus=8, gpus=1), {"clients": 7, "client_gpus": 0.9}),
-        (Capacity(cpus=8, gpus=2), {"clients": 5, "client_gpus": 0.4}),
-        (Capacity(cpus=8, gpus=3), {"clients": 10, "client_gpus": 0.3}),
+        (Capacity(cpus=8, gpus=2), {"clients": 6, "client_gpus": 0.4}),
+        (Capacity(cpus=8, gpus=3), {"clients": 11, "client_gpus": 0.3}),
     ):
-        share = refused(capacity, **values).nearest
+        share = refused(capacity, **values, clients_per_actor=1).nearest
         assert 0 < share < values["client_gpus"]
-        assert settled(capacity, **{**values, "client_gpus": share}).client_gpus == share
+        assert settled(capacity, **{**values, "client_gpus": share}, clients_per_actor=1).client_gpus == share
 
 
-def test_no_client_has_shares_of_two_gpus():
-    """Five times 0.4 is two GPUs, but each GPU has room for two clients only."""
-    error = refused(Capacity(cpus=8, gpus=2), clients=5, client_gpus=0.4)
-    assert error.rule == "5 clients with 0.4 each do not fit 2 GPUs: none spans two"
-    assert error.nearest == 0.3333
-
-
-@pytest.mark.parametrize(
-    ("capacity", "clients", "share", "expected"),
-    [
-        (Capacity(cpus=2, gpus=1), 10, 0.1, 5),
-        (Capacity(cpus=3, gpus=1), 10, 0.1, 5),  # 3 actors of 4 would reserve 1.2 GPUs
-        (Capacity(cpus=16, gpus=1), 10, 0.1, 1),
-        (Capacity(cpus=2, gpus=4), 8, 0.5, 2),  # never more than one GPU an actor
-        (Capacity(cpus=1, gpus=1), 3, 0.3, 3),
-    ],
-)
-def test_auto_fills_gpus_with_as_many_actors_as_there_are_cpus(capacity, clients, share, expected):
-    assert settled(capacity, clients=clients, client_gpus=share).clients_per_actor == expected
-
-
-def test_auto_reserves_cpus_as_well():
-    assert settled(Capacity(cpus=4), client_cpus=0.3).clients_per_actor == 5  # 4 actors of 3 would need 3.6
-    assert settled(Capacity(cpus=4), client_cpus=0.1).clients_per_actor == 3
-    assert settled(Capacity(cpus=4)).clients_per_actor == "auto"
-
-
-def test_actors_whose_reservations_do_not_fit_are_refused():
-    error = refused(Capacity(cpus=8, gpus=2), clients=8, client_gpus=0.25, clients_per_actor=5)
-    assert (error.key, error.value, error.nearest) == ("resources.clients_per_actor", 5, 4)
-    error = refused(Capacity(cpus=8, gpus=1), client_gpus=0.1, clients_per_actor=4)
-    assert (error.value, error.nearest) == (4, 5)
-    error = refused(Capacity(cpus=4), client_cpus=0.3, clients_per_actor=4)
-    assert "do not fit 0 GPUs and 3 CPUs" in error.rule
-    assert settled(Capacity(cpus=8, gpus=1), client_gpus=0.1, clients_per_actor=50).clients_per_actor == 50
+def test_actors_of_several_clients_are_refused_where_they_do_not_fit():
+    """Each reserves for one client, for it trains one at a time: ten of 0.2 are two GPUs, five are one."""
+    error = refused(
+        Capacity(cpus=8, gpus=1), clients=12, client_gpus=0.3, clients_per_actor=4, server_gpus=0.2
+    )
+    assert (error.key, error.value, error.nearest) == ("resources.clients_per_actor", 4, 6)
+    assert settled(Capacity(cpus=8, gpus=1), client_gpus=0.2, clients_per_actor=2).clients_per_actor == 2
+    error = refused(Capacity(cpus=8, gpus=1), client_gpus=0.25, clients_per_actor=2)
+    assert "5 actors with 0.25 each need 1.25" in error.rule
     assert settled(Capacity(), clients_per_actor=4).clients_per_actor == 4
 
 
-def test_what_is_accepted_fits():
-    """Every cohort, share and number of GPUs: the actors' sums fit GPU by GPU, and none was turned away in vain."""
-    for cohort in range(1, 13):
-        for share in (0.1, 0.2, 0.25, 0.3, 0.5, 1.0):
-            for gpus in (1, 2, 3):
-                config = config_of(clients=cohort, client_gpus=share)
-                per_gpu = int(1 / share + 1e-9)
-                try:
-                    size = clients_per_actor(config, Capacity(cpus=4, gpus=gpus))
-                except ConfigError:
-                    assert cohort > per_gpu * gpus
-                    continue
-                actors = -(-cohort // size)
-                assert size * share <= 1 + 1e-9
-                assert actors <= int(1 / (size * share) + 1e-9) * gpus
+def test_an_autoscaler_may_bring_what_is_not_there():
+    assert settled(Capacity(cpus=8), client_gpus=0.5, clients_per_actor=1, elastic=True).client_gpus == 0.5
+    assert actors_of(Capacity(cpus=8), 10, client_gpus=0.5, clients_per_actor=1, elastic=True).count == 10
+    assert actors_of(Capacity(cpus=8), 10, client_gpus=0.5, elastic=True).count == 1
+    assert actors_of(Capacity(cpus=8, gpus=2), 10, client_gpus=0.5, elastic=True).count == 4
+
+
+@pytest.mark.parametrize(("wanted", "nearest"), [(1.5, 1.0), (2.25, 2.0)])
+def test_the_servers_gpus_are_a_share_of_one_or_whole_ones(wanted, nearest):
+    error = refused(Capacity(cpus=8, gpus=4, elsewhere=True), server_gpus=wanted)
+    assert (error.key, error.nearest) == ("resources.server_gpus", nearest)
+
+
+def test_the_server_cannot_keep_what_is_not_there():
+    error = refused(Capacity(cpus=8, gpus=1, elsewhere=True), server_gpus=2)
+    assert (error.key, error.value) == ("resources.server_gpus", 2)
 
 
 # -- client actors -----------------------------------------------------------------------------------
 
 
-def actors_of(capacity, clients, workers=2, **resources):
-    return client_actors(resolved(config_of(clients, **resources), Layout.flat(10), capacity), workers)
+def actors_of(capacity, clients, together=1, **resources):
+    config = config_of(clients, **resources).with_values(training={"clients_per_stack": together})
+    return client_actors(resolved(config, Layout.flat(10), capacity), capacity)
 
 
 def test_without_reservations_there_is_an_actor_a_worker_but_no_more_than_clients():
-    assert actors_of(Capacity(cpus=4), 100, workers=4) == ClientActors(4)
-    assert actors_of(Capacity(cpus=4), 3, workers=4) == ClientActors(3)
+    assert actors_of(Capacity(cpus=4), 100) == ClientActors(4, lend=True)
+    assert actors_of(Capacity(cpus=4), 3) == ClientActors(3, lend=True)
+    assert actors_of(Capacity(cpus=4), 100, threads=2).count == 2
 
 
 @pytest.mark.parametrize(
-    ("clients", "per_actor", "count", "hosted"),
-    [(10, 1, 10, 1), (10, 4, 3, 4), (10, 10, 1, 10), (3, 10, 1, 3)],
+    ("clients", "per_actor", "count"),
+    [(10, 1, 10), (10, 4, 3), (10, 10, 1), (3, 10, 1)],
 )
-def test_clients_per_actor_decides_how_many_there_are(clients, per_actor, count, hosted):
-    found = actors_of(
-        Capacity(cpus=100, gpus=10), clients, clients_per_actor=per_actor, client_gpus=0.05, client_cpus=0.1
-    )
-    assert (found.count, found.gpus, found.cpus) == pytest.approx((count, 0.05 * hosted, 0.1 * hosted))
-    assert actors_of(Capacity(), clients, clients_per_actor=per_actor) == ClientActors(count)
+def test_clients_per_actor_decides_how_many_there_are(clients, per_actor, count):
+    """An actor reserves what one client takes while it trains, however many it hosts."""
+    shares = {"client_gpus": 0.05, "client_cpus": 0.1}
+    found = actors_of(Capacity(cpus=100, gpus=10), clients, clients_per_actor=per_actor, **shares)
+    assert (found.count, found.gpus, found.cpus) == (count, 0.05, 0.1)
+    assert actors_of(Capacity(), clients, clients_per_actor=per_actor) == ClientActors(count, lend=True)
 
 
-def test_reservations_count_also_where_the_number_of_actors_is_left_to_the_rule():
-    """Shares of a processor as well as of a GPU: what a configuration asks for is what the scheduler is told."""
-    found = actors_of(Capacity(cpus=4), 6, client_cpus=0.5)
-    assert found == ClientActors(3, cpus=1.0)
-    found = actors_of(Capacity(cpus=4, gpus=1), 6, client_gpus=0.1)
-    assert (found.count, found.gpus, found.cpus) == pytest.approx((3, 0.2, 0))
+@pytest.mark.parametrize(
+    ("capacity", "clients", "resources", "count"),
+    [
+        (Capacity(cpus=2, gpus=1), 500, {"client_gpus": 0.25}, 4),
+        (Capacity(cpus=2, gpus=1), 3, {"client_gpus": 0.25}, 3),  # never more than there are clients
+        (Capacity(cpus=2, gpus=2), 500, {"client_gpus": 0.4}, 4),  # none has shares of two GPUs
+        (Capacity(cpus=2, gpus=1), 500, {"client_gpus": 0.01}, 100),
+        (Capacity(cpus=4), 500, {"client_cpus": 0.5}, 6),  # one CPU is kept
+        (Capacity(cpus=3, gpus=1), 500, {"client_gpus": 0.25, "client_cpus": 1.0}, 2),
+        (Capacity(cpus=9, gpus=2, elsewhere=True), 500, {"client_gpus": 0.25, "server_gpus": 0.5}, 6),
+        (Capacity(cpus=9, gpus=2, elsewhere=True), 500, {"client_gpus": 0.25, "server_gpus": 1}, 4),
+        (Capacity(cpus=9, gpus=2), 500, {"client_gpus": 0.25, "server_gpus": 1, "device": "cpu"}, 8),
+    ],
+)
+def test_as_many_actors_as_fit_run_at_once_and_the_cohort_takes_turns(capacity, clients, resources, count):
+    assert actors_of(capacity, clients, **resources).count == count
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 0.5, 1.0])
-def test_the_sum_of_all_actors_never_exceeds_the_machines(share):
-    for clients in range(1, int(2 / share)):
-        if clients > 2 * int(1 / share + 1e-9):
-            continue
-        found = actors_of(Capacity(cpus=3, gpus=2), clients, client_gpus=share)
-        assert found.count * found.gpus <= 2 + 1e-9
-        assert found.gpus <= 1
+def test_a_group_that_trains_together_takes_one_place():
+    """15 clients in stacks of 5 keep three actors busy, each with the share that is said."""
+    found = actors_of(Capacity(cpus=2, gpus=1), 15, together=5, client_gpus=0.25)
+    assert (found.count, found.gpus) == (3, 0.25)
+
+
+def test_nodes_count_one_by_one():
+    """Three CPUs on each of two nodes hold one actor of two CPUs each, and a task has a CPU left."""
+    nodes = (NodeCapacity(3), NodeCapacity(3))
+    assert actors_of(Capacity(cpus=6, nodes=nodes), 10, client_cpus=2).count == 2
+    assert actors_of(Capacity(cpus=6), 10, client_cpus=2).count == 2
+    head_and_worker = (NodeCapacity(8), NodeCapacity(2, gpus=4))
+    shares = {"client_cpus": 1.0, "client_gpus": 0.5}
+    assert actors_of(Capacity(cpus=10, gpus=4, nodes=head_and_worker), 10, **shares).count == 2
+
+
+def test_what_the_server_keeps_fits_beside_the_actors():
+    """Whoever places them: where bundles of all these sizes fit, none has to span two GPUs."""
+    capacity = Capacity(cpus=8, gpus=2, elsewhere=True)
+    for share in (0.1, 0.2, 0.25, 0.3, 0.5, 1.0):
+        for kept in (0.2, 0.5, 1.0):
+            found = actors_of(capacity, 100, client_gpus=share, server_gpus=kept)
+            first = int((1 - kept) / share + 1e-9)
+            assert found.count == first + int(1 / share + 1e-9)
+            assert found.detection_gpus == (kept,)
+            assert not found.lend

@@ -101,17 +101,18 @@ class GrowthPlan(OnCluster):
         """Why a cell cannot be measured, or "": its reservations do not fit, or its actors fill the memory."""
         import psutil
 
-        from raysim.backends.capacity import Capacity
+        from raysim.backends.capacity import Capacity, NodeCapacity
         from raysim.composition.resources import client_actors, resolved
         from raysim.matrix.layout import Layout
 
-        cpus = self.cpus_per_node or 1
-        capacity = Capacity(cell.nodes * cpus, float(cell.nodes * self.gpus_per_node))
+        node = NodeCapacity(self.cpus_per_node or 1, self.gpus_per_node)
+        cpus, gpus = int(cell.nodes * node.cpus), cell.nodes * node.gpus
+        capacity = Capacity(cpus, gpus, nodes=(node,) * cell.nodes, elsewhere=True)
         try:
             config = resolved(self.config(cell), Layout.flat(1), capacity)
         except ConfigError as error:
             return str(error)
-        actors = client_actors(config, capacity.workers(config.resources.threads)).count
+        actors = client_actors(config, capacity).count
         most = int(psutil.virtual_memory().total // ACTOR_BYTES)
         return "" if actors <= most else f"{actors} actors, and this machine's memory holds {most} at most"
 

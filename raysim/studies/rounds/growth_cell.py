@@ -39,7 +39,12 @@ def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> 
     threads = experiment.config.resources.threads
     workers = capacity.workers(threads)
     prepare_worker(threads)
-    backend = RayBackend(client_actors(experiment.config, workers), workers=workers, threads=threads)
+    backend = RayBackend(
+        client_actors(experiment.config, capacity),
+        workers=workers,
+        threads=threads,
+        device=experiment.setup.device,
+    )
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(backend):
         directory = RunDirectory(Path(folder))
         held = experiment.published(backend)

@@ -69,9 +69,13 @@ def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: boo
         from raysim.backends.ray_backend import RayBackend
         from raysim.composition.resources import client_actors
 
-        experiment = compose(config, ray_cluster.capacity())
+        capacity = ray_cluster.capacity()
+        experiment = compose(config, capacity)
         ray_backend = RayBackend(
-            client_actors(experiment.config, workers), workers=workers, threads=config.resources.threads
+            client_actors(experiment.config, capacity),
+            workers=workers,
+            threads=config.resources.threads,
+            device=experiment.setup.device,
         )
         try:
             return _measure(experiment, ray_backend, repeats, workers)

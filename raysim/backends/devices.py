@@ -1,0 +1,98 @@
+"""The device that work computes on: decided in the process that does it, and asked for there.
+
+A backend knows what its workers have and runs tasks and client hosts inside `working_on`; the functions themselves
+ask `here`. So nobody has to be told of devices who cannot see them, and everything that does not ask computes on the
+CPU, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, Literal
+
+from raysim.errors import ConfigError
+
+Wanted = Literal["auto", "cpu", "cuda"]
+"""`auto`: a GPU where torch can use one."""
+
+CPU: Final = "cpu"
+
+_HERE: ContextVar[str] = ContextVar("device", default=CPU)
+
+
+def here() -> str:
+    """The device of the work under way in this thread: `cpu` or `cuda:0`; `cpu` where nobody decided.
+
+    >>> here()
+    'cpu'
+    """
+    return _HERE.get()
+
+
+@contextmanager
+def working_on(device: str) -> Iterator[None]:
+    """Inside the block, `here` is this device.
+
+    On a GPU, convolutions are computed in float32 (torch's default is TF32, with three digits) and by algorithms that
+    give the same answer each time.
+    """
+    token = _HERE.set(device)
+    try:
+        if device == CPU:
+            yield
+            return
+        import torch
+
+        exact = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        with torch.cuda.device(device), exact:
+            yield
+    finally:
+        _HERE.reset(token)
+
+
+def obstacle() -> str:
+    """Why torch cannot compute on a GPU in this process, or ""."""
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is built for CPUs alone"
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
+def decided(wanted: Wanted, place: int = 0) -> str:
+    """`cpu`, or the GPU that worker number `place` uses of those that this process sees.
+
+    ConfigError where a GPU must be used and there is none.
+    """
+    if wanted == CPU:
+        return CPU
+    reason = obstacle()
+    if not reason:
+        import torch
+
+        return f"cuda:{place % torch.cuda.device_count()}"
+    if wanted == "cuda":
+        raise ConfigError("resources.device", f"must be a device that is there: {reason}", wanted, CPU)
+    return CPU
+
+
+def kind(device: str) -> str:
+    """`cpu` or `cuda`.
+
+    >>> kind("cuda:1")
+    'cuda'
+    """
+    return device.partition(":")[0]
+
+
+def name(device: str) -> str:
+    """What the device is called: a GPU's model, else `cpu`."""
+    if device == CPU:
+        return CPU
+    import torch
+
+    return str(torch.cuda.get_device_name(device))

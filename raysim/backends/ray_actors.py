@@ -1,0 +1,155 @@
+"""Ray actors that stay for a whole run: those that host clients, and those that compute detection stages on GPUs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from raysim.backends import devices
+from raysim.backends.placement import Placed
+from raysim.backends.ray_worker import RayActor
+from raysim.errors import ConfigError, RunError
+
+PLACING_S = 300
+"""How long reservations may wait for others to let go of what the cluster has; with an autoscaler, for ever."""
+
+Share = tuple[float, float]
+"""The CPUs and the share of a GPU that one actor reserves."""
+
+
+class Crew:
+    """Actors that take calls in turn. One that died is replaced in its place.
+
+    bundles: of a placement group, one for each share, from number `first` on; None: nothing is reserved, and actors
+    are dealt among the nodes by CPUs. device: what was wanted; once all have started, what they have in common.
+    """
+
+    def __init__(
+        self,
+        shares: Sequence[Share],
+        group: PlacementGroup | None,
+        first: int,
+        *,
+        threads: int,
+        device: devices.Wanted,
+        make_host: Callable[..., Any],
+        args: Sequence[Any] = (),
+    ) -> None:
+        self._shares, self._group, self._first, self._threads = shares, group, first, threads
+        self._make = (make_host, args)
+        self._replacing = threading.Lock()
+        self._class = ray.remote(max_restarts=0, max_task_retries=0)(RayActor)
+        self.device: devices.Wanted = device
+        nodes = nodes_by_cpu()
+        self.actors = [self._start(place, nodes) for place in range(len(shares))]
+        # Waits for all: a slow starter would leave its share of the first round to the others.
+        if places := self.places():
+            self.device = common_device(places)
+
+    def places(self) -> list[dict[str, Any]]:
+        """What `RayActor.place` says of each that lives; its ConfigError where a device is not there."""
+        asked, found = [actor.place.remote() for actor in self.actors], []
+        for answer in asked:
+            try:
+                found.append(ray.get(answer))
+            except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError):
+                continue  # its next call replaces it
+            except ray.exceptions.RayTaskError as error:
+                raise as_own_error(error) from error
+        return found
+
+    def replace(self, place: int, dead: Any) -> None:
+        """Start another actor where `dead` was, unless that has been done."""
+        with self._replacing:
+            if self.actors[place] is dead:
+                ray.kill(dead)
+                self.actors[place] = self._start(place, nodes_by_cpu())
+
+    def close(self) -> None:
+        """End them all."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+
+    def _start(self, place: int, nodes: Sequence[str]) -> Any:
+        cpus, gpus = self._shares[place]
+        strategy: Any
+        if self._group is not None:
+            strategy = PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=self._first + place
+            )
+        else:
+            strategy = NodeAffinitySchedulingStrategy(nodes[place % len(nodes)], soft=False)
+        make_host, args = self._make
+        options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
+        actor = self._class.options(**options)
+        return actor.remote(self._threads, self.device, place, make_host, *objects(args))
+
+
+def common_device(places: Sequence[dict[str, Any]]) -> devices.Wanted:
+    """The kind of device that all actors use. ConfigError where they differ: results would depend on who trains whom."""
+    found = {devices.kind(place["device"]): place["node"] for place in places}
+    if len(found) > 1:
+        rule = (
+            f"must be one kind for all: an actor on node {found['cuda']} computes on a GPU and one on node "
+            f"{found['cpu']} on its CPU, so that results would depend on who trains whom; reserve GPUs "
+            "(resources.client_gpus), which only nodes with GPUs can serve, or train on CPUs"
+        )
+        raise ConfigError("resources.device", rule, "auto", "cpu")
+    return "cuda" if "cuda" in found else "cpu"
+
+
+def reserved(shares: Sequence[Share], *, elastic: bool) -> PlacementGroup | None:
+    """A placement group of a bundle for each share, spread over the nodes, when it is there; None where they are all 0.
+
+    elastic: an autoscaler may have to start machines first. RunError when others do not let go of what is needed.
+    """
+    kinds = ("CPU", "GPU")
+    bundles = [{kind: part for kind, part in zip(kinds, share, strict=True) if part} for share in shares]
+    if not any(bundles):
+        return None
+    group: PlacementGroup = placement_group(
+        [bundle or {"CPU": 0.001} for bundle in bundles], strategy="SPREAD"
+    )
+    if elastic:
+        ray.get(group.ready())
+    elif not group.wait(PLACING_S):
+        remove_placement_group(group)
+        raise RunError(
+            f"{len(bundles)} actors, each reserving {bundles[0]}, were not placed within {PLACING_S} s: "
+            f"of the cluster {ray.available_resources()} is free (with an autoscaler set resources.elastic=true)"
+        )
+    return group
+
+
+def objects(arguments: Sequence[Any]) -> list[Any]:
+    """The arguments as Ray takes them."""
+    return [argument.object if isinstance(argument, Placed) else argument for argument in arguments]
+
+
+def as_own_error(error: ray.exceptions.RayTaskError) -> Exception:
+    """The exception a task raised, as it was raised there."""
+    cause = error.cause
+    return cause if isinstance(cause, Exception) else RunError(str(error))
+
+
+def nodes_by_cpu() -> list[str]:
+    """Node ids, each as often as it has CPUs, dealt in turn: where one actor per CPU goes."""
+    alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
+    left = {node["NodeID"]: max(1, int(node["Resources"].get("CPU", 0))) for node in alive}
+    order = []
+    while any(left.values()):
+        for name, count in left.items():
+            if count:
+                order.append(name)
+                left[name] -= 1
+    return order
+
+
+def nothing() -> None:
+    """The host of an actor that hosts no clients."""
