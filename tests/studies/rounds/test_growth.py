@@ -114,9 +114,9 @@ def test_a_cell_is_a_configuration():
 
 def test_cells_that_fit_neither_the_gpus_nor_the_memory_have_an_obstacle(monkeypatch):
     plan = GrowthPlan(case="digits", gpus_per_node=1)
-    assert plan.obstacle(GrowthCell(1, 0, "digits", 100, "auto", 0.01)) == ""
-    assert "there are 1 GPUs" in plan.obstacle(GrowthCell(1, 0, "digits", 101, "auto", 0.01))
-    assert plan.obstacle(GrowthCell(2, 0, "digits", 101, "auto", 0.01)) == ""
+    assert plan.obstacle(GrowthCell(1, 0, "digits", 100, "1", 0.01)) == ""
+    assert "there are 1 GPUs" in plan.obstacle(GrowthCell(1, 0, "digits", 101, "1", 0.01))
+    assert plan.obstacle(GrowthCell(2, 0, "digits", 101, "1", 0.01)) == ""
     monkeypatch.setattr(rounds_growth, "ACTOR_BYTES", 2**60)
     assert "memory holds 0" in plan.obstacle(GrowthCell(1, 0, "digits", 5, "1", 0.0))
 
