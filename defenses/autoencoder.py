@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raysim.backends import devices
 from raysim.errors import ConfigError, unknown_name
 
 Error = Literal["abs", "square"]
@@ -51,9 +52,9 @@ def reconstruct(
     """
     if maps.ndim != 2 or 0 in maps.shape:
         raise ConfigError("maps", "must be [K, n] with at least one map and one pixel", maps.shape)
-    inputs = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))
+    inputs = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32)).to(devices.here())
     n = maps.shape[1]
-    weights, gradient = torch.empty(2, num_weights(n, hidden))
+    weights, gradient = torch.empty(2, num_weights(n, hidden), device=inputs.device)
     w1, b1, w2, b2 = _layers(weights, n, hidden)
     grad_w1, grad_b1, grad_w2, grad_b2 = _layers(gradient, n, hidden)
     _initialise(weights, n, hidden, seed)
@@ -72,7 +73,7 @@ def reconstruct(
         adam.step()
 
     features = torch.addmm(b1, inputs, w1.T).relu_()
-    return torch.addmm(b2, features, w2.T).sigmoid_().numpy()
+    return torch.addmm(b2, features, w2.T).sigmoid_().cpu().numpy()
 
 
 def reconstruction_errors(maps: np.ndarray, reconstruction: np.ndarray, error: Error = "abs") -> np.ndarray:
@@ -110,9 +111,10 @@ class _Adam:
     def __init__(self, weights: Tensor, gradient: Tensor, learning_rate: float, weight_decay: float) -> None:
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.steps = 0
-        mean, variance = torch.zeros(2, len(weights))
+        mean, variance = torch.zeros(2, len(weights), device=weights.device)
         vectors = (weights, gradient, mean, variance)
-        self.blocks = list(zip(*(vector.split(_BLOCK) for vector in vectors), strict=True))
+        block = _BLOCK if weights.is_cpu else len(weights)
+        self.blocks = list(zip(*(vector.split(block) for vector in vectors), strict=True))
 
     def step(self) -> None:
         """One update of the weights by the gradient that stands in its vector, which it spoils."""
@@ -133,7 +135,11 @@ def _layers(flat: Tensor, n: int, hidden: int) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _initialise(weights: Tensor, n: int, hidden: int, seed: int) -> None:
-    """Uniform within 1 / sqrt(inputs of the layer), as torch.nn.Linear, in the order its layers would draw."""
-    generator = torch.Generator().manual_seed(seed)
-    for layer, inputs in zip(_layers(weights, n, hidden), (n, n, hidden, hidden), strict=True):
+    """Uniform within 1 / sqrt(inputs of the layer), as torch.nn.Linear, in the order its layers would draw.
+
+    Drawn on the CPU: the same on every device.
+    """
+    generator, drawn = torch.Generator().manual_seed(seed), torch.empty(len(weights))
+    for layer, inputs in zip(_layers(drawn, n, hidden), (n, n, hidden, hidden), strict=True):
         layer.uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
+    weights.copy_(drawn)

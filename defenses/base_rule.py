@@ -10,6 +10,7 @@ import numpy as np
 
 from defenses.krum import assumed_byzantine, check_cohort
 from defenses.order_statistics import median, trimmed_mean
+from raysim.backends.base import ACCELERATED
 from raysim.context import Setting
 from raysim.defense import Defense, accepted_mean
 from raysim.errors import ConfigError
@@ -93,9 +94,9 @@ class RuleDefense(Defense):
             return updates.combine(weights), weights
         rest = updates.select(~flagged) if removed else updates
         if self.rule == "median":
-            return rest.map_columns("order_statistics", median), None
+            return rest.map_columns("order_statistics", median, needs=ACCELERATED), None
         trim = min(max(0, self.assumed_trim(count) - gone), (rest.num_clients - 1) // 2)
-        return rest.map_columns("order_statistics", partial(trimmed_mean, trim=trim)), None
+        return rest.map_columns("order_statistics", partial(trimmed_mean, trim=trim), needs=ACCELERATED), None
 
 
 def krum_winner(distances: np.ndarray, members: np.ndarray, num_byzantine: int) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from defenses.krum import assumed_byzantine
 from defenses.order_statistics import mean_around_median
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
@@ -71,7 +72,7 @@ class Bulyan(Defense):
         flagged = np.ones(count, bool)
         flagged[selected] = False
         nearest = partial(mean_around_median, count=count - 4 * num_byzantine)
-        aggregate = updates.select(selected).map_columns("order_statistics", nearest)
+        aggregate = updates.select(selected).map_columns("order_statistics", nearest, needs=ACCELERATED)
         return Verdict(aggregate, None, scores, flagged), state
 
 

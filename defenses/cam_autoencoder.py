@@ -10,6 +10,7 @@ import numpy as np
 from defenses.autoencoder import Deviation, Error, error_threshold, reconstruct, reconstruction_errors
 from defenses.heat_maps import HeatMapDefense
 from defenses.voting import no_suspicions, vote
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, Setting, State
 from raysim.defense import Verdict, accepted_mean
 from raysim.errors import ConfigError
@@ -78,7 +79,7 @@ class CAMAutoencoder(HeatMapDefense):
         """Maps, autoencoder, threshold, vote, mean of the accepted."""
         maps = self.heat_maps(updates, ctx)
         seed = int(ctx.generator("autoencoder").integers(2**63))
-        rebuilt, errors = ctx.run("autoencoder", _judge_maps, maps, self, seed)
+        rebuilt, errors = ctx.run("autoencoder", _judge_maps, maps, self, seed, needs=ACCELERATED)
         with ctx.stage("vote"):
             threshold = error_threshold(errors, self.beta, self.std) + ROUNDING
             suspects = errors > threshold

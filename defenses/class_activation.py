@@ -107,7 +107,7 @@ def _forward(model: nn.Module, cam_layer: str, images: Tensor) -> tuple[Tensor, 
         ].clone()  # what follows may overwrite its input in place; the leaf keeps the values
 
     modules = list(model.modules())  # a walk through a deep network takes as long as a layer
-    with _frozen(modules), _small_convolutions(modules):
+    with _frozen(modules), _small_convolutions(modules if images.is_cpu else ()):
         hook = layer.register_forward_hook(start_graph)
         try:
             scores = model(images)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from raysim.backends.base import Reference
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED, Reference
 from raysim.errors import unknown_name
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_stage import RowStage
@@ -54,9 +55,10 @@ def models_stage(
     """fn(model, *shared) of every client's model, as work on single rows.
 
     The parameters are put in place tile by tile, so that no row is ever copied together; fn must be done with the
-    model when it returns.
+    model when it returns. Runs on GPUs where there are any: fn finds the model on `devices.here()`.
     """
-    return RowStage(name, partial(_on_models, fn, factory, layout), (global_vector, *shared), key=key)
+    work = partial(_on_models, fn, factory, layout)
+    return RowStage(name, work, (global_vector, *shared), needs=ACCELERATED, key=key)
 
 
 def _on_models(
@@ -78,7 +80,7 @@ def bound_models(
     global_vector: np.ndarray,
     rows: Iterable[Sequence[np.ndarray]],
 ) -> Iterator[nn.Module]:
-    """The model of every row, one after the other, in eval mode and without gradients.
+    """The model of every row, one after the other, in eval mode and without gradients, on `devices.here()`.
 
     global_vector [d + b] float32; a row comes in pieces of consecutive columns, [d + b] in all, or [d]: the buffers are
     then the global model's. It is the same module each time, holding the next client's state: be done with one
@@ -86,11 +88,12 @@ def bound_models(
     """
     import torch
 
-    model = _uninitialised(factory).eval().requires_grad_(False)
+    model = _uninitialised(factory).eval().requires_grad_(False).to(devices.here())
     state = np.empty(
         len(global_vector), np.float32
     )  # numpy asks for huge pages: far fewer faults than torch.empty
-    vector = torch.from_numpy(state)
+    source = torch.from_numpy(state)
+    vector = devices.tensor(state) if devices.accelerated() else source
     layout.bind(model, vector)
     for pieces in rows:
         stop = 0
@@ -99,6 +102,8 @@ def bound_models(
             np.add(global_vector[here], piece, out=state[here])
             stop = here.stop
         state[stop:] = global_vector[stop:]
+        if vector is not source:
+            vector.copy_(source)
         layout.read_counters(model, vector)
         yield model
 

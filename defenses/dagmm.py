@@ -13,6 +13,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from defenses.flags import assumed_malicious, highest
 from defenses.snapshots import SnapshotDetector
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
 from raysim.matrix.updates import Updates
@@ -63,7 +65,7 @@ class DAGMM(SnapshotDetector):
         """The statistics of the snapshots [size], the networks' weights, flat, and the fitted mixture."""
         state, points = self.learn(ctx)
         seed = int(ctx.generator("dagmm").integers(2**31))
-        weights, mixture = ctx.run("fit_dagmm", _fit, self, points, seed)
+        weights, mixture = ctx.run("fit_dagmm", _fit, self, points, seed, needs=ACCELERATED)
         return {**state, "weights": weights, "mixture": mixture}
 
     def assumed(self, count: int) -> int | None:
@@ -73,7 +75,8 @@ class DAGMM(SnapshotDetector):
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """The energy of every model; drop the highest."""
         points = self.points(state, updates, ctx)
-        scores = ctx.run("energy", _energies, self, state["weights"], state["mixture"], points)
+        fitted = (state["weights"], state["mixture"])
+        scores = ctx.run("energy", _energies, self, *fitted, points, needs=ACCELERATED)
         flagged = highest(assumed_malicious(self.num_byzantine, len(scores)), scores)
         aggregate, weights = accepted_mean(updates, flagged)
         return Verdict(aggregate, weights, scores, flagged), state
@@ -109,7 +112,7 @@ def mixture_of(z: Tensor, membership: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     means = (membership.T @ z) / total[:, None]
     centred = z[:, None] - means
     covariances = torch.einsum("nk,nki,nkj->kij", membership, centred, centred) / total[:, None, None]
-    return total / len(z), means, covariances + 1e-6 * torch.eye(z.shape[1], dtype=z.dtype)
+    return total / len(z), means, covariances + 1e-6 * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
 
 
 def energies(z: Tensor, shares: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
@@ -126,9 +129,9 @@ def energies(z: Tensor, shares: Tensor, means: Tensor, covariances: Tensor) -> T
 
 def _fit(defense: DAGMM, points: np.ndarray, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Full-batch Adam; (the weights as one vector, the mixture of the snapshots in float64)."""
-    x = torch.from_numpy(np.array(points))
+    x = torch.from_numpy(np.array(points)).to(devices.here())
     with torch_randomness(seed, "dagmm"):
-        networks = _Networks(defense, x.shape[1])
+        networks = _Networks(defense, x.shape[1]).to(x.device)
     adam = torch.optim.Adam(networks.parameters(), defense.learning_rate)
     for _ in range(defense.epochs):
         again, z = networks(x)
@@ -144,17 +147,20 @@ def _fit(defense: DAGMM, points: np.ndarray, seed: int) -> tuple[np.ndarray, dic
     with torch.no_grad():
         _, z = networks(x)
         fitted = mixture_of(z.double(), networks.estimator(z).softmax(dim=1).double())
-    weights = parameters_to_vector(networks.parameters()).detach().numpy()
-    return weights, {name: part.numpy() for name, part in zip(_MIXTURE, fitted, strict=True)}
+    weights = parameters_to_vector(networks.parameters()).detach().cpu().numpy()
+    return weights, {name: part.cpu().numpy() for name, part in zip(_MIXTURE, fitted, strict=True)}
 
 
 @torch.no_grad()
 def _energies(
     defense: DAGMM, weights: np.ndarray, mixture: dict[str, np.ndarray], points: np.ndarray
 ) -> np.ndarray:
-    x = torch.from_numpy(np.array(points))
+    x, trained, *fitted = (
+        torch.from_numpy(np.array(part)).to(devices.here())
+        for part in (points, weights, *(mixture[name] for name in _MIXTURE))
+    )
     with torch_randomness(0, "replaced by the trained weights"):
-        networks = _Networks(defense, x.shape[1])
-    vector_to_parameters(torch.from_numpy(np.array(weights)), networks.parameters())
+        networks = _Networks(defense, x.shape[1]).to(x.device)
+    vector_to_parameters(trained, networks.parameters())
     _, z = networks(x)
-    return energies(z.double(), *(torch.from_numpy(np.array(mixture[name])) for name in _MIXTURE)).numpy()
+    return energies(z.double(), *fitted).cpu().numpy()

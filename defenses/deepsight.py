@@ -18,6 +18,8 @@ import numpy as np
 from defenses.client_models import bound_model, map_models
 from defenses.cosine import cosine_similarities
 from raysim import rng
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.matrix.layout import Layout
@@ -117,7 +119,8 @@ class DeepSight(Defense):
         """[K, seeds, C] float64: mean ratio of a client's outputs on noise to the global model's."""
         noise = Noise(ctx.seed, self.seeds, self.samples, image_shape(ctx))
         settings = (ctx.model, ctx.layout, ctx.published, noise, self.outputs)
-        shared = (noise, ctx.put(ctx.run("inference", noise_outputs, *settings)), self.outputs)
+        reference = ctx.run("inference", noise_outputs, *settings, needs=ACCELERATED)
+        shared = (noise, ctx.put(reference), self.outputs)
         return np.stack(
             map_models(updates, "inference", client_differences, ctx.model, ctx.published, *shared)
         )
@@ -257,6 +260,6 @@ def _outputs(model: nn.Module, batch: torch.Tensor, outputs: Outputs) -> np.ndar
     import torch
 
     with torch.no_grad():
-        logits = model(batch)
-        found: np.ndarray = (logits.softmax(dim=1) if outputs == "softmax" else logits).numpy()
+        logits = model(batch.to(devices.here()))
+        found: np.ndarray = (logits.softmax(dim=1) if outputs == "softmax" else logits).cpu().numpy()
     return found

@@ -7,8 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
+from raysim.matrix.column_tasks import Columns
 from raysim.matrix.updates import Updates
 from raysim.options import PositiveFraction
 from raysim.requirement import Requirement
@@ -44,7 +46,7 @@ class FAADL(Defense):
         count = updates.num_clients
         flagged, scores = np.zeros(count, bool), np.zeros(count)
         if count >= 3:
-            gram = updates.reduce_columns("standardised_gram", standardised_gram)
+            gram = updates.reduce_columns("standardised_gram", standardised_gram, needs=ACCELERATED)
             if np.trace(gram) > 0:
                 decision = ctx.run("one_class_svm", one_class_decision, gram, self.nu)
                 rounding = 100 * _TOLERANCE * self.nu * count
@@ -54,8 +56,15 @@ class FAADL(Defense):
         return Verdict(aggregate, weights, scores, flagged), state
 
 
-def standardised_gram(columns: np.ndarray) -> np.ndarray:
+def standardised_gram(columns: Columns) -> Columns:
     """Gram matrix [K, K] float64 of columns [K, c] scaled to mean 0 and variance 1; constant columns count 0."""
+    if not isinstance(columns, np.ndarray):
+        wide = columns.double()
+        differs = (wide != wide[0]).any(dim=0)
+        wide = wide - wide.mean(dim=0)
+        spread = wide.square().mean(dim=0).sqrt()
+        wide = wide.div_(spread.masked_fill(spread == 0, 1.0)).mul_(differs & (spread > 0))
+        return wide @ wide.T
     scaled = columns.astype(np.float64)
     constant = (scaled == scaled[0]).all(axis=0)
     scaled -= scaled.mean(axis=0)

@@ -14,8 +14,10 @@ from typing import Literal
 
 import numpy as np
 
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
+from raysim.matrix.column_tasks import Columns
 from raysim.matrix.column_walk import steps
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative
@@ -58,7 +60,9 @@ class Flame(Defense):
         """Cluster, clip, average, add noise."""
         count = updates.num_clients
         # Cut to each shard: by reference, every task would hold the whole model.
-        products = updates.reduce_columns("gram", products_with_global, ctx.global_vector, dtype=np.float64)
+        products = updates.reduce_columns(
+            "gram", products_with_global, ctx.global_vector, dtype=np.float64, needs=ACCELERATED
+        )
         distances = model_cosine_distances(products)
         accepted = np.ones(count, bool)
         if count >= FEWEST:
@@ -133,8 +137,13 @@ def model_cosine_distances(products: np.ndarray) -> np.ndarray:
     return clipped
 
 
-def products_with_global(columns: np.ndarray, global_vector: np.ndarray) -> np.ndarray:
+def products_with_global(columns: Columns, global_vector: Columns) -> Columns:
     """Inner products [K + 1, K + 1] of the rows [K, c] and, last, the global vector [c], all float64."""
+    if not isinstance(columns, np.ndarray):
+        import torch
+
+        rows = torch.cat([columns, global_vector[None]])
+        return rows @ rows.T
     count = len(columns)
     reference = global_vector.astype(np.float64)
     total = np.empty((count + 1, count + 1))

@@ -16,6 +16,7 @@ import numpy as np
 
 from defenses.client_models import head_inputs, models_stage
 from defenses.mmd import centred, median_squared_distance, pairwise_mmd
+from raysim.backends import devices
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
@@ -198,7 +199,8 @@ def representation(model: nn.Module, head: str, images: np.ndarray) -> np.ndarra
     """What enters the last layer `head` of one client's model: [m, o] float32 for images [m, C, H, W]."""
     import torch
 
-    return head_inputs(model, head, torch.from_numpy(np.array(images))).flatten(1).numpy()
+    shown = torch.from_numpy(np.array(images)).to(devices.here())
+    return head_inputs(model, head, shown).flatten(1).cpu().numpy()
 
 
 def neighbour_counts(discrepancy: np.ndarray, neighbours: int, include_self: bool = False) -> np.ndarray:

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, ServerData, State
 from raysim.data.client_data import ClientData
 from raysim.defense import Defense, Verdict
@@ -53,6 +55,7 @@ class FLTrust(Defense):
             ctx.require_server_data(),
             ctx.seed,
             ctx.round,
+            needs=ACCELERATED,
         )[: updates.dim]
         products = products_with(updates, ctx.put(reference), "similarity")
         with ctx.stage("trust"):
@@ -84,6 +87,6 @@ def train_on_server(
     """The update [d + b] that local training by `recipe` makes of the server's data."""
     from raysim.training.local import LocalTrainer
 
-    trainer = LocalTrainer(factory, layout, recipe)
+    trainer = LocalTrainer(factory, layout, recipe, devices.here())
     client = ClientData(np.array(data.images), np.array(data.labels))  # torch wants them writable
     return trainer.fit(global_vector, client, ("server_update", round), seed=seed)

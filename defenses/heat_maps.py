@@ -16,6 +16,7 @@ from torch import nn
 from defenses.class_activation import Method, model_maps, resize_maps
 from defenses.client_models import map_models, models_stage
 from raysim.array_checks import finite
+from raysim.backends import devices
 from raysim.backends.base import InProcessBackend
 from raysim.context import Context, ServerData, State
 from raysim.defense import Defense
@@ -59,7 +60,7 @@ class Probe:
             maps = resize_maps(maps, (images.shape[2], images.shape[3]))
         elif self.size != "native":
             maps = resize_maps(maps, (int(self.size), int(self.size)))
-        return maps[0].numpy()
+        return maps[0].cpu().numpy()
 
 
 def check_size(key: str, size: int | str) -> None:
@@ -75,7 +76,7 @@ def check_size(key: str, size: int | str) -> None:
 
 def client_map(model: nn.Module, cam_layer: str, probe: Probe) -> np.ndarray:
     """One client's map [h, w] of the probe; for map_models."""
-    return probe.maps(model, cam_layer, probe.images())
+    return probe.maps(model, cam_layer, probe.images().to(devices.here()))
 
 
 def class_activation_maps(

@@ -13,6 +13,7 @@ from defenses.client_models import map_models
 from defenses.flags import assumed_malicious, check_some_remain, highest
 from defenses.krum import assumed_byzantine
 from defenses.order_statistics import ascending_blocks
+from raysim.backends import devices
 from raysim.context import Context, Setting
 from raysim.defense import Verdict
 from raysim.matrix.exact_sums import Blocks, constants, pre_rounded, weighted_bounds
@@ -171,8 +172,9 @@ def _validate(
 
     wrong, loss = 0, 0.0
     for start in range(0, len(labels), batch_size):
-        x = torch.from_numpy(np.array(images[start : start + batch_size]))
-        y = torch.from_numpy(np.array(labels[start : start + batch_size]))
+        part, here = slice(start, start + batch_size), devices.here()
+        x = torch.from_numpy(np.array(images[part])).to(here)
+        y = torch.from_numpy(np.array(labels[part])).to(here)
         logits = model(x)
         wrong += int(((logits.argmax(1) != y) | ~logits.isfinite().all(1)).sum())  # NaN predicts no class
         loss += functional.cross_entropy(logits.double(), y, reduction="sum").item()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from defenses.order_statistics import Even, median
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.matrix.updates import Updates
@@ -31,4 +32,6 @@ class Median(Defense):
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Every parameter on its own."""
-        return Verdict(updates.map_columns("order_statistics", partial(median, even=self.even))), state
+        return Verdict(
+            updates.map_columns("order_statistics", partial(median, even=self.even), needs=ACCELERATED)
+        ), state

@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context
 from raysim.matrix.distances import distances_between
 
@@ -47,7 +49,8 @@ def kernel_sums(samples: np.ndarray, ctx: Context, squared_bandwidth: float) -> 
     starts = range(0, count, per_tile)
     blocks = [(start, samples[start : start + per_tile]) for start in starts]
     sums = np.empty((count, count))
-    for (i, j), tile in ctx.map_pairs("mmd", _tile_sums, blocks, squared_bandwidth).items():
+    tiles = ctx.map_pairs("mmd", _tile_sums, blocks, squared_bandwidth, needs=ACCELERATED)
+    for (i, j), tile in tiles.items():
         rows, columns = slice(starts[i], starts[i] + len(tile)), slice(starts[j], starts[j] + tile.shape[1])
         sums[rows, columns] = tile
         sums[columns, rows] = tile.T
@@ -83,6 +86,9 @@ def _tile_sums(
 ) -> np.ndarray:
     """Kernel sums [a, b] float64 between the sets of two blocks [a, m, o] and [b, m, o]."""
     (place, left), (other, right) = first, second
+    if devices.accelerated():
+        sums = _tile_sums_on_device(left, right, squared_bandwidth, same=place == other)
+        return (sums + sums.T) / 2.0 if place == other else sums
     size = left.shape[1]
     kernel = distances_between(left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2]))
     if place == other:
@@ -93,3 +99,19 @@ def _tile_sums(
     sums = rows.reshape(len(left), len(right), size).sum(axis=2, dtype=np.float64)
     symmetric: np.ndarray = (sums + sums.T) / 2.0 if place == other else sums
     return symmetric
+
+
+def _tile_sums_on_device(
+    left: np.ndarray, right: np.ndarray, squared_bandwidth: float, *, same: bool
+) -> np.ndarray:
+    """The same sums before they are made symmetric, in the same precision."""
+    a, b = (devices.tensor(block).flatten(0, 1) for block in (left, right))
+    distances = a.square().sum(1)[:, None] + b.square().sum(1) - 2.0 * (a @ b.T)
+    kernel = distances.clamp_min_(0.0)
+    if same:
+        kernel.fill_diagonal_(0.0)
+    kernel = kernel.mul_(-0.5 / squared_bandwidth).exp_()
+    sums: np.ndarray = (
+        kernel.view(len(left), left.shape[1], len(right), -1).double().sum(dim=(1, 3)).cpu().numpy()
+    )
+    return sums

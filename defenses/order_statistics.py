@@ -2,15 +2,20 @@
 
 Columns are sorted as rows of a transposed block that stays in the cache: numpy sorts short contiguous rows
 with vector instructions, about ten times as fast as along the first axis. A column's result depends on that
-column's values only, not on their order.
+column's values only, not on their order. Given a tensor, which a task with a GPU is, they answer with one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from raysim.matrix.column_tasks import Columns
+
+if TYPE_CHECKING:
+    import torch
 
 Even = Literal["mean", "lower", "upper"]
 """What the median of an even number of values is: the mean of the middle two, or one of them."""
@@ -22,7 +27,7 @@ STRIP = 64
 """Rows transposed at a time: few enough that their cache lines are still there when the next column needs them."""
 
 
-def median(columns: np.ndarray, *, even: Even = "mean") -> np.ndarray:
+def median(columns: Columns, *, even: Even = "mean") -> Columns:
     """The median of each column of [K, c]: [c] float32; where K is even, what `even` says of the middle two.
 
     >>> median(np.array([[1.0, 5.0], [4.0, 5.0], [2.0, 7.0], [9.0, 6.0]]))
@@ -34,7 +39,7 @@ def median(columns: np.ndarray, *, even: Even = "mean") -> np.ndarray:
     return _over_sorted(columns, lambda ascending: ascending[:, place])
 
 
-def trimmed_mean(columns: np.ndarray, *, trim: int) -> np.ndarray:
+def trimmed_mean(columns: Columns, *, trim: int) -> Columns:
     """The mean of each column of [K, c] without its `trim` lowest and `trim` highest values: [c] float32.
 
     Needs 2 trim < K; accumulated in float64 from the lowest value to the highest.
@@ -45,13 +50,14 @@ def trimmed_mean(columns: np.ndarray, *, trim: int) -> np.ndarray:
     kept = len(columns) - 2 * trim
     ones = np.ones(kept)
 
-    def mean(ascending: np.ndarray) -> np.ndarray:
-        return ascending[:, trim : trim + kept].astype(np.float64) @ ones / kept
+    def mean(ascending: Any) -> Any:
+        inner = _double(ascending[:, trim : trim + kept])
+        return (inner @ ones if isinstance(inner, np.ndarray) else inner.sum(1)) / kept
 
     return _over_sorted(columns, mean)
 
 
-def mean_around_median(columns: np.ndarray, *, count: int) -> np.ndarray:
+def mean_around_median(columns: Columns, *, count: int) -> Columns:
     """The mean of the `count` values of each column of [K, c] nearest to its median: [c] float32.
 
     Of two values equally far from the median the lower one is nearer.
@@ -60,25 +66,26 @@ def mean_around_median(columns: np.ndarray, *, count: int) -> np.ndarray:
     array([3.], dtype=float32)
     """
 
-    def mean(ascending: np.ndarray) -> np.ndarray:
+    def mean(ascending: Any) -> Any:
         middle = _middle(ascending)[:, None]
         # The nearest values are neighbours in order: their window moves right as long as the value that it
         # would leave behind is farther from the median than the one that it would take in.
         spare = ascending.shape[1] - count
         first = (middle - ascending[:, :spare] > ascending[:, count:] - middle).sum(axis=1)
-        nearest = np.take_along_axis(ascending, first[:, None] + np.arange(count), axis=1)
-        means: np.ndarray = nearest.mean(axis=1, dtype=np.float64)
-        return means
+        if isinstance(ascending, np.ndarray):
+            nearest = np.take_along_axis(ascending, first[:, None] + np.arange(count), axis=1)
+            return nearest.mean(axis=1, dtype=np.float64)
+        window = first[:, None] + _counting(count, ascending)
+        return _double(ascending.take_along_dim(window, dim=1)).mean(1)
 
     return _over_sorted(columns, mean)
 
 
-def _middle(ascending: np.ndarray) -> np.ndarray:
+def _middle(ascending: Any) -> Any:
     """The median of each sorted row of [c, K]: [c] float64."""
     count = ascending.shape[1]
     low, high = ascending[:, (count - 1) // 2], ascending[:, count // 2]
-    medians: np.ndarray = (low.astype(np.float64) + high) / 2
-    return medians
+    return (_double(low) + high) / 2
 
 
 def ascending_blocks(columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -97,9 +104,22 @@ def ascending_blocks(columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         yield slice(start, stop), ascending
 
 
-def _over_sorted(columns: np.ndarray, fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """fn(columns transposed and sorted [c', K]) -> [c'], block by block: [c] float32."""
+def _over_sorted(columns: Columns, fn: Callable[[Any], Any]) -> Columns:
+    """fn(columns transposed and sorted [c', K]) -> [c'], block by block: [c] float32; of a tensor, all at once."""
+    if not isinstance(columns, np.ndarray):
+        found: torch.Tensor = fn(columns.T.contiguous().sort(dim=1).values)
+        return found.float()
     out = np.empty(columns.shape[1], np.float32)
     for part, ascending in ascending_blocks(columns):
         out[part] = fn(ascending)
     return out
+
+
+def _double(values: Any) -> Any:
+    return values.astype(np.float64) if isinstance(values, np.ndarray) else values.double()
+
+
+def _counting(count: int, beside: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.arange(count, device=beside.device)

@@ -14,6 +14,8 @@ import numpy as np
 
 from defenses.flags import check_some_remain
 from defenses.sketch import sketch, sketch_codes, sketch_rows, sketch_size
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense
 from raysim.matrix.layout import Layout
@@ -65,7 +67,8 @@ class SnapshotDetector(Defense):
         codes = self._codes(ctx)
         seed = int(ctx.generator("snapshots").integers(2**31))
         settings = (ctx.model, ctx.layout, ctx.recipe, codes, self.num_snapshots, seed)
-        taken = ctx.run("pretrain", _train, ctx.published, data.images, data.labels, *settings)
+        samples = (ctx.published, data.images, data.labels)
+        taken = ctx.run("pretrain", _train, *samples, *settings, needs=ACCELERATED)
         deviation = taken.std(axis=0)
         state = {"mean": taken.mean(axis=0), "deviation": np.where(deviation > 0, deviation, 1.0)}
         return state, _standardise(taken, state)
@@ -114,7 +117,7 @@ def _train(
         if len(taken) < count:
             taken.append(sketch(trainer.parameters.detach().cpu().numpy(), codes, size))
 
-    trainer = LocalTrainer(factory, layout, recipe)
+    trainer = LocalTrainer(factory, layout, recipe, devices.here())
     batches = max(len(labels) // recipe.batch_size, 1)  # at least: a short last batch may be left out
     epochs = -(-count // batches)
     trainer.fit(

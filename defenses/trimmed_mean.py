@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from defenses.order_statistics import trimmed_mean
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
@@ -46,4 +47,6 @@ class TrimmedMean(Defense):
         """Every parameter on its own."""
         count = updates.num_clients
         trim = count // 5 if self.trim is None else min(self.trim, (count - 1) // 2)
-        return Verdict(updates.map_columns("order_statistics", partial(trimmed_mean, trim=trim))), state
+        return Verdict(
+            updates.map_columns("order_statistics", partial(trimmed_mean, trim=trim), needs=ACCELERATED)
+        ), state

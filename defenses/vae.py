@@ -12,6 +12,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from defenses.flags import assumed_malicious, highest
 from defenses.snapshots import SnapshotDetector
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
 from raysim.matrix.updates import Updates
@@ -54,13 +56,13 @@ class VAEDetector(SnapshotDetector):
         """The statistics of the snapshots [size] and the trained VAE's weights, flat."""
         state, points = self.learn(ctx)
         seed = int(ctx.generator("vae").integers(2**31))
-        return {**state, "weights": ctx.run("fit_vae", _fit, self, points, seed)}
+        return {**state, "weights": ctx.run("fit_vae", _fit, self, points, seed, needs=ACCELERATED)}
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Reconstruct every model; drop by score."""
         noise = ctx.generator("draws").standard_normal((self.draws, self.latent), dtype=np.float32)
         points = self.points(state, updates, ctx)
-        scores = ctx.run("reconstruct", _score, self, state["weights"], points, noise)
+        scores = ctx.run("reconstruct", _score, self, state["weights"], points, noise, needs=ACCELERATED)
         threshold = None
         if self.num_byzantine is None:
             threshold = float(scores.mean())
@@ -104,33 +106,35 @@ class _VAE(nn.Module):
 
 
 def _fit(defense: VAEDetector, points: np.ndarray, seed: int) -> np.ndarray:
-    """Full-batch Adam on the evidence lower bound; the weights as one vector."""
-    x = torch.from_numpy(np.array(points))
+    """Full-batch Adam on the evidence lower bound; the weights as one vector. Draws are the CPU's on every device."""
+    x = torch.from_numpy(np.array(points)).to(devices.here())
     with torch_randomness(seed, "vae"):
-        model = _VAE(x.shape[1], defense.hidden, defense.latent)
+        model = _VAE(x.shape[1], defense.hidden, defense.latent).to(x.device)
         adam = torch.optim.Adam(model.parameters(), defense.learning_rate)
         for _ in range(defense.epochs):
             mean, log_variance = model.encode(x)
-            latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+            latent = mean + torch.randn(mean.shape).to(x.device) * (0.5 * log_variance).exp()
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
             loss = (divergence - model.log_probability(x, latent)).mean()
             adam.zero_grad()
             loss.backward()
             adam.step()
-    return parameters_to_vector(model.parameters()).detach().numpy()
+    return parameters_to_vector(model.parameters()).detach().cpu().numpy()
 
 
 @torch.no_grad()
 def _score(defense: VAEDetector, weights: np.ndarray, points: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Scores [K] float64 of standardised surrogates [K, size]; noise [draws, latent] is shared by all clients."""
-    x = torch.from_numpy(np.array(points))
+    x, trained, draws_of = (
+        torch.from_numpy(np.array(part)).to(devices.here()) for part in (points, weights, noise)
+    )
     with torch_randomness(0, "replaced by the trained weights"):
-        model = _VAE(x.shape[1], defense.hidden, defense.latent)
-    vector_to_parameters(torch.from_numpy(np.array(weights)), model.parameters())
+        model = _VAE(x.shape[1], defense.hidden, defense.latent).to(x.device)
+    vector_to_parameters(trained, model.parameters())
     mean, log_variance = model.encode(x)
     if defense.score == "error":
-        errors: np.ndarray = ((x - model.decoder(mean)).double() ** 2).mean(dim=1).numpy()
+        errors: np.ndarray = ((x - model.decoder(mean)).double() ** 2).mean(dim=1).cpu().numpy()
         return errors
     deviation = (0.5 * log_variance).exp()
-    draws = [model.log_probability(x, mean + deviation * z).double() for z in torch.from_numpy(noise)]
-    return -torch.stack(draws).mean(dim=0).numpy()
+    draws = [model.log_probability(x, mean + deviation * z).double() for z in draws_of]
+    return -torch.stack(draws).mean(dim=0).cpu().numpy()

@@ -201,12 +201,18 @@ class Context:
         return self.backend.map(stage, fn, [(item, *shared) for item in items], needs=needs)
 
     def map_pairs(
-        self, stage: str, fn: Callable[..., object], blocks: Sequence[object], *shared: object
+        self,
+        stage: str,
+        fn: Callable[..., object],
+        blocks: Sequence[object],
+        *shared: object,
+        needs: Needs = Needs(),
     ) -> dict[tuple[int, int], Any]:
         """{(i, j): fn(blocks[i], blocks[j], *shared)} for i <= j, a task per pair of blocks."""
         held = [self.backend.put(block) for block in blocks]
         pairs = list(combinations_with_replacement(range(len(blocks)), 2))
-        answers = self.backend.map(stage, fn, [(held[i], held[j], *shared) for i, j in pairs])
+        items = [(held[i], held[j], *shared) for i, j in pairs]
+        answers = self.backend.map(stage, fn, items, needs=needs)
         return dict(zip(pairs, answers, strict=True))
 
 

@@ -3,6 +3,9 @@
 A backend knows what its workers have and runs tasks and client hosts inside `working_on`; the functions themselves
 ask `here`. So nobody has to be told of devices who cannot see them, and everything that does not ask computes on the
 CPU, as ever.
+
+A function that can use a GPU says so in its needs (`base.ACCELERATED`), and has two paths at most: arrays where
+`accelerated` is False, whose bytes are the project's reference, and tensors on `here()`.
 """
 
 from __future__ import annotations
@@ -10,14 +13,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
 
 from raysim.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Wanted = Literal["auto", "cpu", "cuda"]
 """`auto`: a GPU where torch can use one."""
 
 CPU: Final = "cpu"
+
+REHEARSAL: Final = "cpu:0"
+"""The CPU in a GPU's place: what runs there takes a GPU's path, copies to and from it included."""
 
 _HERE: ContextVar[str] = ContextVar("device", default=CPU)
 
@@ -40,7 +51,7 @@ def working_on(device: str) -> Iterator[None]:
     """
     token = _HERE.set(device)
     try:
-        if device == CPU:
+        if kind(device) == CPU:
             yield
             return
         import torch
@@ -52,6 +63,19 @@ def working_on(device: str) -> Iterator[None]:
             yield
     finally:
         _HERE.reset(token)
+
+
+def accelerated() -> bool:
+    """Whether the work under way in this thread is to compute with tensors on `here()`."""
+    return here() != CPU
+
+
+def tensor(values: np.ndarray) -> torch.Tensor:
+    """A copy of an array on `here()`."""
+    import torch
+
+    source = torch.from_numpy(values if values.flags.writeable else values.copy())
+    return source.to(here(), copy=True)
 
 
 def obstacle() -> str:
@@ -91,7 +115,7 @@ def kind(device: str) -> str:
 
 def name(device: str) -> str:
     """What the device is called: a GPU's model, else `cpu`."""
-    if device == CPU:
+    if kind(device) == CPU:
         return CPU
     import torch
 

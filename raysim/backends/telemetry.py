@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from raysim.backends import devices
 from raysim.errors import RunError
 
 WHOLE_STAGE = -1
@@ -51,6 +52,8 @@ class Span:
     """Bytes of arrays in the arguments that lay on other nodes and were brought to the task's."""
     owner: Owner = "engine"
     """Who caused the work."""
+    device: str = devices.CPU
+    """What it ran on: `cpu`, `cuda:0`; of a whole stage, those of its tasks, joined by +."""
 
 
 @dataclass
@@ -126,6 +129,7 @@ class Telemetry:
                     retries=sum(span.retries for span in tasks),
                     bytes_moved=sum(span.bytes_moved for span in tasks),
                     owner=self.owner,
+                    device="+".join(sorted({span.device for span in tasks})) or devices.CPU,
                 )
             )
             self.spans.extend(tasks)
@@ -179,6 +183,7 @@ def measured(
         bytes_out=num_bytes(result),
         peak_memory_bytes=peak_memory_bytes(),
         retries=retries,
+        device=devices.here(),
     )
     return result, span
 

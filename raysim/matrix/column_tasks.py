@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from raysim.backends import devices
 from raysim.matrix.column_walk import Grid, steps
 from raysim.matrix.exact_sums import largest
+
+if TYPE_CHECKING:
+    import torch
+
+Columns = TypeVar("Columns", np.ndarray, "torch.Tensor")
+"""Arrays, or tensors on the device that a task with `Needs.accelerated` has been given."""
 
 BLOCK_COLUMNS = 4096
 """Columns that `map_columns` and `reduce_columns` give to their function at a time; a chunk is a multiple of it."""
@@ -22,8 +29,9 @@ def map_shards(fn: Callable[..., np.ndarray], dtype: Any, count: int, *arguments
     each = len(arguments) // count
     parts = []
     for grid, *rest in (arguments[first : first + each] for first in range(0, count * each, each)):
-        walk = grid.walk(tuple(rest), (0, grid.width), BLOCK_COLUMNS, dtype)
-        parts += [np.array(fn(*block)) for _, block in walk]
+        parts += [
+            np.array(_array(fn(*block))) for block in _blocks(grid, tuple(rest), (0, grid.width), dtype)
+        ]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
@@ -34,8 +42,8 @@ def reduce_shard(
     sums = []
     for chunk in steps(0, grid.width, grid.chunk):
         total: np.ndarray | None = None
-        for _, block in grid.walk(arguments, chunk, BLOCK_COLUMNS, dtype):
-            result = fn(*block)
+        for block in _blocks(grid, arguments, chunk, dtype):
+            result = _array(fn(*block))
             total = np.array(result) if total is None else total + result
         assert total is not None, "a chunk has columns"
         sums.append(total)
@@ -57,12 +65,36 @@ def slice_rows(rows: np.ndarray, pieces: list[slice], *tiles: np.ndarray) -> np.
     return np.concatenate([tile[rows, piece] for tile, piece in zip(tiles, pieces, strict=True)], axis=1)
 
 
-def gram(columns: np.ndarray) -> np.ndarray:
+def gram(columns: Columns) -> Columns:
     """Inner products of the rows [K, K]."""
-    products: np.ndarray = columns @ columns.T
+    products: Columns = columns @ columns.T
     return products
 
 
-def centred_gram(columns: np.ndarray, centre: np.ndarray) -> np.ndarray:
+def centred_gram(columns: Columns, centre: Columns) -> Columns:
     """Inner products of the rows minus `centre` [c]: [K, K]."""
     return gram(columns - centre)
+
+
+def _blocks(
+    grid: Grid, arguments: tuple[np.ndarray, ...], part: tuple[int, int], dtype: Any
+) -> Iterator[tuple[Any, ...]]:
+    """What a function of columns is given, `part` of the shard at a time: few columns, which stay in the cache.
+
+    Where the task has a GPU, tensors there instead, of a chunk at a time, and all in the columns' type: it is rather
+    calls and copies that cost there.
+    """
+    if not devices.accelerated():
+        for _, block in grid.walk(arguments, part, BLOCK_COLUMNS, dtype):
+            yield block
+        return
+    import torch
+
+    wanted = torch.float64 if np.dtype(dtype) == np.float64 else torch.float32
+    for _, block in grid.walk(arguments, part, grid.chunk, frozen=False):
+        yield tuple(devices.tensor(values).to(wanted) for values in block)
+
+
+def _array(result: np.ndarray | torch.Tensor) -> np.ndarray:
+    array: np.ndarray = result if isinstance(result, np.ndarray) else result.cpu().numpy()
+    return array

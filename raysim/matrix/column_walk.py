@@ -38,11 +38,17 @@ class Grid:
         return self.last - self.first
 
     def walk(
-        self, arguments: tuple[np.ndarray, ...], part: tuple[int, int], width: int, dtype: Any = np.float32
+        self,
+        arguments: tuple[np.ndarray, ...],
+        part: tuple[int, int],
+        width: int,
+        dtype: Any = np.float32,
+        *,
+        frozen: bool = True,
     ) -> Iterator[tuple[slice, tuple[np.ndarray, ...]]]:
         """(which columns of the shard, (columns [K, c], *along [..., c])) for at most `width` columns of `part` at a time.
 
-        They are copied together as dtype, into memory that the next ones are written over.
+        They are copied together as dtype, into memory that the next ones are written over. frozen: they are read-only.
         """
         count = len(self.rows)
         tiles, along = arguments[:count], arguments[count:]
@@ -53,7 +59,7 @@ class Grid:
             columns = buffer[:, : stop - start]
             for where, rows in runs:
                 columns[where] = rows[:, start:stop]
-            columns.flags.writeable = False
+            columns.flags.writeable = not frozen
             vectors = (
                 v[..., offset + start : offset + stop] for v, offset in zip(along, offsets, strict=True)
             )

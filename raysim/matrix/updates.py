@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from raysim.backends.base import Backend, Needs, Reference
+from raysim.backends.base import ACCELERATED, Backend, Needs, Reference
 from raysim.matrix import column_tasks
 from raysim.matrix.column_walk import Grid, steps
 from raysim.matrix.layout import Layout
@@ -173,7 +173,8 @@ class Updates:
         """fn(columns [K, c], *along [c]) -> [c], called for BLOCK_COLUMNS at a time in tasks of column shards. Returns [d].
 
         along: of which fn gets the same columns, [c] or [m, c]. A column's result may depend on that column only.
-        dtype: what fn gets the columns as; they are read-only and gone after the call.
+        dtype: what fn gets the columns as; they are read-only and gone after the call. With needs.accelerated, and where
+        the task has a GPU, all that fn gets is tensors of dtype there, of more columns, and so is its result.
         """
         shards = self._shards(along)
         items = []
@@ -194,7 +195,7 @@ class Updates:
         """The sum of fn(columns [K, c], *along [c]) -> array of any fixed shape, over all columns.
 
         fn is called for BLOCK_COLUMNS at a time; its results are added up per chunk, and chunks in column order.
-        along, dtype: as in `map_columns`.
+        along, dtype, needs: as in `map_columns`.
         """
         total: np.ndarray | None = None
         work = partial(column_tasks.reduce_shard, fn, dtype)
@@ -239,8 +240,9 @@ class Updates:
         Products of float32 rows, accumulated in float64 in column order.
         """
         if centre is None:
-            return self.reduce_columns(stage, column_tasks.gram, dtype=np.float64)
-        return self.reduce_columns(stage, column_tasks.centred_gram, centre, dtype=np.float64)
+            return self.reduce_columns(stage, column_tasks.gram, dtype=np.float64, needs=ACCELERATED)
+        centred = column_tasks.centred_gram
+        return self.reduce_columns(stage, centred, centre, dtype=np.float64, needs=ACCELERATED)
 
     def columns(self, name: str, stage: str = "columns") -> np.ndarray:
         """One named parameter of all clients: [K, *shape] float32."""

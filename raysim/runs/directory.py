@@ -100,6 +100,10 @@ COLUMNS: Mapping[str, Columns] = {
             "who caused the work: client (local training), attack (crafting, and what its clients do beyond one training), "
             "defense, engine (the simulator)",
         ),
+        "device": (
+            "string",
+            "what it ran on: cpu, cuda:0; of a whole stage, those of its tasks, joined by +",
+        ),
     },
 }
 """Table -> column -> (type, meaning). Units are in the names."""
@@ -109,7 +113,7 @@ LAYOUT = "layout.json"
 TABLES: Mapping[str, TableSchema] = {
     "rounds": TableSchema("rounds", COLUMNS["rounds"], version=2, later=("threshold",)),
     "clients": TableSchema("clients", COLUMNS["clients"]),
-    "spans": TableSchema("spans", COLUMNS["spans"], version=2, later=("bytes_moved", "owner")),
+    "spans": TableSchema("spans", COLUMNS["spans"], version=3, later=("bytes_moved", "owner", "device")),
 }
 
 
