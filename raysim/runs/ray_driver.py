@@ -13,7 +13,8 @@ import ray
 from ray import exceptions as gone
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysim.backends.ray_backend import as_own_error
+from raysim.backends.capacity import Capacity
+from raysim.backends.ray_actors import as_own_error
 from raysim.composition.resources import client_actors
 from raysim.engine.experiment import Experiment
 from raysim.errors import RunError
@@ -26,15 +27,16 @@ SERVER_RESTARTS = 3
 POLL_S = 0.1
 
 
-def drive(experiment: Experiment, path: Path, workers: int, observe: Observer) -> None:
-    """Run the experiment in a Server actor on this node, on that many workers; returns when it is done."""
+def drive(experiment: Experiment, path: Path, capacity: Capacity, observe: Observer) -> None:
+    """Run the experiment in a Server actor on this node, on a cluster of this capacity; returns when it is done."""
     config = experiment.config
+    workers = capacity.workers(config.resources.threads)
     # The driver owns the data: it outlives a server that has to be started again.
     held = replace(experiment, arrays=tuple(ray.put(array) for array in experiment.arrays))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {
         "num_cpus": 0,
-        "num_gpus": config.resources.server_gpus,
+        "num_gpus": 0,
         "max_concurrency": 2,
         "scheduling_strategy": here,
     }
