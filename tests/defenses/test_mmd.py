@@ -7,6 +7,7 @@ import pytest
 
 from defenses import mmd
 from defenses.mmd import centred, kernel_sums, median_squared_distance, pairwise_mmd
+from raysim.backends import devices
 
 
 @pytest.fixture
@@ -55,6 +56,17 @@ def test_equal_sets_by_the_paper_s_formula(context, size: int) -> None:
     np.testing.assert_allclose([result[0, 1], *np.diagonal(result)], -2 / (size - 1), atol=1e-5)
     unbiased = pairwise_mmd(np.stack([one, one]), context, squared_bandwidth=1.0, estimator="unbiased")
     assert unbiased[0, 1] > -2 / (size - 1)
+
+
+@pytest.mark.parametrize("tile", [mmd.TILE_POINTS, 8])
+def test_the_path_of_a_gpu_against_the_definition(context, monkeypatch, tile: int) -> None:
+    monkeypatch.setattr(mmd, "TILE_POINTS", tile)
+    monkeypatch.setattr(context.backend, "accelerator", devices.REHEARSAL)
+    samples = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+    result = pairwise_mmd(samples, context, squared_bandwidth=2.5)
+    np.testing.assert_allclose(result, by_definition(samples, 2.5, "paper"), atol=2e-6)
+    assert np.array_equal(result, result.T)
+    assert {span.device for span in context.backend.telemetry.drain()} == {devices.REHEARSAL}
 
 
 def test_two_points_by_hand(context) -> None:

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from defenses.order_statistics import BLOCK, mean_around_median, median, trimmed_mean
 
@@ -53,3 +54,18 @@ def test_order_of_rows_does_not_matter():
     assert median(columns).tobytes() == median(shuffled).tobytes()
     assert trimmed_mean(columns, trim=2).tobytes() == trimmed_mean(shuffled, trim=2).tobytes()
     assert mean_around_median(columns, count=4).tobytes() == mean_around_median(shuffled, count=4).tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 16])
+def test_tensors_give_what_arrays_give(count):
+    """Medians to the bit; means up to the order in which float64 numbers are added."""
+    columns = np.random.default_rng(count).standard_normal((count, 300)).astype(np.float32)
+    given = torch.from_numpy(columns.copy())
+    for even in ("mean", "lower", "upper"):
+        np.testing.assert_array_equal(median(given, even=even).numpy(), median(columns, even=even))
+    for trim in range((count + 1) // 2):
+        found = trimmed_mean(given, trim=trim)
+        np.testing.assert_allclose(found.numpy(), trimmed_mean(columns, trim=trim), rtol=1e-6)
+    for kept in range(1, count + 1):
+        found = mean_around_median(given, count=kept)
+        np.testing.assert_allclose(found.numpy(), mean_around_median(columns, count=kept), rtol=1e-6)

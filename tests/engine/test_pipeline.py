@@ -103,9 +103,10 @@ def test_tasks_that_fail_when_begun_have_no_answer(ray_cluster):
 
 
 @pytest.mark.ray
-def test_two_threads_that_miss_one_actor_replace_it_once(ray_cluster, tmp_path):
+def test_two_threads_that_miss_one_actor_replace_it_once(ray_cluster, tmp_path, monkeypatch):
     """The second call waits in the actor's queue when the first kills it: both fail, one replaces, both are done."""
     from raysim.backends.capacity import ClientActors
+    from raysim.backends.ray_actors import Crew
     from raysim.backends.ray_backend import RayBackend
 
     marker = str(tmp_path / "died")
@@ -126,12 +127,14 @@ def test_two_threads_that_miss_one_actor_replace_it_once(ray_cluster, tmp_path):
 
     starts: list[int] = []
 
-    class Counting(RayBackend):
-        def _start_actor(self, place, nodes):
-            starts.append(place)
-            return super()._start_actor(place, nodes)
+    start = Crew._start
 
-    backend = Counting(ClientActors(1), workers=1)
+    def counted(crew, place, nodes):
+        starts.append(place)
+        return start(crew, place, nodes)
+
+    monkeypatch.setattr(Crew, "_start", counted)
+    backend = RayBackend(ClientActors(1), workers=1)
     try:
         backend.start_clients(Host, ())
         other = backend.apart()

@@ -8,8 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
-from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED, InProcessBackend, ThreadLimit
 from raysim.backends.telemetry import num_bytes
 from raysim.errors import ConfigError
 from raysim.matrix.column_tasks import BLOCK_COLUMNS, TRANSFORM_COLUMNS
@@ -194,6 +196,32 @@ def test_gram(tiling):
     expected = (wide - centre) @ (wide - centre).T
     for given in (centre, updates.backend.put(centre), updates.backend.put(np.append(centre, np.zeros(9)))):
         np.testing.assert_allclose(updates.gram(centre=given), expected, rtol=1e-12, atol=1e-9)
+
+
+@tilings
+def test_on_a_gpu_a_function_of_columns_is_given_tensors_in_their_type(tiling):
+    """Wide ones, with the vectors along beside them; the results are those of arrays."""
+    centre = np.linspace(0, 1, 9709).astype(np.float32)
+    plain = cut(tiling)
+    updates = cut(tiling, backend=InProcessBackend(accelerator=devices.REHEARSAL))
+    np.testing.assert_allclose(updates.gram(), plain.gram(), rtol=1e-12)
+    for along in (centre, updates.backend.put(centre)):
+        found = updates.gram(centre=along)
+        np.testing.assert_allclose(found, plain.gram(centre=centre), rtol=1e-12)
+    seen = []
+
+    def largest(columns, beside):
+        seen.append((columns.dtype, beside.dtype, columns.shape[1]))
+        return columns.amax(dim=0) + beside
+
+    found = updates.map_columns("largest", largest, centre, needs=ACCELERATED)
+    np.testing.assert_array_equal(found, matrix()[:, :9700].max(axis=0) + centre[:9700])
+    assert {kinds[:2] for kinds in seen} == {(torch.float32, torch.float32)}
+    assert sum(width for *_, width in seen) == 9700
+    assert {span.stage: span.device for span in updates.backend.telemetry.drain()} == {
+        "gram": devices.REHEARSAL,
+        "largest": devices.REHEARSAL,
+    }
 
 
 @tilings
