@@ -9,10 +9,11 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo test test-with-ray test-without-ray test-fast soak check docs format clean
+.PHONY: help install demo gpu test test-with-ray test-without-ray test-fast soak check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
+	@echo "make gpu        a GPU beside the CPU: the same verdicts, and seconds; in one process, without Ray"
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither Ray nor whole studies"
 	@echo "make soak       a long run whose processes are killed at random: 15 minutes or more"
@@ -40,6 +41,10 @@ install: $(READY)
 demo: $(READY)
 	@rm -rf runs/demo
 	$(BIN)/raysim run quickstart --name demo
+
+# Installs nothing: torch for the GPU at hand is often in an environment of its own (make gpu PYTHON=...).
+gpu:
+	$(PYTHON) -m raysim bench gpu
 
 # Two processes, since what has several nodes waits for them as much as it computes.
 test: $(READY)

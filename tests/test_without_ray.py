@@ -23,9 +23,18 @@ def test_a_run_in_this_process_needs_no_ray(tmp_path):
                   "defense": {"name": "median"}, "server_data": {"samples": 10}}
         result = raysim.run(config, name="bare", out=sys.argv[1], backend="inprocess")
         assert len(result.rounds) == 1
+        from raysim.cli.main import main
+
+        sys.argv = ["raysim", "bench", "gpu", "--rehearse", "krum", "layercam_ae", "--threads", "1"]
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, end.code
         assert "ray" not in sys.modules
         print("done")
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "all 2 defenses judge alike" in done.stdout
+    assert done.stdout.endswith("done\n")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from raysim.cli.bench_gpu import gpu
 from raysim.cli.study_command import command_of
 from raysim.exit_status import exit_status
 from raysim.studies.costs.attacks import Attacks
@@ -29,6 +30,7 @@ for study in (
     Scaling(), Attacks(), Rounds(), Growth(), Population(), Detection(), Similarity(), MMD(), Coverage(), Maps(),
 ):  # fmt: skip
     app.command(study.name)(command_of(study))
+app.command("gpu")(gpu)
 
 
 @app.command("defenses")
