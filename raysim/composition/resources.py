@@ -38,6 +38,13 @@ def client_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
     return ClientActors(count, resources.client_cpus, resources.client_gpus, kept, lend)
 
 
+def detection_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
+    """Who computes detection stages where nobody trains: an actor on every GPU, or on those kept for it."""
+    if config.resources.device == "cpu" or config.resources.server_gpus == 0:
+        return ClientActors(0)
+    return ClientActors(0, detection_gpus=kept_gpus(config) or (1.0,) * int(capacity.gpus))
+
+
 def kept_gpus(config: ExperimentConfig) -> tuple[float, ...]:
     """The shares of one GPU each that are kept for detection stages: resources.server_gpus."""
     wanted = config.resources.server_gpus

@@ -2,7 +2,7 @@
 
 A replayed defense starts from its state before round 0 and sees the recorded rounds in order. Where every
 round was recorded, its verdicts are those it would have given live, byte for byte, as long as the recorded run
-is its own; another defense sees the rounds that the recorded run's defense led to.
+is its own and the kind of device the same; another defense sees the rounds that the recorded run's defense led to.
 
     replays/krum/             what krum found: rounds, clients and spans with the columns of a run; the notes of a
                               round hold the SHA-256 of the verdict's aggregate
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raysim.backends.base import Backend, BackendName, InProcessBackend
-from raysim.backends.capacity import Capacity
+from raysim.backends.base import Backend, BackendName
 from raysim.composition.compose import compose
 from raysim.composition.methods import make_defense
 from raysim.config.load import load_config
@@ -33,6 +33,7 @@ from raysim.engine.simulation import initial_state, judge
 from raysim.errors import ConfigError, RecordError
 from raysim.replay.summary import FOLDER, write_summary
 from raysim.runs.directory import RunDirectory, digest, environment
+from raysim.runs.runner import in_process_backend, this_process
 
 Observe = Callable[[str, int, int], None]
 """Told after every round: the replay's name, rounds done, rounds in all."""
@@ -63,8 +64,8 @@ def replay(
         if address is not None:
             raise ConfigError("address", "belongs to backend ray", address)
         for wanted, directory in zip(planned, directories, strict=True):
-            local = InProcessBackend(threads=wanted.resources.threads)
-            experiment = compose(wanted, Capacity())
+            experiment = compose(wanted, this_process())
+            local = in_process_backend(experiment.config)
             records = replayed(experiment, local, local, found, warm_up)
             _keep(experiment, records, len(found), directory, environment(replay=True), observe)
     else:
@@ -102,13 +103,22 @@ def _replay_on_ray(
     with ray_cluster.connected(address):
         from raysim.backends.capacity import ClientActors
         from raysim.backends.ray_backend import RayBackend
+        from raysim.composition.resources import detection_actors
 
         available = ray_cluster.capacity()
         about = environment(replay=True, nodes=ray_cluster.nodes())
         for wanted, directory in zip(planned, directories, strict=True):
-            threads, placement = wanted.resources.threads, wanted.resources.placement
+            experiment = compose(wanted, available)
+            resources = experiment.config.resources
+            threads = resources.threads
             workers = available.workers(threads)
-            backend = RayBackend(ClientActors(0), workers=workers, threads=threads, placement=placement)
+            backend = RayBackend(
+                detection_actors(experiment.config, available),
+                workers=workers,
+                threads=threads,
+                placement=resources.placement,
+                device=resources.device,
+            )
             # Row blocks come to lie on all nodes, as they do where clients train.
             loader = RayBackend(
                 ClientActors(0),
@@ -117,9 +127,9 @@ def _replay_on_ray(
                 placement="spread",
                 telemetry=backend.telemetry,
             )
-            experiment = compose(wanted, available)
-            records = replayed(experiment, backend, loader, found, warm_up)
-            _keep(experiment, records, len(found), directory, about, observe)
+            with closing(backend):
+                records = replayed(experiment, backend, loader, found, warm_up)
+                _keep(experiment, records, len(found), directory, about, observe)
 
 
 def parse_defenses(texts: Sequence[str]) -> list[Component]:
@@ -163,9 +173,11 @@ def labels(defenses: Sequence[Component]) -> list[str]:
 
 
 def with_defense(config: ExperimentConfig, component: Component) -> ExperimentConfig:
-    """The configuration of the recorded run with another defense."""
+    """The configuration of the recorded run with another defense, and without what clients reserve: none trains."""
     values: dict[str, Any] = config.to_mapping()
-    return ExperimentConfig.from_mapping({**values, "defense": component.model_dump()})
+    resources = {**values["resources"], "client_cpus": 0.0, "client_gpus": 0.0, "clients_per_actor": "auto"}
+    replayed = {**values, "defense": component.model_dump(), "resources": resources}
+    return ExperimentConfig.from_mapping(replayed)
 
 
 def replayed(

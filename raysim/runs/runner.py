@@ -99,12 +99,19 @@ def _carry_out(
 def _in_process(
     config: ExperimentConfig, path: Path, observe: Observer, given: Given, resumed: Continuation | None
 ) -> None:
-    experiment = compose(config, Capacity(gpus=_visible_gpus()), given)
+    experiment = compose(config, this_process(), given)
     directory = RunDirectory(path)
     _enter(directory, experiment, resumed, backend="inprocess")
     backend = in_process_backend(experiment.config)
     with _put_together(directory):
         execute(experiment.published(backend), backend, directory, observe)
+
+
+def this_process() -> Capacity:
+    """What work in this process has: one task at a time, and the GPUs that torch finds."""
+    import torch
+
+    return Capacity(gpus=float(torch.cuda.device_count()))
 
 
 def in_process_backend(config: ExperimentConfig) -> InProcessBackend:
@@ -178,12 +185,6 @@ def _enter(
         directory.describe(describe())
     if not resumed.first_round and not (directory.path / BEGAN).exists():
         write_beginning(directory, config)
-
-
-def _visible_gpus() -> float:
-    import torch
-
-    return float(torch.cuda.device_count())
 
 
 def _unobserved(event: Progress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raysim.backends.capacity import Capacity, ClientActors, NodeCapacity
-from raysim.composition.resources import client_actors, resolved
+from raysim.composition.resources import client_actors, detection_actors, resolved
 from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
@@ -229,6 +229,21 @@ def test_nodes_count_one_by_one():
     head_and_worker = (NodeCapacity(8), NodeCapacity(2, gpus=4))
     shares = {"client_cpus": 1.0, "client_gpus": 0.5}
     assert actors_of(Capacity(cpus=10, gpus=4, nodes=head_and_worker), 10, **shares).count == 2
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({}, (1.0, 1.0)),
+        ({"server_gpus": 0.5}, (0.5,)),
+        ({"server_gpus": 0}, ()),
+        ({"device": "cpu"}, ()),
+    ],
+)
+def test_where_nobody_trains_every_gpu_is_there_for_detection(resources, expected):
+    capacity = Capacity(cpus=4, gpus=2, elsewhere=True)
+    found = detection_actors(resolved(config_of(10, **resources), Layout.flat(10), capacity), capacity)
+    assert (found.count, found.detection_gpus) == (0, expected)
 
 
 def test_what_the_server_keeps_fits_beside_the_actors():

@@ -15,7 +15,8 @@ from raysim.backends import devices
 from raysim.backends.base import InProcessBackend, ThreadLimit
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.defense import Verdict
-from tests.contract.test_contract_defenses import judge, random_rows
+from raysim.requirement import Requirement
+from tests.contract.test_contract_defenses import defense_of, judge, random_rows
 
 ON_A_GPU: dict[str, set[str]] = {
     "bulyan": {"gram", "order_statistics"},
@@ -80,6 +81,28 @@ def test_the_path_of_a_gpu_gives_the_verdict_of_the_cpu(name):
     tasks = {span.stage for span in spans if span.task != WHOLE_STAGE and span.device == devices.REHEARSAL}
     assert tasks == {stage for stage, device in whole.items() if device != devices.CPU}
     assert tasks == ON_A_GPU.get(name, set())
+
+
+STAGES_OF: dict[Requirement, set[str]] = {
+    Requirement.CLASS_ACTIVATION: {"cam"},
+    Requirement.REPRESENTATIONS: {"plr"},
+    Requirement.INFERENCE: {"cam", "plr", "inference", "validate"},
+    Requirement.AUTOENCODER: {"autoencoder", "fit_vae", "fit_dagmm"},
+    Requirement.SERVER_TRAINING: {"server_update", "pretrain"},
+    Requirement.GRAM: {"gram", "standardised_gram"},
+    Requirement.ORDER_STATISTICS: {"order_statistics"},
+}
+"""The stages that do the work of a requirement, for those that a GPU helps with."""
+
+LATER = {("fedgrad", Requirement.GRAM)}
+"""What a defense first comes to in a later round."""
+
+
+@pytest.mark.parametrize("name", sorted(DEFENSES))
+def test_what_a_defense_declares_and_a_gpu_helps_with_is_done_there(name):
+    for requirement in defense_of(name).needed():
+        if requirement in STAGES_OF and (name, requirement) not in LATER:
+            assert not STAGES_OF[requirement].isdisjoint(ON_A_GPU[name]), requirement
 
 
 @pytest.mark.parametrize("rule", ["krum", "median", "trimmed_mean"])

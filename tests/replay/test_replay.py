@@ -55,6 +55,14 @@ def test_rows_the_engine_rejected_stay_rejected(tiny, tmp_path):
     assert {client for client, reason in reasons.items() if reason} == {8, 9}
 
 
+def test_what_clients_reserved_is_not_asked_of_a_machine_where_none_trains(recorded):
+    path = recorded / "config.yaml"
+    path.write_text(path.read_text().replace("client_gpus: 0.0", "client_gpus: 0.25"))
+    [again] = replay(recorded, [Component(name="krum")])
+    assert RunResult(again).config.resources.client_gpus == 0
+    assert len(RunResult(again).rounds) == 3
+
+
 def test_a_range_of_rounds(recorded):
     [again] = replay(recorded, [Component(name="krum")], rounds=(1, 1))
     assert [row["round"] for row in RunResult(again).rounds] == [1]
