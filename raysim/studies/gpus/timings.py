@@ -16,9 +16,10 @@ from raysim.data.client_data import ClientData
 from raysim.defense import judged
 from raysim.matrix.layout import Layout
 from raysim.models.recipe import ModelRecipe
-from raysim.studies.costs.defense_cost import FIRST_ROUND, Clock, Subject, check_subjects, seconds
+from raysim.studies.costs.defense_cost import FIRST_ROUND, Subject, check_subjects
 from raysim.studies.gpus.verdicts import difference
 from raysim.studies.matrix import MatrixSpec, build_matrix
+from raysim.studies.timing import Clock, seconds
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 from raysim.training.stacked import CohortTrainer
