@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raysim import _moved
 from raysim.attack import Attack, ClientContext, Diagnostics, View, Visibility
-from raysim.backends.base import InProcessBackend, Needs, Reference
+from raysim.backends import devices
+from raysim.backends.base import ACCELERATED, InProcessBackend, Needs, Reference
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
 from raysim.context import Context, ServerData, Setting, State
@@ -52,6 +53,7 @@ from raysim.errors import (
     nearest_name,
     unknown_name,
 )
+from raysim.matrix.column_tasks import Columns
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.layout import Entry, Layout
 from raysim.matrix.new_rows import rows_from
@@ -77,10 +79,12 @@ if TYPE_CHECKING:
     from raysim.training.local import LocalTrainer
 
 __all__ = [
+    "ACCELERATED",
     "AtLeastTwo",
     "Attack",
     "ClientContext",
     "ClientData",
+    "Columns",
     "ConfigError",
     "Context",
     "Count",
@@ -128,6 +132,7 @@ __all__ = [
     "__version__",
     "accepted_mean",
     "chain",
+    "devices",
     "evaluate",
     "evaluate_round",
     "find_layers",

@@ -15,10 +15,12 @@ import pytest
 import raysim
 
 PUBLIC = [
+    "ACCELERATED",
     "AtLeastTwo",
     "Attack",
     "ClientContext",
     "ClientData",
+    "Columns",
     "ConfigError",
     "Context",
     "Count",
@@ -66,6 +68,7 @@ PUBLIC = [
     "__version__",
     "accepted_mean",
     "chain",
+    "devices",
     "evaluate",
     "evaluate_round",
     "find_layers",
@@ -85,6 +88,8 @@ PUBLIC = [
 ]
 
 ALIASES = {
+    "ACCELERATED": "raysim.backends.base",
+    "Columns": "raysim.matrix.column_tasks",
     "Observer": "raysim.runs.execution",
     "Reference": "raysim.backends.base",
     "Diagnostics": "raysim.attack",

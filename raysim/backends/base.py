@@ -47,6 +47,7 @@ class Needs:
 
 
 ACCELERATED = Needs(accelerated=True)
+"""The needs of a task that computes on a GPU where there is one."""
 
 
 class Backend(ABC):

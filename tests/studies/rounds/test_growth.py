@@ -172,7 +172,9 @@ def test_a_measurement_goes_on_where_it_stopped_and_grows(tmp_path, driver):
 
 def test_cells_that_cannot_be_measured_are_told_of_and_reported(tmp_path, driver):
     told: list[str] = []
-    plan = GrowthPlan(**ONE, clients=(4,), clients_per_actor="1", client_gpus="0,0.5", repeats=1, gpus_per_node=1)
+    plan = GrowthPlan(
+        **ONE, clients=(4,), clients_per_actor="1", client_gpus="0,0.5", repeats=1, gpus_per_node=1
+    )
     text = measure(plan, tmp_path, tell=told.append)
     assert len(driver) == 1
     assert len(told) == 1
