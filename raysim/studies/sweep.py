@@ -221,7 +221,7 @@ def room_for(config: ExperimentConfig, capacity: Capacity) -> int:
     """
     from raysim.composition.resources import client_actors
 
-    actors = client_actors(config, capacity.workers(config.resources.threads))
+    actors = client_actors(config, capacity)
     cpus = max(actors.count * max(actors.cpus, config.resources.threads), 1) + 1
     room = capacity.cpus / cpus
     if actors.gpus:

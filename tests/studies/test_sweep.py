@@ -183,7 +183,7 @@ def test_a_curve_over_one_key():
 
 def test_room_is_what_the_runs_need():
     config = ExperimentConfig(
-        population={"clients": 8}, resources={"clients_per_actor": 4, "client_gpus": 0.125}
+        population={"clients": 8}, resources={"clients_per_actor": 4, "client_gpus": 0.5}
     )
     assert room_for(config, Capacity(cpus=16, gpus=4.0)) == 4  # two actors of half a GPU; 3 CPUs each
     assert room_for(config, Capacity(cpus=8, gpus=4.0)) == 2
