@@ -86,6 +86,8 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
     }
     if address is None:
         settings["include_dashboard"] = False
+        # Ray reads the variable when it is imported, which a program may have done before.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0"
     try:
         with terminable_still():
             ray.init(**{**settings, **options})

@@ -93,7 +93,10 @@ COLUMNS: Mapping[str, Columns] = {
         "bytes_in": ("int64", "bytes of arrays in the arguments"),
         "bytes_out": ("int64", "bytes of arrays in the results"),
         "peak_memory_bytes": ("int64", "peak resident memory of the process during the span"),
-        "retries": ("int32", "times the task was started again"),
+        "retries": (
+            "int32",
+            "times the task was started again; of the stage `restart`: servers of this run that died before",
+        ),
         "bytes_moved": ("int64", "bytes of arrays in the arguments that were brought from other nodes"),
         "owner": (
             "string",

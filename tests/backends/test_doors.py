@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -17,19 +19,39 @@ from raysim.report.page import render
 pytestmark = pytest.mark.ray
 
 
-def test_every_port_is_on_loopback(ray_cluster):
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    listening = {}
-    for process in processes:
+def listening() -> dict[str, set[str]]:
+    """Address -> names of the processes, this one and all that it started, that listen there."""
+    found: dict[str, set[str]] = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:
             ports = process.net_connections()
         except psutil.NoSuchProcess:  # a worker that has just ended
             continue
         for port in ports:
             if port.status == psutil.CONN_LISTEN:
-                listening.setdefault(port.laddr.ip.removeprefix("::ffff:"), set()).add(process.name())
-    assert set(listening) <= {"127.0.0.1", "::1"}, listening
-    assert {"gcs_server", "raylet"} <= listening["127.0.0.1"]
+                found.setdefault(port.laddr.ip.removeprefix("::ffff:"), set()).add(process.name())
+    return found
+
+
+def test_every_port_is_on_loopback(ray_cluster):
+    found = listening()
+    assert set(found) <= {"127.0.0.1", "::1"}, found
+    assert {"gcs_server", "raylet"} <= found["127.0.0.1"]
+
+
+def test_also_where_a_program_imported_ray_before():
+    script = """
+import ray
+from raysim.backends import ray_connection
+from tests.backends.test_doors import listening
+with ray_connection.connected(num_cpus=1, object_store_memory=80 * 2**20):
+    print(*listening())
+"""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=200)
+    assert set(done.stdout.split()) <= {"127.0.0.1", "::1"}
+    assert "127.0.0.1" in done.stdout
 
 
 def test_the_token_is_its_owners_and_in_nothing_that_a_run_leaves(ray_cluster, tiny, tmp_path, monkeypatch):
