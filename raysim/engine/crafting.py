@@ -126,10 +126,17 @@ def _as_updates(name: str, rows: object, own: Updates) -> Updates:
 
 def unfit_rows(rows: Updates, global_vector: np.ndarray) -> dict[int, str]:
     """Client id -> why its crafted row must not be used: what `reason_to_reject` says of uploads."""
+    finite, negative = np.isfinite(rows.maxima()).all(axis=1), np.zeros(rows.num_clients, bool)
     columns = rows.layout.variance_columns
-    guard = RowStage("guard", _reasons, (columns - rows.dim, global_vector[columns]))
-    reasons = rows.map_row_stage(guard)
-    return {int(client): reason for client, reason in zip(rows.client_ids, reasons, strict=True) if reason}
+    if len(columns):
+        guard = RowStage("guard", _negative_variance, (columns - rows.dim, global_vector[columns]))
+        negative = np.array(rows.map_row_stage(guard), bool)
+    found = zip(rows.client_ids.tolist(), finite, negative, strict=True)
+    return {
+        client: NEGATIVE_VARIANCE if usable else "non-finite"
+        for client, usable, below in found
+        if not usable or below
+    }
 
 
 def _few(ids: np.ndarray) -> str:
@@ -137,14 +144,8 @@ def _few(ids: np.ndarray) -> str:
     return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
 
 
-def _reasons(
+def _negative_variance(
     rows: np.ndarray, tiles: Sequence[np.ndarray], variances: np.ndarray, held: np.ndarray
-) -> list[str]:
+) -> list[bool]:
     """held: the global model's variances, which lie at columns `variances` of the last tile, the buffers'."""
-
-    def reason(row: int) -> str:
-        if not all(np.isfinite(tile[row]).all() for tile in tiles):
-            return "non-finite"
-        return NEGATIVE_VARIANCE if (held + tiles[-1][row, variances] < 0).any() else ""
-
-    return [reason(row) for row in rows]
+    return [bool((held + tiles[-1][row, variances] < 0).any()) for row in rows]
