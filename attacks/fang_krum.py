@@ -84,7 +84,7 @@ class FangKrum(Attack):
             raise ConfigError("num_byzantine", f"{rule}; the cohort is {setting.cohort}", self.num_byzantine)
 
     def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
-        """The crafted rows; None where the search failed."""
+        """The crafted rows; None if the search failed."""
         sign, search = self._full(view) if self.knowledge == "full" else self._partial(view)
         if search["failed"]:
             return None, search

@@ -56,7 +56,7 @@ class FangTrimmedMean(Attack):
         return Visibility.OMNISCIENT if self.knowledge == "full" else Visibility.COLLUDING
 
     def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:
-        """One row per attacker; None where full knowledge finds no benign model."""
+        """One row per attacker; None if full knowledge finds no benign model."""
         ids = view.own.client_ids
         noises = [ColumnNoise(ctx.seed, (ctx.role, ctx.round, int(client), STAGE)) for client in ids]
         if self.knowledge == "partial":

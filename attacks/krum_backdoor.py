@@ -169,7 +169,7 @@ class KrumBackdoor(PoisonTraining):
     def penalise(
         self, benign: np.ndarray, mask: torch.Tensor | None, ctx: ClientContext
     ) -> Callable[[LocalTrainer], None] | None:
-        """What adds the penalty's gradient; None where it has none."""
+        """What adds the penalty's gradient; None if it has none."""
         import torch
 
         if self.penalty == "detached" or not self.rho:

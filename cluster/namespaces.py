@@ -48,7 +48,7 @@ def missing() -> str | None:
 
 
 def require() -> None:
-    """ConfigError where network namespaces cannot be made."""
+    """ConfigError if network namespaces cannot be made."""
     if lack := missing():
         raise ConfigError("kind", f"namespaces needs {lack}", "namespaces", "raylets")
 

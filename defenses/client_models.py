@@ -109,7 +109,7 @@ def bound_models(
 
 
 def _uninitialised(factory: ModelFactory) -> nn.Module:
-    """A module whose random initial parameters were not drawn, for they are about to be overwritten.
+    """A module whose random initial parameters were not drawn, because they are about to be overwritten.
 
     Drawing them takes longer than using the model once (23.5 million for a ResNet-50).
     """

@@ -105,7 +105,7 @@ class FLDetector(Defense):
         return Verdict(aggregate, weights, scores, flagged), state
 
     def _fresh(self, num_known: int, dim: int) -> State:
-        """The part of the state that starts over after a removal; errors are NaN where there is none."""
+        """The part of the state that starts over after a removal; errors are NaN if there is none."""
         return {
             "rounds": 0,
             "vector": None,

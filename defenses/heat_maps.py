@@ -98,7 +98,7 @@ def class_activation_maps(
     the model's own. method: `layercam` or `gradcam`. target: the class explained; None is each client's own most
     likely one. size: `native`, `input` (H x W), or a side in pixels.
 
-    Raises ConfigError for a wrong option or shape and for an image or global parameters that are not finite, RunError where the network cannot take the image.
+    Raises ConfigError for a wrong option or shape and for an image or global parameters that are not finite, RunError if the network cannot take the image.
     """
     check_size("size", size)
     factory = model

@@ -18,7 +18,7 @@ class Oracle(Defense):
     """Calibration only: is shown who attacks, removes exactly them, and averages the rest.
 
     The bound that no detector can pass, and what published GradCAM-AE scripts measure where they overwrite the
-    detector's verdict with the attackers' indices. ConfigError where the truth is not shown.
+    detector's verdict with the attackers' indices. ConfigError if the truth is not shown.
     """
 
     paper = "none: calibration only"

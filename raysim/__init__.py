@@ -244,7 +244,7 @@ def resume(
 
     rounds: how many in all, to extend the run. from_round: an earlier checkpoint, or 0 for the start.
     model, data, defense, attack, partition: the objects that `run` was given, again. Raises RecordError where
-    checkpoint or tables are damaged, ConfigError where config.yaml was changed, or where one of the objects is missing,
+    checkpoint or tables are damaged, ConfigError if config.yaml was changed, or if one of the objects is missing,
     has other options, or, for data and models, other values.
     """
     take_names()

@@ -9,7 +9,7 @@ from raysim.errors import ConfigError
 
 
 def finite(key: str, values: ArrayLike, rule: str = "must be numbers") -> np.ndarray:
-    """The values as float32; ConfigError where they are no numbers, or not finite in float32."""
+    """The values as float32; ConfigError if they are no numbers, or not finite in float32."""
     found = numbers(key, values, rule)
     good = np.isfinite(found)
     if not good.all():
@@ -28,7 +28,7 @@ def numbers(key: str, values: ArrayLike, rule: str) -> np.ndarray:
 
 
 def as_array(values: object) -> np.ndarray | None:
-    """The values as an array, of whatever type; None where they cannot be one."""
+    """The values as an array, of whatever type; None if they cannot be one."""
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with a gradient

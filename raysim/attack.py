@@ -78,7 +78,7 @@ class ClientContext:
         return rng.generator(self.seed, "attack", "shared", *key)
 
     def colluders_data(self) -> DataPool:
-        """The local data of all the attack's clients, in client-id order; RunError where the host has none."""
+        """The local data of all the attack's clients, in client-id order; RunError if the host has none."""
         if self.pool is None:
             raise RunError("this attack needs the colluders' data", stage="train", client=self.client)
         return self.pool()

@@ -62,9 +62,9 @@ class Setting:
     tokens: bool = False
     """Whether inputs are tokens, which cannot be drawn or added to."""
     cam_layer: str | None = None
-    """Path of the model's activation map, empty where it has none; None: not known."""
+    """Path of the model's activation map, empty if it has none; None: not known."""
     head: str | None = None
-    """Path of the model's last linear layer, empty where it has none; None: not known."""
+    """Path of the model's last linear layer, empty if it has none; None: not known."""
 
     def require(self, needed: Collection[Requirement], method: str) -> None:
         """ConfigError for the first requirement that this experiment does not meet."""
@@ -94,7 +94,7 @@ class Setting:
             raise ConfigError("name", rule, method)
 
     def require_numbers(self, method: str) -> None:
-        """ConfigError where inputs are tokens."""
+        """ConfigError if inputs are tokens."""
         if self.tokens:
             raise ConfigError("name", f"{method} draws inputs, and tokens cannot be drawn", method)
 
@@ -153,13 +153,13 @@ class Context:
 
     @property
     def model(self) -> ModelFactory:
-        """The model's recipe; ConfigError where a matrix came without a model."""
+        """The model's recipe; ConfigError if a matrix came without a model."""
         if self.factory is None:
             raise ConfigError("model", "this method needs the model behind the updates", None)
         return self.factory
 
     def require_server_data(self, samples: int = 1) -> ServerData:
-        """The server's data; ConfigError where there is none, or too little."""
+        """The server's data; ConfigError if there is none, or too little."""
         if self.server_data is None or len(self.server_data) < samples:
             held = 0 if self.server_data is None else len(self.server_data)
             raise ConfigError(

@@ -84,7 +84,7 @@ class Defense(Declared):
         return ()
 
     def assumed(self, count: int) -> int | None:
-        """How many of K = count rows it takes to be malicious (its `num_byzantine`); None where it assumes nothing."""
+        """How many of K = count rows it takes to be malicious (its `num_byzantine`); None if it assumes nothing."""
         return getattr(self, "num_byzantine", None)
 
     def assuming(self, count: int) -> Defense:

@@ -29,7 +29,7 @@ LAST_ROUNDS = 20
 
 @dataclass(frozen=True)
 class Detection:
-    """How well a verdict separates malicious from benign clients; every rate in [0, 1], NaN where undefined.
+    """How well a verdict separates malicious from benign clients; every rate in [0, 1], NaN if undefined.
 
     `auc_hard` is the area under the ROC curve of the 0/1 decisions, (recall + 1 - fpr) / 2, which the CAM
     papers report; `auc_score` is the rank AUC of the suspicion scores, equal scores counting one half.
@@ -62,7 +62,7 @@ class Detection:
 class Measure(NamedTuple):
     """A model on one test set: accuracy, mean cross-entropy, mean confidence in the label.
 
-    They are NaN where `unpredicted` of the `samples` got logits that are not finite: NaN is no prediction.
+    They are NaN if `unpredicted` of the `samples` got logits that are not finite: NaN is no prediction.
     """
 
     accuracy: float
@@ -151,7 +151,7 @@ def mean_detection(rounds: Sequence[Detection]) -> tuple[Detection, dict[str, in
 
 
 def summarise(values: ArrayLike) -> Summary:
-    """Final, best and last-20 mean of a value recorded once a round, in round order, NaN where not measured.
+    """Final, best and last-20 mean of a value recorded once a round, in round order, NaN if not measured.
 
     values: [T]. Final is the last measured value and best the highest (for attack success: the attacker's
     best). The mean runs over the last 20 *rounds*, of which those not measured are left out. All three are

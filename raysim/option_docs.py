@@ -33,7 +33,7 @@ class Option:
 def attribute_docs(cls: type) -> dict[str, str]:
     """Attribute -> the string under it, in one line, for the class and its bases; the nearest class decides.
 
-    Empty where there is no source: of a class typed at a prompt, say.
+    Empty if there is no source: of a class typed at a prompt, say.
 
     >>> attribute_docs(Option)
     {}

@@ -137,7 +137,7 @@ def call_annotations(call: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def check_option(key: str, annotation: object, value: object, default: object = dataclasses.MISSING) -> None:
-    """ConfigError where the annotation does not allow the value; a number that is not finite only as the default."""
+    """ConfigError if the annotation does not allow the value; a number that is not finite only as the default."""
     if isinstance(value, float) and not math.isfinite(value) and value == default:
         return
     item = _item(annotation)
@@ -192,7 +192,7 @@ def rule(annotation: object, value: object = 0) -> str:
 
 
 def allowed(annotation: Any) -> str:
-    """What an annotation allows, for a table; empty where it says no more than the type.
+    """What an annotation allows, for a table; empty if it says no more than the type.
 
     >>> allowed(PositiveInt | None), allowed(Fraction), allowed(Literal["batch", "group"]), allowed(int)
     ('at least 1', '[0, 1]', 'batch, group', '')
@@ -245,7 +245,7 @@ def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _item(annotation: Any) -> Any:
-    """What a sequence is made of; None where the annotation allows no sequence of one kind."""
+    """What a sequence is made of; None if the annotation allows no sequence of one kind."""
     for part in members(annotation):
         bare, _ = _split(part)
         args = get_args(bare)

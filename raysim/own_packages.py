@@ -76,7 +76,7 @@ def is_ours(module: ModuleType) -> bool:
 
 
 def _ours(name: str, found: ModuleSpec | None) -> list[str]:
-    """Our folder; ImportError where the user's folder has a file that we have too."""
+    """Our folder; ImportError if the user's folder has a file that we have too."""
     for place in (found.submodule_search_locations if found else None) or ():
         both = {path.name for path in Path(place).glob("*.py")} & {
             path.name for path in (ROOT / name).glob("*.py")

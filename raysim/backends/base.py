@@ -129,7 +129,7 @@ class Backend(ABC):
         return [""] * len(references)
 
     def apart(self) -> Backend | None:
-        """This backend for a second thread, with telemetry of its own; None where nothing can overlap."""
+        """This backend for a second thread, with telemetry of its own; None if nothing can overlap."""
         return None
 
     def close(self) -> None:  # noqa: B027 (most backends have nothing to close)
@@ -336,7 +336,7 @@ def keep_freed_memory(most_bytes: int = 2**28) -> None:
     """Let this process keep up to `most_bytes` of freed memory instead of handing it back to the kernel at once.
 
     A training step allocates and frees the same activations again and again; faulting their pages in anew each
-    time cost up to half of a step here. Does nothing where the C library is not glibc.
+    time cost up to half of a step here. Does nothing if the C library is not glibc.
     """
     try:
         glibc = ctypes.CDLL("libc.so.6")

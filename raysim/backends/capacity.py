@@ -28,7 +28,7 @@ class NodeCapacity:
         return min(by_cpus, by_gpus)
 
     def without(self, cpus: float = 0.0, gpus: float = 0.0) -> NodeCapacity | None:
-        """The node when these are taken, the GPUs' share of one of them; None where it does not have them."""
+        """The node when these are taken, the GPUs' share of one of them; None if it does not have them."""
         left = NodeCapacity(self.cpus - cpus, self.gpus - gpus)
         return left if left.cpus >= -SLACK and left.gpus >= -SLACK else None
 

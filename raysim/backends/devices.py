@@ -90,7 +90,7 @@ def obstacle() -> str:
 def decided(wanted: Wanted, place: int = 0) -> str:
     """`cpu`, or the GPU that worker number `place` uses of those that this process sees.
 
-    ConfigError where a GPU must be used and there is none.
+    ConfigError if a GPU must be used and there is none.
     """
     if wanted == CPU:
         return CPU

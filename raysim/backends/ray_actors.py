@@ -52,7 +52,7 @@ class Crew:
             self.device = common_device(places)
 
     def places(self) -> list[dict[str, Any]]:
-        """What `RayActor.place` says of each that lives; its ConfigError where a device is not there."""
+        """What `RayActor.place` says of each that lives; its ConfigError if a device is not there."""
         asked, found = [actor.place.remote() for actor in self.actors], []
         for answer in asked:
             try:
@@ -92,7 +92,7 @@ class Crew:
 
 
 def common_device(places: Sequence[dict[str, Any]]) -> devices.Wanted:
-    """The kind of device that all actors use. ConfigError where they differ: results would depend on who trains whom."""
+    """The kind of device that all actors use. ConfigError if they differ: results would depend on who trains whom."""
     found = {devices.kind(place["device"]): place["node"] for place in places}
     if len(found) > 1:
         rule = (
@@ -105,7 +105,7 @@ def common_device(places: Sequence[dict[str, Any]]) -> devices.Wanted:
 
 
 def reserved(shares: Sequence[Share], *, elastic: bool) -> PlacementGroup | None:
-    """A placement group of a bundle for each share, spread over the nodes, when it is there; None where they are all 0.
+    """A placement group of a bundle for each share, spread over the nodes, when it is there; None if they are all 0.
 
     elastic: an autoscaler may have to start machines first. RunError when others do not let go of what is needed.
     """

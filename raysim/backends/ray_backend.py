@@ -63,7 +63,7 @@ class RayBackend(Backend):
     reads (see placement.beside_data); `head`: on this process's node; `spread`: on all nodes in turn. A task that
     has nothing to be near to, whose needs that node cannot meet, or whose worker died there, is Ray's to place.
 
-    device: of the client actors; `auto`: decided by each, and refused where they differ. What `Needs.accelerated` says
+    device: of the client actors; `auto`: decided by each, and refused if they differ. What `Needs.accelerated` says
     of is then done by actors that have a GPU (see ClientActors), in turn; as tasks on CPUs where none has. elastic: see
     `reserved`.
     """
@@ -212,7 +212,7 @@ class RayBackend(Backend):
             self._group = reserved([*clients, *detectors], elastic=self._elastic)
 
     def _accelerators(self) -> Crew | None:
-        """The actors that compute detection stages on GPUs; None where there are none."""
+        """The actors that compute detection stages on GPUs; None if there are none."""
         plan = self._plan
         if plan.detection_gpus and self._detectors is None:
             self._reserve()

@@ -103,7 +103,7 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
 
 
 def what_starts(address: str | None = None) -> str:
-    """What `connected` is about to wait for, in words; empty where this process is connected already."""
+    """What `connected` is about to wait for, in words; empty if this process is connected already."""
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return ""
     return "starting Ray on this machine" if address in (None, "local") else f"joining Ray at {address}"

@@ -46,7 +46,7 @@ def followed(path: Path, backend: str, address: str | None, debug: bool) -> Iter
 
 
 def _kept(path: Path, backend: str, address: str | None) -> str:
-    """What of a run that ended early is kept, and how it goes on; empty where it had not begun."""
+    """What of a run that ended early is kept, and how it goes on; empty if it had not begun."""
     if not (path / "config.yaml").exists():
         return ""
     kept, wanted = RunDirectory(path).finished_rounds(), load_config(path / "config.yaml").rounds

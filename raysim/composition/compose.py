@@ -66,7 +66,7 @@ class Prepared:
 
 
 def compose(config: ExperimentConfig, capacity: Capacity | None = None, given: Given = Given()) -> Experiment:
-    """The experiment a configuration describes; ConfigError or DataError where it describes none.
+    """The experiment a configuration describes; ConfigError or DataError if it describes none.
 
     given: objects in place of what the configuration names.
     """
@@ -137,7 +137,7 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
 
 
 def rows_of_round(config: ExperimentConfig, partition: Partition, least: int = 1) -> int | None:
-    """How many uploads every round is to bring: clients with fewer samples than `least` send none; None where that varies."""
+    """How many uploads every round is to bring: clients with fewer samples than `least` send none; None if that varies."""
     able = int(np.count_nonzero(partition.sizes >= least))
     if config.population.cohort_size == config.population.total:
         return able
@@ -145,7 +145,7 @@ def rows_of_round(config: ExperimentConfig, partition: Partition, least: int = 1
 
 
 def place(prepared: Prepared, capacity: Capacity) -> Experiment:
-    """The experiment on machines of this capacity; ConfigError where it does not fit them."""
+    """The experiment on machines of this capacity; ConfigError if it does not fit them."""
     layout, source = prepared.layout, prepared.source
     config = resolved(prepared.config, layout, capacity)
     synthetic = prepared.methods.synthetic
@@ -232,7 +232,7 @@ def triggered_tests(
 def _identified(
     config: ExperimentConfig, given: Given, source: FederatedData, initial: np.ndarray, layout: Layout
 ) -> ExperimentConfig:
-    """The configuration with the digests of given data and of a given model; refused where it holds others."""
+    """The configuration with the digests of given data and of a given model; refused if it holds others."""
     changed = {}
     if given.data is not None:
         changed["data"] = identify("data", config.data, data_digest(source))

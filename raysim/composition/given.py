@@ -48,7 +48,7 @@ class Given:
         return None if self.attack is None else instances("attack", self.attack, Attack)
 
     def named_in(self, config: ExperimentConfig) -> ExperimentConfig:
-        """The configuration with these objects in place of what it names; refused where it names other objects.
+        """The configuration with these objects in place of what it names; refused if it names other objects.
 
         Attacks keep the schedules and clients of as many attacks of the configuration.
         """
@@ -81,7 +81,7 @@ class Given:
 
 
 def identify(group: str, component: Any, digest: str) -> Any:
-    """The component of given data or a given model with its digest; ConfigError where it is that of another."""
+    """The component of given data or a given model with its digest; ConfigError if it is that of another."""
     known = component.options.get(DIGEST)
     if known not in (None, digest):
         raise ConfigError(group, "must be what the run was started with; its digest differs", digest, known)
@@ -95,7 +95,7 @@ def model_digest(initial: np.ndarray, names: Sequence[str]) -> str:
 
 
 def instances(group: str, given: Any, base: type) -> tuple[Any, ...]:
-    """The objects given for a group; ConfigError where one is no instance of a frozen dataclass that derives from base."""
+    """The objects given for a group; ConfigError if one is no instance of a frozen dataclass that derives from base."""
     items = tuple(given) if isinstance(given, list | tuple) else (given,)
     for item in items:
         if not isinstance(item, base) or not dataclasses.is_dataclass(item):

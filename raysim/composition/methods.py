@@ -44,7 +44,7 @@ class Methods:
 
     @property
     def synthetic(self) -> Synthetic | None:
-        """How updates are drawn; None where clients train."""
+        """How updates are drawn; None if clients train."""
         return self.updates if isinstance(self.updates, Synthetic) else None
 
 

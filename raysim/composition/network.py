@@ -47,7 +47,7 @@ def make_network(
 
 
 def _built(recipe: ModelRecipe) -> nn.Module:
-    """The network with its initial parameters; ConfigError where its options ask for more than torch can make."""
+    """The network with its initial parameters; ConfigError if its options ask for more than torch can make."""
     try:
         return recipe.build()
     except ConfigError:
@@ -58,7 +58,7 @@ def _built(recipe: ModelRecipe) -> nn.Module:
 
 
 def _try_out(model: nn.Module, source: FederatedData, name: str) -> None:
-    """One input through the network: ConfigError where it does not take it, or gives no score for every class."""
+    """One input through the network: ConfigError if it does not take it, or gives no score for every class."""
     import torch
 
     training = model.training

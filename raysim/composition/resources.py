@@ -142,7 +142,7 @@ def device(config: ExperimentConfig, capacity: Capacity) -> devices.Wanted:
 def clients_per_stack(config: ExperimentConfig, model: nn.Module, input_shape: Sequence[int]) -> int:
     """How many clients train together: what was asked for, or a rule on the model and the batches.
 
-    The rule is the same for every device, which may not be known yet. ConfigError where the model cannot be stacked.
+    The rule is the same for every device, which may not be known yet. ConfigError if the model cannot be stacked.
     """
     from raysim.training.stacked import group_size, obstacle
 

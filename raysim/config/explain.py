@@ -88,7 +88,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def _one(default: Any) -> Any:
-    """The first of several defaults; None where there are none."""
+    """The first of several defaults; None if there are none."""
     return (default[0] if default else None) if isinstance(default, tuple) else default
 
 

@@ -37,7 +37,7 @@ def preset_groups() -> list[PresetGroup]:
 
 
 def presets_with(words: Sequence[str]) -> Mapping[str, str]:
-    """Those whose name and description hold all words, in any case; ConfigError where there are none."""
+    """Those whose name and description hold all words, in any case; ConfigError if there are none."""
     every = preset_descriptions()
     found = {
         name: text

@@ -109,7 +109,7 @@ class _Open:
 
 
 def _check_bounds(text: str) -> None:
-    """YAMLError where a text is too deep or too much, or an alias has no end; builds nothing."""
+    """YAMLError if a text is too deep or too much, or an alias has no end; builds nothing."""
     known: dict[str, _Open] = {}
     stack = [_Open(None)]
     for event in yaml.parse(text, _Base):

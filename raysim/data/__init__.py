@@ -70,7 +70,7 @@ def load(
     are stored encoded are decoded only if kept. None keeps everything in the stored order. download: let
     torchvision fetch missing files; nothing is ever fetched otherwise. options: the loader's own.
 
-    Raises ConfigError for an unknown name or option, DataError where files are missing (it says which to put
+    Raises ConfigError for an unknown name or option, DataError if files are missing (it says which to put
     where) or not what they should be.
 
     >>> load("digits", limit=50).train.images.shape

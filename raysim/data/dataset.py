@@ -57,7 +57,7 @@ class FederatedData:
     attack_std: what attackers' and test images are divided by instead, where published code does so; None = std.
     owners: [n_train] int64, the client each training sample belongs to, for the natural partition.
     notes: what the loader decided and its user must know, one sentence each.
-    Raises DataError where sets are empty, shapes differ or a label lies outside the classes.
+    Raises DataError if sets are empty, shapes differ or a label lies outside the classes.
     """
 
     name: str

@@ -42,7 +42,7 @@ def list_images(folder: Path, classes: Sequence[str]) -> ImageList:
     """All image files below `folder/<class>`, sorted by path inside each class.
 
     Hidden files and folders, whose names begin with a dot, are left out: copies that editors and file managers make.
-    Raises DataError where a class of `classes` has no image, or `folder` holds a class that is not in it.
+    Raises DataError if a class of `classes` has no image, or `folder` holds a class that is not in it.
     """
     if unknown := set(class_folders(folder)) - set(classes):
         raise DataError(f"{folder} has folders that are no class of the training set: {sorted(unknown)[:5]}")

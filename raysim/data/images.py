@@ -71,7 +71,7 @@ def stack(items: Iterable[tuple[int, bytes | Path, str]], count: int, form: Imag
     """Decode `count` images into uint8 [count, C, H, W].
 
     items: (position in the result, encoded bytes or path, what to call it in errors), every position once.
-    Raises DataError where one cannot be decoded or does not fit the others.
+    Raises DataError if one cannot be decoded or does not fit the others.
     """
     result: np.ndarray | None = None
     for position, source, name in items:

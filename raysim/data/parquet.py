@@ -31,7 +31,7 @@ CLIENT_NAMES = ("client_id", "client", "writer_id", "user_id", "user", "owner")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns to read; None = found from the schema. `client` stays None where there is none."""
+    """Names of the columns to read; None = found from the schema. `client` stays None if there is none."""
 
     image: str | None = None
     label: str | None = None
@@ -50,7 +50,7 @@ class ParquetImages:
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
-    """The split's files in order; empty where there are none. Raises DataError where some are missing."""
+    """The split's files in order; empty if there are none. Raises DataError if some are missing."""
     for place in (folder, folder / "data"):
         files = sorted([*place.glob(f"{split}-*.parquet"), *place.glob(f"{split}.parquet")])
         if files:
@@ -68,7 +68,7 @@ def load_split(folder: Path, form: ImageFormat, columns: Columns, selection: Sel
 
     Where there is no test (or validation) file the selection's test share of the training rows becomes the test
     set. owners: [n_train] int64, the rank of the row's client among the sorted client names of all training
-    rows. Raises DataError where files or columns are missing or ambiguous.
+    rows. Raises DataError if files or columns are missing or ambiguous.
     """
     train_files = find_files(folder, "train")
     if not train_files:
@@ -246,7 +246,7 @@ def _labels_of(file: Path, part: Any, name: str) -> LabelColumn:
 
 
 def _hub_features(schema: Any) -> dict[str, dict[str, Any]]:
-    """Column descriptions from the hub's metadata; empty where there are none."""
+    """Column descriptions from the hub's metadata; empty if there are none."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return {}

@@ -115,7 +115,7 @@ def read(path: Path, layout: Layout, backend: Backend, loader: Backend | None = 
 
 
 def _load_tiles(path: Path, names: Sequence[str], checksums: dict[str, int]) -> tuple[np.ndarray | None, ...]:
-    """The tiles of one row block, and their maxima; all None where this machine does not see the recording."""
+    """The tiles of one row block, and their maxima; all None if this machine does not see the recording."""
     if not path.exists():
         return (*(None for _ in names), None)
     with _damage_of(path):

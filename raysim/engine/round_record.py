@@ -18,7 +18,7 @@ from raysim.round_notes import ABSENT, ASSUMED, REJECTED, UNDEFINED, as_text, no
 
 
 def measured(measures: Sequence[Measure]) -> dict[str, float]:
-    """The columns of the table of rounds that `evaluate` fills; NaN where it did not."""
+    """The columns of the table of rounds that `evaluate` fills; NaN if it did not."""
     nan = float("nan")
     clean, triggered = measures[:1], measures[1:]
     return {

@@ -34,7 +34,7 @@ def find_layers(model: nn.Module) -> tuple[str, str]:
     """(module path of the activation map, module path of the last linear layer).
 
     Those of the architecture in raysim's table whose two paths the model has, unless a convolution follows its
-    activation map; else the last convolution and the last `nn.Linear` in module order. ConfigError where the
+    activation map; else the last convolution and the last `nn.Linear` in module order. ConfigError if the
     model has no `nn.Linear`; without a convolution the activation map's path is empty.
     """
     from torch import nn

@@ -90,7 +90,7 @@ def factory_of(
 
 
 def layers_of(model: nn.Module) -> tuple[str, str]:
-    """(path of the activation map, path of the last linear layer), empty where there is none."""
+    """(path of the activation map, path of the last linear layer), empty if there is none."""
     paths = dict(model.named_modules())
     found = find_layers(model) if any(type(m) is nn.Linear for m in paths.values()) else ("", "")
     chosen = []

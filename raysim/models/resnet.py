@@ -1,6 +1,6 @@
 """ResNet-18 (He et al., CVPR 2016) for small images: a 3x3 first convolution, no pooling before the stages.
 
-Both return pre-softmax class scores and take images of any size, for they average over what is left of it.
+Both return pre-softmax class scores and take images of any size, because they average over what is left of it.
 """
 
 from __future__ import annotations

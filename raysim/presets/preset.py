@@ -15,7 +15,7 @@ class Preset:
     """One experiment of a paper.
 
     name: `paper/table-what-it-varies-defense`. paper, small: the configuration at full scale, and one of the same
-    structure that takes seconds. reported: measure -> the paper's number, None where it prints a dash; shares,
+    structure that takes seconds. reported: measure -> the paper's number, None if it prints a dash; shares,
     not percent. metrics: the measures to show, reported ones included (see raysim.studies.papers.measures).
     interval: detection rates count in rounds t = 1, 2, ... that it divides. doubts: measure -> why the paper's
     number disagrees with its others. stand_ins: what the small scale puts in place of what.

@@ -202,7 +202,7 @@ def _scores(rounds: Columns, clients: Columns) -> Drawing | str:
 
 
 def _threshold_of(rounds: Columns, clients: Columns) -> np.ndarray:
-    """The threshold of each client's round; NaN where there is none."""
+    """The threshold of each client's round; NaN if there is none."""
     place = np.clip(np.searchsorted(rounds["round"], clients["round"]), 0, len(rounds["round"]) - 1)
     same = rounds["round"][place] == clients["round"]
     return np.where(same, rounds["threshold"][place], np.nan)

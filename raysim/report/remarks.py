@@ -67,7 +67,7 @@ def assumptions(note: Mapping[str, Any]) -> str:
 
 
 def utility(rounds: Columns, column: str) -> Summary:
-    """`summarise` of main accuracy or attack success; the final value is NaN where the last round's is undefined."""
+    """`summarise` of main accuracy or attack success; the final value is NaN if the last round's is undefined."""
     summary, notes = summarise(rounds[column]), rounds["notes"]
     known = ~np.isnan(rounds[column])
     undefined = np.array([UNDEFINED in notes_of(text) for text in notes], bool)

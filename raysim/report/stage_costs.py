@@ -26,7 +26,7 @@ KEEPING = ("record", "checkpoint", "load")
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds a round. first_s: in the first round that ran it; median_s: over the others; both NaN where there is none.
+    """Seconds a round. first_s: in the first round that ran it; median_s: over the others; both NaN if there is none.
 
     total_s: over the whole run.
     """
@@ -39,7 +39,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage over the whole run. bytes_moved is NaN where the run was recorded before it was measured."""
+    """One stage over the whole run. bytes_moved is NaN if the run was recorded before it was measured."""
 
     stage: str
     owner: str
@@ -134,7 +134,7 @@ def owner_cost(spans: Columns, owner: str) -> Cost:
 def owner_share(spans: Columns, owner: str) -> float:
     """An owner's part of the seconds of all stages: the median over the rounds it worked in, the first left out.
 
-    NaN where there is no such round.
+    NaN if there is no such round.
     """
     seconds = owner_seconds(spans)
     if owner not in seconds:

@@ -31,7 +31,7 @@ def save(
     """Save a state tree; afterwards only the newest `keep` checkpoints are left.
 
     configuration: the digest of the configuration the state belongs to. Raises TypeError for what a checkpoint cannot
-    hold, OSError where it cannot be written; the checkpoints before it then stay.
+    hold, OSError if it cannot be written; the checkpoints before it then stay.
     """
     arrays: dict[str, np.ndarray] = {}
     tree = _to_json(state, "", arrays)

@@ -26,7 +26,7 @@ def common_places(places: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def keep_places(directory: RunDirectory, places: Sequence[Mapping[str, Any]], round: int) -> None:
-    """Write where clients train into environment.json; RunError where earlier rounds trained on another kind of device.
+    """Write where clients train into environment.json; RunError if earlier rounds trained on another kind of device.
 
     Devices round differently, so that the run would be neither's.
     """

@@ -46,7 +46,7 @@ class RunResult:
     """A run's directory, read back whenever it is asked; the run may still be going on.
 
     `table(name)` is a table as Arrow, `frame(name)` as pandas, `rounds` the rows of one of them as dicts, for a look at
-    `result.rounds[-1]["main_accuracy"]`. Raises RecordError where the directory lacks what is asked for.
+    `result.rounds[-1]["main_accuracy"]`. Raises RecordError if the directory lacks what is asked for.
     """
 
     path: Path

@@ -63,7 +63,7 @@ class TableSchema:
         return pa.Table.from_pylist(list(rows), schema=self.arrow)
 
     def read(self, path: Path) -> pa.Table:
-        """The rows in a file; RecordError where it is damaged, lacks a column, or is of a later version."""
+        """The rows in a file; RecordError if it is damaged, lacks a column, or is of a later version."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

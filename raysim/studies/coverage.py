@@ -126,7 +126,7 @@ def one_trial(population: int, cohort: int, generator: np.random.Generator) -> t
 
 
 def first_false(matrix: np.ndarray) -> tuple[int, int] | None:
-    """Where a bool matrix is first False; None where it is True throughout."""
+    """Where a bool matrix is first False; None if it is True throughout."""
     place = int(np.argmin(matrix))
     row, column = divmod(place, matrix.shape[1])
     return None if matrix[row, column] else (row, column)
@@ -227,7 +227,7 @@ def _notes(rows: Sequence[dict[str, Any]]) -> str:
         worst = min(below, key=lambda row: row["theorem_1_rounds"] / row["exact_rounds"])
         lines.append(
             f"Theorem 1 is printed as an upper bound and lies below the exact expectation in {len(below)} of"
-            f" {len(rows)} rows, for it counts only the rounds that bring nobody new; most at n = "
+            f" {len(rows)} rows, because it counts only the rounds that bring nobody new; most at n = "
             f"{worst['population']}, K = {worst['cohort']}: {worst['theorem_1_rounds']:.1f} for"
             f" {worst['exact_rounds']:.1f}."
         )
@@ -283,6 +283,6 @@ def _panel(axes: Axes, rows: Sequence[dict[str, Any]], x: str) -> None:
         means = [row[f"{event}_rounds_mean"] for row in rows]
         halves = [row[f"{event}_rounds_half_ci"] for row in rows]
         style: dict[str, Any] = {"color": colour, "marker": "D", "ms": 5, "lw": 1.2}
-        if event == "linked":  # rings, for the others' marks may lie inside
+        if event == "linked":  # rings, because the others' marks may lie inside
             style |= {"marker": "o", "ms": 9, "mfc": "none", "lw": 0, "zorder": 5}
         axes.errorbar(at, means, yerr=halves, label=name, elinewidth=1.2, capsize=3, **style)

@@ -158,7 +158,7 @@ class Detection(Study[DetectionPlan, DetectionCell]):
                 accuracy=("float64", "main accuracy after the last round"),
                 detection_s=("float64", "the defense's seconds a round, median without the first one"),
                 first_s=("float64", "those of the first round, what it does before that included"),
-                problem=("string", "why there are no numbers; empty where there are"),
+                problem=("string", "why there are no numbers; empty if there are"),
             ),
         ),
         "spans": TableSchema("spans", SPANS),

@@ -44,7 +44,7 @@ def finish(
 ) -> None:
     """Start the run, go on with it, or leave it as it is where it is finished.
 
-    ConfigError where the folder holds a run of another configuration.
+    ConfigError if the folder holds a run of another configuration.
     """
     import raysim
 
@@ -69,7 +69,7 @@ def same(stored: ExperimentConfig, wanted: ExperimentConfig) -> bool:
 
 
 def measures_of(path: Path) -> dict[str, float]:
-    """The MEASURES of a finished run or replay; NaN where it does not define one."""
+    """The MEASURES of a finished run or replay; NaN if it does not define one."""
     rounds, spans = read_columns(path, "rounds"), read_columns(path, "spans")
     order = np.argsort(rounds["round"], kind="stable")
     found = {name: summarise(rounds[name][order]).final for name in ("main_accuracy", "attack_success_rate")}

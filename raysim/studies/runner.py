@@ -48,7 +48,7 @@ def carry_out(
     page: a file that gets the page without its title, to be included by one in the folder above.
 
     Raises ConfigError for a plan that cannot be carried out, before anything starts; RecordError for an `out` that holds
-    another measurement, or any without `resume`; RunError where a driver fails: the cells it finished stay.
+    another measurement, or any without `resume`; RunError if a driver fails: the cells it finished stay.
     """
     for line in study.check(plan):
         tell(line)
@@ -178,7 +178,7 @@ def _one(study: Study[Any, Any], plan: Plan, store: Store, cell: Cell) -> str:
 
 
 def _on_cluster(study: Study[Any, Any], plan: OnCluster, out: Path, nodes: int) -> None:
-    """Bring a cluster up and run the driver on it; RunError where it fails."""
+    """Bring a cluster up and run the driver on it; RunError if it fails."""
     from cluster.clusters import bring_up
 
     kind = type(study)

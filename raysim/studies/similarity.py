@@ -186,7 +186,7 @@ def direct_errors(similarities: np.ndarray, truth: np.ndarray) -> dict[str, floa
 def estimate_errors(
     estimate: np.ndarray, shared: np.ndarray, met: np.ndarray, truth: np.ndarray
 ) -> dict[str, float]:
-    """Errors over the pairs that have not met but share a third client; NaN where there is none.
+    """Errors over the pairs that have not met but share a third client; NaN if there is none.
 
     known_share: of all pairs, those that met. covered_share: of the others, those that share a third.
     """

@@ -31,7 +31,7 @@ class PeerTime:
 
 
 def peer_package(name: str) -> Any:
-    """An optional package; ConfigError where it is not installed."""
+    """An optional package; ConfigError if it is not installed."""
     from raysim.models.torchvision_compat import import_torchvision
 
     try:

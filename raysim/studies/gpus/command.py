@@ -90,7 +90,7 @@ class Found:
 
 
 def device_to_measure(rehearse: bool) -> str:
-    """The GPU, or with `rehearse` the CPU in its place. ConfigError where there is no GPU."""
+    """The GPU, or with `rehearse` the CPU in its place. ConfigError if there is no GPU."""
     if rehearse:
         return devices.REHEARSAL
     if reason := devices.obstacle():
@@ -125,7 +125,7 @@ def measure(plan: GpuPlan, tell: Callable[[str], None]) -> Found:
 
 
 def bench_gpu(plan: GpuPlan, tell: Callable[[str], None]) -> None:
-    """Measure and print; RunError where a verdict differs, or where not all verdicts could be compared in time."""
+    """Measure and print; RunError if a verdict differs, or where not all verdicts could be compared in time."""
     console = Console(width=110)
     console.print(f"{devices.name(plan.device)} ({plan.device}) beside the CPU", style="bold")
     print_machine(console, threads=plan.threads, repeats=plan.repeats, seed=plan.matrix.seed)

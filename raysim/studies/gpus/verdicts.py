@@ -28,8 +28,8 @@ ROUNDS = 2
 class Agreement:
     """How one defense's verdicts on the device compare with those on the CPU: the worst of all rounds.
 
-    flags: clients of one that the other judged otherwise; None where the defense flags nobody. scores, weights,
-    aggregate: largest difference, in the CPU's largest value; None where there are none. stages: those that ran on
+    flags: clients of one that the other judged otherwise; None if the defense flags nobody. scores, weights,
+    aggregate: largest difference, in the CPU's largest value; None if there are none. stages: those that ran on
     the device.
     """
 

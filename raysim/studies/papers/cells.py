@@ -74,7 +74,7 @@ def run_cell(
 ) -> PaperCell:
     """Run what is not yet finished under out/scale/NAME/seed-N, and measure it.
 
-    A run that lacks data, or fails, is told in `problem`; the other seeds go on. ConfigError where a folder
+    A run that lacks data, or fails, is told in `problem`; the other seeds go on. ConfigError if a folder
     holds a run of another configuration.
     """
     values: dict[str, list[float]] = {key: [] for key in preset.metrics}

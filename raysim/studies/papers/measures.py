@@ -53,7 +53,7 @@ def is_share(key: str) -> bool:
 
 
 def measure(path: Path, preset: Preset, keys: tuple[str, ...]) -> dict[str, float]:
-    """The measures of one finished run; NaN where it does not define one.
+    """The measures of one finished run; NaN if it does not define one.
 
     Round R of far@R and mar@R is one of the paper's run; in a shorter one it is the round as far into it.
     """

@@ -126,7 +126,7 @@ def seconds_ratio(first: Measured, other: Measured) -> Ratio:
 
 
 def limit_ratio(entry: Measured, limit: Measured | None) -> Ratio | None:
-    """Seconds over a limit's, repeat by repeat: median and quartiles; None where no repeat has both.
+    """Seconds over a limit's, repeat by repeat: median and quartiles; None if no repeat has both.
 
     The limit is measured in the same repeat on the same matrix, so that what slows the machine slows both.
     """

@@ -24,7 +24,7 @@ class RoundMatrix:
     vector is published again. Block after block goes to one node after the other, as a run deals its clients: left to
     chance, one node would sometimes hold most rows, and get most of the work.
 
-    anchors: see `anchor`, one for each node; none where there is but one node, and so nothing to renew.
+    anchors: see `anchor`, one for each node; none if there is but one node, and so nothing to renew.
     """
 
     def __init__(self, matrix: Matrix, backend: Backend, anchors: Sequence[Placed] = ()) -> None:

@@ -32,7 +32,7 @@ class Fits:
         self._along_clients = {(g.subject, g.parameters, g.nodes): g for g in laws if g.along == "clients"}
 
     def of(self, view: ScalingView, defense: str, stage: str, nodes: int) -> Growth | None:
-        """The growth in K, None where there were fewer than three."""
+        """The growth in K, None if there were fewer than three."""
         return self._along_clients.get((Subject(view.setup, defense, stage), view.parameters, nodes))
 
 
@@ -105,7 +105,7 @@ def stages(view: ScalingView, fits: Fits, drawn: Drawn) -> list[str]:
 
 
 def maps(view: ScalingView, drawn: Drawn) -> list[str]:
-    """Maps alone beside maps and autoencoder, by K; nothing where no defense has both."""
+    """Maps alone beside maps and autoencoder, by K; nothing if no defense has both."""
     rows = []
     for defense in view.with_autoencoder():
         for nodes in view.nodes:
@@ -180,7 +180,7 @@ def moved(view: ScalingView, drawn: Drawn) -> list[str]:
 
 
 def spilled(view: ScalingView) -> list[str]:
-    """Where the object store did not suffice; nothing where it did."""
+    """Where the object store did not suffice; nothing if it did."""
     rows = []
     for (defense, stage, size), m in view.found.items():
         if m.spilled_bytes > 0 and (stage == WHOLE or defense == LIMITS):

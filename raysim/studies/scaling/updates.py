@@ -112,7 +112,7 @@ class Recorded:
 
     @classmethod
     def of(cls, plan: ScalingPlan) -> Recorded:
-        """Raises RecordError where the directory holds no run or no recorded round."""
+        """Raises RecordError if the directory holds no run or no recorded round."""
         run = Path(plan.updates)
         if not (run / "config.yaml").exists():
             raise RecordError(f"{run} holds no run: config.yaml is missing")

@@ -48,7 +48,7 @@ class ScalingView:
         return MatrixSize(clients, self.parameters, nodes)
 
     def get(self, defense: str, stage: str, clients: int, nodes: int) -> Measured | None:
-        """One entry, or None where it was not measured."""
+        """One entry, or None if it was not measured."""
         return self.found.get((defense, stage, self.size(clients, nodes)))
 
     def sizes(self, defense: str, stage: str = WHOLE) -> dict[MatrixSize, Measured]:
@@ -88,7 +88,7 @@ class ScalingView:
         return [d for d in self.defenses if (d, MAPS) in stages and (d, AUTOENCODER) in stages]
 
     def maps_seconds(self, defense: str, clients: int, nodes: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """(maps alone [R], maps and autoencoder [R]), the repeats that have both; None where there are none."""
+        """(maps alone [R], maps and autoencoder [R]), the repeats that have both; None if there are none."""
         maps, coder = (self.get(defense, stage, clients, nodes) for stage in (MAPS, AUTOENCODER))
         if maps is None or coder is None:
             return None
