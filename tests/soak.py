@@ -160,6 +160,7 @@ def soak(
         "the digest is not that of an undisturbed run": result.digest != calm.digest
         or tables[0] != tables[1],
         "nothing was killed": not disturber.kills,
+        f"no process lived for the {4 * SAMPLES} s after round {disturber.settled_round} that its memory is judged by": not growth,
         f"memory grew by more than 10 %: {growth}": any(by > GROWTH for by in growth.values()),
         f"bytes of objects stayed behind: {kept}": kept > 0,
         f"processes stayed behind: {orphans}": bool(orphans),

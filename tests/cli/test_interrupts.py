@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -220,8 +221,29 @@ def test_ctrl_c_on_ray(tmp_path: Path, marker: Path):
     assert raysim.resume(path, backend="inprocess").digest == undisturbed(tmp_path, overrides)
 
 
+@pytest.mark.ray
+def test_a_driver_killed_on_ray_leaves_a_run_that_goes_on(tmp_path: Path, marker: Path):
+    """SIGKILL: nothing can be saved or said; finished rounds are whole, and Ray's processes end by themselves."""
+    overrides = [*words(marker), "checkpoint.every=1"]
+    process = started(tmp_path, overrides)
+    wait_for(marker, process)
+    process.kill()
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "digest.txt").exists()
+    wait_until(lambda: not in_group(process.pid))
+    assert RunDirectory(tmp_path / "run").finished_rounds() == DONE
+    assert raysim.resume(tmp_path / "run", backend="inprocess").digest == undisturbed(tmp_path, overrides)
+
+
 def in_group(number: int) -> list[int]:
-    return [p.pid for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == number]
+    """The processes of a group that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if process.status() != "zombie" and os.getpgid(process.pid) == number:
+                found.append(process.pid)
+    return found
 
 
 @pytest.mark.ray
