@@ -82,6 +82,21 @@ class WaitWhileJudging(Defense):
 
 
 @dataclass(frozen=True)
+class WaitForFile(Defense):
+    """The plain mean; in the given round once `file` exists, which it waits for."""
+
+    file: str = ""
+    round: int = 2
+
+    def apply(self, state, updates, ctx):
+        limit = time.monotonic() + 120
+        while ctx.round == self.round and not Path(self.file).exists():
+            assert time.monotonic() < limit, self.file
+            time.sleep(0.05)
+        return Verdict(updates.combine(updates.shares), updates.shares), state
+
+
+@dataclass(frozen=True)
 class Toil(Attack):
     """Its clients poison their data and train twice, or `own` way around the honest training; the first update counts."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
+from ray import exceptions
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -17,6 +18,15 @@ from raysim.errors import ConfigError, RunError
 
 PLACING_S = 300
 """How long reservations may wait for others to let go of what the cluster has; with an autoscaler, for ever."""
+
+WORKER_LOST = (
+    exceptions.WorkerCrashedError,
+    exceptions.ActorDiedError,
+    exceptions.ActorUnavailableError,
+    exceptions.NodeDiedError,
+    exceptions.OutOfMemoryError,
+)
+"""What a call ends with when its process died, whatever of."""
 
 Share = tuple[float, float]
 """The CPUs and the share of a GPU that one actor reserves."""
@@ -57,9 +67,9 @@ class Crew:
         for answer in asked:
             try:
                 found.append(ray.get(answer))
-            except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError):
+            except WORKER_LOST:
                 continue  # its next call replaces it
-            except ray.exceptions.RayTaskError as error:
+            except exceptions.RayTaskError as error:
                 raise as_own_error(error) from error
         return found
 
@@ -132,7 +142,7 @@ def objects(arguments: Sequence[Any]) -> list[Any]:
     return [argument.object if isinstance(argument, Placed) else argument for argument in arguments]
 
 
-def as_own_error(error: ray.exceptions.RayTaskError) -> Exception:
+def as_own_error(error: exceptions.RayTaskError) -> Exception:
     """The exception a task raised, as it was raised there."""
     cause = error.cause
     return cause if isinstance(cause, Exception) else RunError(str(error))

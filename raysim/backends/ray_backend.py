@@ -27,7 +27,7 @@ from raysim.backends.base import Backend, Begun, Needs, Reference, located
 from raysim.backends.capacity import ClientActors
 from raysim.backends.devices import CPU, Wanted
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
-from raysim.backends.ray_actors import Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_actors import WORKER_LOST, Crew, as_own_error, nothing, objects, reserved
 from raysim.backends.ray_worker import node_name, run_task, short_name
 from raysim.backends.telemetry import Telemetry, num_bytes
 from raysim.errors import LostWork, RunError
@@ -46,13 +46,6 @@ ENDED_AGAIN_S = 10.0
 TASKS_PER_WORKER = 4
 """Tasks in flight per CPU: enough to hide scheduling, few enough that their results fit the store."""
 
-WORKER_LOST = (
-    gone.WorkerCrashedError,
-    gone.ActorDiedError,
-    gone.ActorUnavailableError,
-    gone.NodeDiedError,
-    gone.OutOfMemoryError,
-)
 OBJECT_LOST = (gone.ObjectLostError, gone.OwnerDiedError, gone.ObjectFetchTimedOutError)
 
 
