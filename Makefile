@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo gpu test test-with-ray test-without-ray test-fast soak check docs format clean
+.PHONY: help install demo gpu test test-ray-1 test-ray-2 test-without-ray test-fast soak check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
@@ -46,13 +46,18 @@ demo: $(READY)
 gpu:
 	$(PYTHON) -m raysim bench gpu
 
-# Two processes, since what has several nodes waits for them as much as it computes.
+# Three processes, since what has several nodes waits for them as much as it computes.
+WITH_RAY := "ray or namespaces"
 test: $(READY)
-	@echo "the tests in two processes: those that start Ray or make namespaces (ray:), and all others"
-	@$(MAKE) --no-print-directory --jobs 2 test-with-ray test-without-ray
+	@echo "the tests in three processes: those that start Ray or make namespaces (ray 1:, ray 2:), and all others"
+	@$(MAKE) --no-print-directory --jobs 3 test-ray-1 test-ray-2 test-without-ray
 
-test-with-ray:
-	@$(BIN)/python -m pytest -m "ray or namespaces" 2>&1 | sed --unbuffered 's/^/ray: /'
+test-ray-1:
+	@$(BIN)/python -m pytest -m $(WITH_RAY) tests/backends tests/cluster tests/contract 2>&1 | sed --unbuffered 's/^/ray 1: /'
+
+test-ray-2:
+	@$(BIN)/python -m pytest -m $(WITH_RAY) --ignore tests/backends --ignore tests/cluster --ignore tests/contract \
+		2>&1 | sed --unbuffered 's/^/ray 2: /'
 
 test-without-ray:
 	@$(BIN)/python -m pytest -m "not ray and not namespaces" 2>&1 | sed --unbuffered ''
