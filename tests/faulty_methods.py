@@ -336,12 +336,14 @@ class MortalAttack(Attack):
 
 @dataclass(frozen=True)
 class MortalDefense(Defense):
-    """The plain mean, after tasks that die where a trap `task-<round>` is set."""
+    """The plain mean, after tasks that die where a trap `task-<round>` is set; `arm-<round>` becomes `evaluate`."""
 
     folder: str = ""
 
     def apply(self, state, updates, ctx):
         moment = f"task-{ctx.round}"
+        if (planned := Path(self.folder, f"arm-{ctx.round}")).exists():
+            planned.rename(planned.with_name("evaluate"))
         found = ctx.map("look", _look, [(self.folder, moment, number) for number in range(4)])
         return Verdict(updates.combine(updates.shares), updates.shares), {
             "sum": state.get("sum", 0) + sum(found)

@@ -222,12 +222,12 @@ def test_ctrl_c_on_ray(tmp_path: Path, marker: Path):
 
 
 @pytest.mark.ray
-def test_a_driver_killed_on_ray_leaves_a_run_that_goes_on(tmp_path: Path, marker: Path):
-    """SIGKILL: nothing can be saved or said; finished rounds are whole, and Ray's processes end by themselves."""
+def test_a_machine_killed_on_ray_leaves_a_run_that_goes_on(tmp_path: Path, marker: Path):
+    """SIGKILL of the driver and all of Ray's processes: nothing can be saved or said; finished rounds are whole."""
     overrides = [*words(marker), "checkpoint.every=1"]
     process = started(tmp_path, overrides)
     wait_for(marker, process)
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "digest.txt").exists()
