@@ -42,9 +42,9 @@ demo: $(READY)
 	@rm -rf runs/demo
 	$(BIN)/raysim run quickstart --name demo
 
-# Installs nothing: torch for the GPU at hand is often in an environment of its own (make gpu PYTHON=...).
+# Installs nothing: torch for the GPU at hand is often in an environment of its own (make gpu PYTHON=...); else .venv if it is there.
 gpu:
-	$(PYTHON) -m raysim bench gpu
+	$(if $(and $(filter file,$(origin PYTHON)),$(wildcard $(READY))),$(BIN)/python,$(PYTHON)) -m raysim bench gpu
 
 # Three processes, since what has several nodes waits for them as much as it computes.
 WITH_RAY := "ray or namespaces"
