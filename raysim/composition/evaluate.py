@@ -151,7 +151,7 @@ def evaluate_round(
         server_data=held,
         recipe=recipe or TrainingRecipe(),
     )
-    usable = np.array(_finite_rows(rows))[order]
+    usable = np.isfinite(updates.maxima()).all(axis=1)
     with _options_of(defense):
         if not state:
             first = defense.init(context)
@@ -257,12 +257,6 @@ def _with_buffers(key: str, given: np.ndarray, whole: np.ndarray, layout: Layout
         return np.concatenate([given, whole[..., layout.dim :]], axis=-1)
     sizes = f"{layout.dim} columns" + (f" (or {layout.num_columns})" if layout.buffers else "")
     raise ConfigError(key, f"must have {sizes}, one per parameter", given.shape)
-
-
-def _finite_rows(rows: np.ndarray) -> list[bool]:
-    # The squared norm is finite unless a number is not, or it overflows; only then look again.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return [bool(np.isfinite(row @ row) or np.isfinite(row).all()) for row in rows]
 
 
 def _reordered(verdict: Verdict, order: np.ndarray) -> Verdict:
