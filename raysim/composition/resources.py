@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+ACTORS_PER_CPU = 4
+"""How many actors with a share of a GPU `auto` starts for each CPU: clients wait for their GPU part of the time, but each
+step of theirs is launched by a CPU, and every process costs about 200 MB and a second of start."""
+
+
 def client_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
     """How many client actors, and what each reserves: the share of one client, for it trains one at a time.
 
@@ -23,19 +28,31 @@ def client_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
     own memory, and stacks are of small models; what a stack of large ones takes is `client_gpus` itself.
     As many actors as `clients_per_actor` makes of the cohort; with `auto` as many as fit, and at most one for every
     group that trains together: the cohort takes turns on them. Where nothing is reserved, one a worker.
+    CPUs bound `auto` too (ACTORS_PER_CPU), but every GPU gets an actor; if they do, each actor reserves as much as lets
+    these still fit, since Ray fills one GPU with shares before it turns to the next.
     """
     resources, cohort = config.resources, config.population.cohort_size
     per_actor, together = resources.clients_per_actor, config.training.clients_per_stack
     kept = kept_gpus(config)
+    cpus, gpus = resources.client_cpus, resources.client_gpus
     if isinstance(per_actor, int):
         count = -(-cohort // per_actor)
-    elif resources.client_gpus or resources.client_cpus:
+    elif cpus or gpus:
         groups = -(-cohort // (together if isinstance(together, int) else 1))
-        count = max(1, int(min(groups, capacity.holds(resources.client_cpus, resources.client_gpus, kept))))
+        fitting = min(groups, capacity.holds(cpus, gpus, kept))
+        count = max(1, int(min(fitting, _driven(config, capacity))))
+        if count < fitting and gpus:
+            shares = (_share(1, parts) for parts in range(1, int(1 / gpus) + 1))
+            gpus = next((share for share in shares if capacity.holds(cpus, share, kept) >= count), gpus)
     else:
         count = min(capacity.workers(resources.threads), cohort)
     lend = resources.server_gpus == "auto"
-    return ClientActors(count, resources.client_cpus, resources.client_gpus, kept, lend)
+    return ClientActors(count, cpus, gpus, kept, lend)
+
+
+def _driven(config: ExperimentConfig, capacity: Capacity) -> int:
+    """How many actors the CPUs keep busy, and one for every GPU at least."""
+    return max(ACTORS_PER_CPU * capacity.workers(config.resources.threads), int(capacity.gpus))
 
 
 def detection_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:

@@ -208,7 +208,9 @@ class ResourcesConfig(Group):
         "takes turns; 0: nothing is reserved",
     )
     clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST)] = Field(
-        "auto", description="1: an actor, and a reservation, for every client; auto: as many actors as fit"
+        "auto",
+        description="1: an actor, and a reservation, for every client; auto: as many actors as fit, "
+        "and at most four per CPU",
     )
     server_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         "auto",

@@ -203,7 +203,7 @@ def test_clients_per_actor_decides_how_many_there_are(clients, per_actor, count)
         (Capacity(cpus=2, gpus=1), 500, {"client_gpus": 0.25}, 4),
         (Capacity(cpus=2, gpus=1), 3, {"client_gpus": 0.25}, 3),  # never more than there are clients
         (Capacity(cpus=2, gpus=2), 500, {"client_gpus": 0.4}, 4),  # none has shares of two GPUs
-        (Capacity(cpus=2, gpus=1), 500, {"client_gpus": 0.01}, 100),
+        (Capacity(cpus=25, gpus=1), 500, {"client_gpus": 0.01}, 100),
         (Capacity(cpus=4), 500, {"client_cpus": 0.5}, 6),  # one CPU is kept
         (Capacity(cpus=3, gpus=1), 500, {"client_gpus": 0.25, "client_cpus": 1.0}, 2),
         (Capacity(cpus=9, gpus=2, elsewhere=True), 500, {"client_gpus": 0.25, "server_gpus": 0.5}, 6),
@@ -213,6 +213,24 @@ def test_clients_per_actor_decides_how_many_there_are(clients, per_actor, count)
 )
 def test_as_many_actors_as_fit_run_at_once_and_the_cohort_takes_turns(capacity, clients, resources, count):
     assert actors_of(capacity, clients, **resources).count == count
+
+
+@pytest.mark.parametrize(
+    ("capacity", "resources", "count", "gpus"),
+    [
+        (Capacity(cpus=2, gpus=1), {"client_gpus": 0.01}, 8, 0.125),
+        (Capacity(cpus=2, gpus=4), {"client_gpus": 0.01}, 8, 0.5),  # two on each GPU, and none idle
+        (Capacity(cpus=2, gpus=4), {"client_gpus": 0.25}, 8, 0.5),
+        (Capacity(cpus=1, gpus=3), {"client_gpus": 0.5}, 4, 0.5),  # with two thirds only three would fit
+        (Capacity(cpus=2, gpus=16), {"client_gpus": 0.5}, 16, 1.0),  # every GPU has one
+        (Capacity(cpus=4, gpus=1), {"client_gpus": 0.01, "threads": 2}, 8, 0.125),
+        (Capacity(cpus=2), {"client_cpus": 0.01}, 8, 0.01),
+    ],
+)
+def test_cpus_bound_how_many_run_at_once_and_gpus_are_shared_out_evenly(capacity, resources, count, gpus):
+    found = actors_of(capacity, 500, **resources)
+    assert (found.count, found.gpus or found.cpus) == (count, gpus)
+    assert capacity.holds(found.cpus, found.gpus) >= count
 
 
 def test_a_group_that_trains_together_takes_one_place():
