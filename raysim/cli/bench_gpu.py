@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from raysim.exit_status import exit_status
-from raysim.studies.option_lists import at_least_one
 
 
 def gpu(
@@ -26,7 +25,7 @@ def gpu(
     threads: Annotated[
         int | None, typer.Option(help="Of the CPU's side. Default: one a processor.", show_default=False)
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Counted repeats, after one that warms up.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Counted repeats, after one that warms up.")] = 3,
     limit: Annotated[int, typer.Option(help="Seconds after which no other part is begun.")] = 400,
 ) -> None:
     """Compare verdicts of every defense, seconds of its stages, and local training in stacks, on a GPU and on the CPU.
@@ -41,7 +40,6 @@ def gpu(
     with exit_status():
         from raysim.studies.gpus.command import GpuPlan, bench_gpu, device_to_measure
 
-        at_least_one("repeats", repeats)
         device = device_to_measure(rehearse)
         plan = GpuPlan(device, threads or os.cpu_count() or 1, repeats=repeats, limit_s=limit)
         if names:

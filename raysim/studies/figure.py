@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,10 @@ PANEL_HEIGHT = 4.2
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288")
 MARKERS = "osDv^P*X"
+REST = "#b9bfc4"
+OTHERS = "all others"
+LEAST_SHARE = 0.01
+"""Parts below this share of every bar are drawn together."""
 
 
 def panels(count: int, height: float = PANEL_HEIGHT) -> tuple[Figure, list[Axes]]:
@@ -113,6 +117,82 @@ def heat_map(
     for (row, column), value in np.ndenumerate(values):
         ink = "white" if value < middle else "black"
         axes.text(column, row, rate(float(value)), ha="center", va="center", color=ink, fontsize=9)
+
+
+def bars(values: Mapping[str, Values], x: str) -> Figure:
+    """A bar a name, with a line from quartile to quartile."""
+    from raysim.report.drawing import INK
+
+    figure, (axes,) = panels(1, height=1.1 + 0.3 * len(values))
+    at = range(len(values))
+    axes.barh(at, [found.median for found in values.values()], height=0.7, color=COLOURS[0])
+    low, high = zip(*(found.quartiles for found in values.values()), strict=True)
+    axes.hlines(at, low, high, color=INK, lw=1.6)
+    _names_down(axes, list(values))
+    axes.set_xlabel(x)
+    return figure
+
+
+def stacked(parts: Mapping[str, Mapping[str, Mapping[str, float]]], x: str) -> Figure:
+    """Panel -> bar -> part -> length, parts one after the other: the large ones in colours, all others together in grey."""
+    from raysim.report.drawing import INK, PAPER
+
+    shown = large_parts([bar for bars_of in parts.values() for bar in bars_of.values()])
+    most = max(map(len, parts.values()))
+    figure, panels_of = panels(len(parts), height=1.6 + 0.34 * most)
+    for axes, (title, bars_of) in zip(panels_of, parts.items(), strict=True):
+        left = np.zeros(len(bars_of))
+        for place, name in enumerate([*shown, OTHERS]):
+            lengths = np.array([_length(bar, name, shown) for bar in bars_of.values()])
+            colour = REST if name == OTHERS else COLOURS[place]
+            if lengths.any():
+                axes.barh(range(len(left)), lengths, 0.72, left, color=colour, label=name, ec=PAPER, lw=0.6)
+            left += lengths
+        _names_down(axes, list(bars_of))
+        axes.set_xlabel(x)
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+    handles = {
+        label: handle
+        for axes in panels_of
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    names = [name for name in (*shown, OTHERS) if name in handles]
+    figure.legend(
+        [handles[name] for name in names], names, loc="outside lower center", ncols=4, frameon=False, fontsize=9,
+        labelcolor=INK,
+    )  # fmt: skip
+    return figure
+
+
+def large_parts(bars_of: Sequence[Mapping[str, float]]) -> list[str]:
+    """The parts that are drawn apart, in their order: of at least LEAST_SHARE of a bar, as many as there are colours."""
+    largest: dict[str, float] = {}
+    for bar in bars_of:
+        whole = sum(bar.values()) or 1.0
+        for name, length in bar.items():
+            largest[name] = max(largest.get(name, 0.0), length / whole)
+    able = [name for name, share in largest.items() if share >= LEAST_SHARE]
+    kept = sorted(able, key=lambda name: -largest[name])[: len(COLOURS)]
+    return [name for name in largest if name in kept]
+
+
+def _length(bar: Mapping[str, float], name: str, apart: Sequence[str]) -> float:
+    """Of one part, or of all that are not drawn apart."""
+    if name != OTHERS:
+        return bar.get(name, 0.0)
+    return sum(length for part, length in bar.items() if part not in apart)
+
+
+def _names_down(axes: Axes, names: Sequence[str]) -> None:
+    """Horizontal bars with these names, the first on top, and lines down."""
+    from raysim.report.drawing import GRID, INK
+
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.invert_yaxis()
+    axes.yaxis.grid(visible=False)
+    axes.xaxis.grid(color=GRID, lw=0.8)
+    axes.set_xlim(left=0.0)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raysim.studies.study import Page
+from raysim.studies.table import Values
 
 WIDTH = 108
 
@@ -18,6 +19,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     marks = "|".join([":---", *["---:"] * (len(head) - 1)])
     first, *rest = (f"| {' | '.join(_cell(text) for text in line)} |" for line in (head, *rows))
     return "\n".join([first, f"|{marks}|", *rest])
+
+
+def extent(values: Iterable[float]) -> list[str]:
+    """Minimum, median and maximum, for three columns."""
+    known = Values.of(float("nan") if value is None else value for value in values)
+    return [f"{value:.3f}" for value in (known.known.min(), known.median, known.known.max())]
 
 
 def document(title: str, about: Mapping[str, Any], page: Page, files: Mapping[str, str]) -> str:

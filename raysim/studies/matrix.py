@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from raysim import rng
-from raysim.backends.base import Backend, InProcessBackend
+from raysim.backends.base import Backend
 from raysim.context import Context, ServerData
 from raysim.engine.synthetic_updates import synthetic_updates
-from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import CHUNK_VALUES, Updates, shard_bounds
 from raysim.models.recipe import ModelRecipe
@@ -98,35 +95,3 @@ def build_matrix(spec: MatrixSpec, backend: Backend) -> Matrix:
 def server_labels(num_classes: int) -> np.ndarray:
     """Labels of the server's samples: the first ten classes in turn."""
     return np.arange(SERVER_SAMPLES) % min(num_classes, 10)
-
-
-def image_shape(text: str) -> tuple[int, int, int]:
-    """Channels, height and width of images.
-
-    >>> image_shape("3x32x32")
-    (3, 32, 32)
-    """
-    parts = text.split("x")
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-        raise ConfigError("image", "must be CHANNELSxHEIGHTxWIDTH", text, "1x28x28")
-    channels, height, width = map(int, parts)
-    return channels, height, width
-
-
-@contextlib.contextmanager
-def bench_backend(name: str, workers: int) -> Iterator[Backend]:
-    """`ray`: a cluster of so many CPUs, one thread each; `inprocess`: this process with so many threads."""
-    if name == "inprocess":
-        yield InProcessBackend(threads=workers)
-        return
-    from raysim.backends import ray_connection as ray_cluster
-
-    with ray_cluster.connected(num_cpus=workers):
-        from raysim.backends.capacity import ClientActors
-        from raysim.backends.ray_backend import RayBackend
-
-        backend = RayBackend(ClientActors(0), workers=workers, threads=1)
-        try:
-            yield backend
-        finally:
-            backend.close()

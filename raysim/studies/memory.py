@@ -20,6 +20,9 @@ from typing import Any, Protocol
 
 import psutil
 
+from raysim.backends.base import Backend, InProcessBackend
+from raysim.backends.telemetry import WHOLE_STAGE
+
 PROCESS_PAUSE_S = 0.002
 TOTAL_PAUSE_S = 0.2
 NODE_PAUSE_S = 0.005
@@ -88,6 +91,20 @@ class MemoryWatch:
             if now is not None:
                 self.peak = max(self.peak, now.whole)
                 self.growth = max(self.growth, now.private - before.private)
+
+
+def task_memory(backend: Backend, work: Callable[[MemoryWatch], object]) -> tuple[int, int]:
+    """(Largest resident memory of any process, most private memory that one took plus the tiles of its largest task).
+
+    work: is given the watch, and enters it where what counts begins.
+    """
+    gc.collect()
+    backend.telemetry.drain()
+    watch = MemoryWatch()
+    work(watch)
+    tasks = [span.bytes_in for span in backend.telemetry.drain() if span.task != WHOLE_STAGE]
+    mapped = 0 if isinstance(backend, InProcessBackend) else max(tasks, default=0)
+    return watch.peak, watch.growth + mapped
 
 
 class TotalMemory:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
+    from raysim.backends.base import Backend
     from raysim.context import Context
 
 LOOP_PAIRS = 100
@@ -116,8 +117,6 @@ class MMD(Study[MMDPlan, MMDCell]):
     @contextlib.contextmanager
     def opened(self, plan: MMDPlan, bench: Bench) -> Iterator[Warm]:
         """See Study."""
-        from raysim.studies.costs.kernels import kernel_context
-
         warm = Warm(kernel_context(bench.backend, plan.seed))
         warm.context.map("warm up", _begin, [0.2] * bench.workers)
         sets = samples_of(plan, 2, 2)
@@ -188,11 +187,27 @@ def plain_loop_s(sets: np.ndarray, squared_bandwidth: float) -> tuple[float, int
     """(seconds of a plain loop over all pairs i < j, pairs it was timed on and scaled up from)."""
     left, right = np.triu_indices(len(sets), 1)
     chosen = np.unique(np.linspace(0, len(left) - 1, min(LOOP_PAIRS, len(left))).astype(int))
-    from raysim.studies.costs.kernels import plain_mmd
-
     with ThreadLimit(1)():
         spent = seconds(lambda: [plain_mmd(sets[left[k]], sets[right[k]], squared_bandwidth) for k in chosen])
     return spent / len(chosen) * len(left), len(chosen)
+
+
+def plain_mmd(left: np.ndarray, right: np.ndarray, squared_bandwidth: float) -> float:
+    """MMD^2 of two sample sets [m, o], pair by pair as one would write it."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.exp(-((a[:, None] - b) ** 2).sum(axis=2) / (2 * squared_bandwidth)).mean())
+
+    return kernel(left, left) + kernel(right, right) - 2 * kernel(left, right)
+
+
+def kernel_context(backend: Backend, seed: int) -> Context:
+    """A context for work that needs tasks and nothing of a round."""
+    from raysim.context import Context
+    from raysim.matrix.layout import Layout
+
+    vector = np.zeros(1, np.float32)
+    return Context(backend, seed, "defense", 0, 1, Layout.flat(1), backend.put(vector), vector)
 
 
 def _grid(found: Found, corner: str, cell: Callable[[Any], str]) -> str:

@@ -48,12 +48,8 @@ class Store:
         Raises RecordError for finished cells without `resume`, and where the plan but for its grid, the machine,
         the commit or the libraries were others.
         """
-        now: dict[str, Any] = {
-            "plan": plan.model_dump(mode="json"),
-            "same": json.loads(json.dumps(plan.beside_grid())),
-            "environment": environment(),
-            "dates": [datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")],
-        }
+        now = about_now(plan.model_dump(mode="json"))
+        now["same"] = json.loads(json.dumps(plan.beside_grid()))
         if self.finished():
             if not resume:
                 raise RecordError(
@@ -110,6 +106,12 @@ class Store:
 
     def _part(self, table: str, cell: Cell) -> Path:
         return self.out / "parts" / table / f"{cell.name}.parquet"
+
+
+def about_now(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What is measured, here and now: `markdown.about_lines` shows it."""
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {"plan": dict(plan), "environment": environment(), "dates": [date]}
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from raysim.cli.main import app
 from raysim.errors import ConfigError
 from raysim.studies.costs.attack_cost import measure_attack, parse_attacks
 from raysim.studies.costs.attacks import CRAFTING, Attacks, AttacksPlan
-from raysim.studies.costs.defense_cost import parse_subjects
+from raysim.studies.costs.subjects import parse_subjects
 from raysim.studies.matrix import Matrix, MatrixSpec, build_matrix
 
 SIZE = ["--clients", "8", "--malicious", "3", "--model", "digits_cnn", "--image", "1x8x8", "--classes", "10"]
@@ -38,7 +38,7 @@ def test_every_attack_that_looks_at_others_is_measured():
 def test_crafting_is_timed_beside_the_defense_on_the_same_rows(monkeypatch: pytest.MonkeyPatch):
     matrix, views, judged = tiny_matrix(), [], []
     ((label, attack),) = parse_attacks(["ipm"])
-    (krum,) = parse_subjects(["krum"], ())
+    (krum,) = parse_subjects(["krum"])
     craft, apply = type(attack).craft, type(krum.defense).apply
 
     def watched_craft(self, state, view, ctx):

@@ -1,12 +1,14 @@
-"""The measurements of `raysim bench` at a tiny size: what they compute and print, never how long it takes."""
+"""`raysim bench defenses` and `kernels` at a tiny size: what they compute and show, never how long it takes."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -15,18 +17,12 @@ from raysim.cli.main import app
 from raysim.defense import Verdict
 from raysim.errors import ConfigError
 from raysim.studies.costs import kernels
-from raysim.studies.costs.defense_cost import (
-    BETWEEN,
-    FIRST_ROUND,
-    DefenseCost,
-    measure_defense,
-    parse_subjects,
-)
-from raysim.studies.costs.peers import PeerTime
-from raysim.studies.costs.targets import RFA_SUBJECT, Judged, judge_defenses, judge_memory
+from raysim.studies.costs.defenses import Defenses, DefensesCell, DefensesPlan, measure_defense
+from raysim.studies.costs.subjects import FIRST_ROUND, parse_subjects
 from raysim.studies.limits import gram_product
 from raysim.studies.matrix import MatrixSpec, build_matrix
-from raysim.studies.memory import MemoryWatch
+from raysim.studies.memory import MemoryWatch, task_memory
+from raysim.studies.store import SPANS
 
 TINY = MatrixSpec("digits_cnn", (1, 8, 8), 10, clients=8, malicious=2)
 SMALL = ["--clients", "8", "--malicious", "1", "--model", "digits_cnn", "--image", "1x8x8", "--classes", "10"]
@@ -44,17 +40,19 @@ def test_the_gram_limit_is_the_gram_matrix():
     assert gram_product(matrix.updates, np.float32) == pytest.approx(rows @ rows.T, rel=1e-4)
 
 
-def test_a_defense_is_measured_stage_by_stage():
+def test_a_defense_is_measured_with_the_spans_of_its_stages():
     matrix = build_matrix(TINY, InProcessBackend())
-    (subject,) = parse_subjects(["krum"], ["krum.num_byzantine=1"])
-    cost = measure_defense(subject, matrix, repeats=2)
-    assert cost.label == "krum,num_byzantine=1"
-    assert list(cost.stages) == ["gram", "krum", "combine", BETWEEN]
-    assert all(len(stage.wall_s) == 2 for stage in cost.stages.values())
-    assert sum(stage.wall_s for stage in cost.stages.values()) == pytest.approx(cost.apply_s)
-    assert cost.stages["gram"].bytes_in == 4 * 8 * matrix.updates.dim
-    assert (cost.stages["gram"].tasks, cost.stages["gram"].nodes) == (1, 1)
-    assert cost.stages["combine"].bytes_out == 4 * matrix.updates.dim
+    rows, spans = measure_defense(DefensesCell("krum,num_byzantine=1"), matrix, repeats=2)
+    assert [row["repeat"] for row in rows] == [0, 1]
+    assert all(row[name] > 0 for row in rows for name in ("wall_s", "copy_s", "gram_s", "gram32_s"))
+    wholes = [span for span in spans if span["task"] == -1]
+    assert [(span["round"], span["stage"]) for span in wholes] == [
+        (repeat, stage) for repeat in (0, 1) for stage in ("gram", "krum", "combine")
+    ]
+    for row in rows:
+        assert sum(span["wall_s"] for span in wholes if span["round"] == row["repeat"]) <= row["wall_s"]
+    assert wholes[0]["bytes_in"] == 4 * 8 * matrix.updates.dim
+    assert wholes[2]["bytes_out"] == 4 * matrix.updates.dim
 
 
 def test_state_goes_on_from_repeat_to_repeat(monkeypatch: pytest.MonkeyPatch):
@@ -67,24 +65,21 @@ def test_state_goes_on_from_repeat_to_repeat(monkeypatch: pytest.MonkeyPatch):
         return Verdict(np.zeros(updates.dim, np.float32)), {"rounds": state.get("rounds", 0) + 1}
 
     monkeypatch.setattr(Krum, "apply", apply)
-    (subject,) = parse_subjects(["krum"], [])
-    measure_defense(subject, build_matrix(TINY, InProcessBackend()), repeats=2)
+    measure_defense(DefensesCell("krum"), build_matrix(TINY, InProcessBackend()), repeats=2)
     assert seen == [(number, FIRST_ROUND + number) for number in range(4)]
 
 
 @pytest.mark.parametrize(
-    ("names", "options", "said"),
+    ("name", "said"),
     [
-        (["krumm"], [], "did you mean 'krum'"),
-        (["krum,num_byzantine"], [], "name,key=value"),
-        (["krum,num_byzantin=1"], [], "num_byzantine"),
-        (["krum"], ["median.q=1"], "a defense that is measured"),
-        (["krum"], ["num_byzantine=1"], "defense.key=value"),
+        ("krumm", "did you mean 'krum'"),
+        ("krum,num_byzantine", "name,key=value"),
+        ("krum,num_byzantin=1", "num_byzantine"),
     ],
 )
-def test_a_mistaken_defense_is_refused(names, options, said):
+def test_a_mistaken_defense_is_refused(name, said):
     with pytest.raises(ConfigError, match=said):
-        parse_subjects(names, options)
+        parse_subjects([name])
 
 
 def test_memory_that_is_held_is_seen():
@@ -95,121 +90,124 @@ def test_memory_that_is_held_is_seen():
     assert watch.peak > watch.growth
 
 
-def cost_of(label: str, apply_s: float, gram_s: float, **stages: float) -> DefenseCost:
-    from raysim.studies.costs.defense_cost import StageCost
+def test_what_one_process_takes_is_counted_from_where_the_watch_begins():
+    def work(watch: MemoryWatch) -> None:
+        with watch:
+            assert np.ones(2**23).sum() == 2**23  # 64 MiB
 
-    made = {name: StageCost(np.array([s]), 0, 0, 1, 1, 0) for name, s in stages.items()}
-    return DefenseCost(
-        label, np.array([apply_s]), np.array([0.1]), np.array([gram_s]), made, 300 * 2**20, 90 * 2**20
+    peak, taken = task_memory(InProcessBackend(), work)
+    assert 2**26 <= taken < 2**27 < peak
+
+
+def span(defense: str, repeat: int, stage: str, wall_s: float, **more: object) -> dict[str, object]:
+    own = {"cell": DefensesCell(defense).name, "round": repeat, "stage": stage, "wall_s": wall_s, "node": "n"}
+    numbers = dict.fromkeys(
+        ("start_s", "cpu_s", "bytes_in", "bytes_out", "peak_memory_bytes", "retries", "bytes_moved"), 0
     )
+    return {**numbers, "task": -1, "owner": "defense", "device": "cpu", **own, **more}
 
 
-def test_targets_by_hand():
-    costs = [
-        cost_of("krum", 2.0, 1.0, gram=1.5),
-        cost_of("median", 0.5, 1.0, order_statistics=0.5),
-        cost_of("pdrr,rule=median", 3.0, 1.0, counts=1.0),
-        cost_of(RFA_SUBJECT, 2.0, 1.0, gram=1.5),
+def measured(
+    defense: str, repeat: int, wall_s: float, package: str = "raysim", arrays: str = ""
+) -> dict[str, object]:
+    own = {"defense": defense, "repeat": repeat, "wall_s": wall_s, "package": package, "arrays": arrays}
+    limits = {"copy_s": 0.5, "gram_s": 1.0 + repeat, "gram32_s": 0.25}
+    memory = {"resident_bytes": 300 * 2**20, "task_memory_bytes": 90 * 2**20}
+    return {"dim": 10, "row_blocks": 2, "column_shards": 1, **limits, **memory, **own}
+
+
+def test_the_page_by_hand():
+    """Ratios are taken repeat by repeat; what no stage covers stands last; a peer beside what does the same work."""
+    rows = [measured("krum", 0, 2.0), measured("krum", 1, 6.0), measured("pdrr,rule=median", 0, 3.0)]
+    peers = [
+        ("krum", "torch", 9.0),
+        ("krum", "numpy", 20.0),
+        ("median", "torch", 2.0),
+        ("median", "numpy", 4.0),
     ]
-    peers = {
-        "krum": PeerTime("krum", np.array([20.0]), np.array([9.0])),
-        "median": PeerTime("median", np.array([2.0]), np.array([4.0])),
+    rows += [measured(rule, 0, s, "byzfl", arrays) for rule, arrays, s in peers]
+    spans = [
+        span("krum", 0, "gram", 1.5), span("krum", 0, "combine", 0.25),
+        span("krum", 1, "gram", 5.0, bytes_in=4_000_000, peak_memory_bytes=2**20),
+        span("krum", 1, "gram", 0.1, task=0), span("krum", 1, "combine", 0.25),
+        span("pdrr,rule=median", 0, "counts", 1.0),
+    ]  # fmt: skip
+    tables = {
+        "defenses": Defenses.tables["defenses"].table(rows),
+        "spans": Defenses.tables["spans"].table(spans),
     }
-    rows = {row.what: (row.measured, row.met) for row in judge_defenses(costs, peers)}
-    assert rows == {
-        "krum: similarities / Gram": (1.5, True),
-        "krum: ByzFL's Krum on torch / similarities": (6.0, True),
-        "krum: ByzFL's Krum on numpy / similarities": (pytest.approx(20 / 1.5), True),
-        "krum: whole / Gram": (2.0, False),
-        "krum: ByzFL's Krum on torch / whole": (4.5, False),
-        "krum: ByzFL's Krum on numpy / whole": (10.0, True),
-        "median: ByzFL's on torch / whole": (8.0, True),
-        "median: ByzFL's on numpy / whole": (4.0, False),
-        "pdrr,rule=median: ByzFL's median on torch / counts": (4.0, False),
-        "pdrr,rule=median: ByzFL's median on numpy / counts": (2.0, False),
-        "rfa: one of 4 iterations / Gram": (0.5, True),
-        "rfa: all iterations / Gram": (2.0, False),
-    }
-    assert {row.what for row in judge_defenses(costs, {})} == {what for what in rows if "ByzFL" not in what}
-
-
-def test_the_memory_target_by_hand():
-    rows = judge_memory([cost_of("krum", 1, 1)], tile_bytes=64 * 2**20, model_bytes=8 * 2**20)
-    assert [(row.measured, row.target, row.met) for row in rows] == [
-        (90.0, pytest.approx(1.3 * 64 + 8), True),
-        (300.0, pytest.approx(1.3 * 64 + 8), False),
+    page = Defenses().page(DefensesPlan(clients=8), tables)
+    limits, costs, _, peer, _ = page.sections[1:]
+    assert "| one Gram product, float64 | 1.000 | 1.000 | 2.000 |" in limits
+    assert costs.splitlines()[2:6] == [
+        "| **krum** | 4.000 | 8.00 | 2.50 |  |  |  |  | 300 | 90 |",
+        "| gram | 3.250 | 6.50 | 2.00 | 4.0 | 0.0 | 1 | 1 | 1 |  |",
+        "| combine | 0.250 | 0.50 | 0.19 | 0.0 | 0.0 | 0 | 1 |  |  |",
+        "| (between stages) | 0.500 | 1.00 | 0.31 | 0.0 | 0.0 | 0 | 1 |  |  |",
+    ]
+    assert peer.splitlines()[2:] == [
+        "| krum | 4.000 | krum | 9.000 | 20.000 | 2.25 | 5.00 |",
+        "| krum: gram | 3.250 | krum | 9.000 | 20.000 | 2.77 | 6.15 |",
+        "| pdrr,rule=median: counts | 1.000 | median | 2.000 | 4.000 | 2.00 | 4.00 |",
     ]
 
 
-def test_defenses_prints_limits_stages_and_targets():
-    result = call("defenses", "krum", "trimmed_mean", *SMALL, "--backend", "inprocess", "--repeats", "2")
-    words = [line.split() for line in result.stdout.splitlines()]
+def test_defenses_shows_limits_and_stages_and_keeps_spans(tmp_path: Path):
+    words = ["defenses", "krum", "trimmed_mean", "oracle", *SMALL, "--backend", "inprocess", "--repeats", "2"]
+    result = call(*words, "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.stderr
     assert "K = 8 clients, d = 13,706 parameters" in result.stdout
-    assert "seed 0, repeats 2, workers 2" in result.stdout
-    assert [line[0] for line in words if line and line[0] in ("krum", "gram", "order_statistics")] == [
-        "krum", "gram", "krum", "order_statistics",
-    ]  # fmt: skip
-    assert "one Gram product, float64" in result.stdout
-    assert any(line[:4] == ["krum:", "similarities", "/", "Gram"] for line in words)
-    assert any(line[-3:] == ["targets", "met"] or line[-2:] == ["targets", "met"] for line in words)
+    names = [line.split("|")[1].strip() for line in result.stdout.splitlines() if line.startswith("| ")]
+    assert names[5:11] == ["**krum**", "gram", "krum", "combine", "(between stages)", "**trimmed_mean**"]
+    assert "**oracle (calibration only)**" in names
+    assert "ByzFL" not in result.stdout
+    assert (tmp_path / "out" / "defenses-stages.svg").exists()
+    assert pq.read_table(tmp_path / "out" / "spans.parquet").column_names == list(SPANS)
 
 
-def test_defenses_names_what_is_shown_the_truth():
-    result = call("defenses", "oracle", *SMALL, "--backend", "inprocess", "--repeats", "1")
-    assert result.exit_code == 0, result.stderr
-    assert "oracle (calibration only)" in result.stdout
-    assert "oracle" not in result.stdout.replace("oracle (calibration only)", "")
-    row, _ = judge_memory([cost_of("oracle", 1, 1)], tile_bytes=2**20, model_bytes=2**20)
-    assert row.what == "oracle (calibration only): memory of one task"
-
-
-def test_defenses_beside_byzfl(monkeypatch: pytest.MonkeyPatch):
+def test_defenses_beside_byzfl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = importlib.util.find_spec("byzfl")
     if found is None:
         pytest.skip("byzfl is not installed")
     package = ModuleType("byzfl")  # its rules without the rest of the package, which takes seconds to import
     package.__path__ = list(found.submodule_search_locations or ())
     monkeypatch.setitem(sys.modules, "byzfl", package)
-    result = call("defenses", "median", *SMALL, "--backend", "inprocess", "--repeats", "1", "--peers")
+    words = ["defenses", "median", *SMALL, "--backend", "inprocess", "--repeats", "1", "--peers"]
+    result = call(*words, "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.stderr
-    assert "median: ByzFL's on torch / whole" in result.stdout
-    assert "median: ByzFL's on numpy / whole" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("| median |")]
+    assert float(line.split("|")[-2]) > 0
 
 
 @pytest.mark.ray
-def test_defenses_on_ray_judges_memory(ray_cluster):
-    result = call("defenses", "krum", *SMALL, "--repeats", "1")
+def test_defenses_on_ray_knows_the_memory_of_a_task(ray_cluster, tmp_path: Path):
+    result = call("defenses", "krum", *SMALL, "--repeats", "1", "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.stderr
-    assert "krum: memory of one task" in result.stdout
+    (row,) = pq.read_table(tmp_path / "out" / "defenses.parquet").to_pylist()
+    assert row["task_memory_bytes"] >= 4 * 8 * row["dim"]
 
 
-@pytest.mark.parametrize("words", [["defenses", "krumm"], ["defenses", "--image", "8x8"]])
-def test_mistakes_are_refused(words):
-    result = call(*words)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["defenses", "krumm"],
+        ["defenses", "--image", "8x8"],
+        ["kernels", "sum"],
+        ["defenses", "--repeats", "0"],
+    ],
+)
+def test_mistakes_are_refused(words, tmp_path: Path):
+    result = call(*words, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
-
-
-def test_kernels_at_a_tiny_size():
-    backend = InProcessBackend()
-    mmd = kernels.mmd_case(backend, 1, clients=6, samples=3, features=4)
-    similarities = kernels.similarities_case(backend, 1, clients=12)
-    autoencoder = kernels.autoencoder_case(backend, 1, clients=5, side=3)
-    assert [row.what for row in mmd.targets] == ["all pairs", "resident memory of the largest process"]
-    assert similarities.cost is not None
-    assert similarities.times_s["similarities"] == similarities.cost.stage_s("similarity")
-    assert 0 < autoencoder.times_s["autoencoder stage"][0] == autoencoder.targets[0].measured
+    assert not (tmp_path / "out").exists()
 
 
 def test_sums_beside_one_read():
     spec = MatrixSpec("digits_cnn", (1, 8, 8), 10, clients=5, malicious=0)
-    times = kernels.sums_case(InProcessBackend(), spec, 2)
-    assert list(times.times_s)[:3] == ["first combine", "combine", "one read"]
-    assert [len(found) for found in times.times_s.values()] == [1, 2, 2, 2, 2]
-    (judged,) = times.targets
-    expected = np.median(times.times_s["combine"] / times.times_s["one read"])
-    assert judged.measured == pytest.approx(expected)
+    spent = kernels.sums_seconds(build_matrix(spec, InProcessBackend()), 2)
+    assert list(spent)[:3] == ["first weighted sum", kernels.COMBINE, kernels.READ]
+    assert [len(found) for found in spent.values()] == [1, 2, 2, 2, 2]
 
 
 def test_maps_beside_pytorch_grad_cam():
@@ -219,13 +217,24 @@ def test_maps_beside_pytorch_grad_cam():
         peer_package("pytorch_grad_cam")
     except ConfigError as error:
         pytest.skip(str(error))
-    times = kernels.cam_case(InProcessBackend(), TINY, 1, 1, peers=True)
-    own, peer = times.times_s["maps alone, one process"], times.times_s["pytorch-grad-cam, one process"]
-    assert times.targets[0].measured == pytest.approx(float(peer[0] / own[0]))
+    spent = kernels.cam_seconds(build_matrix(TINY, InProcessBackend()), 1, 1, peers=True)
+    assert list(spent) == [kernels.STAGE, kernels.ALONE, kernels.BIND, kernels.PEER]
+    assert all(len(found) == 1 and found[0] > 0 for found in spent.values())
 
 
-def test_ratios_know_their_direction():
-    assert Judged("", 3.0, 3.0, at_least=True).met
-    assert not Judged("", 2.9, 3.0, at_least=True).met
-    assert Judged("", 1.6, 1.6).met
-    assert not Judged("", 1.7, 1.6).met
+def test_ratios_of_kernels_by_hand():
+    sums = {kernels.COMBINE: (3.0, 8.0), kernels.READ: (1.0, 2.0)}
+    maps = {kernels.STAGE: (2.0,), kernels.ALONE: (1.0,), kernels.BIND: (0.5,), kernels.PEER: (3.0,)}
+    rows = [
+        {"kernel": kernel, "work": work, "repeat": n, "wall_s": s}
+        for kernel, found in (("sums", sums), ("cam", maps))
+        for work, spent in found.items()
+        for n, s in enumerate(spent)
+    ]
+    study = kernels.Kernels()
+    page = study.page(kernels.KernelsPlan(), {"kernels": study.tables["kernels"].table(rows)})
+    assert "Weighted sum / one read: 3.50." in page.sections
+    assert (
+        "pytorch-grad-cam / maps alone: 3.00. (Parameters in place + pytorch-grad-cam) / as tasks: 1.75."
+        in page.sections
+    )

@@ -16,9 +16,7 @@ from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
 from raysim.errors import ConfigError
 from raysim.studies import mmd as mmd_study
-from raysim.studies.costs import kernels
-from raysim.studies.costs.kernels import kernel_context, plain_mmd
-from raysim.studies.mmd import MMD, MMDPlan, plain_loop_s, samples_of
+from raysim.studies.mmd import MMD, MMDPlan, kernel_context, plain_loop_s, plain_mmd, samples_of
 from raysim.studies.runner import carry_out
 
 TINY = MMDPlan(clients=(2, 5, 9), samples=(2, 3), features=4, repeats=2)
@@ -79,7 +77,7 @@ def test_the_plain_loop_is_scaled_up_to_all_pairs(monkeypatch: pytest.MonkeyPatc
         return 2.0
 
     monkeypatch.setattr(mmd_study, "seconds", counted)
-    monkeypatch.setattr(kernels, "plain_mmd", lambda *given: calls.append(given))
+    monkeypatch.setattr(mmd_study, "plain_mmd", lambda *given: calls.append(given))
     assert plain_loop_s(np.zeros((40, 2, 1), np.float32), 1.0) == (2.0 / 100 * 780, 100)
     assert len(calls) == 100
     assert plain_loop_s(np.zeros((4, 2, 1), np.float32), 1.0) == (2.0, 6)

@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 
 from raysim.attack import Attack, View, Visibility
-from raysim.backends.base import InProcessBackend
-from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.composition.registry import make
 from raysim.config.method_text import parse_method
 from raysim.config.schema import Component
-from raysim.context import Setting
 from raysim.defense import judged
 from raysim.engine.crafting import crafted
 from raysim.errors import ConfigError
-from raysim.studies.costs.defense_cost import Subject, check_subjects
+from raysim.studies.costs.subjects import Subject, check_subjects, setting_of
 from raysim.studies.limits import gram_product
 from raysim.studies.matrix import Matrix
-from raysim.studies.memory import MemoryWatch
+from raysim.studies.memory import task_memory
 from raysim.studies.timing import Clock, seconds
 
 
@@ -60,14 +57,7 @@ def check_attacks(attacks: Sequence[tuple[str, Attack]], defense: Subject, matri
     if not 0 < spec.malicious < spec.clients:
         raise ConfigError("malicious", f"must be from 1 to {spec.clients - 1}", spec.malicious)
     for _, attack in attacks:
-        attack.check(
-            Setting.of(
-                spec.clients,
-                num_malicious=spec.malicious,
-                rounds=matrix.context.rounds,
-                num_classes=spec.num_classes,
-            )
-        )
+        attack.check(setting_of(matrix))
 
 
 def measure_attack(label: str, attack: Attack, defense: Subject, matrix: Matrix, repeats: int) -> CraftCost:
@@ -76,7 +66,7 @@ def measure_attack(label: str, attack: Attack, defense: Subject, matrix: Matrix,
     The planted malicious clients' rows are taken for what the attackers trained. The state goes on from round
     to round, as in a run.
     """
-    updates, telemetry = matrix.updates, matrix.updates.backend.telemetry
+    updates = matrix.updates
     own, benign = updates.select(matrix.truth), updates.select(~matrix.truth)
     view = View(own, benign if attack.visibility is Visibility.OMNISCIENT else None, updates.num_clients)
     context = replace(matrix.context, role="attack 0", server_data=None)
@@ -94,11 +84,7 @@ def measure_attack(label: str, attack: Attack, defense: Subject, matrix: Matrix,
         passes.append(judging_clock.seconds)
         _, state = crafted(attack, state, view, replace(context, round=repeat), crafting_clock)
         crafts.append(crafting_clock.seconds)
-    telemetry.drain()
-    gc.collect()
-    watch = MemoryWatch()
-    crafted(attack, state, view, replace(context, round=repeats + 1), watch)
-    largest = max((span.bytes_in for span in telemetry.drain() if span.task != WHOLE_STAGE), default=0)
-    mapped = 0 if isinstance(updates.backend, InProcessBackend) else largest
+    last = replace(context, round=repeats + 1)
+    _, taken = task_memory(updates.backend, lambda watch: crafted(attack, state, view, last, watch))
     said = attack.diagnostics(state)
-    return CraftCost(label, np.array(crafts), np.array(passes), np.array(grams), said, watch.growth + mapped)
+    return CraftCost(label, np.array(crafts), np.array(passes), np.array(grams), said, taken)

@@ -11,18 +11,18 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from raysim.errors import ConfigError
-from raysim.options import Count, PositiveInt
+from raysim.options import Count
 from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies import markdown
-from raysim.studies.options import Image, Methods, NamedMethods
-from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
+from raysim.studies.costs.plan import MatrixPlan
+from raysim.studies.options import Methods, NamedMethods
+from raysim.studies.study import Bench, Cell, Page, Study, columns
 from raysim.studies.table import Values, gathered, ordered
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from matplotlib.figure import Figure
 
-    from raysim.studies.matrix import Matrix, MatrixSpec
+    from raysim.studies.matrix import Matrix
 
 MIB = 2**20
 
@@ -44,7 +44,7 @@ CRAFTING = (
 """The attacks that make rows from other clients' rows, as `raysim bench attacks` names them."""
 
 
-class AttacksPlan(OnBackend):
+class AttacksPlan(MatrixPlan):
     """The matrix, the attacks, and the defense whose pass is the measure."""
 
     grid: ClassVar = frozenset({"attack"})
@@ -52,14 +52,7 @@ class AttacksPlan(OnBackend):
     defense: Methods = Field(
         ("krum",), description="whose pass over the matrix is the measure; one; default: krum"
     )
-    clients: PositiveInt = Field(50, description="K")
     malicious: Count = Field(10, description="how many of them are attackers")
-    model: str = Field("leaf_cnn", description="whose parameters make the d columns")
-    image: Image = Field((1, 28, 28), description="size of its images")
-    classes: PositiveInt = Field(62, description="its classes")
-    repeats: PositiveInt = Field(3, description="counted repeats, after one that warms up")
-    tile_mib: PositiveInt = Field(64, description="size of K rows in one column shard, in MiB")
-    seed: Count = Field(0, description="what the matrix is drawn from")
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -73,16 +66,6 @@ class AttacksPlan(OnBackend):
     def attacks(self) -> tuple[str, ...]:
         """Those that are measured."""
         return self.attack or CRAFTING
-
-    @property
-    def spec(self) -> MatrixSpec:
-        """The matrix."""
-        from raysim.studies.matrix import MatrixSpec
-
-        tile_bytes = self.tile_mib * 2**20
-        return MatrixSpec(
-            self.model, self.image, self.classes, self.clients, self.malicious, self.seed, tile_bytes
-        )
 
 
 @dataclass(frozen=True)
@@ -130,7 +113,7 @@ class Attacks(Study[AttacksPlan, AttacksCell]):
     def check(self, plan: AttacksPlan) -> Iterable[str]:
         """Refuse names and options that do not exist, and attacks that craft nothing."""
         from raysim.studies.costs.attack_cost import parse_attacks
-        from raysim.studies.costs.defense_cost import parse_subjects
+        from raysim.studies.costs.subjects import parse_subjects
 
         parse_attacks(plan.attacks)
         parse_subjects(plan.defense)
@@ -140,7 +123,7 @@ class Attacks(Study[AttacksPlan, AttacksCell]):
     def opened(self, plan: AttacksPlan, bench: Bench) -> Iterator[Matrix]:
         """The matrix, once no attack is found that cannot work on it."""
         from raysim.studies.costs.attack_cost import check_attacks, parse_attacks
-        from raysim.studies.costs.defense_cost import parse_subjects
+        from raysim.studies.costs.subjects import parse_subjects
         from raysim.studies.matrix import build_matrix
 
         matrix = build_matrix(plan.spec, bench.backend)
@@ -151,7 +134,7 @@ class Attacks(Study[AttacksPlan, AttacksCell]):
     def measure(self, plan: AttacksPlan, cell: AttacksCell, bench: Matrix) -> Mapping[str, Rows]:
         """See attack_cost.py."""
         from raysim.studies.costs.attack_cost import measure_attack, parse_attacks
-        from raysim.studies.costs.defense_cost import parse_subjects
+        from raysim.studies.costs.subjects import parse_subjects
 
         ((label, attack),) = parse_attacks([cell.attack])
         (defense,) = parse_subjects(plan.defense)
@@ -172,6 +155,8 @@ class Attacks(Study[AttacksPlan, AttacksCell]):
 
     def page(self, plan: AttacksPlan, tables: Mapping[str, pa.Table]) -> Page:
         """Each attack: seconds, ratios to the defense's pass and to the Gram product, memory, what it says."""
+        from raysim.studies.figure import bars
+
         table = tables["attacks"]
         names = ("craft_s", "defense_s", "gram_s", "task_memory_bytes")
         found = {name: gathered(table, name, "attack") for name in names}
@@ -192,25 +177,7 @@ class Attacks(Study[AttacksPlan, AttacksCell]):
             " repeats of the ratio in one repeat."
         )
         caption = f"Seconds of craft as a multiple of {defense}'s pass"
-        return Page([markdown.table(head, rows), note], {"ratios": (caption, _figure(ratios, caption))})
-
-
-def _figure(ratios: Mapping[str, Values], caption: str) -> Figure:
-    """A bar an attack, with a line from quartile to quartile."""
-    from raysim.report.drawing import GRID, INK
-    from raysim.studies.figure import COLOURS, panels
-
-    figure, (axes,) = panels(1, height=1.3 + 0.28 * len(ratios))
-    at = range(len(ratios))
-    axes.barh(at, [values.median for values in ratios.values()], height=0.7, color=COLOURS[0])
-    low, high = zip(*(values.quartiles for values in ratios.values()), strict=True)
-    axes.hlines(at, low, high, color=INK, lw=1.6)
-    axes.set_yticks(at, list(ratios))
-    axes.invert_yaxis()
-    axes.yaxis.grid(visible=False)
-    axes.xaxis.grid(color=GRID, lw=0.8)
-    axes.set_xlabel(caption)
-    return figure
+        return Page([markdown.table(head, rows), note], {"ratios": (caption, bars(ratios, x=caption))})
 
 
 def _short(value: object) -> str:

@@ -9,7 +9,6 @@ import gc
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,8 @@ from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
 from raysim.studies.timing import seconds
 
-KINDS = ("numpy", "torch")
-
-
-@dataclass(frozen=True)
-class PeerTime:
-    """Seconds [R] of one rule on numpy arrays and on torch tensors."""
-
-    rule: str
-    numpy_s: np.ndarray
-    torch_s: np.ndarray
+RULES = ("krum", "trimmed_mean", "median", "rfa")
+"""ByzFL's rules by our names."""
 
 
 def peer_package(name: str) -> Any:
@@ -42,38 +33,34 @@ def peer_package(name: str) -> Any:
 
 
 def byzfl_rules(clients: int, iterations: int) -> dict[str, Callable[[Any], Any]]:
-    """ByzFL's rules by our names, with the parameters of our defaults for K clients.
+    """ByzFL's RULES with the parameters of our defaults for K clients.
 
     krum: f = floor((K - 3) / 2); trimmed_mean: a fifth on each side; rfa: geometric median with as many iterations.
     """
-    rules = peer_package("byzfl.aggregators.aggregators")
-    return {
-        "krum": rules.Krum(f=max((clients - 3) // 2, 0)),
-        "trimmed_mean": rules.TrMean(f=clients // 5),
-        "median": rules.Median(),
-        "rfa": rules.GeometricMedian(T=iterations),
-    }
+    package = peer_package("byzfl.aggregators.aggregators")
+    rules = (
+        package.Krum(f=max((clients - 3) // 2, 0)),
+        package.TrMean(f=clients // 5),
+        package.Median(),
+        package.GeometricMedian(T=iterations),
+    )
+    return dict(zip(RULES, rules, strict=True))
 
 
-def measure_byzfl(matrix: np.ndarray, repeats: int, threads: int, iterations: int = 4) -> dict[str, PeerTime]:
-    """Each rule on the matrix [K, d] in this process, after one warm-up, as numpy arrays and as torch tensors."""
+def rows_of_rule(
+    name: str, matrix: np.ndarray, repeats: int, threads: int, iterations: int
+) -> list[dict[str, object]]:
+    """One rule on the matrix [K, d] in this process, after one warm-up, as numpy array and as torch tensor."""
     import torch
 
-    given = {"numpy": matrix, "torch": torch.from_numpy(matrix)}
-    times: dict[str, PeerTime] = {}
+    rule, rows = byzfl_rules(len(matrix), iterations)[name], []
     with ThreadLimit(threads)():
-        for name, rule in byzfl_rules(len(matrix), iterations).items():
-            found = {}
-            for kind in KINDS:
-                rule(given[kind])
-                found[kind] = np.array([_once(rule, given[kind]) for _ in range(repeats)])
-            times[name] = PeerTime(name, found["numpy"], found["torch"])
-    return times
-
-
-def _once(rule: Callable[[Any], Any], vectors: Any) -> float:
-    gc.collect()
-    return seconds(rule, vectors)
+        for arrays, given in (("numpy", matrix), ("torch", torch.from_numpy(matrix))):
+            rule(given)
+            for repeat in range(repeats):
+                gc.collect()
+                rows.append({"arrays": arrays, "repeat": repeat, "wall_s": seconds(rule, given)})
+    return rows
 
 
 @contextmanager

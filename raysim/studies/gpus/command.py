@@ -12,11 +12,12 @@ from rich.table import Table
 from defenses.table import DEFENSES
 from raysim.backends import devices
 from raysim.errors import ConfigError, RunError
-from raysim.studies.costs.defense_cost import parse_subjects
+from raysim.studies.costs.subjects import parse_subjects
 from raysim.studies.gpus.timings import Pair, TrainingCase, stage_pairs, training_times
 from raysim.studies.gpus.verdicts import TOLERANCE, Agreement, agreement
+from raysim.studies.markdown import about_lines
 from raysim.studies.matrix import MatrixSpec
-from raysim.studies.report import print_machine
+from raysim.studies.store import about_now
 
 LEAF = MatrixSpec()
 """50 updates of 6,603,710 parameters."""
@@ -110,7 +111,7 @@ def measure(plan: GpuPlan, tell: Callable[[str], None]) -> Found:
         tell(part)
         return True
 
-    for subject in parse_subjects(plan.judged, ()):
+    for subject in parse_subjects(plan.judged):
         if due(VERDICTS + subject.label):
             found.agreements.append(agreement(subject, plan.matrix, plan.device, plan.threads))
     if plan.training is not None and due("local training"):
@@ -118,7 +119,7 @@ def measure(plan: GpuPlan, tell: Callable[[str], None]) -> Found:
         found.training, found.training_apart = [times.alone, times.stacked], times.apart
     for label, spec in plan.timed:
         if due(f"seconds of {label}"):
-            (subject,) = parse_subjects([label], ())
+            (subject,) = parse_subjects([label])
             pairs, whole = stage_pairs(subject, spec, plan.device, plan.threads, plan.repeats)
             found.stages += [(label, pair) for pair in [*pairs, whole]]
     return found
@@ -128,7 +129,9 @@ def bench_gpu(plan: GpuPlan, tell: Callable[[str], None]) -> None:
     """Measure and print; RunError if a verdict differs, or where not all verdicts could be compared in time."""
     console = Console(width=110)
     console.print(f"{devices.name(plan.device)} ({plan.device}) beside the CPU", style="bold")
-    print_machine(console, threads=plan.threads, repeats=plan.repeats, seed=plan.matrix.seed)
+    settings = {"threads": plan.threads, "repeats": plan.repeats, "seed": plan.matrix.seed}
+    for line in about_lines(about_now(settings)):
+        console.print(line, soft_wrap=True)
     found = measure(plan, tell)
     _print_agreements(console, found.agreements)
     _print_pairs(console, "local training", [("all clients", pair) for pair in found.training])

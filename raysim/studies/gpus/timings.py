@@ -16,7 +16,7 @@ from raysim.data.client_data import ClientData
 from raysim.defense import judged
 from raysim.matrix.layout import Layout
 from raysim.models.recipe import ModelRecipe
-from raysim.studies.costs.defense_cost import FIRST_ROUND, Subject, check_subjects
+from raysim.studies.costs.subjects import FIRST_ROUND, Subject, check_subjects
 from raysim.studies.gpus.verdicts import difference
 from raysim.studies.matrix import MatrixSpec, build_matrix
 from raysim.studies.timing import Clock, seconds

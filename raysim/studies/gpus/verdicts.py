@@ -10,7 +10,7 @@ from raysim.backends import devices
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.defense import Verdict, judged
-from raysim.studies.costs.defense_cost import FIRST_ROUND, Subject, check_subjects
+from raysim.studies.costs.subjects import FIRST_ROUND, Subject, check_subjects
 from raysim.studies.matrix import MatrixSpec, build_matrix
 
 TOLERANCE = 1e-3

@@ -19,11 +19,10 @@ from raysim.engine.experiment import Experiment, RunState
 from raysim.engine.simulation import initial_state, rounds, start
 from raysim.runs.directory import RunDirectory, digest
 from raysim.runs.execution import Keeper
-from raysim.studies.costs.defense_cost import BETWEEN
 from raysim.studies.memory import RayWatch
 from raysim.studies.rounds.cases import WARM_UP
 from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
-from raysim.studies.scaling.tables import WHOLE
+from raysim.studies.scaling.tables import BETWEEN, WHOLE
 from raysim.studies.store import span_rows
 
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysim.studies.rounds.figure import stacked
+from raysim.studies.figure import stacked
 from raysim.studies.rounds.growth import GrowthCell
 from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import draw
@@ -35,6 +35,8 @@ Small models train in groups of clients that no call parts, so of many actors on
 number of clients K, with its 95 % confidence interval (Student's t, number of K - 2 degrees of freedom). *Last step* is
 the exponent between the two largest K alone, and *off* the farthest that a median lies from the line; † marks more than
 20 %: no single power law describes these K."""
+
+SECONDS = "seconds a round, medians of stages"
 
 Row = dict[str, Any]
 
@@ -145,7 +147,18 @@ def _stacked(view: ScalingView, figures: dict[str, tuple[str, Figure]]) -> list[
     lines = []
     for number, variant in enumerate(view.defenses):
         name, caption = f"stages{view.slug}-{number}", f"Stages of a round against K: {variant}"
-        figures[name] = (caption, stacked(view, variant))
+        bars = {
+            f"{nodes} node{'s' * (nodes > 1)}, {variant}": {
+                f"K = {clients}": {entry.stage: entry.median_s for entry in found}
+                for clients in view.clients
+                if (found := view.stages(variant, clients, nodes))
+            }
+            for nodes in view.nodes
+        }
+        figures[name] = (
+            caption,
+            stacked({title: found for title, found in bars.items() if found}, x=SECONDS),
+        )
         lines += [picture(name, caption), ""]
     return lines
 

@@ -16,7 +16,7 @@ from raysim.studies import markdown
 from raysim.studies.options import Written, listed
 from raysim.studies.rounds.cases import CASES, WARM_UP, bench_config
 from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
-from raysim.studies.table import Values, gathered, ordered
+from raysim.studies.table import gathered, ordered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -141,7 +141,7 @@ def _section(case: str, times: Any) -> str:
         "simulated / ideal, pair by pair": times.ratios,
         "bare loop on the same cores / simulated round": times.speed_ups,
     }
-    lines = [[name, *_spread(Values.of(values))] for name, values in rows.items()]
+    lines = [[name, *markdown.extent(values)] for name, values in rows.items()]
     parts = ", ".join(f"{stage} {seconds * 1e3:.1f}" for stage, seconds in times.stages.items())
     return "\n".join(
         [
@@ -154,7 +154,3 @@ def _section(case: str, times: Any) -> str:
             f"Stages (ms a round, mean): {parts}",
         ]
     )
-
-
-def _spread(values: Values) -> list[str]:
-    return [f"{value:.3f}" for value in (values.known.min(), values.median, values.known.max())]

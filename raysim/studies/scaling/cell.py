@@ -12,11 +12,11 @@ from raysim.backends.base import Backend, InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
 from raysim.defense import Defense, Verdict, judged
 from raysim.runs.directory import digest
-from raysim.studies.costs.defense_cost import BETWEEN, Subject
+from raysim.studies.costs.subjects import Subject
 from raysim.studies.limits import copy_matrix, gram_product
 from raysim.studies.memory import Watch
 from raysim.studies.scaling.round import RoundMatrix
-from raysim.studies.scaling.tables import WHOLE
+from raysim.studies.scaling.tables import BETWEEN, WHOLE
 
 LATE = 500
 """Defenses are timed in a round after this one, past any round from which they do more."""

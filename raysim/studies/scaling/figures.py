@@ -18,13 +18,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
 from raysim.report.drawing import GRID, INK, QUIET, WIDE
-from raysim.studies.figure import COLOURS, MARKERS
+from raysim.studies.figure import COLOURS, MARKERS, REST
 from raysim.studies.scaling.fit import shares, strong_scaling
 from raysim.studies.scaling.read import Measured
 from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.scaling.view import ScalingView
 
-REST = "#b9bfc4"
 LABEL_PT = 9.0
 
 SPLIT_WIDTH = 1.6

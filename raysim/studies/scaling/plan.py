@@ -18,7 +18,7 @@ from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.study import Cell, OnCluster, shuffled
 
 if TYPE_CHECKING:
-    from raysim.studies.costs.defense_cost import Subject
+    from raysim.studies.costs.subjects import Subject
 
 SYNTHETIC = "synthetic"
 INPROCESS = "inprocess"
@@ -84,7 +84,7 @@ class ScalingPlan(OnCluster):
     @property
     def subjects(self) -> list[Subject]:
         """The defenses, made."""
-        from raysim.studies.costs.defense_cost import parse_subjects
+        from raysim.studies.costs.subjects import parse_subjects
 
         return parse_subjects(self.defense)
 

@@ -11,6 +11,8 @@ LIMITS = "(limits)"
 """The `defense` of rows that measure no defense: drawing the matrix, one copy of it, one Gram product."""
 WHOLE = "(whole)"
 """The `stage` of the row for an entire `apply`."""
+BETWEEN = "(between stages)"
+"""That of the row for what no stage covers."""
 
 SUBJECT = {
     "defense": ("string", "the defense with the options it was given; (limits): none"),

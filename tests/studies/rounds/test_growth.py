@@ -18,8 +18,8 @@ from cluster import Cluster, clusters
 from raysim.backends.telemetry import Span
 from raysim.cli.main import app
 from raysim.errors import ConfigError, RecordError, RunError
+from raysim.studies.figure import large_parts
 from raysim.studies.rounds import growth as rounds_growth
-from raysim.studies.rounds.figure import large_stages
 from raysim.studies.rounds.growth import Growth, GrowthCell, GrowthPlan
 from raysim.studies.rounds.growth_cell import measure_cell, round_rows
 from raysim.studies.rounds.growth_page import read_rounds
@@ -216,12 +216,10 @@ def test_a_repeat_counts_with_the_median_of_its_rounds():
 
 
 def test_stages_that_never_matter_are_drawn_together():
-    (cell,) = TINY.grid_of(1)
-    common = rows_of(TINY, cell, 1.0)[0]
-    spans = [span("train", -1, 0.5), span("tiny", -1, 0.005), span("gram", -1, 0.4)]
-    rows = [{**common, **row} for row in round_rows(spans, 1.0, 0.0, "")]
-    bar = [entry for entry in read_rounds(rows, [cell.variant]) if entry.stage != "(whole)"]
-    assert large_stages([bar]) == ["train", "gram", "(between stages)"]
+    bars = [{"train": 0.5, "tiny": 0.005, "gram": 0.4}, {"gram": 0.01, "train": 1.0}]
+    assert large_parts(bars) == ["train", "gram"]
+    many = {f"stage {n}": 1.0 + n for n in range(9)}
+    assert large_parts([many]) == [f"stage {n}" for n in range(2, 9)]
 
 
 def test_the_report_says_growth_speed_up_and_whether_bytes_are_equal(tmp_path, driver):

@@ -29,13 +29,12 @@ from raysim.errors import ConfigError, RecordError, RunError
 from raysim.matrix.updates import Updates
 from raysim.models import build_model
 from raysim.runs.directory import digest
-from raysim.studies.costs.defense_cost import BETWEEN
 from raysim.studies.memory import ProcessPeaks, SpillFolder
 from raysim.studies.runner import carry_out
 from raysim.studies.scaling.cell import Work, rounds_of, stage_rows
 from raysim.studies.scaling.plan import ParameterCount, ScalingPlan, cells_of, sizes_of
 from raysim.studies.scaling.study import Scaling, estimates, shared_cpus
-from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES, WHOLE
+from raysim.studies.scaling.tables import BETWEEN, COLUMNS, LIMITS, TABLES, WHOLE
 from raysim.studies.scaling.updates import Recorded, in_blocks, source_of
 
 DIGITS: dict[str, Any] = {"model": "digits_cnn", "image": (1, 8, 8), "classes": 10}

@@ -1,0 +1,183 @@
+"""The page of `raysim bench defenses`: limits, defenses with their stages, peers, and the figure of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raysim.backends.telemetry import WHOLE_STAGE
+from raysim.composition.registry import defense_title
+from raysim.studies import markdown
+from raysim.studies.costs.defenses import OWN, PEER, DefensesCell, DefensesPlan
+from raysim.studies.scaling.tables import BETWEEN, WHOLE
+from raysim.studies.study import Page
+from raysim.studies.table import Values, gathered
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MIB = 2**20
+
+LIMITS = {
+    "copy_s": "one copy of the matrix",
+    "gram_s": "one Gram product, float64",
+    "gram32_s": "one Gram product, float32 (for information)",
+}
+
+OF_PEERS = (
+    *((name, WHOLE, "krum") for name in ("krum", "multi_krum")),
+    *(
+        (name, "gram", "krum")
+        for name in ("krum", "multi_krum", "flame", "foolsgold", "foolsgold,features=all")
+    ),
+    *((name, WHOLE, name) for name in ("trimmed_mean", "median")),
+    *((f"pdrr,rule={name}", "counts", name) for name in ("trimmed_mean", "median")),
+    ("rfa,max_iterations=4,tolerance=0", WHOLE, "rfa"),
+)
+"""(Defense, its stage, the peer's rule that does the same work)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Seconds by repeat [R]; the rest of the last repeat."""
+
+    wall_s: Values
+    bytes_in: int = 0
+    bytes_out: int = 0
+    tasks: int = 0
+    nodes: int = 1
+    peak_bytes: int = 0
+
+
+def page_of(plan: DefensesPlan, tables: Mapping[str, pa.Table]) -> Page:
+    """See Study."""
+    from raysim.studies.figure import stacked
+
+    table = tables["defenses"]
+    found = {
+        name: gathered(table, name, "defense", "package")
+        for name in ("wall_s", *LIMITS, "resident_bytes", "task_memory_bytes")
+    }
+    labels = [defense for defense, package in found["wall_s"] if package == OWN]
+    stages = {label: dict(_stages(tables["spans"], label, found["wall_s"][label, OWN])) for label in labels}
+    limits = [[what, *markdown.extent(table[name].to_pylist())] for name, what in LIMITS.items()]
+    rows = []
+    for label in labels:
+        wall, copy, gram = (found[name][label, OWN] for name in ("wall_s", "copy_s", "gram_s"))
+        memory = [f"{found[n][label, OWN].median / MIB:.0f}" for n in ("resident_bytes", "task_memory_bytes")]
+        rows.append([f"**{defense_title(label)}**", *_times(wall, copy, gram), *[""] * 4, *memory])
+        for name, stage in stages[label].items():
+            peak = f"{stage.peak_bytes / MIB:.0f}" if stage.peak_bytes else ""
+            moved = [f"{stage.bytes_in / 1e6:.1f}", f"{stage.bytes_out / 1e6:.1f}"]
+            counts = [str(stage.tasks), str(stage.nodes)]
+            rows.append([name, *_times(stage.wall_s, copy, gram), *moved, *counts, peak, ""])
+    head = [
+        "defense, stage",
+        "s",
+        "x copy",
+        "x Gram",
+        "MB in",
+        "MB out",
+        "tasks",
+        "nodes",
+        "peak MiB",
+        "task MiB",
+    ]
+    bars = {
+        defense_title(label): {name: stage.wall_s.median for name, stage in parts.items()}
+        for label, parts in stages.items()
+    }
+    caption = "Seconds of one round's verdict by stage"
+    sections = [
+        _matrix(plan, table),
+        markdown.table(["limits (s)", "min", "median", "max"], limits),
+        markdown.table(head, rows),
+        NOTES,
+        *_peers(table, labels, stages, found["wall_s"]),
+    ]
+    return Page(sections, {"stages": (caption, stacked({"": bars}, x=f"{caption}, medians"))} if bars else {})
+
+
+NOTES = """\
+Seconds and ratios are medians; a ratio is taken in one repeat. Peak MiB: resident memory of the largest process, libraries
+and every tile that it ever mapped included. Task MiB: the most private memory that one process took, and the tiles of its
+largest task."""
+
+
+def _matrix(plan: DefensesPlan, table: pa.Table) -> str:
+    dim, blocks, shards = (table[name][0].as_py() for name in ("dim", "row_blocks", "column_shards"))
+    return (
+        f"{plan.model}: K = {plan.clients} clients, d = {dim:,} parameters, {4 * plan.clients * dim / 1e9:.2f} GB in"
+        f" {blocks} row blocks x {shards} column shards."
+    )
+
+
+def _stages(spans: pa.Table, label: str, whole: Values) -> Iterator[tuple[str, Stage]]:
+    """The stages of a defense in the order they ran, and what lies between them last."""
+    cell = DefensesCell(label).name
+    own = [span for span in spans.to_pylist() if span["cell"] == cell]
+    repeats = range(whole.all.size)
+    rest = whole.all.copy()
+    for name in dict.fromkeys(span["stage"] for span in own if span["task"] == WHOLE_STAGE):
+        here = [span for span in own if span["stage"] == name]
+        wholes = [span for span in here if span["task"] == WHOLE_STAGE]
+        wall = Values.of(sum(s["wall_s"] for s in wholes if s["round"] == repeat) for repeat in repeats)
+        rest -= wall.all
+        last = [span for span in here if span["round"] == repeats[-1]]
+        yield (
+            name,
+            Stage(
+                wall_s=wall,
+                bytes_in=sum(span["bytes_in"] for span in last if span["task"] == WHOLE_STAGE),
+                bytes_out=sum(span["bytes_out"] for span in last if span["task"] == WHOLE_STAGE),
+                tasks=sum(span["task"] != WHOLE_STAGE for span in last),
+                nodes=len({span["node"] for span in last}),
+                peak_bytes=max((span["peak_memory_bytes"] for span in last), default=0),
+            ),
+        )
+    yield BETWEEN, Stage(Values(np.maximum(rest, 0.0)))
+
+
+def _times(wall: Values, copy: Values, gram: Values) -> list[str]:
+    """Median seconds and the ratios to both limits."""
+    return [f"{wall.median:.3f}", *(f"{Values(wall.all / limit.all).median:.2f}" for limit in (copy, gram))]
+
+
+def _peers(
+    table: pa.Table,
+    labels: list[str],
+    stages: Mapping[str, Mapping[str, Stage]],
+    whole: Mapping[tuple[str, str], Values],
+) -> list[str]:
+    """ByzFL's seconds, and how many times as long as ours; nothing where it was not measured."""
+    theirs = {
+        (rule, arrays): values
+        for (rule, package, arrays), values in gathered(
+            table, "wall_s", "defense", "package", "arrays"
+        ).items()
+        if package == PEER
+    }
+    if not theirs:
+        return []
+    rows = []
+    for label, stage, rule in OF_PEERS:
+        if label not in labels or (stage != WHOLE and stage not in stages[label]):
+            continue
+        own = (whole[label, OWN] if stage == WHOLE else stages[label][stage].wall_s).median
+        peer = [theirs[rule, arrays].median for arrays in ("torch", "numpy")]
+        what = label if stage == WHOLE else f"{label}: {stage}"
+        rows.append(
+            [what, f"{own:.3f}", rule, *(f"{s:.3f}" for s in peer), *(f"{s / own:.2f}" for s in peer)]
+        )
+    if not rows:  # nothing of ours is the like
+        rules = dict.fromkeys(rule for rule, _ in theirs)
+        rows = [
+            ["", "", rule, *(f"{theirs[rule, arrays].median:.3f}" for arrays in ("torch", "numpy")), "", ""]
+            for rule in rules
+        ]
+    head = ["", "s", "ByzFL's rule", "on torch (s)", "on numpy (s)", "torch / ours", "numpy / ours"]
+    note = "ByzFL works in one process, with as many threads as there are workers here; medians."
+    return [markdown.table(head, rows), note]
