@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from defenses.auror import AUROR
 from defenses.bucketing import Bucketing
 from defenses.bulyan import Bulyan
+from defenses.centered_clipping import CenteredClipping
 from defenses.clip_norm import ClipNorm
 from defenses.cosdefense import CosDefense
 from defenses.dagmm import DAGMM
 from defenses.deepsight import DeepSight
+from defenses.dnc import DnC
 from defenses.err import ERR
 from defenses.faa_dl import FAADL
 from defenses.fedavg import FedAvg
@@ -27,6 +29,7 @@ from defenses.krum import Krum
 from defenses.layercam_ae import LayerCAMAE
 from defenses.layercam_krum import LayerCAMKrum
 from defenses.lfr import LFR
+from defenses.mda import MDA
 from defenses.median import Median
 from defenses.multi_krum import MultiKrum
 from defenses.nearest_neighbour_mixing import NearestNeighbourMixing
@@ -35,6 +38,7 @@ from defenses.oracle import Oracle
 from defenses.pdrr import PDRR
 from defenses.rfa import RFA
 from defenses.rlr import RLR
+from defenses.smea import SMEA
 from defenses.trimmed_mean import TrimmedMean
 from defenses.vae import VAEDetector
 from raysim.defense import Defense
@@ -47,6 +51,10 @@ DEFENSES: Mapping[str, type[Defense]] = {
     "median": Median,
     "bulyan": Bulyan,
     "rfa": RFA,
+    "centered_clipping": CenteredClipping,
+    "dnc": DnC,
+    "mda": MDA,
+    "smea": SMEA,
     "rlr": RLR,
     "norm_clip": NormClip,
     "foolsgold": FoolsGold,

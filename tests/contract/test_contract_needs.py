@@ -39,9 +39,9 @@ BY_STAGE: Mapping[str, set[R]] = {
 OTHERS = {
     "bandwidth", "bulyan", "clip", "closeness", "cluster", "combine", "cosine", "counts", "energies", "energy",
     "foolsgold", "forest", "gap_statistic", "head", "history", "joint_two_means", "keep", "krum", "lbfgs",
-    "leave_one_out", "mix", "mmd", "neighbours", "noise", "norms", "one_class_svm", "probe", "reconstruct",
-    "row_distances", "sign_vote", "signs", "similarity", "sketch", "sketch_codes", "soft", "surrogates", "trust",
-    "two_means", "vote", "weiszfeld",
+    "distances", "leave_one_out", "mix", "mmd", "neighbours", "noise", "norms", "one_class_svm", "probe", "reconstruct",
+    "row_distances", "sign_vote", "signs", "similarity", "sketch", "sketch_codes", "soft", "spectrum", "subsets",
+    "surrogates", "trust", "two_means", "vote", "weiszfeld",
 }  # fmt: skip
 """Stages that use nothing worth declaring. A stage in neither is an error: say there what it uses."""
 
