@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from defenses.alignins import AlignIns
 from defenses.auror import AUROR
 from defenses.bucketing import Bucketing
 from defenses.bulyan import Bulyan
@@ -22,6 +23,7 @@ from defenses.flare import Flare, FlareCode
 from defenses.fldetector import FLDetector
 from defenses.fltrust import FLTrust
 from defenses.foolsgold import FoolsGold
+from defenses.freqfed import FreqFed
 from defenses.gradcam_ae import GradCAMAE
 from defenses.gradcam_krum import GradCAMKrum
 from defenses.isolation_forest import IsolationForestFilter
@@ -38,6 +40,7 @@ from defenses.oracle import Oracle
 from defenses.pdrr import PDRR
 from defenses.rfa import RFA
 from defenses.rlr import RLR
+from defenses.signguard import SignGuard
 from defenses.smea import SMEA
 from defenses.trimmed_mean import TrimmedMean
 from defenses.vae import VAEDetector
@@ -55,6 +58,9 @@ DEFENSES: Mapping[str, type[Defense]] = {
     "dnc": DnC,
     "mda": MDA,
     "smea": SMEA,
+    "signguard": SignGuard,
+    "alignins": AlignIns,
+    "freqfed": FreqFed,
     "rlr": RLR,
     "norm_clip": NormClip,
     "foolsgold": FoolsGold,

@@ -1,4 +1,7 @@
-"""New rows that are each made of one old row, beside it: nothing is gathered, and nothing crosses but what is published."""
+"""New rows that are each made of one old row, beside it: nothing is gathered, and nothing crosses but what is published.
+
+`rows_from` works on few columns at a time; `rows_of_another_width` has the whole row, and may make it longer or shorter.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ import numpy as np
 
 from raysim.backends.base import Reference
 from raysim.matrix.column_tasks import TRANSFORM_COLUMNS
-from raysim.matrix.row_blocks import maxima_of
-from raysim.matrix.updates import Updates
+from raysim.matrix.layout import Layout
+from raysim.matrix.row_blocks import maxima_of, put_row, zero_tiles
+from raysim.matrix.updates import CHUNK_VALUES, Updates, shard_bounds
 
 
 def rows_from(
@@ -50,6 +54,35 @@ def rows_from(
         blocks=tuple(made),
         ahead=(),
     )
+
+
+def rows_of_another_width(
+    updates: Updates, stage: str, fn: Callable[..., np.ndarray], width: int, *shared: Any
+) -> Updates:
+    """Row i of the new ones, [K, width] without buffers, is fn(row i [d] float32, *shared), and is left beside it."""
+    bounds = shard_bounds(updates.num_clients, width, 4 * CHUNK_VALUES)
+    items = [
+        (fn, bounds, block.rows, len(block.tiles) - 1, *block.tiles[:-1], *shared) for block in updates.blocks
+    ]
+    kept = updates.backend.map(stage, _remake, items, keep=len(bounds))
+    made = [
+        replace(block, rows=np.arange(len(block.rows)), tiles=tiles, maxima=maxima)
+        for block, (tiles, maxima) in zip(updates.blocks, kept, strict=True)
+    ]
+    return Updates(
+        updates.backend, Layout.flat(width), updates.client_ids, updates.num_examples, bounds, tuple(made)
+    )
+
+
+def _remake(
+    fn: Callable[..., np.ndarray], bounds: tuple[int, ...], rows: np.ndarray, count: int, *rest: Any
+) -> tuple[Any, ...]:
+    """The tiles of the new rows, and their maxima."""
+    tiles, shared = rest[:count], rest[count:]
+    made = zero_tiles(len(rows), bounds, bounds[-1])
+    for target, row in enumerate(rows):
+        put_row(made, target, fn(np.concatenate([tile[row] for tile in tiles]), *shared))
+    return (*made, maxima_of(made))
 
 
 def _make(

@@ -30,6 +30,7 @@ ON_A_GPU: dict[str, set[str]] = {
     "flare_code": {"plr", "mmd"},
     "fltrust": {"server_update"},
     "foolsgold": {"gram"},
+    "freqfed": {"gram"},
     "gradcam_ae": {"cam", "autoencoder"},
     "gradcam_krum": {"cam"},
     "krum": {"gram"},
