@@ -18,6 +18,12 @@ from raysim.errors import ConfigError, unknown_name
 
 Method = Literal["gradcam", "layercam"]
 
+Normalise = Literal["minmax", "none"]
+"""Whether each map is shifted and scaled to [0, 1], `minmax`, or left as the papers' equations give it, `none`."""
+
+CEILING = 1e6
+"""Largest value of a map that is not scaled: exploded weights give more, or no number at all."""
+
 SMALL = 16
 """Pixels up to which a convolution of one image is faster as a plain product."""
 
@@ -45,9 +51,15 @@ _METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gradcam": gradcam, "
 @torch.inference_mode(False)
 @torch.enable_grad()
 def model_maps(
-    model: nn.Module, cam_layer: str, images: Tensor, *, method: Method, target: int | None
+    model: nn.Module,
+    cam_layer: str,
+    images: Tensor,
+    *,
+    method: Method,
+    target: int | None,
+    normalise: Normalise = "minmax",
 ) -> Tensor:
-    """One model's maps [B, h, w] in [0, 1] of images [B, C, H, W], at the size of the activation map they weigh.
+    """One model's maps [B, h, w] of images [B, C, H, W], at the size of the activation map they weigh.
 
     The class whose score is explained is `target`, or with None each image's own most likely class. The score is
     the network's output, which must be the pre-softmax score: after a log-softmax its gradient would carry every
@@ -70,13 +82,25 @@ def model_maps(
         raise ConfigError("target", f"must be a class from 0 to {scores.shape[1] - 1}", target)
     explained = scores.gather(1, classes[:, None]).sum()  # images are independent: one gradient serves all
     (gradients,) = torch.autograd.grad(explained, activations)
-    return rescale(_METHODS[method](activations.detach(), gradients))
+    maps = _METHODS[method](activations.detach(), gradients)
+    return rescale(maps) if normalise == "minmax" else bounded(maps)
 
 
-def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps [B, h, w] resized to (height, width) by bilinear interpolation and scaled to [0, 1] again."""
+def resize_maps(maps: Tensor, size: tuple[int, int], normalise: Normalise = "minmax") -> Tensor:
+    """Maps [B, h, w] resized to (height, width) by bilinear interpolation; `minmax`: and scaled to [0, 1] again."""
     resized = nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)
-    return rescale(resized[:, 0])
+    return rescale(resized[:, 0]) if normalise == "minmax" else resized[:, 0]
+
+
+def bounded(maps: Tensor) -> Tensor:
+    """Maps cut off at CEILING, which stands for what is not a number, too: an exploded model's error is then large.
+
+    As zeros such maps would pass for ones that are reconstructed well.
+
+    >>> bounded(torch.tensor([[[0.5, 3.0, float("nan"), float("inf")]]])).tolist()
+    [[[0.5, 3.0, 1000000.0, 1000000.0]]]
+    """
+    return maps.nan_to_num(nan=CEILING, posinf=CEILING).clamp(max=CEILING)
 
 
 def rescale(maps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from raysim.options import PositiveInt
 class LayerCAMAE(CAMAutoencoder):
     """Flags clients whose LayerCAM heat map an autoencoder reconstructs badly, and votes every few rounds.
 
-    Each round: the LayerCAM map of one server image for every client (options probe, probe_size, target, map_size:
+    Each round: the LayerCAM map of one server image for every client (options probe, probe_size, target, map_size, normalise:
     see HeatMapDefense); an autoencoder with one layer of `hidden` units, trained from fresh weights on these very
     maps for `epochs` full-batch steps of Adam; its mean error R_i on each map. Suspects are those with
     R_i > mean(R) + beta std(R) + 1e-6, the last so that rounding does not part equal maps (see CAMAutoencoder). In
@@ -25,7 +25,8 @@ class LayerCAMAE(CAMAutoencoder):
     Limits. Of c equal outliers among K clients none lies above sqrt((K - c) / c) deviations (times
     sqrt((K - 1) / K) with `sample`): beta = 1 cannot flag 12 attackers among 24. And where honest maps differ as
     much as an attacker's, as in the first rounds from a random model, the autoencoder learns each by heart and R
-    says little. A client absent from a round, or rejected before it, abstains from that round's vote.
+    says little: so it does, with `normalise=minmax`, where `hidden` is as large as small maps (16 pixels and 128 units
+    catch nobody, 4 units do; `none` catches noise with either). A client absent from a round, or rejected before it, abstains from that round's vote.
 
     Section 4 of the paper is followed as it must be meant. Its eq. 17 sums marks that are 1 for benign, which would
     remove whoever looked benign often: here suspicions are counted. Its eq. 16 does not divide by the accepted

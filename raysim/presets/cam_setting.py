@@ -14,6 +14,9 @@ VOTE = 3
 ATTACKS: Mapping[str, Config] = {"noise": {"name": "noise"}, "gae": {"name": "gae"}}
 """The published scripts add noise; the text of LayerCAM-AE means the graph autoencoder attack."""
 
+RAW: Config = {"normalise": "none"}
+"""Heat maps as the papers' equations give them: the groups `..._raw`; all others scale them, as the code does."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -84,13 +87,25 @@ def setting(
 
 
 def defense(
-    scale: Scale, name: str, task: str, model: str, malicious: int, beta: float | None = None
+    scale: Scale,
+    name: str,
+    task: str,
+    model: str,
+    malicious: int,
+    beta: float | None = None,
+    *,
+    raw: bool = False,
 ) -> dict[str, object]:
-    """A defense of these papers. Probe images are enlarged as in the published code, where the small network can."""
+    """A defense of these papers. Probe images are enlarged as in the published code, where the small network can.
+
+    raw: with maps that are not scaled, where it looks at maps.
+    """
     maps: dict[str, object] = {"probe_size": 224, "map_size": "input"}
     if scale == "small":
         side = MODELS[model][1]
         maps = {"probe_size": side, "map_size": 28} if side else {"map_size": 28}
+    if raw:
+        maps = {**maps, **RAW}
     voting = {"interval": VOTE, "votes": 2, "beta": TASKS[task].beta if beta is None else beta}
     known: dict[str, dict[str, object]] = {
         "auror": {"name": "auror"},
@@ -102,6 +117,11 @@ def defense(
         "layercam_krum": {"name": "layercam_krum", **maps, "num_byzantine": malicious},
     }
     return known[name]
+
+
+def group_name(table: str, attack: str, raw: bool = False) -> str:
+    """A table's or figure's name under that attack, and with maps that are not scaled."""
+    return table + ("" if attack == "noise" else f"_{attack}") + ("_raw" if raw else "")
 
 
 def stand_ins(task: str, model: str) -> str:

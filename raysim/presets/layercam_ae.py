@@ -2,7 +2,8 @@
 
 21 benign users and 3 attackers, T = 100, E = 25, Adam at 1e-4, batches of 64, Dirichlet .5 where it is not IID. The
 groups `table2` to `table5` use the noise of the published scripts, `table2_gae` to `table5_gae` the graph autoencoder
-attack that the text means; the paper's numbers stand beside both. Figures 2 to 4 and 6 are the accuracies of the
+attack that the text means; the paper's numbers stand beside both. `_raw`: the defenses that look at heat maps once more, on
+maps that are not scaled to [0, 1], as equations 9 and 10 have them; the code scales. Figures 2 to 4 and 6 are the accuracies of the
 same runs. Small: 14 benign users and 2 attackers, the same attack rate, so that beta means the same.
 
 Not in the paper: the task of table 7 (ResNet-50 on non-IID CIFAR-100 here).
@@ -11,12 +12,23 @@ Not in the paper: the task of table 7 (ResNet-50 on non-IID CIFAR-100 here).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 
-from raysim.presets.cam_setting import ATTACKS, DETECTION, VOTE, defense, doubts, setting, stand_ins
+from raysim.presets.cam_setting import (
+    ATTACKS,
+    DETECTION,
+    VOTE,
+    defense,
+    doubts,
+    group_name,
+    setting,
+    stand_ins,
+)
 from raysim.presets.preset import Config, Preset, Scale, row
 
 DEFENSES = ("auror", "multi_krum", "faa_dl", "gradcam_ae", "layercam_krum", "layercam_ae")
 VOTERS = ("gradcam_ae", "layercam_ae")
+MAPPERS = ("gradcam_ae", "layercam_krum", "layercam_ae")
 MODELS = {"resnet50": "resnet50", "regnet": "regnet_y_800mf"}
 PERFECT = "1/1/0/1/1/1"
 
@@ -75,22 +87,26 @@ ACCURACY = ("main_accuracy",)
 
 def presets() -> Iterator[Preset]:
     """Tables first, then figures."""
-    for attack in ATTACKS:
+    for raw, attack in product((False, True), ATTACKS):
         for table, (model, alpha, tasks) in TABLES.items():
-            group = table if attack == "noise" else f"{table}_{attack}"
+            group = group_name(table, attack, raw)
             for task, rows in tasks.items():
                 for name, text in zip(DEFENSES, rows, strict=True):
+                    if raw and name not in MAPPERS:
+                        continue
                     reported = row(DETECTION, text)
                     if (table, task, name) in ACCURACIES:
                         reported["main_accuracy"] = ACCURACIES[table, task, name]
                     cell = f"{group}-{model}-{task}-{name}"
-                    yield _preset(cell, name, task, model, alpha, attack, reported=reported)
+                    yield _preset(cell, name, task, model, alpha, attack, reported=reported, raw=raw)
     errors = {"score_malicious": 0.214, "score_benign": 0.0065}
     shown = ("score_malicious", "score_benign")
-    yield _preset("table6-regnet-cifar100-layercam_ae", "layercam_ae", "cifar100", "regnet", 0.1, reported=errors, metrics=shown)  # fmt: skip
-    for beta, text in TABLE_7.items():
-        cell, reported = f"table7-beta{beta:g}-layercam_ae", row(DETECTION, text)
-        yield _preset(cell, "layercam_ae", beta=beta, reported=reported)
+    for raw in (False, True):
+        table_6, table_7 = (group_name(table, "noise", raw) for table in ("table6", "table7"))
+        yield _preset(f"{table_6}-regnet-cifar100-layercam_ae", "layercam_ae", "cifar100", "regnet", 0.1, reported=errors, metrics=shown, raw=raw)  # fmt: skip
+        for beta, text in TABLE_7.items():
+            cell, reported = f"{table_7}-beta{beta:g}-layercam_ae", row(DETECTION, text)
+            yield _preset(cell, "layercam_ae", beta=beta, reported=reported, raw=raw)
     for name, value in (("cosdefense", 0.01), ("layercam_ae", 0.70)):
         yield _preset(f"fig5-{name}", name, reported={"main_accuracy": value})
     for figure, model in (("fig8", "resnet50"), ("fig9", "regnet")):
@@ -124,6 +140,7 @@ def _preset(
     benign: tuple[int, int] = (21, 14),
     malicious: tuple[int, int] = (3, 2),
     beta: float | None = None,
+    raw: bool = False,
     rounds: tuple[int, int] = (100, 9),
     metrics: tuple[str, ...] = (*DETECTION, *ACCURACY),
     reported: Mapping[str, float | None] | None = None,
@@ -138,7 +155,7 @@ def _preset(
         return {
             **setting(scale, task, model, benign=benign, malicious=malicious, alpha=alpha, epochs=25, rounds=rounds),
             "attack": ATTACKS[attack],
-            "defense": defense(scale, method, task, model, assumed, beta),
+            "defense": defense(scale, method, task, model, assumed, beta, raw=raw),
         }  # fmt: skip
 
     reported = reported or {}

@@ -57,8 +57,8 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
     "layercam_ae": {"hidden": 4},
     "deepsight": {"samples": 100, "seeds": 1},
 }
-"""Other options that are not defaults: maps of 4 x 4 pixels need a hidden layer narrower than the map to tell
-anything, and DeepSight's 3 x 20,000 noise images a client cost more than all else together."""
+"""Other options that are not defaults: scaled maps of 4 x 4 pixels need a hidden layer narrower than the map to
+tell anything, and DeepSight's 3 x 20,000 noise images a client cost more than all else together."""
 
 SHOWN = {
     "recall": "recall",

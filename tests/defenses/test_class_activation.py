@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from defenses.class_activation import (
+    CEILING,
     SKINNY,
     _small_convolutions,
+    bounded,
     gradcam,
     layercam,
     model_maps,
@@ -170,6 +172,25 @@ def test_rescale_handles_each_map_alone() -> None:
     maps = torch.tensor([[[0.0, 4.0], [1.0, 2.0]], [[0.0, math.inf], [1.0, 2.0]], [[3.0, 3.0], [3.0, 3.0]]])
     assert rescale(maps)[0].tolist() == [[0.0, pytest.approx(1)], [pytest.approx(0.25), pytest.approx(0.5)]]
     assert rescale(maps)[1:].count_nonzero() == 0
+
+
+@pytest.mark.parametrize(("method", "expected"), [("gradcam", [[0, 1], [4, 0]]), ("layercam", [[0, 2], [8, 0]])])  # fmt: skip
+def test_without_normalisation_maps_are_as_the_equations_give_them(method, expected) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(4, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[2].weight.copy_(torch.tensor([[-1.0, 2.0, 2.0, 1.0]]))  # the gradient: mean 1
+    batch = torch.tensor([[[[-3.0, 1.0], [4.0, -1.0]]]])
+    maps = model_maps(model, "0", batch, method=method, target=0, normalise="none")
+    assert maps[0].tolist() == expected
+    scaled = model_maps(model, "0", batch, method=method, target=0)
+    assert torch.allclose(rescale(maps), scaled)
+
+
+def test_a_map_that_is_not_scaled_ends_at_the_ceiling() -> None:
+    maps = torch.tensor([[[0.0, math.nan], [math.inf, 2e6]], [[0.0, 4.0], [1.0, 2.0]]])
+    assert bounded(maps).tolist() == [[[0, CEILING], [CEILING, CEILING]], [[0, 4], [1, 2]]]
+    assert resize_maps(maps[1:], (1, 1), "none").tolist() == [[[1.75]]]
 
 
 def test_resize_is_bilinear_and_fills_the_range_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,12 +174,32 @@ def test_exploded_models_have_zero_maps(scene) -> None:
     assert maps[2].any()
 
 
+def test_exploded_models_that_are_not_scaled_are_at_the_ceiling(scene) -> None:
+    rows = changes(3)
+    rows[1, : LAYOUT.dim] = 1e30
+    updates, ctx = scene(rows)
+    maps = LayerCAMKrum(normalise="none").heat_maps(updates, ctx)
+    assert maps[1].max() == 1e6
+    assert 0 < maps[[0, 2]].max() < 100
+    scaled = LayerCAMKrum().heat_maps(updates, ctx)
+    np.testing.assert_allclose(
+        scaled[[0, 2]],
+        [(m - m.min()) / (1e-7 + np.ptp(m)) for m in maps[[0, 2]]],
+        atol=1e-5,
+    )
+    assert LayerCAMKrum(normalise="none").row_stage(ctx).key != LayerCAMKrum().row_stage(ctx).key
+    defense = LayerCAMAE(normalise="none")
+    verdict, _ = defense.apply(defense.init(ctx), updates, ctx)
+    assert verdict.flagged.tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("method", ["layercam", "gradcam"])
-@pytest.mark.parametrize("size", ["native", "input", 5])
-def test_convenience_equals_the_defense(scene, method: str, size: int | str) -> None:
+@pytest.mark.parametrize(("size", "normalise"), [("native", "minmax"), ("input", "none"), (5, "minmax"), (5, "none")])  # fmt: skip
+def test_convenience_equals_the_defense(scene, method: str, size: int | str, normalise: Any) -> None:
     rows = changes(4)
     updates, ctx = scene(rows, rows_per_block=3)
-    defense = {"layercam": LayerCAMKrum, "gradcam": GradCAMKrum}[method](probe="fixed", map_size=size)
+    kind = {"layercam": LayerCAMKrum, "gradcam": GradCAMKrum}[method]
+    defense = kind(probe="fixed", map_size=size, normalise=normalise)
     verdict, _ = defense.apply(defense.init(ctx), updates, ctx)
     for model, options in ((FACTORY, {}), (FACTORY.build(), {"cam_layer": "2"})):
         maps = defenses.class_activation_maps(
@@ -189,6 +210,7 @@ def test_convenience_equals_the_defense(scene, method: str, size: int | str) -> 
             method=method,  # type: ignore[arg-type]
             target=int(SERVER.labels[0]),
             size=size,
+            normalise=normalise,
             **options,
         )
         assert maps.tobytes() == verdict.artifacts["heat_maps"].tobytes()
@@ -235,6 +257,7 @@ def test_convenience_takes_the_models_buffers_where_none_are_given() -> None:
         ({"method": "layercm"}, ["method", "did you mean 'layercam'"]),
         ({"size": "nativ"}, ["size", "did you mean 'native'"]),
         ({"size": 0}, ["size"]),
+        ({"normalise": "min-max"}, ["normalise", "did you mean 'minmax'"]),
         ({"size": 2.5}, ["size", "2.5", "nearest valid: 2"]),
         ({"size": None}, ["size", "None"]),
         ({"image": np.full((1, 16, 16), np.nan)}, ["image", "finite"]),
@@ -309,6 +332,7 @@ def test_the_server_must_hold_an_image(scene, make_context) -> None:
         ("map_size", 0),
         ("map_size", True),
         ("map_size", 2.5),
+        ("normalise", "max"),
     ],
 )
 def test_options_out_of_range(option: str, value: object) -> None:

@@ -27,10 +27,11 @@ from raysim.studies.papers.measures import label
 
 CLASSES = {"cifar100": 100, "gtsrb": 43, "tiny_imagenet": 200, "celeba": 2, "kather": 8, "femnist": 62}
 REPORTING = {
-    "gcama": {"fig2": 1, "fig2_gae": 1},
+    "gcama": {f"fig2{variant}": 1 for variant in ("", "_gae", "_raw", "_gae_raw")},
     "layercam_ae": {
         **{f"table{n}{attack}": 12 for n in (2, 3, 4, 5) for attack in ("", "_gae")},
-        "table6": 1, "table7": 5, "fig5": 2, "fig10": 1, "fig11": 1, "fig12": 2, "fig15": 6,
+        **{f"table{n}{attack}_raw": 6 for n in (2, 3, 4, 5) for attack in ("", "_gae")},
+        "table6": 1, "table6_raw": 1, "table7": 5, "table7_raw": 5, "fig5": 2, "fig10": 1, "fig11": 1, "fig12": 2, "fig15": 6,
     },
     "fedgrad": {"table2": 8 * 6 + 1, "table3": 12, "table4": 4},
     "pdrr": {"table1": 5, "table2": 5, "table2_full": 1, "table3": 12},
