@@ -11,8 +11,13 @@ DETECTION = ("recall", "precision", "fpr", "acc", "f1", "auc_hard")
 VOTE = 3
 """The published code measures the defenses that vote in the rounds of a vote only: every third."""
 
-ATTACKS: Mapping[str, Config] = {"noise": {"name": "noise"}, "gae": {"name": "gae"}}
-"""The published scripts add noise; the text of LayerCAM-AE means the graph autoencoder attack."""
+ATTACKS: Mapping[str, Config] = {
+    "noise": {"name": "noise"},
+    "gae": {"name": "gae"},
+    "gae_code": {"name": "gae_code"},
+}
+"""The published scripts add noise; the text of LayerCAM-AE means the graph autoencoder attack, whose published code is
+another method."""
 
 RAW: Config = {"normalise": "none"}
 """Heat maps as the papers' equations give them: the groups `..._raw`; all others scale them, as the code does."""

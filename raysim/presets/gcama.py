@@ -2,8 +2,8 @@
 
 18 benign devices and 2 attackers, 100 rounds, 20 local epochs of Adam at 1e-4, batches of 64 (GTSRB: 128), Dirichlet
 .5. The only number in the text is an accuracy of .8 (CIFAR-10, ResNet-18, GCAMA). The groups `fig2` and `fig3` use
-the noise of the published scripts, `fig2_gae` and `fig3_gae` the graph autoencoder attack, those with `_raw` heat maps
-that are not scaled to [0, 1].
+the noise of the published scripts, `fig2_gae` and `fig3_gae` the graph autoencoder attack, `_gae_code` what was published
+as its code; those with `_raw` have heat maps that are not scaled to [0, 1].
 
 The published scripts overwrite the autoencoder's verdict by the true attackers: with `defense.name=oracle` a run
 measures what they do. They vote every three rounds, as these presets do; the paper does not say so.

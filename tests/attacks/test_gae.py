@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from attacks.gae import GAE
 from attacks.graph_autoencoder import (
@@ -12,6 +13,7 @@ from attacks.graph_autoencoder import (
 from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
 from tests.attacks.crafting import craft, layout_of, round_of, tilings
+from tests.attacks.local_attackers import client_context, client_data, honest_training, tiny_trainer
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +66,12 @@ def test_rows_of_the_rewritten_features_on_the_coordinates_and_the_mean_elsewher
 
 @pytest.mark.parametrize(("multiplier", "dual_step"), [(0.2, 0.02), (0.001, 0.01)])
 def test_the_ascent_on_two_numbers_is_the_ascent_on_vectors(multiplier, dual_step):
-    options = {"num_coordinates": 12, "step": 0.05, "dual_step": dual_step, "initial_multiplier": multiplier}
+    options = {
+        "num_coordinates": 12,
+        "step": 0.05 / BOUND,
+        "dual_step": dual_step * BOUND,
+        "initial_multiplier": multiplier,
+    }
     start, _ = craft(GAE(**options, ascent_steps=0, project=False), ROWS, ATTACKERS, global_vector=GLOBAL)
     moved, said = craft(GAE(**options, ascent_steps=40, project=False), ROWS, ATTACKERS, global_vector=GLOBAL)
     projected, held = craft(GAE(**options, ascent_steps=40), ROWS, ATTACKERS, global_vector=GLOBAL)
@@ -76,18 +83,59 @@ def test_the_ascent_on_two_numbers_is_the_ascent_on_vectors(multiplier, dual_ste
             row = row + 0.05 * (-direction - weight * away / np.linalg.norm(away))
             weight = max(0.0, weight + dual_step * (np.linalg.norm(row - MEAN) - BOUND))
         np.testing.assert_allclose(end, row, atol=1e-5)
-        scale = min(1.0, BOUND / np.linalg.norm(row - MEAN))
+        scale = BOUND / np.linalg.norm(row - MEAN)
         np.testing.assert_allclose(inside, MEAN + scale * (row - MEAN), atol=1e-5)
-    assert said["distance"] > BOUND
-    assert not said["within_bound"]
+    assert said["within_bound"] == (said["distance"] <= BOUND)
     assert held["within_bound"]
-    assert np.linalg.norm(projected - MEAN, axis=1).max() <= BOUND * (1 + 1e-6)
+    np.testing.assert_allclose(np.linalg.norm(projected - MEAN, axis=1), BOUND, rtol=1e-5)
 
 
-def test_the_ascent_goes_against_the_mean_update():
+@pytest.mark.parametrize("factor", [0.5, 1.0, 20.0])
+def test_the_ascent_ends_on_the_bound_against_the_mean_update(factor):
     still, _ = craft(GAE(ascent_steps=0), ROWS, ATTACKERS)
-    moved, _ = craft(GAE(ascent_steps=100, step=0.01), ROWS, ATTACKERS)
+    moved, said = craft(GAE(bound_factor=factor), ROWS, ATTACKERS)
     assert ((moved - still) @ MEAN < 0).all()
+    np.testing.assert_allclose(np.linalg.norm(moved - MEAN, axis=1), factor * BOUND, rtol=1e-5)
+    cosines = (moved - MEAN) @ MEAN / np.linalg.norm(moved - MEAN, axis=1) / np.linalg.norm(MEAN)
+    assert (cosines < -0.9).all()
+    assert said["distance"] == pytest.approx(factor * BOUND, rel=1e-6)
+    assert said["within_bound"]
+    assert 0 < said["graph_share"] < 0.5
+
+
+def test_the_loss_direction_is_the_mean_of_what_the_attackers_climbed():
+    moved, _ = craft(GAE(direction="loss", ascent_steps=2000), ROWS, ATTACKERS)
+    climbs = ROWS[ATTACKERS].astype(np.float64).mean(0)
+    away = moved - MEAN
+    cosines = away @ climbs / np.linalg.norm(away, axis=1) / np.linalg.norm(climbs)
+    np.testing.assert_allclose(cosines, 1, atol=1e-3)
+    assert GAE(direction="loss").trains
+    assert not GAE().trains
+
+
+def test_a_climb_follows_the_gradient_of_the_own_data():
+    trainer, data = tiny_trainer(batch_norm=True), client_data()
+    ctx = client_context(trainer)
+    train, start = honest_training(ctx), ctx.global_vector.copy()
+    honest = train(data)
+    length = np.linalg.norm(honest[: ctx.layout.dim].astype(np.float64))
+
+    def loss(vector):
+        trainer.load(vector)
+        trainer.model.eval()
+        scores = trainer.model(torch.from_numpy(data.images))
+        return torch.nn.functional.cross_entropy(scores, torch.from_numpy(data.labels))
+
+    trainer.gradient.zero_()
+    loss(start + honest).backward()
+    gradient = trainer.gradient.double().numpy()
+    row = GAE(direction="loss", climb_steps=1).train(train, data, ctx)
+    np.testing.assert_allclose(row[: ctx.layout.dim], length * gradient / np.linalg.norm(gradient), rtol=1e-4, atol=1e-7)  # fmt: skip
+    np.testing.assert_array_equal(row[ctx.layout.dim :], honest[ctx.layout.dim :])
+    longer = GAE(direction="loss", climb_steps=10).train(train, data, ctx)
+    assert np.linalg.norm(longer[: ctx.layout.dim]) <= length * (1 + 1e-5)
+    longer[ctx.layout.dim :] = 0
+    assert loss(start + honest + longer) > loss(start + honest)
 
 
 def test_client_graphs_mix_whole_rows():
@@ -157,6 +205,8 @@ def test_bytes_do_not_depend_on_tiling_and_buffers_are_the_mean(attack):
         {"num_overheard": 1},
         {"hidden": 0},
         {"step": -1.0},
+        {"direction": "gradient"},
+        {"bound_factor": 0.0},
         {"learning_rate": 0.0},
         {"threshold": 2.0},
     ],

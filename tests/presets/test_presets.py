@@ -26,10 +26,12 @@ from raysim.presets.preset import numbers, row
 from raysim.studies.papers.measures import label
 
 CLASSES = {"cifar100": 100, "gtsrb": 43, "tiny_imagenet": 200, "celeba": 2, "kather": 8, "femnist": 62}
+VARIANTS = [f"{attack}{maps}" for attack in ("", "_gae", "_gae_code") for maps in ("", "_raw")]
 REPORTING = {
-    "gcama": {f"fig2{variant}": 1 for variant in ("", "_gae", "_raw", "_gae_raw")},
+    "gcama": {f"fig2{variant}": 1 for variant in VARIANTS},
     "layercam_ae": {
         **{f"table{n}{attack}": 12 for n in (2, 3, 4, 5) for attack in ("", "_gae")},
+        "table4_gae_code": 12,
         **{f"table{n}{attack}_raw": 6 for n in (2, 3, 4, 5) for attack in ("", "_gae")},
         "table6": 1, "table6_raw": 1, "table7": 5, "table7_raw": 5, "fig5": 2, "fig10": 1, "fig11": 1, "fig12": 2, "fig15": 6,
     },
