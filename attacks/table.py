@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attacks.alie import ALIE
+from attacks.alie_optimised import OptimisedALIE
 from attacks.constrain_and_scale import ConstrainAndScale
 from attacks.dba import DBA
 from attacks.edge_case import EdgeCase
@@ -16,10 +17,13 @@ from attacks.flare_adaptive import FlareAdaptive
 from attacks.gae import GAE
 from attacks.gae_code import GAECode
 from attacks.ipm import InnerProductManipulation
+from attacks.ipm_optimised import OptimisedIPM
 from attacks.krum_backdoor import CoomedBackdoor, KrumBackdoor
 from attacks.label_flip import LabelFlip
+from attacks.mimic import Mimic
 from attacks.min_max import MinMax, MinSum
 from attacks.noise import Noise
+from attacks.poisoned_fl import PoisonedFL
 from attacks.sign_flip import SignFlip
 from attacks.trigger import Trigger
 from raysim.attack import Attack
@@ -34,6 +38,10 @@ ATTACKS: Mapping[str, type[Attack]] = {
     "min_max": MinMax,
     "min_sum": MinSum,
     "ipm": InnerProductManipulation,
+    "alie_optimised": OptimisedALIE,
+    "ipm_optimised": OptimisedIPM,
+    "mimic": Mimic,
+    "poisoned_fl": PoisonedFL,
     "gae": GAE,
     "gae_code": GAECode,
     "label_flip": LabelFlip,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from raysim.defense import Defense, Verdict
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import Updates
 from raysim.models import MODELS, build_model
+from tests.peers import byzfl_names
 
 
 @dataclass(frozen=True)
@@ -103,20 +102,8 @@ def apply_once() -> Callable[..., Verdict]:
 
 @pytest.fixture(scope="session")
 def byzfl() -> SimpleNamespace:
-    """The rules of ByzFL, an independent implementation; skips where it is not installed.
-
-    They are loaded without the rest of the package, whose benchmark takes seconds to import.
-    """
-    found = importlib.util.find_spec("byzfl")
-    if found is None:
-        pytest.skip("byzfl is not installed")
-    package = ModuleType("byzfl")
-    package.__path__ = list(found.submodule_search_locations or ())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "byzfl", package)
-        rules = importlib.import_module("byzfl.aggregators.aggregators")
-        steps = importlib.import_module("byzfl.aggregators.preaggregators")
-    return SimpleNamespace(**vars(rules) | vars(steps))
+    """The rules of ByzFL, an independent implementation; skips where it is not installed."""
+    return byzfl_names("aggregators.aggregators", "aggregators.preaggregators")
 
 
 @pytest.fixture(scope="session")

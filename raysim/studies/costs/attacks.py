@@ -38,6 +38,10 @@ CRAFTING = (
     "min_max",
     "min_sum",
     "ipm",
+    "alie_optimised",
+    "ipm_optimised",
+    "mimic",
+    "poisoned_fl",
     "gae",
     "gae_code",
 )
