@@ -5,7 +5,11 @@ A pattern is an integer array [m, 2] of (row, column). A stamped pixel is white 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
 
 import numpy as np
 
@@ -57,7 +61,7 @@ def white(channels: int, ctx: ClientContext) -> np.ndarray:
     return normalise(np.ones((1, channels, 1, 1), np.float32), ctx.mean, ctx.std).numpy().reshape(channels, 1)
 
 
-def stamp(images: Any, pixels: np.ndarray, value: Any) -> None:
+def stamp(images: np.ndarray | torch.Tensor, pixels: np.ndarray, value: Any) -> None:
     """Set the pixels of images [n, C, H, W], an array or a tensor, to value [C, 1] (or one number), in place."""
     images[:, :, pixels[:, 0], pixels[:, 1]] = value
 

@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster import namespaces, processes
 from cluster.plan import KINDS, ClusterPlan, make_plan
 from raysim.errors import ConfigError, RunError
 from raysim.interruption import Terminated
+from raysim.trees import Tree
 
 __all__ = ["KINDS", "WORKER_ENVIRONMENT", "Cluster", "bring_up"]
 
@@ -154,7 +154,7 @@ def _existing(address: str, nodes: int) -> Cluster:
     return Cluster(found, {**environment, "RAY_ADDRESS": found})
 
 
-def _first_words(keeper: subprocess.Popen[str], plan: ClusterPlan) -> dict[str, Any]:
+def _first_words(keeper: subprocess.Popen[str], plan: ClusterPlan) -> Tree:
     """Where the cluster is, once it is up."""
     assert keeper.stdout is not None, "it is a pipe"
     ready, _, _ = select.select([keeper.stdout], [], [], START_LIMIT_S)
@@ -162,7 +162,7 @@ def _first_words(keeper: subprocess.Popen[str], plan: ClusterPlan) -> dict[str, 
     if not line:
         problem = "the process that starts them ended" if ready else f"not in {START_LIMIT_S} s"
         raise RunError(f"{plan.nodes} nodes of kind {plan.kind} did not come up: {problem}")
-    up: dict[str, Any] = json.loads(line)
+    up: Tree = json.loads(line)
     if "error" in up:
         raise RunError(f"{plan.nodes} nodes of kind {plan.kind} did not come up: {up['error']}")
     return up

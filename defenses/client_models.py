@@ -51,7 +51,7 @@ def models_stage(
     global_vector: np.ndarray | Reference,
     *shared: object,
     key: tuple[Hashable, ...] | None = None,
-) -> RowStage:
+) -> RowStage[Answer]:
     """fn(model, *shared) of every client's model, as work on single rows.
 
     The parameters are put in place tile by tile, so that no row is ever copied together; fn must be done with the

@@ -96,7 +96,7 @@ class Flare(Defense):
         """What the server must hold for this method to start: one class may still have fewer than `samples`."""
         return self.samples
 
-    def row_stage(self, ctx: Context) -> RowStage:
+    def row_stage(self, ctx: Context) -> RowStage[np.ndarray]:
         """Every client's representations [m, o], stage "plr"."""
         shared, key = (ctx.model.head, ctx.put(self.images(ctx))), (self.label, self.samples)
         return models_stage("plr", representation, ctx.model, ctx.layout, ctx.published, *shared, key=key)

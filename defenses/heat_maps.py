@@ -180,7 +180,7 @@ class HeatMapDefense(Defense):
             raise ConfigError("probe_size", rule, self.probe_size, 224)
         return {}
 
-    def row_stage(self, ctx: Context) -> RowStage:
+    def row_stage(self, ctx: Context) -> RowStage[np.ndarray]:
         """One map [h, w] a client, stage "cam". The image, and so the stage's key, are the round's."""
         held: ServerData = ctx.require_server_data(1)
         index = int(ctx.generator("probe").integers(len(held))) if self.probe == "per_round" else 0

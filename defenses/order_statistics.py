@@ -8,7 +8,7 @@ column's values only, not on their order. Given a tensor, which a task with a GP
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from raysim.matrix.column_tasks import Columns
 
 if TYPE_CHECKING:
     import torch
+
+Sorted: TypeAlias = Any
+"""Sorted rows, or what is computed of them: an array or a tensor, whose types agree in nothing but what they can do."""
 
 Even = Literal["mean", "lower", "upper"]
 """What the median of an even number of values is: the mean of the middle two, or one of them."""
@@ -50,7 +53,7 @@ def trimmed_mean(columns: Columns, *, trim: int) -> Columns:
     kept = len(columns) - 2 * trim
     ones = np.ones(kept)
 
-    def mean(ascending: Any) -> Any:
+    def mean(ascending: Sorted) -> Sorted:
         inner = _double(ascending[:, trim : trim + kept])
         return (inner @ ones if isinstance(inner, np.ndarray) else inner.sum(1)) / kept
 
@@ -66,7 +69,7 @@ def mean_around_median(columns: Columns, *, count: int) -> Columns:
     array([3.], dtype=float32)
     """
 
-    def mean(ascending: Any) -> Any:
+    def mean(ascending: Sorted) -> Sorted:
         middle = _middle(ascending)[:, None]
         # The nearest values are neighbours in order: their window moves right as long as the value that it
         # would leave behind is farther from the median than the one that it would take in.
@@ -81,7 +84,7 @@ def mean_around_median(columns: Columns, *, count: int) -> Columns:
     return _over_sorted(columns, mean)
 
 
-def _middle(ascending: Any) -> Any:
+def _middle(ascending: Sorted) -> Sorted:
     """The median of each sorted row of [c, K]: [c] float64."""
     count = ascending.shape[1]
     low, high = ascending[:, (count - 1) // 2], ascending[:, count // 2]
@@ -104,7 +107,7 @@ def ascending_blocks(columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         yield slice(start, stop), ascending
 
 
-def _over_sorted(columns: Columns, fn: Callable[[Any], Any]) -> Columns:
+def _over_sorted(columns: Columns, fn: Callable[[Sorted], Sorted]) -> Columns:
     """fn(columns transposed and sorted [c', K]) -> [c'], block by block: [c] float32; of a tensor, all at once."""
     if not isinstance(columns, np.ndarray):
         found: torch.Tensor = fn(columns.T.contiguous().sort(dim=1).values)
@@ -115,7 +118,7 @@ def _over_sorted(columns: Columns, fn: Callable[[Any], Any]) -> Columns:
     return out
 
 
-def _double(values: Any) -> Any:
+def _double(values: Sorted) -> Sorted:
     return values.astype(np.float64) if isinstance(values, np.ndarray) else values.double()
 
 

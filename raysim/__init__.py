@@ -180,13 +180,13 @@ def __dir__() -> list[str]:
 
 
 def run(
-    config: ExperimentConfig | Mapping[str, Any] | None = None,
+    config: ExperimentConfig | Mapping[str, object] | None = None,
     *,
-    model: Any = None,
-    data: Any = None,
+    model: object = None,
+    data: object = None,
     defense: Defense | Sequence[Defense] | None = None,
     attack: Attack | Sequence[Attack] | None = None,
-    partition: Any = None,
+    partition: object = None,
     name: str | None = None,
     out: str | Path = "runs",
     backend: Literal["ray", "inprocess"] = "ray",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,12 @@ from raysim.training.recipe import TrainingRecipe
 if TYPE_CHECKING:
     from raysim.models.factory import ModelFactory
 
+Answer = TypeVar("Answer")
+
 State = dict[str, Any]
 """What a method remembers from round to round: a tree of dicts (string keys), lists, arrays, numbers,
 strings, booleans and None, so that a checkpoint holds it without pickle. Per-client memory is keyed by
-`str(client id)`, or stored as arrays beside an array of client ids."""
+`str(client id)`, or stored as arrays beside an array of client ids. Of what type a value is knows its method alone."""
 
 
 @dataclass(frozen=True)
@@ -185,29 +187,29 @@ class Context:
         """Publish a value once for many tasks."""
         return self.backend.put(value)
 
-    def run(self, stage: str, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()) -> Any:
+    def run(self, stage: str, fn: Callable[..., Answer], *args: object, needs: Needs = Needs()) -> Answer:
         """fn(*args) as one task."""
         return self.backend.run(stage, fn, *args, needs=needs)
 
     def map(
         self,
         stage: str,
-        fn: Callable[..., Any],
-        items: Sequence[Any],
-        *shared: Any,
+        fn: Callable[..., Answer],
+        items: Sequence[object],
+        *shared: object,
         needs: Needs = Needs(),
-    ) -> list[Any]:
+    ) -> list[Answer]:
         """[fn(item, *shared) for item in items], a task per item."""
         return self.backend.map(stage, fn, [(item, *shared) for item in items], needs=needs)
 
     def map_pairs(
         self,
         stage: str,
-        fn: Callable[..., object],
+        fn: Callable[..., Answer],
         blocks: Sequence[object],
         *shared: object,
         needs: Needs = Needs(),
-    ) -> dict[tuple[int, int], Any]:
+    ) -> dict[tuple[int, int], Answer]:
         """{(i, j): fn(blocks[i], blocks[j], *shared)} for i <= j, a task per pair of blocks."""
         held = [self.backend.put(block) for block in blocks]
         pairs = list(combinations_with_replacement(range(len(blocks)), 2))

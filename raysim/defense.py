@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class Defense(Declared):
         """The state before the first round."""
         return {}
 
-    def row_stage(self, ctx: Context) -> RowStage | None:
+    def row_stage(self, ctx: Context) -> RowStage[object] | None:
         """The work on each row alone that `apply` will ask for by `updates.map_row_stage`, known before any row is.
 
         Where resources.pipeline is on, it begins on rows as they arrive; what it gives must depend on ctx alone,
@@ -168,7 +168,7 @@ class Chain(Defense):
         """The states of the steps, by position."""
         return {str(number): step.init(_seen_by(step, ctx)) for number, step in enumerate(self.steps)}
 
-    def row_stage(self, ctx: Context) -> RowStage | None:
+    def row_stage(self, ctx: Context) -> RowStage[object] | None:
         """The first step's: the others see what it made of the rows."""
         return self.steps[0].row_stage(_seen_by(self.steps[0], ctx))
 
@@ -227,7 +227,7 @@ def titled(label: str, calibration: bool) -> str:
     return f"{label} (calibration only)" if calibration else label
 
 
-def assumption(defense: Defense, count: int) -> dict[str, Any]:
+def assumption(defense: Defense, count: int) -> dict[str, object]:
     """What is assumed of a round of K = count rows, for its record; {} where nothing is, or it cannot be known.
 
     by: the class; malicious: how many of these rows; most: whether that is the most that this rule tolerates.
@@ -254,7 +254,7 @@ def judged(
     state: State,
     updates: Updates,
     ctx: Context,
-    around: AbstractContextManager[Any] | None = None,
+    around: AbstractContextManager[object] | None = None,
 ) -> tuple[Verdict, State]:
     """What `defense.apply` says, checked whole: the one way by which anything asks a defense.
 

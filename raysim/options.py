@@ -4,6 +4,8 @@ An option is a field of a frozen dataclass that derives from `Declared`. Its ann
 `Literal["a", "b"]`, one of the bounded numbers below, `None` besides, a sequence of these. `Declared.__post_init__`
 checks all of them, however the object is made; rules that tie options together follow in the class's own
 `__post_init__`, after `super().__post_init__()`.
+
+An annotation is `Any` here: typing has no type that classes, unions, `Literal` and `Annotated` are all of.
 """
 
 from __future__ import annotations
@@ -17,7 +19,17 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
@@ -102,7 +114,7 @@ def option_annotations(cls: type) -> Mapping[str, Any]:
     return types.MappingProxyType(found)
 
 
-def _resolved(name: str, annotation: Any, known: Mapping[str, Any]) -> Any:
+def _resolved(name: str, annotation: Any, known: Mapping[str, object]) -> Any:
     """What an annotation written as text stands for; `Any` where that exists for type checkers alone."""
     holder = types.SimpleNamespace(__annotations__={name: annotation})
     try:
@@ -111,7 +123,9 @@ def _resolved(name: str, annotation: Any, known: Mapping[str, Any]) -> Any:
         return Any
 
 
-def arguments(call: Callable[..., Any], options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def arguments(
+    call: Callable[..., object], options: Mapping[str, object], prefix: str = ""
+) -> dict[str, object]:
     """Options for a function, or a class that is called, as its annotations hold them; ConfigError as for `construct`.
 
     prefix: put before the key of an error. A parameter without an annotation takes anything, and its default is allowed.
@@ -126,7 +140,7 @@ def arguments(call: Callable[..., Any], options: Mapping[str, Any], prefix: str 
     return held
 
 
-def call_annotations(call: Callable[..., Any]) -> Mapping[str, Any]:
+def call_annotations(call: Callable[..., object]) -> Mapping[str, Any]:
     """Parameter -> annotation of a function, or of a class that is called."""
     function = vars(call).get("__init__") if isinstance(call, type) else call
     known = vars(sys.modules.get(getattr(function, "__module__", ""), types))
@@ -156,7 +170,7 @@ def check_option(key: str, annotation: object, value: object, default: object = 
     raise ConfigError(key, f"must {rule(annotation, value)}", value, _nearest(annotation, value, default))
 
 
-def _converted(annotation: Any, value: Any) -> Any:
+def _converted(annotation: Any, value: object) -> object:
     """The value as the annotation's type holds it; as it came where it cannot be held so, for `check_option` to refuse.
 
     A boolean is left as it is: it stands for no number.
@@ -236,7 +250,7 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+def _split(annotation: Any) -> tuple[Any, tuple[object, ...]]:
     """The bare type, and the bounds on it; what else is annotated, such as documentation, is no bound."""
     if get_origin(annotation) is Annotated:
         bare, *notes = get_args(annotation)
@@ -279,7 +293,7 @@ def _allows_one(bare: object, bounds: tuple[object, ...], value: object) -> bool
     return _item(bare) is None or (isinstance(value, Sequence) and not isinstance(value, str))
 
 
-def _within(bound: Any, value: Any) -> bool:
+def _within(bound: object, value: Any) -> bool:
     match bound:
         case Ge(ge=limit):
             return bool(value >= limit)
@@ -292,7 +306,7 @@ def _within(bound: Any, value: Any) -> bool:
     return True
 
 
-def _rule(annotation: Any, value: Any) -> str:
+def _rule(annotation: Any, value: object) -> str:
     bare, bounds = _split(annotation)
     if bounds and not _allows_one(bare, (), value):
         return f"be {NAMES[bare]}, {_rule(annotation, bare()).removeprefix('be ')}"
@@ -312,10 +326,10 @@ def _rule(annotation: Any, value: Any) -> str:
     return f"be a list of {type_name(item)}" if item is not None else f"be {NAMES.get(bare, bare)}"
 
 
-def _nearest(annotation: Any, value: Any, default: Any) -> Any:
+def _nearest(annotation: Any, value: object, default: object) -> object:
     """The bound that a value is beyond, the name it resembles; else the default, where that is one to offer."""
     between = isinstance(value, float) and math.isfinite(value) and int in _kinds(annotation)
-    if between and _allows(annotation, whole := round(value)):
+    if between and _allows(annotation, whole := round(cast(float, value))):
         return whole
     for bare, bounds in map(_split, members(annotation)):
         if get_origin(bare) is Literal and isinstance(value, str):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+
+from raysim.trees import Tree
 
 REJECTED = "rejected"
 """{reason: how many} of the uploads that the engine kept from the defense."""
@@ -24,11 +25,11 @@ def as_text(notes: Mapping[str, object]) -> str:
     return json.dumps(notes, default=float, sort_keys=True) if notes else ""
 
 
-def notes_of(text: str | None) -> dict[str, Any]:
+def notes_of(text: str | None) -> Tree:
     """The notes in a row of the table.
 
     >>> notes_of('{"rejected": {"non-finite": 2}}')[REJECTED], notes_of("")
     ({'non-finite': 2}, {})
     """
-    notes: dict[str, Any] = json.loads(text or "{}")
+    notes: Tree = json.loads(text or "{}")
     return notes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from raysim.array_checks import as_array, described
 from raysim.context import State
@@ -174,7 +174,7 @@ def expand(verdict: Verdict, accepted: np.ndarray, score: np.ndarray | None = No
     """
     count = len(accepted)
 
-    def spread(values: np.ndarray | None, other: Any, dtype: Any) -> np.ndarray | None:
+    def spread(values: np.ndarray | None, other: float, dtype: DTypeLike) -> np.ndarray | None:
         if values is None:
             return None
         out = np.full(count, other, dtype)
@@ -195,7 +195,7 @@ def carry_back(verdict: Verdict, members: np.ndarray) -> Verdict:
     inside = members >= 0
     sizes = np.bincount(members[inside], minlength=int(members.max(initial=-1)) + 1)
 
-    def follow(values: np.ndarray | None, left_out: Any) -> np.ndarray | None:
+    def follow(values: np.ndarray | None, left_out: float) -> np.ndarray | None:
         return None if values is None else np.where(inside, np.asarray(values)[members], left_out)
 
     weights = follow(verdict.weights, 0.0)

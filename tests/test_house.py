@@ -48,6 +48,7 @@ FLOORS: dict[str, int] = {
     "raysim.requirement": 1,
     "raysim.rng": 1,
     "raysim.round_notes": 1,
+    "raysim.trees": 0,
     "raysim.version": 1,
 }
 """Every room, the higher ones importing the lower ones. Rooms of one floor are ordered among themselves."""

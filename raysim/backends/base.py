@@ -16,19 +16,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast, overload
 
 import numpy as np
 
 from raysim.backends import devices
-from raysim.backends.telemetry import Telemetry, measured
+from raysim.backends.telemetry import Span, Telemetry, measured
 from raysim.errors import RaysimError, RunError
 
-Reference = Any
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
+
+Reference = object
 """An opaque handle of a published value or of a kept result, resolved to the value when it is a task's argument."""
 Kept = tuple[tuple[Reference, ...], Any]
-"""What a task left behind (references, in the order its function returned them) and its small answer."""
-Begun = Any
+"""What a task left behind (references, in the order its function returned them) and its small answer, whose type
+follows from the last value of the tuple that the function returned."""
+Begun = object
 """A task under way: what `begin` returned, for `finish`."""
 
 
@@ -50,6 +56,18 @@ ACCELERATED = Needs(accelerated=True)
 """The needs of a task that computes on a GPU where there is one."""
 
 
+class Place(TypedDict):
+    """Where one process hosts clients: node, process, the GPUs it was assigned, and the device it computes on."""
+
+    node: str
+    pid: int
+    gpus: list[int] | list[str]
+    device: str
+    model: str
+    reason: NotRequired[str]
+    """Why the device is not one of the GPUs."""
+
+
 class Backend(ABC):
     """Runs tasks and hosts the clients.
 
@@ -61,19 +79,35 @@ class Backend(ABC):
     telemetry: Telemetry
 
     @abstractmethod
-    def put(self, value: Any) -> Reference:
+    def put(self, value: object) -> Reference:
         """Publish a value once, for any number of tasks."""
 
     @abstractmethod
     def get(self, reference: Reference) -> Any:
-        """The value behind a reference, in this process."""
+        """The value behind a reference, in this process; of whatever type was put there."""
+
+    @overload
+    def map(
+        self, stage: str, fn: Callable[..., T], items: Sequence[tuple[object, ...]], *, needs: Needs = ...
+    ) -> list[T]: ...
+
+    @overload
+    def map(
+        self,
+        stage: str,
+        fn: Callable[..., Sequence[object]],
+        items: Sequence[tuple[object, ...]],
+        *,
+        keep: int,
+        needs: Needs = ...,
+    ) -> list[Kept]: ...
 
     @abstractmethod
     def map(
         self,
         stage: str,
-        fn: Callable[..., Any],
-        items: Sequence[tuple[Any, ...]],
+        fn: Callable[..., object],
+        items: Sequence[tuple[object, ...]],
         *,
         keep: int = 0,
         needs: Needs = Needs(),
@@ -84,12 +118,12 @@ class Backend(ABC):
         and come back as references: the result is then a list of `Kept`.
         """
 
-    def run(self, stage: str, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()) -> Any:
+    def run(self, stage: str, fn: Callable[..., T], *args: object, needs: Needs = Needs()) -> T:
         """Run fn(*args) as one task."""
         return self.map(stage, fn, [args], needs=needs)[0]
 
     @abstractmethod
-    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def start_clients(self, make_host: Callable[..., object], args: tuple[object, ...]) -> None:
         """Bring up the processes that host clients; each calls make_host(*args) once."""
 
     @abstractmethod
@@ -97,10 +131,10 @@ class Backend(ABC):
         self,
         stage: str,
         method: str,
-        items: Sequence[tuple[Any, ...]],
+        items: Sequence[tuple[object, ...]],
         *,
         keep: int = 0,
-        then: Callable[[int, Any], None] | None = None,
+        then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
     ) -> list[Any]:
         """Call a method of a client host for every item, like `map`.
@@ -111,12 +145,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def client_places(self) -> list[dict[str, Any]]:
+    def client_places(self) -> list[Place]:
         """Where clients are hosted, for environment.json: node, process, GPUs, device, and why it is not a GPU."""
 
     @abstractmethod
     def begin(
-        self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
+        self, stage: str, number: int, fn: Callable[..., object], *args: object, needs: Needs = Needs()
     ) -> Begun:
         """Start fn(*args) as task `number` of a stage without waiting for it."""
 
@@ -140,7 +174,7 @@ class Backend(ABC):
 class Held:
     """A reference of the in-process backend."""
 
-    value: Any
+    value: object
 
 
 class InProcessBackend(Backend):
@@ -162,9 +196,9 @@ class InProcessBackend(Backend):
         self.workers = self.hosts = 1
         self.device, self.accelerator = device, accelerator
         self._limit = ThreadLimit(threads)
-        self._host: Any = None
+        self._host: object = None
 
-    def put(self, value: Any) -> Held:
+    def put(self, value: object) -> Held:
         return Held(frozen(value))
 
     def get(self, reference: Reference) -> Any:
@@ -173,8 +207,8 @@ class InProcessBackend(Backend):
     def map(
         self,
         stage: str,
-        fn: Callable[..., Any],
-        items: Sequence[tuple[Any, ...]],
+        fn: Callable[..., object],
+        items: Sequence[tuple[object, ...]],
         *,
         keep: int = 0,
         needs: Needs = Needs(),
@@ -182,11 +216,11 @@ class InProcessBackend(Backend):
         device = self.accelerator if needs.accelerated else devices.CPU
         return self._one_by_one(stage, fn, items, keep, device)
 
-    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def start_clients(self, make_host: Callable[..., object], args: tuple[object, ...]) -> None:
         with devices.working_on(self.device):
             self._host = make_host(*(self.get(argument) for argument in args))
 
-    def client_places(self) -> list[dict[str, Any]]:
+    def client_places(self) -> list[Place]:
         model = devices.name(self.device)
         return [
             {
@@ -202,16 +236,16 @@ class InProcessBackend(Backend):
         self,
         stage: str,
         method: str,
-        items: Sequence[tuple[Any, ...]],
+        items: Sequence[tuple[object, ...]],
         *,
         keep: int = 0,
-        then: Callable[[int, Any], None] | None = None,
+        then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
     ) -> list[Any]:
         return self._one_by_one(stage, getattr(self._host, method), items, keep, self.device, then)
 
     def begin(
-        self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
+        self, stage: str, number: int, fn: Callable[..., object], *args: object, needs: Needs = Needs()
     ) -> Begun:
         """Does the task at once."""
         resolved = tuple(self.get(argument) for argument in args)
@@ -224,18 +258,19 @@ class InProcessBackend(Backend):
         return frozen(result), span
 
     def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
+        finished = cast("Sequence[tuple[object, Span] | None]", begun)
         with self.telemetry.stage(stage) as meter:
-            meter.tasks.extend(done[1] for done in begun if done is not None)
-        return [None if done is None else done[0] for done in begun]
+            meter.tasks.extend(done[1] for done in finished if done is not None)
+        return [None if done is None else done[0] for done in finished]
 
     def _one_by_one(
         self,
         stage: str,
-        fn: Callable[..., Any],
-        items: Sequence[tuple[Any, ...]],
+        fn: Callable[..., object],
+        items: Sequence[tuple[object, ...]],
         keep: int,
         device: str,
-        then: Callable[[int, Any], None] | None = None,
+        then: Callable[[int, Kept], None] | None = None,
     ) -> list[Any]:
         results: list[Any] = []
         self.telemetry.on_progress(stage, 0, len(items))
@@ -252,11 +287,11 @@ class InProcessBackend(Backend):
                     then(number, results[-1])
         return results
 
-    def _keep(self, result: Any, keep: int) -> Any:
+    def _keep(self, result: object, keep: int) -> object:
         """The answer, its arrays read-only as those that come out of Ray's object store."""
         if not keep:
             return frozen(result)
-        *kept, answer = result
+        *kept, answer = cast("Sequence[object]", result)
         return tuple(self.put(value) for value in kept), frozen(answer)
 
 
@@ -275,7 +310,7 @@ def located(stage: str, method: str = "") -> Iterator[None]:
 
 
 def frozen(value: Any) -> Any:
-    """The value with its arrays marked read-only, as they would be in Ray's object store."""
+    """The value, of the type it has, with its arrays marked read-only, as they would be in Ray's object store."""
     if isinstance(value, np.ndarray):
         view = value.view()
         view.flags.writeable = False
@@ -296,7 +331,7 @@ class ThreadLimit:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._modules = -1
-        self._controller: Any = None
+        self._controller: ThreadpoolController | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -307,8 +342,9 @@ class ThreadLimit:
         # Looking through the loaded libraries takes milliseconds: only when modules were imported since.
         if self._modules != len(sys.modules):
             self._controller, self._modules = ThreadpoolController(), len(sys.modules)
+        controller = cast(ThreadpoolController, self._controller)
         before = torch.get_num_threads()
-        with self._controller.limit(limits=self.threads):
+        with controller.limit(limits=self.threads):
             torch.set_num_threads(self.threads)
             try:
                 with torch.inference_mode(False), torch.enable_grad():

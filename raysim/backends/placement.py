@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raysim.backends.base import Needs
 from raysim.backends.telemetry import num_bytes
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    Handle = ObjectRef[object]
+    """Ray's own handle of a value in its object store."""
 
 NEARLY_MOST = 0.5
 """A node with this share of what the best one holds is as good: tasks are dealt among such nodes.
@@ -36,7 +42,7 @@ class Placed:
     made: a task made it and it was left there. Published values are not: they are there to be sent around.
     """
 
-    object: Any
+    object: Handle
     size: int
     nodes: set[str]
     made: bool = False
@@ -62,7 +68,7 @@ class Node:
         )
 
 
-def bring(arguments: Sequence[Any], node: str, origin: str) -> int:
+def bring(arguments: Sequence[object], node: str, origin: str) -> int:
     """Bytes of a task's arguments that were brought to its node, which is noted to hold them from now on.
 
     Arrays given by value come from the `origin`, the node of the process that starts tasks, every time.
@@ -85,7 +91,7 @@ def homes(references: Sequence[Placed]) -> list[str]:
     return [min(reference.nodes, key=lambda node: (-held[node], node)) for reference in references]
 
 
-def beside_data(items: Sequence[Sequence[Any]], needs: Needs, nodes: Sequence[Node]) -> list[Node | None]:
+def beside_data(items: Sequence[Sequence[object]], needs: Needs, nodes: Sequence[Node]) -> list[Node | None]:
     """For every task, the node that holds most bytes of its arguments; None: it is Ray's to place.
 
     Counted are results that tasks left behind. Of nodes that hold nearly as much as the best, the one with the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray import exceptions
@@ -12,9 +12,13 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raysim.backends import devices
+from raysim.backends.base import Place
 from raysim.backends.placement import Placed
 from raysim.backends.ray_worker import RayActor
 from raysim.errors import ConfigError, RunError
+
+Actor: TypeAlias = Any
+"""Ray's handle of a RayActor: its methods get their `remote` at run time, which Ray's types do not tell."""
 
 PLACING_S = 300
 """How long reservations may wait for others to let go of what the cluster has; with an autoscaler, for ever."""
@@ -47,8 +51,8 @@ class Crew:
         *,
         threads: int,
         device: devices.Wanted,
-        make_host: Callable[..., Any],
-        args: Sequence[Any] = (),
+        make_host: Callable[..., object],
+        args: Sequence[object] = (),
     ) -> None:
         self._shares, self._group, self._first, self._threads = shares, group, first, threads
         self._make = (make_host, args)
@@ -61,7 +65,7 @@ class Crew:
         if places := self.places():
             self.device = common_device(places)
 
-    def places(self) -> list[dict[str, Any]]:
+    def places(self) -> list[Place]:
         """What `RayActor.place` says of each that lives; its ConfigError if a device is not there."""
         asked, found = [actor.place.remote() for actor in self.actors], []
         for answer in asked:
@@ -73,7 +77,7 @@ class Crew:
                 raise as_own_error(error) from error
         return found
 
-    def replace(self, place: int, dead: Any) -> None:
+    def replace(self, place: int, dead: Actor) -> None:
         """Start another actor where `dead` was, unless that has been done."""
         with self._replacing:
             if self.actors[place] is dead:
@@ -86,9 +90,9 @@ class Crew:
             ray.kill(actor)
         self.actors = []
 
-    def _start(self, place: int, nodes: Sequence[str]) -> Any:
+    def _start(self, place: int, nodes: Sequence[str]) -> Actor:
         cpus, gpus = self._shares[place]
-        strategy: Any
+        strategy: PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy
         if self._group is not None:
             strategy = PlacementGroupSchedulingStrategy(
                 self._group, placement_group_bundle_index=self._first + place
@@ -101,7 +105,7 @@ class Crew:
         return actor.remote(self._threads, self.device, place, make_host, *objects(args))
 
 
-def common_device(places: Sequence[dict[str, Any]]) -> devices.Wanted:
+def common_device(places: Sequence[Place]) -> devices.Wanted:
     """The kind of device that all actors use. ConfigError if they differ: results would depend on who trains whom."""
     found = {devices.kind(place["device"]): place["node"] for place in places}
     if len(found) > 1:
@@ -137,7 +141,7 @@ def reserved(shares: Sequence[Share], *, elastic: bool) -> PlacementGroup | None
     return group
 
 
-def objects(arguments: Sequence[Any]) -> list[Any]:
+def objects(arguments: Sequence[object]) -> list[object]:
     """The arguments as Ray takes them."""
     return [argument.object if isinstance(argument, Placed) else argument for argument in arguments]
 

@@ -16,26 +16,30 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import ray
 from ray import exceptions as gone
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raysim.backends.base import Backend, Begun, Needs, Reference, located
+from raysim.backends.base import Backend, Begun, Kept, Needs, Place, Reference, located
 from raysim.backends.capacity import ClientActors
 from raysim.backends.devices import CPU, Wanted
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
-from raysim.backends.ray_actors import WORKER_LOST, Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_actors import WORKER_LOST, Actor, Crew, as_own_error, nothing, objects, reserved
 from raysim.backends.ray_worker import node_name, run_task, short_name
-from raysim.backends.telemetry import Telemetry, num_bytes
+from raysim.backends.telemetry import Span, Telemetry, num_bytes
 from raysim.errors import LostWork, RunError
 from raysim.own_packages import take_names
+
+if TYPE_CHECKING:
+    from raysim.backends.placement import Handle
 
 take_names()  # workers are sent what a program defines, and need not look for it
 
 Placement = Literal["data", "head", "spread"]
+Strategy: TypeAlias = str | NodeAffinitySchedulingStrategy
 
 RETRIES = 3
 """How often one task or call is started again after its worker died."""
@@ -84,12 +88,12 @@ class RayBackend(Backend):
         self._group: PlacementGroup | None = None
         self._task = ray.remote(max_retries=0)(run_task)
 
-    def put(self, value: Any) -> Reference:
+    def put(self, value: object) -> Reference:
         return Placed(ray.put(value), num_bytes(value), {self.node})
 
     def get(self, reference: Reference) -> Any:
         if not isinstance(reference, Placed):
-            return ray.get(reference)
+            return ray.get(cast("Handle", reference))
         try:
             value = ray.get(reference.object)
         except OBJECT_LOST as error:
@@ -100,8 +104,8 @@ class RayBackend(Backend):
     def map(
         self,
         stage: str,
-        fn: Callable[..., Any],
-        items: Sequence[tuple[Any, ...]],
+        fn: Callable[..., object],
+        items: Sequence[tuple[object, ...]],
         *,
         keep: int = 0,
         needs: Needs = Needs(),
@@ -113,10 +117,10 @@ class RayBackend(Backend):
         options = task_options(keep, needs)
         strategies = self._strategies(items, needs)
 
-        def submit(number: int, retries: int, worker: Any) -> list[Any]:
+        def submit(number: int, retries: int, worker: int) -> list[Handle]:
             strategy = "DEFAULT" if retries else strategies[number]
             task = self._task.options(**options, scheduling_strategy=strategy)
-            references: list[Any] = task.remote(
+            references: list[Handle] = task.remote(
                 shipped, stage, number, retries, keep, self.threads, *objects(items[number])
             )
             return references
@@ -124,7 +128,7 @@ class RayBackend(Backend):
         free = deque(range(max(1, self.workers * TASKS_PER_WORKER)))
         return self._drive(stage, items, keep, free, submit, must=True)
 
-    def start_clients(self, make_host: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def start_clients(self, make_host: Callable[..., object], args: tuple[object, ...]) -> None:
         self._reserve()
         plan = self._plan
         self._clients = Crew(
@@ -141,10 +145,10 @@ class RayBackend(Backend):
         self,
         stage: str,
         method: str,
-        items: Sequence[tuple[Any, ...]],
+        items: Sequence[tuple[object, ...]],
         *,
         keep: int = 0,
-        then: Callable[[int, Any], None] | None = None,
+        then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
     ) -> list[Any]:
         assert self._clients is not None, "started before"
@@ -152,7 +156,7 @@ class RayBackend(Backend):
         return self._by_crew(self._clients, "call", method, stage, items, keep, limits, must=False, then=then)
 
     def begin(
-        self, stage: str, number: int, fn: Callable[..., Any], *args: Any, needs: Needs = Needs()
+        self, stage: str, number: int, fn: Callable[..., object], *args: object, needs: Needs = Needs()
     ) -> Begun:
         crew = self._accelerators() if needs.accelerated else None
         if crew is not None:
@@ -165,9 +169,9 @@ class RayBackend(Backend):
     def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
         answers: list[Any] = []
         with self.telemetry.stage(stage) as meter:
-            for references, args in begun:
+            for references, args in cast("Sequence[tuple[list[Handle], tuple[object, ...]]]", begun):
                 try:
-                    answer, (span, _) = ray.get(references)
+                    answer, (span, _) = answered(references)
                 except (*WORKER_LOST, *OBJECT_LOST, gone.RayTaskError):
                     answers.append(None)
                     continue
@@ -176,7 +180,7 @@ class RayBackend(Backend):
         return answers
 
     def homes(self, references: Sequence[Reference]) -> list[str]:
-        return homes(references)
+        return homes(cast("Sequence[Placed]", references))
 
     def apart(self) -> RayBackend:
         """The same actors and tasks; the first of two threads that miss an actor replaces it."""
@@ -193,7 +197,7 @@ class RayBackend(Backend):
             remove_placement_group(self._group)
             self._group = None
 
-    def client_places(self) -> list[dict[str, Any]]:
+    def client_places(self) -> list[Place]:
         return [] if self._clients is None else self._clients.places()
 
     def _reserve(self) -> None:
@@ -225,22 +229,24 @@ class RayBackend(Backend):
         self,
         crew: Crew,
         entry: str,
-        what: Any,
+        what: object,
         stage: str,
-        items: Sequence[tuple[Any, ...]],
+        items: Sequence[tuple[object, ...]],
         keep: int,
         limits_s: Sequence[float] = (),
         *,
         must: bool,
-        then: Callable[[int, Any], None] | None = None,
+        then: Callable[[int, Kept], None] | None = None,
     ) -> list[Any]:
         """A call of an actor's method `entry` for every item, on whichever actor is free."""
-        asked: dict[int, Any] = {}
+        asked: dict[int, Actor] = {}
 
-        def submit(number: int, retries: int, place: int) -> list[Any]:
+        def submit(number: int, retries: int, place: int) -> list[Handle]:
             asked[place] = crew.actors[place]
             call = getattr(asked[place], entry).options(num_returns=keep + 2)
-            references: list[Any] = call.remote(stage, what, number, retries, keep, *objects(items[number]))
+            references: list[Handle] = call.remote(
+                stage, what, number, retries, keep, *objects(items[number])
+            )
             return references
 
         def start_another(place: int) -> None:
@@ -255,7 +261,7 @@ class RayBackend(Backend):
             limits_s=limits_s, end=end,
         )  # fmt: skip
 
-    def _strategies(self, items: Sequence[tuple[Any, ...]], needs: Needs) -> list[Any]:
+    def _strategies(self, items: Sequence[tuple[object, ...]], needs: Needs) -> list[Strategy]:
         """Ray's scheduling strategy for every task; soft affinity: falls back to another node if the chosen one has died."""
         if self.placement == "spread":
             return ["SPREAD"] * len(items)
@@ -292,16 +298,16 @@ class RayBackend(Backend):
     def _drive(
         self,
         stage: str,
-        items: Sequence[tuple[Any, ...]],
+        items: Sequence[tuple[object, ...]],
         keep: int,
-        free: deque[Any],
-        submit: Callable[[int, int, Any], list[Any]],
+        free: deque[int],
+        submit: Callable[[int, int, int], list[Handle]],
         *,
         must: bool,
-        on_lost: Callable[[Any], None] = lambda place: None,
-        then: Callable[[int, Any], None] | None = None,
+        on_lost: Callable[[int], None] = lambda place: None,
+        then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] = (),
-        end: Callable[[Any], None] = lambda place: None,
+        end: Callable[[int], None] = lambda place: None,
     ) -> list[Any]:
         """Keep every free place busy until all items are done; the results in item order.
 
@@ -312,9 +318,9 @@ class RayBackend(Backend):
         count = len(items)
         results: list[Any] = [None] * count
         waiting = deque((number, 0) for number in range(count))
-        running: dict[Any, tuple[int, int, Any, list[Any]]] = {}
-        arrived: deque[tuple[int, Any]] = deque()
-        due: dict[Any, float] = {}
+        running: dict[Handle, tuple[int, int, int, list[Handle]]] = {}
+        arrived: deque[tuple[int, Kept]] = deque()
+        due: dict[Handle, float] = {}
         done = 0
         self.telemetry.on_progress(stage, 0, count)
         with self.telemetry.stage(stage) as meter:
@@ -338,7 +344,7 @@ class RayBackend(Backend):
                     continue
                 number, retries, place, references = running.pop(ready[0])
                 try:
-                    answer, (span, sizes) = ray.get(references[keep:])
+                    answer, (span, sizes) = answered(references[keep:])
                 except WORKER_LOST as error:
                     on_lost(place)
                     free.append(place)
@@ -365,7 +371,13 @@ class RayBackend(Backend):
         return results
 
 
-def task_options(keep: int, needs: Needs) -> dict[str, Any]:
+def answered(references: list[Handle]) -> tuple[object, tuple[Span, list[int]]]:
+    """What `handed_back` returned behind the kept values: the answer, its span, the bytes of each kept value."""
+    answer, about = ray.get(references)
+    return answer, cast("tuple[Span, list[int]]", about)
+
+
+def task_options(keep: int, needs: Needs) -> dict[str, float]:
     """Ray's options for a task that returns what `handed_back` says."""
-    options: dict[str, Any] = {"num_returns": keep + 2, "num_cpus": needs.cpus, "num_gpus": needs.gpus}
+    options: dict[str, float] = {"num_returns": keep + 2, "num_cpus": needs.cpus, "num_gpus": needs.gpus}
     return {**options, "memory": needs.memory} if needs.memory else options

@@ -57,7 +57,7 @@ def write_token(folder: Path) -> Path:
 def connected(address: str | None = None, **options: Any) -> Iterator[None]:
     """Ray, initialised inside the block: the cluster at `address`, or (None or `local`) a new one on this machine.
 
-    A process that is connected already keeps its connection, and keeps it afterwards. Raises ConfigError within
+    options: more for `ray.init`, of whatever types those have. A process that is connected already keeps its connection, and keeps it afterwards. Raises ConfigError within
     seconds where nobody listens at the address, and before Ray starts where its sockets' paths would be too long.
     """
     address = None if address == "local" else address
@@ -124,7 +124,7 @@ def capacity() -> Capacity:
     )
 
 
-def nodes() -> list[dict[str, Any]]:
+def nodes() -> list[dict[str, object]]:
     """The cluster's nodes, for environment.json."""
     import ray
 

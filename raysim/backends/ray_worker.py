@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import ray
 
 from raysim.backends import devices
-from raysim.backends.base import prepare_worker
+from raysim.backends.base import Place, prepare_worker
 from raysim.backends.telemetry import Span, measured, num_bytes
 from raysim.errors import ConfigError
 
@@ -18,7 +18,12 @@ class RayActor:
     """What runs in an actor: one client host, or none, on one device that was decided there."""
 
     def __init__(
-        self, threads: int, device: devices.Wanted, place: int, make_host: Callable[..., Any], *args: Any
+        self,
+        threads: int,
+        device: devices.Wanted,
+        place: int,
+        make_host: Callable[..., object],
+        *args: object,
     ) -> None:
         prepare_worker(threads)
         self.node, self.gpus = node_name(), ray.get_gpu_ids()
@@ -31,47 +36,53 @@ class RayActor:
             self.host = make_host(*args)
 
     def call(
-        self, stage: str, method: str, number: int, retries: int, keep: int, *args: Any
-    ) -> tuple[Any, ...]:
+        self, stage: str, method: str, number: int, retries: int, keep: int, *args: object
+    ) -> tuple[object, ...]:
         """A method of the host; returns what `handed_back` says."""
         return self.do(stage, getattr(self.host, method), number, retries, keep, *args)
 
     def do(
-        self, stage: str, fn: Callable[..., Any], number: int, retries: int, keep: int, *args: Any
-    ) -> tuple[Any, ...]:
+        self, stage: str, fn: Callable[..., object], number: int, retries: int, keep: int, *args: object
+    ) -> tuple[object, ...]:
         """fn(*args) on this actor's device; returns what `handed_back` says."""
         if self.refused is not None:
             raise self.refused
         with devices.working_on(self.device):
             return handed_back(*measured(stage, number, self.node, fn, args, retries), keep)
 
-    def place(self) -> dict[str, Any]:
+    def place(self) -> Place:
         """Where this actor runs, the GPUs it was assigned, its device, and why that is not one of them."""
-        found = {"node": self.node, "pid": os.getpid(), "gpus": self.gpus, "device": self.device}
         if self.refused is not None:
             raise self.refused
+        found = Place(
+            node=self.node,
+            pid=os.getpid(),
+            gpus=self.gpus,
+            device=self.device,
+            model=devices.name(self.device),
+        )
         if self.gpus and self.device == devices.CPU:
-            return {**found, "model": devices.CPU, "reason": devices.obstacle() or "resources.device is cpu"}
-        return {**found, "model": devices.name(self.device)}
+            found["reason"] = devices.obstacle() or "resources.device is cpu"
+        return found
 
 
 def run_task(
-    fn: Callable[..., Any],
+    fn: Callable[..., object],
     stage: str,
     number: int,
     retries: int,
     keep: int,
     threads: int,
-    *args: Any,
-) -> tuple[Any, ...]:
+    *args: object,
+) -> tuple[object, ...]:
     """One task; returns what `handed_back` says."""
     prepare_worker(threads)
     return handed_back(*measured(stage, number, node_name(), fn, args, retries), keep)
 
 
-def handed_back(result: Any, span: Span, keep: int) -> tuple[Any, ...]:
+def handed_back(result: object, span: Span, keep: int) -> tuple[object, ...]:
     """What a task returns to Ray: its kept values, its answer, and (the span, bytes of each kept value)."""
-    *kept, answer = result if keep else (result,)
+    *kept, answer = cast("Sequence[object]", result) if keep else (result,)
     return (*kept, answer, (span, [num_bytes(value) for value in kept]))
 
 

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 OWN = ("raysim", "attacks", "defenses", "cluster")
 
 
 @contextmanager
-def by_value(things: Iterable[Any]) -> Iterator[None]:
+def by_value(things: Iterable[object]) -> Iterator[None]:
     """Inside the block Ray pickles what the modules of these objects define by value, and their neighbours.
 
     Modules: those in which the objects, or their classes, are defined, and those loaded from the same folders;
@@ -33,7 +32,7 @@ def by_value(things: Iterable[Any]) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def callers_own(things: Iterable[Any]) -> list[ModuleType]:
+def callers_own(things: Iterable[object]) -> list[ModuleType]:
     """The modules to send, in the order of their names."""
     names = {getattr(thing, "__module__", None) or type(thing).__module__ for thing in things}
     sources = [sys.modules[name] for name in names if name in sys.modules]
@@ -72,6 +71,6 @@ def _editable() -> set[str]:
     return set(metadata.packages_distributions())
 
 
-def registered(cloudpickle: Any) -> set[str]:
+def registered(cloudpickle: ModuleType) -> set[str]:
     """Names of the modules that are sent by value already."""
     return set(cloudpickle.list_registry_pickle_by_value())

@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
 from raysim.backends import devices
 from raysim.errors import RunError
+
+T = TypeVar("T")
 
 WHOLE_STAGE = -1
 
@@ -162,8 +164,8 @@ class StageMeter:
 
 
 def measured(
-    stage: str, task: int, node: str, fn: Callable[..., Any], args: tuple[Any, ...], retries: int = 0
-) -> tuple[Any, Span]:
+    stage: str, task: int, node: str, fn: Callable[..., T], args: tuple[object, ...], retries: int = 0
+) -> tuple[T, Span]:
     """Run fn(*args) and measure it in this process. A SystemExit becomes a RunError: it would look like a crash."""
     reset_peak_memory()
     start, clock, cpu = time.time(), time.perf_counter(), time.process_time()
@@ -188,7 +190,7 @@ def measured(
     return result, span
 
 
-def num_bytes(value: Any) -> int:
+def num_bytes(value: object) -> int:
     """Bytes of the arrays inside tuples, lists and dicts (what travels; small Python objects count 0)."""
     if isinstance(value, np.ndarray):
         return int(value.nbytes)

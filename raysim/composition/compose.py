@@ -21,7 +21,7 @@ from raysim.composition.network import make_network
 from raysim.composition.resources import clients_per_stack, resolved
 from raysim.composition.samples import deal, hold_one, load_data, set_aside
 from raysim.config.keys import asked, numbered
-from raysim.config.schema import ExperimentConfig
+from raysim.config.schema import Component, ExperimentConfig
 from raysim.context import ServerData, Setting
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.given import digest as data_digest
@@ -233,7 +233,7 @@ def _identified(
     config: ExperimentConfig, given: Given, source: FederatedData, initial: np.ndarray, layout: Layout
 ) -> ExperimentConfig:
     """The configuration with the digests of given data and of a given model; refused if it holds others."""
-    changed = {}
+    changed: dict[str, Component] = {}
     if given.data is not None:
         changed["data"] = identify("data", config.data, data_digest(source))
     if given.model is not None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from raysim.config.schema import Component, ExperimentConfig
 from raysim.defense import Chain, Defense
 from raysim.errors import ConfigError
 
+Method = TypeVar("Method")
+Named = TypeVar("Named", bound=Component)
+
 DIGEST = "digest"
 """The option that identifies given data and models."""
 
@@ -30,11 +33,11 @@ DIGEST = "digest"
 class Given:
     """Objects in place of configuration groups; None: the configuration names it."""
 
-    model: Any = None
-    data: Any = None
+    model: object = None
+    data: object = None
     defense: Defense | Sequence[Defense] | None = None
     attack: Attack | Sequence[Attack] | None = None
-    partition: Any = None
+    partition: object = None
 
     @property
     def defenses(self) -> tuple[Defense, ...] | None:
@@ -52,7 +55,7 @@ class Given:
 
         Attacks keep the schedules and clients of as many attacks of the configuration.
         """
-        changed: dict[str, Any] = {}
+        changed: dict[str, object] = {}
         if (defenses := self.defenses) is not None:
             changed["defense"] = tuple(Component(name=_name(step)) for step in defenses)
             _check_same("defense", config.defense, defenses)
@@ -80,13 +83,12 @@ class Given:
         return config.model_copy(update={**changed, "data": data})
 
 
-def identify(group: str, component: Any, digest: str) -> Any:
+def identify(group: str, component: Named, digest: str) -> Named:
     """The component of given data or a given model with its digest; ConfigError if it is that of another."""
     known = component.options.get(DIGEST)
     if known not in (None, digest):
         raise ConfigError(group, "must be what the run was started with; its digest differs", digest, known)
-    own = {key: getattr(component, key) for key in type(component).model_fields}
-    return type(component).model_construct(**{**own, DIGEST: digest})
+    return _changed(component, {DIGEST: digest})
 
 
 def model_digest(initial: np.ndarray, names: Sequence[str]) -> str:
@@ -94,7 +96,7 @@ def model_digest(initial: np.ndarray, names: Sequence[str]) -> str:
     return hashlib.sha256(repr(list(names)).encode() + initial.tobytes()).hexdigest()[:16]
 
 
-def instances(group: str, given: Any, base: type) -> tuple[Any, ...]:
+def instances(group: str, given: object, base: type[Method]) -> tuple[Method, ...]:
     """The objects given for a group; ConfigError if one is no instance of a frozen dataclass that derives from base."""
     items = tuple(given) if isinstance(given, list | tuple) else (given,)
     for item in items:
@@ -116,15 +118,19 @@ def _name(thing: object) -> str:
     return OBJECT + str(getattr(thing, "__name__", type(thing).__name__))
 
 
-def _identified(group: str, component: Any, name: str) -> Any:
+def _identified(group: str, component: Named, name: str) -> Named:
     """The component under the name of an object: with the digest it had, if it named such an object before."""
     if component.name.startswith(OBJECT) and component.name != name:
         raise ConfigError(group, "must be what the run was started with", name, component.name)
     kept = (
         {DIGEST: component.options[DIGEST]} if component.name == name and DIGEST in component.options else {}
     )
+    return _changed(component, {**kept, "name": name})
+
+
+def _changed(component: Named, values: Mapping[str, object]) -> Named:
     own = {key: getattr(component, key) for key in type(component).model_fields}
-    return type(component).model_construct(**{**own, **kept, "name": name})
+    return cast(Named, type(component).model_construct(**{**own, **values}))
 
 
 def _check_same(group: str, items: Sequence[Component], objects: Sequence[object]) -> None:

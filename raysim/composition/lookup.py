@@ -25,7 +25,7 @@ OBJECT = "object:"
 """What the name of a component begins with that was handed over as a Python object."""
 
 
-def find(group: str, table: Mapping[str, Any], name: str) -> Any:
+def find(group: str, table: Mapping[str, object], name: str) -> Any:
     """The class or function that `name` stands for in a configuration group (`defense`, `attack.1`).
 
     A key of `table`; an import path `package.module:Thing` (also of a module in the current folder); the name of an

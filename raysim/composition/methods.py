@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from pydantic_core import to_jsonable_python
@@ -64,7 +64,7 @@ def make_methods(config: ExperimentConfig, given: Given = Given()) -> Methods:
         attacks=attacks,
         partition=make("data.partition", PARTITIONS, config.data.partition)
         if given.partition is None
-        else given.partition,
+        else cast(Partitioner, given.partition),
         updates=make("updates", UPDATES, config.updates),
     )
 
@@ -96,7 +96,7 @@ def written_out(config: ExperimentConfig, methods: Methods | None = None) -> Exp
     )
 
 
-def options_of(method: Any) -> dict[str, Any]:
+def options_of(method: object) -> dict[str, object]:
     """Every option of a method, as YAML holds them."""
     fields = dataclasses.fields(method) if dataclasses.is_dataclass(method) else ()
     options = {field.name: getattr(method, field.name) for field in fields if field.init}

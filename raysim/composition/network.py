@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from raysim import rng
 from raysim.composition.given import Given
@@ -24,13 +25,9 @@ def make_network(
 ) -> tuple[ModelFactory, nn.Module]:
     """(the recipe that workers are sent, the network with its initial parameters), once it takes the data's inputs."""
     seed, wanted = rng.torch_seed(config.seed, "model"), config.model
-    facts: dict[str, Any] = {
-        "num_classes": source.num_classes,
-        "input_shape": source.input_shape,
-        "seed": seed,
-    }
+    made = partial(factory_of, num_classes=source.num_classes, input_shape=source.input_shape, seed=seed)
     if given.model is not None:
-        factory, model = factory_of(given.model, {}, **facts)
+        factory, model = made(given.model, {})
     else:
         thing = find("model", MODELS, wanted.name)
         built_in = MODELS.get(wanted.name)
@@ -41,7 +38,7 @@ def make_network(
             recipe = ModelRecipe(wanted.name, source.num_classes, source.input_shape, seed, wanted.options)
             return recipe, _built(recipe)
         build = thing.build if isinstance(thing, Architecture) else thing
-        factory, model = factory_of(build, wanted.options, **facts)
+        factory, model = made(build, wanted.options)
     _try_out(model, source, wanted.name)
     return factory, model
 

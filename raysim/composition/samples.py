@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from raysim.errors import ConfigError, unknown_name
 from raysim.options import arguments
 
 
-def load_data(config: ExperimentConfig, given: Any = None) -> FederatedData:
+def load_data(config: ExperimentConfig, given: object = None) -> FederatedData:
     """The data set; ConfigError names the dotted key of what it refuses. given: objects in its place.
 
     A loader of a user's own is told of root, download, seed and limit what it has parameters for; what it returns

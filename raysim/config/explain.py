@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -87,7 +87,7 @@ def _range(field: FieldInfo) -> str:
     )
 
 
-def _one(default: Any) -> Any:
+def _one(default: object) -> object:
     """The first of several defaults; None if there are none."""
     return (default[0] if default else None) if isinstance(default, tuple) else default
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from raysim.errors import ConfigError, RaysimError
 
@@ -32,6 +31,6 @@ def asked(group: str, component: object, **elsewhere: str) -> Iterator[None]:
             raise ConfigError(f"{group}.name", rule, type(component).__name__) from error
 
 
-def numbered(group: str, items: Sequence[Any], number: int) -> str:
+def numbered(group: str, items: Sequence[object], number: int) -> str:
     """The dotted key of one of a group's items: with its number only where there are several."""
     return group if len(items) == 1 else f"{group}.{number}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from raysim.config.overrides import apply_overrides
 from raysim.config.schema import ExperimentConfig
@@ -26,7 +26,7 @@ def load_config(
     return ExperimentConfig.from_mapping(apply_overrides(values, overrides))
 
 
-def read_yaml(source: str | Path, scale: Literal["paper", "small"] = "paper") -> dict[str, Any]:
+def read_yaml(source: str | Path, scale: Literal["paper", "small"] = "paper") -> dict[str, object]:
     """The mapping in a YAML file, or in a preset of that name, without `reported` and `description`."""
     preset = generated().get(str(source))
     if scale not in ("paper", "small"):
@@ -37,7 +37,7 @@ def read_yaml(source: str | Path, scale: Literal["paper", "small"] = "paper") ->
     return {key: value for key, value in values.items() if key not in ("reported", "description")}
 
 
-def _mapping_in(source: str | Path) -> dict[str, Any]:
+def _mapping_in(source: str | Path) -> dict[str, object]:
     """The mapping in a YAML file, or in a preset that is one."""
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from raysim.config.yaml_text import values_in
 from raysim.errors import ConfigError
@@ -11,7 +10,7 @@ from raysim.errors import ConfigError
 FORM = "must have the form name,key=value,..."
 
 
-def parse_method(kind: str, text: str) -> dict[str, Any]:
+def parse_method(kind: str, text: str) -> dict[str, object]:
     """The method that a word names, as a mapping with `name`; values are YAML. ConfigError under `kind` for another form.
 
     >>> parse_method("defense", "pdrr,rule=median,q=0.9")
@@ -20,7 +19,7 @@ def parse_method(kind: str, text: str) -> dict[str, Any]:
     name, *pairs = parts(text)
     if not name or "=" in name:
         raise ConfigError(kind, f"{FORM}: it begins with a name", text)
-    values: dict[str, Any] = {"name": name}
+    values: dict[str, object] = {"name": name}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key or key == "name":

@@ -16,13 +16,13 @@ KEPT_WHEN_RENAMED = {
 """Keys beside a name that are not the named thing's own options: they stay when another is named."""
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(values: Mapping[str, object], overrides: Sequence[str]) -> dict[str, object]:
     """Nested dicts with `a.b=value` applied in order; values are YAML.
 
     Naming another component (`defense.name=krum`) starts its options afresh, since they belonged to the
     one named before.
     """
-    result: dict[str, Any] = {key: _copy(value) for key, value in values.items()}
+    result: dict[str, object] = {key: _copy(value) for key, value in values.items()}
     renames = [text for text in overrides if text.partition("=")[0].endswith(".name")]
     for text in [*renames, *(text for text in overrides if text not in renames)]:
         key, equals, raw = text.partition("=")
@@ -42,9 +42,9 @@ def _copy(value: object) -> object:
     return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
-def _assign(values: dict[str, Any], key: str, value: object) -> None:
+def _assign(values: dict[str, object], key: str, value: object) -> None:
     *path, last = key.split(".")
-    node: Any = values
+    node: Any = values  # a dict or a list, by turns
     for depth, part in enumerate(path):
         place = _place(node, part, key)
         child = node[place] if isinstance(node, list) else node.get(place)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
@@ -28,6 +28,7 @@ from raysim.config.cross_checks import check_across_keys
 from raysim.config.method_text import parse_method
 from raysim.config.validation import Location, refusal
 from raysim.errors import ConfigError
+from raysim.trees import Tree
 
 LARGEST = 2**31 - 1
 """The largest whole number of a key that counts something."""
@@ -44,7 +45,7 @@ class Group(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _no_boolean_for_a_number(cls, value: object, info: ValidationInfo) -> object:
         """YAML reads `yes` and `on` as true, which would pass for 1."""
         field = cls.model_fields[info.field_name or ""]
         if isinstance(value, bool) and field.annotation is not bool:
@@ -59,12 +60,12 @@ class Component(Group):
     name: str = Field(description="a registered name, or an import path `package.module:Thing`")
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         """The component's own options."""
         return dict(self.model_extra or {})
 
 
-def _named(value: Any) -> Any:
+def _named(value: object) -> object:
     """`krum` is short for `{name: krum}`, `krum,num_byzantine=3` for a name with options; `none` for nothing."""
     if isinstance(value, str):
         return None if value.lower() == "none" else parse_method("name", value)
@@ -176,7 +177,7 @@ class TrainingConfig(Group):
 
     @model_validator(mode="before")
     @classmethod
-    def _former_name(cls, values: Any) -> Any:
+    def _former_name(cls, values: object) -> object:
         """`cohort_size` is the former name of `clients_per_stack`."""
         if not isinstance(values, dict) or "cohort_size" not in values:
             return values
@@ -278,7 +279,7 @@ class CheckpointConfig(Group):
     keep: Whole = Field(2, ge=1, description="checkpoints that are kept, the newest ones")
 
 
-def _list_of_components(value: Any) -> Any:
+def _list_of_components(value: object) -> object:
     value = _named(value)
     if value is None:
         return ()
@@ -329,7 +330,7 @@ class ExperimentConfig(Group):
                 raise ConfigError("config", "must have the names of groups as its keys", key)
         return cls(**values)
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> Tree:
         """Nested dicts; one attack or defense stands alone, several as a list."""
         values = self.model_dump(mode="json")
         for group in ("attack", "defense"):
@@ -341,9 +342,9 @@ class ExperimentConfig(Group):
         """The configuration as YAML, every key written out."""
         return yaml.safe_dump(self.to_mapping(), sort_keys=False)
 
-    def with_values(self, **groups: Mapping[str, Any]) -> ExperimentConfig:
+    def with_values(self, **groups: Mapping[str, object]) -> ExperimentConfig:
         """A copy with keys of groups replaced: `config.with_values(resources={"threads": 2})`."""
-        values = self.to_mapping()
+        values: Tree = self.to_mapping()
         for group, changes in groups.items():
             values[group] = {**values[group], **changes}
         return type(self).from_mapping(values)

@@ -66,7 +66,7 @@ def values_in(text: str, key: str, source: object = None) -> Any:
 class _Loader(_Base):  # type: ignore[misc]
     """PyYAML's SafeLoader for plain values alone."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers: ClassVar[dict[str, object]] = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":value"))]
         for first, resolvers in _Base.yaml_implicit_resolvers.items()
     }

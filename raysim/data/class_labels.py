@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -23,12 +22,12 @@ class LabelColumn:
     """
 
     where: str
-    values: Sequence[Any]
+    values: Sequence[int | str]
     rows: np.ndarray
     names: Sequence[str] | None = None
 
     @property
-    def meanings(self) -> list[Any]:
+    def meanings(self) -> list[int | str]:
         """What each of `values` stands for: its name where numbers have names, else itself."""
         for value in self.values:
             if not isinstance(value, str) and value < 0:
@@ -63,7 +62,7 @@ def encode(
     held = [column.meanings for column in train]
     notes: tuple[str, ...] = ()
     if names is not None:
-        classes: list[Any] = list(names)
+        classes: list[int | str] = list(names)
     else:
         classes = sorted(
             {value for values in held for value in values}, key=lambda item: (str(type(item)), item)

@@ -114,7 +114,7 @@ class _PickledArray:
     fortran: bool
     raw: bytes
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def __setstate__(self, state: tuple[int, tuple[int, ...], object, object, bytes | str]) -> None:
         _version, self.shape, kind, fortran, raw = state
         self.fortran = bool(fortran)
         self.raw = raw.encode("latin1") if isinstance(raw, str) else raw

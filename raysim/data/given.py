@@ -5,9 +5,14 @@ Nothing here imports torch or `datasets`: what an object offers decides how it i
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -87,7 +92,7 @@ def _part(part: object, which: str) -> tuple[Dataset, tuple[str, ...]]:
 
 
 def _table(part: Any, columns: list[str], which: str) -> tuple[Dataset, tuple[str, ...]]:
-    """The samples of a `datasets.Dataset`."""
+    """The samples of a `datasets.Dataset`, whose types are not at hand where it is not installed."""
     chosen = []
     for kind, wanted in (("inputs", INPUTS), ("labels", LABELS)):
         found = next((name for name in wanted if name in columns), None)
@@ -142,7 +147,7 @@ def _array(values: object) -> np.ndarray:
     return np.asarray(values)
 
 
-def _pixels(picture: Any) -> np.ndarray:
+def _pixels(picture: Picture) -> np.ndarray:
     """[C, H, W] uint8 of a PIL image: one channel for grey, three for anything else."""
     if picture.mode in ("1", "L", "LA"):
         return np.asarray(picture.convert("L"))[None]

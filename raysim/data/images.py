@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import doc
@@ -95,7 +101,7 @@ def _decode(source: bytes | Path, name: str, form: ImageFormat) -> np.ndarray:
     """One image as uint8 [C, H, W]."""
     from PIL import Image
 
-    file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(file) as image:
             if image.mode[0] in "IF":
@@ -113,7 +119,7 @@ def _decode(source: bytes | Path, name: str, form: ImageFormat) -> np.ndarray:
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 
-def _centre_square(picture: Any) -> Any:
+def _centre_square(picture: Picture) -> Picture:
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2

@@ -8,13 +8,19 @@ client. Only the rows that a limit keeps are decoded.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
 import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +29,7 @@ from raysim.data.dataset import Dataset
 from raysim.data.images import ImageFormat, stack
 from raysim.data.selection import Selection
 from raysim.errors import ConfigError, DataError, nearest_name
+from raysim.trees import Tree
 
 TEST_SPLITS = ("test", "valid", "validation", "val")
 LABEL_NAMES = ("label", "labels", "target", "class", "fine_label", "character")
@@ -105,7 +112,7 @@ class _Table:
 
     files: Sequence[Path]
     columns: Columns
-    parts: list[Any] = field(init=False)
+    parts: list[pq.ParquetFile] = field(init=False)
     image: str = field(init=False)
     label: str = field(init=False)
     client: str | None = field(init=False)
@@ -216,7 +223,7 @@ def _readable(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _column(file: Path, part: Any, name: str) -> Any:
+def _column(file: Path, part: pq.ParquetFile, name: str) -> pa.ChunkedArray:
     """One file's whole column."""
     with _readable(file):
         column = part.read([name]).column(0)
@@ -225,7 +232,7 @@ def _column(file: Path, part: Any, name: str) -> Any:
     return column
 
 
-def _labels_of(file: Path, part: Any, name: str) -> LabelColumn:
+def _labels_of(file: Path, part: pq.ParquetFile, name: str) -> LabelColumn:
     import pyarrow as pa
 
     where, column = f"{file}: column {name}", _column(file, part, name)
@@ -245,7 +252,7 @@ def _labels_of(file: Path, part: Any, name: str) -> LabelColumn:
     return LabelColumn(where, values, rows, None if names is None else [str(item) for item in names])
 
 
-def _hub_features(schema: Any) -> dict[str, dict[str, Any]]:
+def _hub_features(schema: pa.Schema) -> dict[str, Tree]:
     """Column descriptions from the hub's metadata; empty if there are none."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
@@ -257,7 +264,7 @@ def _hub_features(schema: Any) -> dict[str, dict[str, Any]]:
     return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 
 
-def _holds_bytes(kind: Any) -> bool:
+def _holds_bytes(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -266,7 +273,7 @@ def _holds_bytes(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _bytes_of(column: Any, file: Path) -> list[bytes]:
+def _bytes_of(column: pa.ChunkedArray, file: Path) -> list[bytes]:
     import pyarrow as pa
     import pyarrow.compute as pc
 

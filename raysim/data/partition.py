@@ -137,7 +137,7 @@ class Natural(Declared):
         return check_served(from_owners(client[rank], num_clients), "use fewer clients")
 
 
-PARTITIONS: Mapping[str, type] = MappingProxyType(
+PARTITIONS: Mapping[str, type[Partitioner]] = MappingProxyType(
     {
         "iid": IID,
         "dirichlet": Dirichlet,

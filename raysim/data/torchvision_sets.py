@@ -43,7 +43,7 @@ LEGACY_ATTACK_STD = (0.2023, 0.1994, 0.2010)
 
 
 Build = Callable[[Any, bool], Any]
-"""(torchvision.datasets, whether it may download) -> what is read."""
+"""(torchvision.datasets, whether it may download) -> what is read. Any: torchvision says nothing of types."""
 
 UNREADABLE = (
     RuntimeError,
@@ -217,7 +217,7 @@ def svhn(
 def _both(kind: str, root: Path, **options: str) -> Build:
     """Opens torchvision's class `kind` for training and for test."""
 
-    def build(datasets: Any, download: bool) -> list[Any]:
+    def build(datasets: Any, download: bool) -> list[object]:
         return [
             getattr(datasets, kind)(root, train=part, download=download, **options) for part in (True, False)
         ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from raysim.backends.base import Kept
 from raysim.engine.experiment import Experiment
 from raysim.matrix.row_blocks import most_rows, rows_per_block
 
@@ -41,8 +41,12 @@ def limits_s(experiment: Experiment, calls: Calls) -> list[float] | None:
 
 
 def smaller_where_lost(
-    experiment: Experiment, round: int, calls: Calls, answers: list[Any], ask: Callable[[Calls], list[Any]]
-) -> tuple[Calls, list[Any]]:
+    experiment: Experiment,
+    round: int,
+    calls: Calls,
+    answers: list[Kept | None],
+    ask: Callable[[Calls], list[Kept | None]],
+) -> tuple[Calls, list[Kept | None]]:
     """The calls and their answers, those without one asked again in halves, down to clients that train together.
 
     So that whoever costs its host its life, or takes more memory than there is beside others, is alone in the end.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -33,14 +32,14 @@ def crafting_clients(experiment: Experiment, round: int) -> frozenset[int]:
 
 def let_attackers_craft(
     experiment: Experiment, backend: Backend, state: RunState, published: Reference, uploads: Uploads
-) -> tuple[Uploads, tuple[State, ...], dict[str, Any]]:
+) -> tuple[Uploads, tuple[State, ...], dict[str, object]]:
     """Attacks that collude or overhear replace their own rows, and no others.
 
     Also what they say of the round: one attack's remarks as they are, those of several under `attack.<number>`.
     """
     updates, reasons = uploads.updates, dict(uploads.reasons)
     attack_states: list[State] = list(state.attacks)
-    notes: dict[str, Any] = {}
+    notes: dict[str, object] = {}
     attackers = active_attackers(experiment, state.round)
     sent = np.array(sorted(set(updates.client_ids.tolist()) - set(reasons)), np.int64)
     benign = updates.select(np.isin(updates.client_ids, np.setdiff1d(sent, attackers)))
@@ -72,7 +71,7 @@ def crafted(
     state: State,
     view: View,
     ctx: Context,
-    around: AbstractContextManager[Any] | None = None,
+    around: AbstractContextManager[object] | None = None,
 ) -> tuple[Updates | None, State]:
     """What `attack.craft` submits for view.own's clients, its form checked: the one way by which anything asks it.
 

@@ -15,6 +15,7 @@ from raysim.defense import Chain, Defense, title
 from raysim.engine.host import HostSetup
 from raysim.engine.recording import Recording
 from raysim.matrix.updates import Updates
+from raysim.trees import Row, Tree
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class Experiment:
     malicious: np.ndarray
     """Sorted ids of the malicious clients."""
     arrays: tuple[Any, ...]
-    """What a ClientHost is made from, besides the plan: data, partition, test sets."""
+    """What a ClientHost is made from, besides the plan: data, partition, test sets; arrays, or references to them."""
     test_sizes: tuple[int, ...]
     """Samples in the clean test set and in each triggered one."""
     notes: tuple[str, ...] = ()
     """What the data's loader decided and the user must know, one sentence each."""
 
-    def titles(self) -> dict[str, Any]:
+    def titles(self) -> dict[str, object]:
         """How reports name the run's defenses, stored with it: the title of each, and whether one is shown the truth."""
         names = [component.name for component in self.config.defense]
         steps: tuple[Defense, ...] = (self.defense,)
@@ -65,7 +66,7 @@ class RunState:
     defense: State
     attacks: tuple[State, ...]
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """The state as a tree that a checkpoint holds."""
         return {
             "round": self.round,
@@ -76,7 +77,7 @@ class RunState:
         }
 
     @classmethod
-    def from_tree(cls, tree: dict[str, Any]) -> RunState:
+    def from_tree(cls, tree: Tree) -> RunState:
         """The state in a checkpoint's tree."""
         return cls(**{**tree, "attacks": tuple(tree["attacks"])})
 
@@ -86,8 +87,8 @@ class RoundRecord:
     """What a round leaves behind: rows for the tables, the defense's arrays, and what it judged."""
 
     number: int
-    row: dict[str, Any]
-    clients: list[dict[str, Any]]
+    row: Row
+    clients: list[Row]
     artifacts: dict[str, np.ndarray]
     spans: list[Span]
     judged: Recording

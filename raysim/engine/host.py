@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from raysim.models.factory import ModelFactory
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 from raysim.training.stacked import CohortTrainer
+
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class ClientHost:
         clients: Sequence[int],
         global_vector: np.ndarray,
         previous: np.ndarray | None,
-    ) -> tuple[Any, ...]:
+    ) -> tuple[object, ...]:
         """Train these clients; one tile per column shard, the buffers' tile, and the list of UploadMeta."""
         tiles = zero_tiles(len(clients), self.setup.bounds, self.setup.layout.num_columns)
         metas: dict[int, UploadMeta] = {}
@@ -170,7 +172,7 @@ class ClientHost:
             metas.update(zip(group.tolist(), trained, strict=True))
         return (*tiles, _with_maxima(tiles, [metas[position] for position in range(len(clients))]))
 
-    def draw(self, order: RoundOrder, clients: Sequence[int] | np.ndarray) -> tuple[Any, ...]:
+    def draw(self, order: RoundOrder, clients: Sequence[int] | np.ndarray) -> tuple[object, ...]:
         """What `train` answers, with rows drawn from the seed; every client claims one example."""
         setup = self.setup
         assert setup.synthetic is not None, "called only where updates are drawn"
@@ -206,7 +208,7 @@ class ClientHost:
         images = normalise(self.train_set.images[indices], self.setup.mean, std).numpy()
         return ClientData(images, self.train_set.labels[indices].astype(np.int64))
 
-    def _attempt(self, order: RoundOrder, client: int, work: Callable[[], Any]) -> Any:
+    def _attempt(self, order: RoundOrder, client: int, work: Callable[[], Done]) -> Done | UploadMeta:
         """What `work` returns; where the client drops out instead, the note that says why."""
         limit = self.setup.client_timeout_s
         try:
@@ -258,7 +260,8 @@ class ClientHost:
     ) -> list[UploadMeta]:
         """Train clients that train honestly, each on its own data, into their rows of the tiles."""
         assert self.cohort_trainer is not None, "groups of several are formed only where there is one"
-        metas, ready = {}, []
+        metas: dict[int, UploadMeta] = {}
+        ready: list[tuple[int, int, ClientData, ClientContext, float]] = []
         for place, client in zip(places, clients, strict=True):
             found = self._attempt(
                 order, client, partial(self._prepare, order, client, global_vector, previous)
@@ -321,14 +324,14 @@ class ClientHost:
     def _accept(
         self,
         write: Callable[[np.ndarray], None],
-        submitted: Any,
+        submitted: object,
         context: ClientContext,
         examples: int,
         loss: float,
     ) -> UploadMeta:
         reason = reason_to_reject(submitted, self.setup.layout, context.global_vector)
         if not reason:
-            write(submitted)
+            write(cast(np.ndarray, submitted))
         return UploadMeta(context.client, examples, loss, reason, "; ".join(context.notes))
 
 
@@ -360,7 +363,7 @@ def _naming(round: int, clients: Sequence[int]) -> Iterator[None]:
         raise RunError(problem, stage="train", round=round, client=client) from error
 
 
-def reason_to_reject(submitted: Any, layout: Layout, global_vector: np.ndarray) -> str:
+def reason_to_reject(submitted: object, layout: Layout, global_vector: np.ndarray) -> str:
     """Why an upload must not reach an aggregate ("missing", "wrong shape ...", "non-finite", "negative variance"), or "".
 
     Variances: global + update must be at least 0. Rounding is monotone, so that an honest client's never are below:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from raysim.engine.experiment import Experiment, RoundRecord, Uploads, active_at
 from raysim.engine.recording import Recording
 from raysim.metrics import UNJUDGED, Measure, detection
 from raysim.round_notes import ABSENT, ASSUMED, REJECTED, UNDEFINED, as_text, notes_of
+from raysim.trees import Row
 
 
 def measured(measures: Sequence[Measure]) -> dict[str, float]:
@@ -29,7 +29,7 @@ def measured(measures: Sequence[Measure]) -> dict[str, float]:
     }
 
 
-def evaluated(row: dict[str, Any], measures: Sequence[Measure]) -> dict[str, Any]:
+def evaluated(row: Row, measures: Sequence[Measure]) -> Row:
     """The row of a round with what evaluation found, and a note where its rates are undefined."""
     row = {**row, **measured(measures)}
     kinds = ["test", *["triggered"] * (len(measures) - 1)]
@@ -50,7 +50,7 @@ def record_round(
     uploads: Uploads,
     judged: Recording,
     verdict: Verdict,
-    notes: dict[str, Any],
+    notes: Mapping[str, object],
 ) -> RoundRecord:
     """The round's rows for the tables, with the verdict scored against the truth; not evaluated yet."""
     round, updates, truth = judged.round, judged.updates, judged.truth
@@ -61,7 +61,7 @@ def record_round(
     for note, here in ((REJECTED, True), (ABSENT, False)):
         counts = Counter(why for client, why in uploads.reasons.items() if (client in received) is here)
         notes.update({note: dict(counts)} if counts else {})
-    row: dict[str, Any] = {
+    row: Row = {
         "round": round,
         "clients": updates.num_clients,
         "malicious": int(truth.sum()),
@@ -79,7 +79,7 @@ def record_round(
         row.update(asdict(detection(truth, verdict.flagged, verdict.scores)))
     else:
         row.update(asdict(UNJUDGED))
-    clients = [
+    clients: list[Row] = [
         {
             "round": round,
             "client": int(client),

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from raysim import rng
 from raysim.attack import Attack
-from raysim.backends.base import Backend, Reference, located
+from raysim.backends.base import Backend, Kept, Reference, located
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable
 from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort
@@ -185,7 +185,7 @@ def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
 
 def stage_ahead(
     experiment: Experiment, backend: Backend, state: RunState, published: Reference
-) -> RowStage | None:
+) -> RowStage[object] | None:
     """The defense's per-row stage, if it may start while uploads are still arriving; otherwise None."""
     if not experiment.config.resources.pipeline:
         return None
@@ -201,7 +201,7 @@ def train(
     cohort: np.ndarray,
     published: Reference,
     previous: Reference,
-    stage: RowStage | None = None,
+    stage: RowStage[object] | None = None,
 ) -> Uploads:
     """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client.
 
@@ -217,7 +217,7 @@ def train(
     ahead: list[Ahead] = []
     replaced = crafting_clients(experiment, round)
 
-    def begin(number: int, answer: Any) -> None:
+    def begin(number: int, answer: Kept) -> None:
         tiles, notes = answer
         fit = [place for place, m in enumerate(notes) if not m.reason and m.client not in replaced]
         if stage is not None and fit:
@@ -227,7 +227,7 @@ def train(
     trains = experiment.setup.synthetic is None
     method, shared = ("train", (published, previous)) if trains else ("draw", ())
 
-    def ask(calls: Calls, then: Callable[[int, Any], None] | None = None) -> list[Any]:
+    def ask(calls: Calls, then: Callable[[int, Kept], None] | None = None) -> list[Kept | None]:
         return backend.call_clients(
             method,
             method,

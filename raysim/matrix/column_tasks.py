@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from raysim.backends import devices
 from raysim.matrix.column_walk import Grid, steps
@@ -24,19 +25,19 @@ TRANSFORM_COLUMNS = 4 * BLOCK_COLUMNS
 """Columns that `transform` gives to its function at a time."""
 
 
-def map_shards(fn: Callable[..., np.ndarray], dtype: Any, count: int, *arguments: Any) -> np.ndarray:
+def map_shards(fn: Callable[..., np.ndarray], dtype: DTypeLike, count: int, *arguments: object) -> np.ndarray:
     """The results of `count` consecutive shards, whose arguments follow each other, in one vector."""
     each = len(arguments) // count
     parts = []
     for grid, *rest in (arguments[first : first + each] for first in range(0, count * each, each)):
-        parts += [
-            np.array(_array(fn(*block))) for block in _blocks(grid, tuple(rest), (0, grid.width), dtype)
-        ]
+        shard = cast(Grid, grid)
+        along = cast("tuple[np.ndarray, ...]", tuple(rest))
+        parts += [np.array(_array(fn(*block))) for block in _blocks(shard, along, (0, shard.width), dtype)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 def reduce_shard(
-    fn: Callable[..., np.ndarray], dtype: Any, grid: Grid, *arguments: np.ndarray
+    fn: Callable[..., np.ndarray], dtype: DTypeLike, grid: Grid, *arguments: np.ndarray
 ) -> list[np.ndarray]:
     """fn's results added up per chunk of the shard, one array a chunk."""
     sums = []
@@ -77,8 +78,8 @@ def centred_gram(columns: Columns, centre: Columns) -> Columns:
 
 
 def _blocks(
-    grid: Grid, arguments: tuple[np.ndarray, ...], part: tuple[int, int], dtype: Any
-) -> Iterator[tuple[Any, ...]]:
+    grid: Grid, arguments: tuple[np.ndarray, ...], part: tuple[int, int], dtype: DTypeLike
+) -> Iterator[tuple[object, ...]]:
     """What a function of columns is given, `part` of the shard at a time: few columns, which stay in the cache.
 
     Where the task has a GPU, tensors there instead, of a chunk at a time, and all in the columns' type: it is rather

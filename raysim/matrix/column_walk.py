@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 SPACING = 16
 """Values between two rows of the memory that columns are copied to: rows a power of two apart share cache sets."""
@@ -42,7 +42,7 @@ class Grid:
         arguments: tuple[np.ndarray, ...],
         part: tuple[int, int],
         width: int,
-        dtype: Any = np.float32,
+        dtype: DTypeLike = np.float32,
         *,
         frozen: bool = True,
     ) -> Iterator[tuple[slice, tuple[np.ndarray, ...]]]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, DTypeLike
 
 PLAIN_LOOPS = 8
 """Compiled loops that a process keeps; there are fewer."""
@@ -21,7 +25,7 @@ def compiled(loop: Callable[..., None], *arguments: str) -> Callable[..., None]:
     import numba
     from numba import types
 
-    def read(dtype: Any, dimensions: int = 1) -> Any:
+    def read(dtype: types.Type, dimensions: int = 1) -> types.Type:
         return types.Array(dtype, dimensions, "C", readonly=True)
 
     kinds = {
@@ -41,7 +45,7 @@ def compiled(loop: Callable[..., None], *arguments: str) -> Callable[..., None]:
     return found
 
 
-def read_only(array: Any, dtype: Any) -> Any:
+def read_only(array: ArrayLike, dtype: DTypeLike) -> np.ndarray:
     """The array, contiguous and of that dtype, as a compiled loop takes what it reads."""
     import numpy as np
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raysim.errors import unknown_name
+from raysim.trees import Tree
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,7 @@ class Layout:
         return cls((Entry("vector", (dim,), 0, dim),))
 
     @classmethod
-    def from_tree(cls, tree: dict[str, Any]) -> Layout:
+    def from_tree(cls, tree: Tree) -> Layout:
         """What `tree` made."""
         start, groups = 0, []
         for group in ("parameters", "buffers"):
@@ -74,7 +75,7 @@ class Layout:
             groups.append(tuple(entries))
         return cls(groups[0], groups[1], frozenset(tree["counters"]))
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """Names and shapes as lists and dicts, for JSON."""
         return {
             "parameters": [[entry.name, list(entry.shape)] for entry in self.parameters],

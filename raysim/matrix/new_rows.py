@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def rows_from(
 
 
 def rows_of_another_width(
-    updates: Updates, stage: str, fn: Callable[..., np.ndarray], width: int, *shared: Any
+    updates: Updates, stage: str, fn: Callable[..., np.ndarray], width: int, *shared: object
 ) -> Updates:
     """Row i of the new ones, [K, width] without buffers, is fn(row i [d] float32, *shared), and is left beside it."""
     bounds = shard_bounds(updates.num_clients, width, 4 * CHUNK_VALUES)
@@ -75,10 +75,10 @@ def rows_of_another_width(
 
 
 def _remake(
-    fn: Callable[..., np.ndarray], bounds: tuple[int, ...], rows: np.ndarray, count: int, *rest: Any
-) -> tuple[Any, ...]:
+    fn: Callable[..., np.ndarray], bounds: tuple[int, ...], rows: np.ndarray, count: int, *rest: object
+) -> tuple[object, ...]:
     """The tiles of the new rows, and their maxima."""
-    tiles, shared = rest[:count], rest[count:]
+    tiles, shared = cast("Sequence[np.ndarray]", rest[:count]), rest[count:]
     made = zero_tiles(len(rows), bounds, bounds[-1])
     for target, row in enumerate(rows):
         put_row(made, target, fn(np.concatenate([tile[row] for tile in tiles]), *shared))
@@ -87,7 +87,7 @@ def _remake(
 
 def _make(
     fn: Callable[..., np.ndarray], rows: np.ndarray, numbers: np.ndarray, count: int, *rest: np.ndarray
-) -> tuple[Any, ...]:
+) -> tuple[object, ...]:
     """The tiles of the new rows, and their maxima."""
     tiles, along = rest[:count], rest[count:]
     made, first = [], 0

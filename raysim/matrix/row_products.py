@@ -6,8 +6,7 @@ the end. So a sum is the same however the row lies in tiles, whatever rows are w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -37,22 +36,22 @@ def squares_about(updates: Updates, point: np.ndarray | Reference, stage: str) -
     return np.array(found, np.float64)
 
 
-def _squared_norms(rows: np.ndarray, tiles: Sequence[np.ndarray]) -> list[Any]:
+def _squared_norms(rows: np.ndarray, tiles: Sequence[np.ndarray]) -> list[object]:
     return [_over(tiles, row, compiled(_add_squares, "total", "row", "place")) for row in rows]
 
 
-def _products_with(rows: np.ndarray, tiles: Sequence[np.ndarray], vector: np.ndarray) -> list[Any]:
+def _products_with(rows: np.ndarray, tiles: Sequence[np.ndarray], vector: np.ndarray) -> list[object]:
     add = compiled(_add_products, "total", "row", "place", "numbers")
     norms, vector = _squared_norms(rows, tiles), vector.astype(np.float64)
     return [(_over(tiles, row, add, vector), norm) for row, norm in zip(rows, norms, strict=True)]
 
 
-def _squares_about(rows: np.ndarray, tiles: Sequence[np.ndarray], point: np.ndarray) -> list[Any]:
+def _squares_about(rows: np.ndarray, tiles: Sequence[np.ndarray], point: np.ndarray) -> list[object]:
     add = compiled(_add_squares_about, "total", "row", "place", "numbers")
     return [_over(tiles, row, add, point) for row in rows]
 
 
-def _over(tiles: Sequence[np.ndarray], row: int, add: Any, *along: np.ndarray) -> float:
+def _over(tiles: Sequence[np.ndarray], row: int, add: Callable[..., None], *along: np.ndarray) -> float:
     """What `add` adds up over all columns of one row, with those of the vectors [d] beside it."""
     total, first = np.zeros(LANES), 0
     for tile in tiles:

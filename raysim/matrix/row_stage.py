@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from raysim.backends.base import Backend, Begun, Needs, Reference
 
+Answer = TypeVar("Answer")
+Answer_co = TypeVar("Answer_co", covariant=True)
+
 
 @dataclass(frozen=True)
-class RowStage:
+class RowStage(Generic[Answer_co]):
     """A stage whose result for a row depends on that row and `shared` only.
 
     fn(rows, tiles, *shared) -> one result for each of `rows` (row numbers in the tiles): picklable. shared: values
@@ -23,18 +26,18 @@ class RowStage:
     """
 
     name: str
-    fn: Callable[..., Sequence[Any]]
-    shared: tuple[Any, ...] = ()
+    fn: Callable[..., Sequence[Answer_co]]
+    shared: tuple[object, ...] = ()
     buffers: bool = True
     needs: Needs = Needs()
     key: tuple[Hashable, ...] | None = None
 
     @property
-    def task(self) -> Callable[..., list[Any]]:
+    def task(self) -> Callable[..., list[Answer_co]]:
         """What a task calls, with `arguments`."""
         return partial(_on_tiles, self.fn)
 
-    def arguments(self, rows: np.ndarray, tiles: Sequence[Reference]) -> tuple[Any, ...]:
+    def arguments(self, rows: np.ndarray, tiles: Sequence[Reference]) -> tuple[object, ...]:
         """The arguments of the task for these rows [m] of a row block."""
         used = tiles if self.buffers else tiles[:-1]
         return (rows, len(used), *used, *self.shared)
@@ -56,7 +59,7 @@ class Ahead:
 
 def begin_ahead(
     backend: Backend,
-    stage: RowStage,
+    stage: RowStage[object],
     number: int,
     client_ids: np.ndarray,
     rows: np.ndarray,
@@ -68,7 +71,7 @@ def begin_ahead(
     return Ahead(stage.name, stage.key, client_ids, begun)
 
 
-def finish_ahead(backend: Backend, stage: RowStage, ahead: Sequence[Ahead]) -> dict[int, Any]:
+def finish_ahead(backend: Backend, stage: RowStage[Answer], ahead: Sequence[Ahead]) -> dict[int, Answer]:
     """{client: result} of what was begun of this stage and did not fail."""
     own = [
         part for part in ahead if stage.key is not None and (part.name, part.key) == (stage.name, stage.key)
@@ -87,8 +90,8 @@ def finish_ahead(backend: Backend, stage: RowStage, ahead: Sequence[Ahead]) -> d
 
 
 def on_block(
-    fn: Callable[..., Sequence[Any]], rows: np.ndarray, tiles: Sequence[np.ndarray], *shared: Any
-) -> Any:
+    fn: Callable[..., Answer], rows: np.ndarray, tiles: Sequence[np.ndarray], *shared: object
+) -> Answer:
     """fn(block [k, columns], *shared) of the rows, copied together where they are not one whole tile."""
     if len(rows) != len(tiles[0]) or (rows != np.arange(len(rows))).any():
         tiles = [tile[rows] for tile in tiles]
@@ -106,7 +109,9 @@ def read_columns(rows: np.ndarray, tiles: Sequence[np.ndarray], columns: slice) 
     return parts[1] if len(parts) == 2 else np.concatenate(parts, axis=1)
 
 
-def _on_tiles(fn: Callable[..., Sequence[Any]], rows: np.ndarray, count: int, *rest: Any) -> list[Any]:
+def _on_tiles(
+    fn: Callable[..., Sequence[Answer]], rows: np.ndarray, count: int, *rest: object
+) -> list[Answer]:
     results = list(fn(rows, rest[:count], *rest[count:]))
     if len(results) != len(rows):
         raise ValueError(

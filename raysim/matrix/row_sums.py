@@ -6,13 +6,13 @@ each leaves a partial sum in float64, and another task adds these up. How rows a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from raysim.backends.base import Backend
 from raysim.matrix import exact_sums
@@ -58,7 +58,7 @@ def sum_parameters(
     *,
     shards_per_task: int = 1,
     centre: np.ndarray | None = None,
-    dtype: Any = np.float64,
+    dtype: DTypeLike = np.float64,
 ) -> np.ndarray:
     """sum_i w_i u_i [d] as dtype, of the rows of `parts`; with a centre [d], sum_i w_i (u_i - centre)^2."""
     constants = _constants(parts, slice(None, exact_sums.blocks_of(bounds[-1])), centre)
@@ -93,10 +93,10 @@ def _sum(
     groups: Sequence[Sequence[tuple[int, tuple[int, int]]]],
     constants: np.ndarray,
     centre: np.ndarray | None,
-    dtype: Any,
+    dtype: DTypeLike,
 ) -> np.ndarray:
     """Each group of (shard, its columns) on its own, one after the other in the result."""
-    items: list[list[tuple[Any, ...]]] = []
+    items: list[list[tuple[object, ...]]] = []
     for group in groups:
         tiles = [[part.block.tiles[shard] for part in parts] for shard, _ in group]
         homes = backend.homes([tile for of_shard in tiles for tile in of_shard])
@@ -124,7 +124,9 @@ def _sum(
     return np.concatenate(backend.map(stage, partial(add_partial_sums, dtype), partial_sums))
 
 
-def add_tiles(dtype: Any, shares: list[_Share], centre: np.ndarray | None, *tiles: np.ndarray) -> np.ndarray:
+def add_tiles(
+    dtype: DTypeLike, shares: list[_Share], centre: np.ndarray | None, *tiles: np.ndarray
+) -> np.ndarray:
     """The sums of consecutive column shards, [columns] as dtype; centre: of these columns."""
     begin, at = shares[0].first, 0
     total = np.zeros(shares[-1].last - begin)
@@ -139,7 +141,7 @@ def add_tiles(dtype: Any, shares: list[_Share], centre: np.ndarray | None, *tile
     return as_type(total, dtype)
 
 
-def add_partial_sums(dtype: Any, *partial_sums: np.ndarray) -> np.ndarray:
+def add_partial_sums(dtype: DTypeLike, *partial_sums: np.ndarray) -> np.ndarray:
     """What several nodes left of the same columns, added up."""
     total = partial_sums[0].copy()
     for other in partial_sums[1:]:
@@ -147,11 +149,11 @@ def add_partial_sums(dtype: Any, *partial_sums: np.ndarray) -> np.ndarray:
     return as_type(total, dtype)
 
 
-def as_type(total: np.ndarray, dtype: Any) -> np.ndarray:
+def as_type(total: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """Rounded once; what float32 does not reach becomes infinite."""
     with np.errstate(over="ignore"):
         return total.astype(dtype, copy=False)
 
 
-def _left_there(fn: Any, *arguments: Any) -> tuple[np.ndarray, None]:
+def _left_there(fn: Callable[..., np.ndarray], *arguments: object) -> tuple[np.ndarray, None]:
     return fn(*arguments), None

@@ -18,16 +18,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from raysim.backends.base import ACCELERATED, Backend, Needs, Reference
 from raysim.matrix import column_tasks
 from raysim.matrix.column_walk import Grid, steps
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import RowBlock, cut, maxima_of, put_together
-from raysim.matrix.row_stage import Ahead, RowStage, finish_ahead, on_block
+from raysim.matrix.row_stage import Ahead, Answer, RowStage, finish_ahead, on_block
 from raysim.matrix.row_sums import as_type, sum_buffers, sum_parameters, weighted
 
 CHUNK_VALUES = 2**24
@@ -132,25 +133,25 @@ class Updates:
     def map_rows(
         self,
         stage: str,
-        fn: Callable[..., Sequence[Any]],
-        *shared: Any,
+        fn: Callable[..., Sequence[Answer]],
+        *shared: object,
         buffers: bool = False,
         needs: Needs = Needs(),
-    ) -> list[Any]:
+    ) -> list[Answer]:
         """fn(block [k, d], *shared) -> k results; one task per row block. Returns K results in client order.
 
         buffers: the block is [k, d + b] instead. A result may depend on its own row and `shared` only.
         """
         return self.map_row_stage(RowStage(stage, partial(on_block, fn), shared, buffers, needs))
 
-    def map_row_stage(self, stage: RowStage) -> list[Any]:
+    def map_row_stage(self, stage: RowStage[Answer]) -> list[Answer]:
         """The stage's result for every row, K in client order.
 
         Waits for stages started early and runs the remaining rows, one task per row block.
         """
         ready = finish_ahead(self.backend, stage, self.ahead)
         missing = np.array([int(client) not in ready for client in self.client_ids], bool)
-        results = [ready.get(int(client)) for client in self.client_ids]
+        results = cast("list[Answer]", [ready.get(int(client)) for client in self.client_ids])
         if ready and not missing.any():
             return results
         rest, places = self.select(missing) if ready else self, np.flatnonzero(missing)
@@ -166,7 +167,7 @@ class Updates:
         stage: str,
         fn: Callable[..., np.ndarray],
         *along: Along,
-        dtype: Any = np.float32,
+        dtype: DTypeLike = np.float32,
         shards_per_task: int = 1,
         needs: Needs = Needs(),
     ) -> np.ndarray:
@@ -189,7 +190,7 @@ class Updates:
         stage: str,
         fn: Callable[..., np.ndarray],
         *along: Along,
-        dtype: Any = np.float32,
+        dtype: DTypeLike = np.float32,
         needs: Needs = Needs(),
     ) -> np.ndarray:
         """The sum of fn(columns [K, c], *along [c]) -> array of any fixed shape, over all columns.
@@ -276,7 +277,9 @@ class Updates:
         """The same in float64, not rounded: [d]. squares_about: c [d] float64 to sum w_i (u_i - c)^2 instead."""
         return self._sum(weights, stage, squares_about, np.float64)
 
-    def _sum(self, weights: np.ndarray, stage: str, centre: np.ndarray | None, dtype: Any) -> np.ndarray:
+    def _sum(
+        self, weights: np.ndarray, stage: str, centre: np.ndarray | None, dtype: DTypeLike
+    ) -> np.ndarray:
         parts = weighted(self.blocks, weights)
         if not parts or not self.dim:
             return np.zeros(self.dim, dtype)
@@ -362,7 +365,7 @@ class Updates:
 
     def to_array(self, *, buffers: bool = False) -> np.ndarray:
         """The whole matrix [K, d] (or [K, d + b]) in this process. For tests, oracles and small matrices."""
-        return np.stack(self.map_rows("gather", list, buffers=buffers))
+        return np.stack(self.map_rows("gather", list[np.ndarray], buffers=buffers))
 
     def gather_rows(self) -> list[np.ndarray]:
         """Every row's parameters [d] in an array of its own in this process, K in client order, read tile by tile."""
@@ -374,7 +377,7 @@ class Updates:
                     rows[position][first:last] = tile[row]
         return rows
 
-    def _shards(self, along: Sequence[Any], with_buffers: bool = False) -> list[tuple[Any, ...]]:
+    def _shards(self, along: Sequence[object], with_buffers: bool = False) -> list[tuple[object, ...]]:
         """Arguments of one task per column shard: where rows go, columns, the tiles, then `along`."""
         positions = [block.positions for block in self.blocks]
         rows = [block.rows for block in self.blocks]

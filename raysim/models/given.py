@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 from torch import nn
 
 from raysim.errors import ConfigError, unknown_name
-from raysim.models.factory import ModuleFactory, find_layers
+from raysim.models.factory import ModelFactory, ModuleFactory, find_layers
 from raysim.options import arguments as checked_arguments
 from raysim.rng import torch_randomness
 
@@ -23,7 +23,7 @@ class CalledFactory:
     """A picklable recipe that calls a class or function; a `raysim.models.factory.ModelFactory`."""
 
     call: Callable[..., nn.Module]
-    arguments: dict[str, Any] = field(repr=False)
+    arguments: dict[str, object] = field(repr=False)
     seed: int = 0
     num_classes: int = 0
     input_shape: tuple[int, ...] = ()
@@ -36,7 +36,7 @@ class CalledFactory:
             return self.call(**self.arguments)
 
 
-def options_of(call: Callable[..., Any]) -> tuple[str, ...]:
+def options_of(call: Callable[..., object]) -> tuple[str, ...]:
     """The options that a class or function takes beside FACTS."""
     parameters = inspect.signature(call).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -44,8 +44,8 @@ def options_of(call: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def factory_of(
-    model: Any, options: Mapping[str, Any], *, num_classes: int, input_shape: tuple[int, ...], seed: int
-) -> tuple[Any, nn.Module]:
+    model: object, options: Mapping[str, object], *, num_classes: int, input_shape: tuple[int, ...], seed: int
+) -> tuple[ModelFactory, nn.Module]:
     """(the factory, the network it builds) of a module, a class or function, or an object that is a factory already.
 
     A module is copied with its values. A class or function is called with the options, and with `num_classes` and
@@ -63,7 +63,8 @@ def factory_of(
     if all(hasattr(model, part) for part in ("build", "cam_layer", "head", "num_classes")) and not isinstance(
         model, type
     ):
-        return model, model.build()
+        factory = cast(ModelFactory, model)
+        return factory, factory.build()
     if not callable(model):
         rule = "must be a torch module, its class, a function that builds it, or a factory"
         raise ConfigError("model", rule, type(model).__name__)

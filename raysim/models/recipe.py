@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
@@ -18,7 +18,7 @@ class ModelRecipe:
     num_classes: int
     input_shape: tuple[int, ...]
     seed: int
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def cam_layer(self) -> str:

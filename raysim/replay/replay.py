@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raysim.backends.base import Backend, BackendName
 from raysim.composition.compose import compose
@@ -174,7 +173,7 @@ def labels(defenses: Sequence[Component]) -> list[str]:
 
 def with_defense(config: ExperimentConfig, component: Component) -> ExperimentConfig:
     """The configuration of the recorded run with another defense, and without what clients reserve: none trains."""
-    values: dict[str, Any] = config.to_mapping()
+    values = config.to_mapping()
     resources = {**values["resources"], "client_cpus": 0.0, "client_gpus": 0.0, "clients_per_actor": "auto"}
     replayed = {**values, "defense": component.model_dump(), "resources": resources}
     return ExperimentConfig.from_mapping(replayed)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -94,6 +93,6 @@ def round_axis(axes: Axes, rounds: NDArray[np.int64]) -> None:
 
 def legend_above(axes: Axes, handles: Sequence[Artist], width: float = WIDE) -> None:
     """What the marks mean, above the plot; in two lines or three where it is narrow."""
-    options: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "borderaxespad": 0.3}
+    options: dict[str, object] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "borderaxespad": 0.3}
     columns = len(handles) if width > NARROW else min(len(handles), 2)
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **options)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from raysim.config.yaml_text import values_in
 from raysim.errors import ConfigError, RecordError
 from raysim.runs.directory import COLUMNS, TABLES
+from raysim.trees import Tree
 
 Columns = Mapping[str, NDArray[Any]]
 """A table: column name -> [rows]."""
@@ -45,9 +46,9 @@ class FinishedRun:
     """A finished run, read."""
 
     path: Path
-    config: Mapping[str, Any]
+    config: Tree
     config_text: str
-    environment: Mapping[str, Any]
+    environment: Tree
     rounds: Columns
     clients: Columns
     spans: Columns

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -93,7 +92,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
     ]
 
 
-def _outcome(run: FinishedRun) -> dict[str, Any]:
+def _outcome(run: FinishedRun) -> dict[str, object]:
     """Final, best and last-20 mean of the utilities; mean detection rates and the rounds that define them."""
     rounds = run.rounds
     utilities = [("Main accuracy", remarks.utility(rounds, "main_accuracy"))]
@@ -134,7 +133,7 @@ def _accuracy(rounds: Columns) -> Drawing | str:
     return Drawing.of(lambda width: figures.accuracy_curve(rounds, width), alt, caption + ".")
 
 
-def _detection(run: FinishedRun) -> dict[str, Any]:
+def _detection(run: FinishedRun) -> dict[str, object]:
     rounds, clients = run.rounds, run.clients
     rates: Drawing | str
     strip: Drawing | str
@@ -231,7 +230,7 @@ def _heat_maps(run: FinishedRun) -> Drawing | str:
     return Drawing.of(lambda width: figures.heat_map_grid(maps, run.clients, width)[0], alt, caption.strip())
 
 
-def _time(spans: Columns) -> dict[str, Any] | str:
+def _time(spans: Columns) -> dict[str, object] | str:
     stages = stage_costs(spans)
     if not stages:
         return "No times: the run recorded no stage."
@@ -255,7 +254,7 @@ def _time(spans: Columns) -> dict[str, Any] | str:
     }
 
 
-def _rows(rounds: Columns) -> list[dict[str, Any]]:
+def _rows(rounds: Columns) -> list[dict[str, object]]:
     return [{name: column[row] for name, column in rounds.items()} for row in range(rounds["round"].size)]
 
 

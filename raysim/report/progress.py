@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from math import isnan
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -20,6 +20,7 @@ from raysim.metrics import Detection, mean_detection
 from raysim.report import remarks
 from raysim.round_notes import UNDEFINED as NO_RATES
 from raysim.round_notes import notes_of
+from raysim.trees import Row
 
 if TYPE_CHECKING:
     from raysim.runs.execution import Progress
@@ -39,9 +40,9 @@ class Standing:
     """
 
     cohort: int
-    earlier: Sequence[Mapping[str, Any]] = ()
+    earlier: Sequence[Row] = ()
     now: Progress | None = None
-    rows: list[Mapping[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     detection: Detection = field(default_factory=lambda: mean_detection([])[0])
     rounds_here: int = 0
     began_s: float = 0.0

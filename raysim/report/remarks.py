@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raysim.metrics import Summary, summarise
 from raysim.round_notes import ABSENT, ASSUMED, REJECTED, UNDEFINED, notes_of
+from raysim.trees import Row
 
 if TYPE_CHECKING:
     from raysim.report.finished_run import Columns
 
 
-def of_round(row: Mapping[str, Any]) -> list[str]:
+def of_round(row: Row) -> list[str]:
     """The remarks on one row of `rounds`: `24 of 24 uploads rejected: non-finite`."""
     notes = notes_of(row["notes"])
     said = []
@@ -33,7 +34,7 @@ def of_run(rounds: Columns) -> list[str]:
     """The remarks on a whole run, a sentence each."""
     numbers, every = rounds["round"].tolist(), [notes_of(text) for text in rounds["notes"]]
     rejected, absent = (
-        sum((Counter(n.get(key, {})) for n in every), Counter()) for key in (REJECTED, ABSENT)
+        sum((Counter[str](n.get(key, {})) for n in every), Counter[str]()) for key in (REJECTED, ABSENT)
     )
     assumed = [notes[ASSUMED] for notes in every if ASSUMED in notes]
     said = [f"{assumed[0]['by']} assumes {assumptions(assumed[0])}."] if assumed else []
@@ -60,7 +61,7 @@ def of_run(rounds: Columns) -> list[str]:
     return said
 
 
-def assumptions(note: Mapping[str, Any]) -> str:
+def assumptions(note: Mapping[str, object]) -> str:
     """`10 of 24 malicious, the most this rule tolerates`."""
     text = f"{note['malicious']} of {note['of']} malicious"
     return text + ", the most this rule tolerates" if note["most"] else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def rejections(clients: Columns) -> dict[str, int]:
     return {str(reason): int(count) for reason, count in zip(reasons, counts, strict=True) if reason}
 
 
-def ids(numbers: Iterable[Any]) -> str:
+def ids(numbers: Iterable[SupportsInt]) -> str:
     """Client ids in words, runs of neighbours joined: 0-4, 7, 9."""
     known = sorted({int(number) for number in numbers})
     if not known:
@@ -39,7 +39,7 @@ def ids(numbers: Iterable[Any]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
-def with_titles(config: Mapping[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:
+def with_titles(config: Mapping[str, object], titles: Mapping[str, str]) -> dict[str, object]:
     """The configuration with its defenses named as people read them: one that is shown the truth as what it is.
 
     titles: configured name -> title, as stored with the run; a name without one stands for itself.
@@ -53,12 +53,12 @@ def with_titles(config: Mapping[str, Any], titles: Mapping[str, str]) -> dict[st
     }
 
 
-def setting(config: Mapping[str, Any], group: str) -> str:
+def setting(config: Mapping[str, object], group: str) -> str:
     """What a configuration group chose, in one line: `trimmed_mean (beta 0.1)`; "none" where it is absent."""
     return _in_words(config.get(group))
 
 
-def _in_words(value: Any) -> str:
+def _in_words(value: object) -> str:
     if value is None or value == {} or value == []:
         return "none"
     if isinstance(value, list):
@@ -81,7 +81,7 @@ def _telling(key: str, item: Any) -> bool:
     )
 
 
-def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def flatten(value: object, key: str = "") -> Iterator[tuple[str, str]]:
     """A nested mapping as (dotted key, text) rows: nodes[0].cpus."""
     if isinstance(value, Mapping) and value:
         for name, item in value.items():

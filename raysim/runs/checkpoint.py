@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -69,7 +68,7 @@ def rounds_done(path: Path) -> int:
     return int(path.name.removeprefix("round-"))
 
 
-def load(path: Path, configuration: str | None = None) -> dict[str, Any]:
+def load(path: Path, configuration: str | None = None) -> dict[str, object]:
     """The state tree in one checkpoint.
 
     RecordError when a file is not what was saved, or when `configuration` is given and is not the digest of that it
@@ -106,7 +105,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_json(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+def _to_json(value: object, path: str, arrays: dict[str, np.ndarray]) -> object:
     if isinstance(value, np.ndarray | np.number | np.bool_):
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8 or not value.dtype.isnative:
             raise TypeError(
@@ -129,7 +128,7 @@ def _to_json(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     )
 
 
-def _from_json(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _from_json(value: object, arrays: dict[str, np.ndarray]) -> object:
     if isinstance(value, dict):
         if "array" in value:
             return arrays[value["array"]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from raysim.backends.devices import kind
 from raysim.config.schema import ExperimentConfig
@@ -12,7 +11,7 @@ from raysim.errors import RunError
 from raysim.runs.directory import RunDirectory
 
 
-def common_places(places: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def common_places(places: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """An entry for every kind of place that `Backend.client_places` names, with the number of its actors."""
     actors = Counter(
         tuple(
@@ -25,13 +24,13 @@ def common_places(places: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**dict(place), "actors": count} for place, count in actors.items()]
 
 
-def keep_places(directory: RunDirectory, places: Sequence[Mapping[str, Any]], round: int) -> None:
+def keep_places(directory: RunDirectory, places: Sequence[Mapping[str, object]], round: int) -> None:
     """Write where clients train into environment.json; RunError if earlier rounds trained on another kind of device.
 
     Devices round differently, so that the run would be neither's.
     """
     known = directory.environment().get("clients_train_on", [])
-    before, now = ({kind(place["device"]) for place in part} for part in (known, places))
+    before, now = ({kind(str(place["device"])) for place in part} for part in (known, places))
     if round and before and before != now:
         raise RunError(
             f"rounds 0 to {round - 1} trained on {'/'.join(before)}, and here clients would train on {'/'.join(now)}: "
@@ -41,7 +40,7 @@ def keep_places(directory: RunDirectory, places: Sequence[Mapping[str, Any]], ro
     directory.extend_environment(clients_train_on=places)
 
 
-def remarks(config: ExperimentConfig, places: Sequence[Mapping[str, Any]]) -> list[str]:
+def remarks(config: ExperimentConfig, places: Sequence[Mapping[str, object]]) -> list[str]:
     """What the user must be told: one sentence for every reason why an assigned GPU is not used."""
     if config.resources.device == "cpu":
         return []

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from raysim.backends.telemetry import Span
 from raysim.errors import RecordError
 from raysim.matrix.layout import Layout
 from raysim.runs.table_schema import Columns, Rows, TableSchema, write_parquet
+from raysim.trees import Tree
 from raysim.version import __version__
 
 if TYPE_CHECKING:
@@ -150,12 +151,12 @@ class RunDirectory:
         """Write down where the run runs."""
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Tree:
         """What environment.json holds; {} where there is none."""
         path = self.path / "environment.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
-    def extend_environment(self, **values: Any) -> None:
+    def extend_environment(self, **values: object) -> None:
         """Add what is known only when the run is under way."""
         content = json.dumps({**self.environment(), **values}, indent=2).encode()
         write_atomically(self.path / "environment.json", content)
@@ -241,7 +242,7 @@ class RunDirectory:
         return sorted((self.path / "parts" / table).glob("[0-9]*.parquet"))
 
 
-def environment(**extra: Any) -> dict[str, Any]:
+def environment(**extra: object) -> Tree:
     """Versions, machine and commit, for environment.json."""
     names = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "pyarrow")
     versions = {"raysim": __version__}

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from raysim.backends.base import Backend
 from raysim.engine import recording
@@ -32,7 +31,7 @@ class Progress:
     stage: str = ""
     done: int = 0
     total: int = 0
-    row: dict[str, Any] = field(default_factory=dict)
+    row: dict[str, object] = field(default_factory=dict)
     remark: str = ""
     awaited: str = ""
     at_s: float = field(default_factory=time.time)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from raysim.errors import RaysimError, RecordError
 from raysim.matrix.layout import Layout
 from raysim.runs import checkpoint
 from raysim.runs.directory import LAYOUT, RunDirectory, digest
+from raysim.trees import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,9 +70,9 @@ class RunResult:
         return self.table(name).to_pandas()
 
     @property
-    def rounds(self) -> list[dict[str, Any]]:
+    def rounds(self) -> list[Row]:
         """The rows of the table `rounds`, one a finished round."""
-        rows: list[dict[str, Any]] = self.table("rounds").to_pylist()
+        rows: list[Row] = self.table("rounds").to_pylist()
         return rows
 
     @property
@@ -125,7 +126,7 @@ class RunResult:
         return f"<table>{caption}<thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _story(config: ExperimentConfig, rounds: list[dict[str, Any]]) -> str:
+def _story(config: ExperimentConfig, rounds: list[Row]) -> str:
     """`krum against noise, 5 of 5 rounds, main accuracy 0.877`."""
     defense = " + ".join(step.name for step in config.defense)
     attack = " + ".join(attack.name for attack in config.attack) or "no attack"

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
@@ -31,7 +30,7 @@ BEGAN = "began.json"
 """The file with what a run began with."""
 
 
-def binding(config: ExperimentConfig) -> dict[str, Any]:
+def binding(config: ExperimentConfig) -> dict[str, object]:
     """Dotted key -> value, of all that a run must go on with."""
     keys = _flat(config.to_mapping())
     return {key: value for key, value in keys.items() if key in BOUND or not key.startswith(FREE)}
@@ -176,7 +175,7 @@ def _saved(directory: RunDirectory) -> list[Path]:
     return checkpoint.checkpoints(directory.path / "checkpoints")
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(values: object, prefix: str = "") -> dict[str, object]:
     """Nested dicts, and lists of dicts, by dotted key."""
     if isinstance(values, list) and values and all(isinstance(item, dict) for item in values):
         values = dict(enumerate(values))

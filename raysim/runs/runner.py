@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from raysim.backends import devices
 from raysim.backends.base import BackendName, InProcessBackend
@@ -24,7 +23,7 @@ from raysim.runs.resuming import BEGAN, Continuation, continuation, write_beginn
 
 
 def run(
-    config: ExperimentConfig | Mapping[str, Any],
+    config: ExperimentConfig | Mapping[str, object],
     *,
     name: str | None = None,
     out: str | Path = "runs",
@@ -160,7 +159,7 @@ def _put_together(directory: RunDirectory) -> Iterator[None]:
     directory.finish()
 
 
-def _parts(prepared: Prepared) -> list[Any]:
+def _parts(prepared: Prepared) -> list[object]:
     """What may be of the caller's own among the things that workers are sent."""
     methods, factory = prepared.methods, prepared.factory
     network = getattr(factory, "module", getattr(factory, "call", factory))
@@ -173,7 +172,7 @@ def _enter(
     """Begin a run's directory, or make that of a resumed one ready."""
     config = experiment.config
 
-    def describe() -> dict[str, Any]:
+    def describe() -> dict[str, object]:
         return environment(**about, **experiment.titles(), seed=config.seed, notes=experiment.notes)
 
     if resumed is None:

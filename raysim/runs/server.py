@@ -9,9 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
-from raysim.backends.base import prepare_worker
+from raysim.backends.base import Place, prepare_worker
 from raysim.backends.capacity import ClientActors
 from raysim.backends.ray_backend import RayBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span, peak_memory_bytes
@@ -82,7 +81,7 @@ class Server:
             events, self._events = self._events, []
         return events
 
-    def places(self) -> list[dict[str, Any]]:
+    def places(self) -> list[Place]:
         """Node, process and GPUs of the client actors."""
         return self.backend.client_places()
 

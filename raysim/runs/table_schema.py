@@ -25,6 +25,7 @@ Columns = Mapping[str, tuple[str, str]]
 """Column -> (type, meaning). Types are those of pyarrow; units are in the names."""
 
 Rows = Sequence[Mapping[str, Any]]
+"""Rows to be written or as read: column -> a value of the type that `Columns` says."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ product by much.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,8 +28,7 @@ def copy_matrix(updates: Updates) -> None:
 def gram_product(updates: Updates, dtype: Any = np.float64) -> np.ndarray:
     """U U^T [K, K]: each task fills blocks of 4,096 columns of all rows in `dtype` and adds up block @ block.T."""
     items = [(dtype, *tiles) for tiles in _tiles(updates)]
-    total: np.ndarray = sum(updates.backend.map("limit: gram", _gram, items))
-    return total
+    return cast(np.ndarray, sum(updates.backend.map("limit: gram", _gram, items)))
 
 
 def _tiles(updates: Updates) -> list[tuple[Any, ...]]:

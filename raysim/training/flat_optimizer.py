@@ -6,8 +6,6 @@ every worker process over a second and nothing here uses.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
@@ -49,12 +47,6 @@ class FlatOptimizer:
         """One step; of the first `rows` rows of [g, d] only, if given: never more of them than in the step before."""
         part = slice(None) if rows is None else slice(rows)
         parameters, gradient = [self.parameters[part]], [self.gradient[part]]
-        common: dict[str, Any] = {
-            "lr": self.learning_rate,
-            "weight_decay": self.weight_decay,
-            "maximize": False,
-            "foreach": False,
-        }
         if self.name == "sgd":
             velocity = [None if held is None else held[part] for held in self._velocity]
             sgd(
@@ -64,7 +56,10 @@ class FlatOptimizer:
                 momentum=self.momentum,
                 dampening=0.0,
                 nesterov=False,
-                **common,
+                lr=self.learning_rate,
+                weight_decay=self.weight_decay,
+                maximize=False,
+                foreach=False,
             )
             if self._velocity[0] is None:
                 self._velocity = velocity
@@ -73,5 +68,6 @@ class FlatOptimizer:
         first, second = ([held[part]] for held in self._moments)
         rule(
             parameters, gradient, first, second, [], [self._steps],
-            amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], eps=EPS, **common,
+            amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], eps=EPS,
+            lr=self.learning_rate, weight_decay=self.weight_decay, maximize=False, foreach=False,
         )  # fmt: skip

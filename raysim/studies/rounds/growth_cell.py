@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raysim.backends import ray_connection as ray_cluster
-from raysim.backends.base import prepare_worker
+from raysim.backends.base import Place, prepare_worker
 from raysim.backends.ray_backend import RayBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
 from raysim.composition.compose import compose
@@ -105,7 +105,7 @@ def _summary(spans: Sequence[Span]) -> Row:
     }
 
 
-def _common(plan: GrowthPlan, experiment: Experiment, places: list[dict[str, Any]]) -> Row:
+def _common(plan: GrowthPlan, experiment: Experiment, places: list[Place]) -> Row:
     """The columns that all rows of a cell have in common, beside those of the cell."""
     return {
         "model": experiment.config.model.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -54,7 +55,9 @@ class RoundMatrix:
         items = []
         for number, block in enumerate(blocks, start=first):
             # Not `made`: where they lie now draws no task.
-            tiles = [Placed(tile.object, tile.size, tile.nodes) for tile in block.tiles]
+            tiles = [
+                Placed(tile.object, tile.size, tile.nodes) for tile in cast("Sequence[Placed]", block.tiles)
+            ]
             items.append((self._anchors[number % len(self._anchors)], *tiles))
         copied = self._backend.map("renew", _copy, items, keep=len(blocks[0].tiles))
         return [replace(block, tiles=tiles) for block, (tiles, _) in zip(blocks, copied, strict=True)]
@@ -62,7 +65,7 @@ class RoundMatrix:
 
 def anchor(backend: Backend, node: str) -> Placed:
     """An argument of next to no bytes that draws a task to a node, by its name in spans: where data lie is what counts."""
-    return Placed(backend.put(np.zeros(1)).object, 8, {node}, made=True)
+    return Placed(cast(Placed, backend.put(np.zeros(1))).object, 8, {node}, made=True)
 
 
 def _copy(anchor: np.ndarray, *tiles: np.ndarray) -> tuple[object, ...]:
