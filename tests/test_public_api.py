@@ -119,7 +119,11 @@ def members(cls):
 
 
 def own_classes():
-    return [cls for cls in (getattr(raysim, name) for name in PUBLIC) if inspect.isclass(cls)]
+    return [
+        cls
+        for cls in (getattr(raysim, name) for name in PUBLIC)
+        if inspect.isclass(cls) and cls is not object
+    ]
 
 
 def assigned_docs(tree):

@@ -70,12 +70,11 @@ def list_names(
                     typer.echo()
                 _explain(describe(wanted, name))
         else:
-            from raysim.composition.registry import catalogue, papers
+            from raysim.composition.catalogue import catalogue
 
-            cited = papers(wanted)
-            _print(
-                [(name, text, *([cited[name]] if cited else [])) for name, text in catalogue(wanted).items()]
-            )
+            entries = catalogue(wanted)
+            cited = any(entry.paper for entry in entries)
+            _print([(entry.name, entry.text, *([entry.paper] if cited else [])) for entry in entries])
 
 
 def _presets(words: Sequence[str], every: bool) -> None:

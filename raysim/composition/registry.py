@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from typing import TypeVar
 
 from attacks.table import ATTACKS
 from defenses.table import DEFENSES
 from raysim import data as datasets
-from raysim.composition.lookup import entry_points, find, imported, loaded
+from raysim.composition.lookup import find, imported
 from raysim.config.schema import Component
 from raysim.data.partition import PARTITIONS
 from raysim.defense import Defense, title
 from raysim.engine.drawn_updates import UPDATES
 from raysim.errors import ConfigError, unknown_name
-from raysim.models import MODELS, Architecture
+from raysim.models import MODELS
 from raysim.options import construct
 
 Method = TypeVar("Method")
@@ -31,24 +30,6 @@ TABLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "updates": ("updates", UPDATES),
 }
 """What `raysim list` calls a kind -> the configuration group it is for, and the built-in ones."""
-
-
-def catalogue(kind: str) -> Mapping[str, str]:
-    """Name -> one-line description, for `raysim list KIND`."""
-    if kind not in TABLES:
-        raise unknown_name("list", kind, TABLES)
-    group, table = TABLES[kind]
-    offered = {name: loaded(group, point) for name, point in entry_points(group, table).items()}
-    return {name: _first_line(thing) for name, thing in {**table, **offered}.items()}
-
-
-def papers(kind: str) -> Mapping[str, str]:
-    """Name -> the paper it follows, for `raysim list KIND`; empty for kinds that follow none."""
-    if kind not in ("attacks", "defenses"):
-        return {}
-    group, table = TABLES[kind]
-    offered = {name: loaded(group, point) for name, point in entry_points(group, table).items()}
-    return {name: getattr(cls, "paper", "") for name, cls in {**table, **offered}.items()}
 
 
 def defense_title(name: str, label: str = "") -> str:
@@ -103,11 +84,3 @@ def check_class(group: str, name: str, cls: object, base: type | None) -> None:
     if own is None or not own.frozen:
         rule = "must be frozen: write @dataclass(frozen=True) above its class"
         raise ConfigError(f"{group}.name", rule, name)
-
-
-def _first_line(thing: object) -> str:
-    """What a component says of itself."""
-    described = (
-        getattr(thing, "description", None) if isinstance(thing, Architecture) else inspect.getdoc(thing)
-    )
-    return (described or "").partition("\n")[0]

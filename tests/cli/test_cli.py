@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 import raysim
 import raysim.report.page
 from raysim.backends.telemetry import Span
+from raysim.cli.listing import KINDS
 from raysim.cli.main import app
 from raysim.composition.methods import written_out
 from raysim.runs.directory import RunDirectory
@@ -346,7 +347,7 @@ def test_help_has_examples(command: str):
         ["run", "--help"],
         ["report", "--help"],
         ["list"],
-        ["list", "presets"],
+        *(["list", kind] for kind in KINDS),
         ["show", "--explain"],
         ["report", "RUN"],
     ],

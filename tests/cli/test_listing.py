@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from raysim.cli.listing import KINDS
 from raysim.cli.main import app
-from raysim.composition.registry import catalogue, papers
+from raysim.composition.catalogue import catalogue
 from raysim.config.load import preset_names
 
 
@@ -25,9 +25,8 @@ def lines(result: Result) -> list[list[str]]:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "presets"])
 def test_a_line_for_every_name(kind: str) -> None:
-    cited = papers(kind)
-    assert bool(cited) == (kind in ("attacks", "defenses"))
-    expected = [[name, text, *([cited[name]] if cited else [])] for name, text in catalogue(kind).items()]
+    cited = kind in ("attacks", "defenses")
+    expected = [[entry.name, entry.text, *([entry.paper] if cited else [])] for entry in catalogue(kind)]
     assert lines(call(kind)) == lines(call(kind.removesuffix("s"))) == expected
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -12,18 +11,16 @@ import pytest
 from attacks import ATTACKS
 from defenses import DEFENSES
 from raysim import Attack, ConfigError, DataError, Defense
-from raysim import data as datasets
 from raysim.composition.attackers import make_campaigns, place_malicious
 from raysim.composition.compose import compose
 from raysim.composition.methods import make_defense, written_out
-from raysim.composition.registry import catalogue, defense_title, make, papers
+from raysim.composition.registry import defense_title, make
 from raysim.composition.samples import load_data, set_aside
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.data.dataset import Dataset, normalise
 from raysim.data.partition import PARTITIONS
 from raysim.defense import Chain
 from raysim.engine.drawn_updates import UPDATES
-from raysim.models import MODELS
 
 HERE = __name__
 
@@ -322,29 +319,6 @@ def test_no_client_and_no_test_set_holds_a_server_sample(source):
 
 
 # -- components -----------------------------------------------------------------------------------------
-
-
-def test_every_registered_name_has_a_description():
-    for kind, table in (
-        ("attacks", ATTACKS),
-        ("defenses", DEFENSES),
-        ("datasets", datasets.DATASETS),
-        ("models", MODELS),
-    ):
-        found = catalogue(kind)
-        assert list(found) == list(table)
-        assert all(len(line) > 10 for line in found.values())
-    assert "iid" in catalogue("partitions")
-    with pytest.raises(ConfigError, match=r"list: must be one of .* did you mean 'defenses'\?"):
-        catalogue("defences")
-
-
-@pytest.mark.parametrize("kind", ["attacks", "defenses"])
-def test_every_registered_method_names_its_paper(kind):
-    cited = papers(kind)
-    assert list(cited) == list(catalogue(kind))
-    without = {name: paper for name, paper in cited.items() if not re.search(r"\w.* (19|20)\d\d$", paper)}
-    assert without == ({"oracle": "none: calibration only"} if kind == "defenses" else {})
 
 
 def test_a_paper_is_no_option():

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raysim.composition.catalogue import catalogue
 from raysim.composition.description import describe
 from raysim.composition.methods import make_methods
-from raysim.composition.registry import TABLES, catalogue
+from raysim.composition.registry import TABLES
 from raysim.config.load import load_config
 from raysim.errors import ConfigError
 from raysim.option_docs import Option
@@ -57,7 +58,7 @@ class Bare(Defense):
 @pytest.mark.parametrize(("kind", "name"), SHIPPED, ids=["-".join(pair) for pair in SHIPPED])
 def test_both_examples_ask_for_the_same_and_can_be_made(kind: str, name: str) -> None:
     about = describe(kind, name)
-    assert about.title == catalogue(kind)[name]
+    assert about.title == next(entry.text for entry in catalogue(kind) if entry.name == name)
     program, command, *words = shlex.split(about.example_command)
     assert (program, command) == ("raysim", "run")
     asked = load_config(None, words).to_mapping()
