@@ -58,7 +58,7 @@ from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.layout import Entry, Layout
 from raysim.matrix.new_rows import rows_from
 from raysim.matrix.row_blocks import RowBlock
-from raysim.matrix.row_products import squared_norms
+from raysim.matrix.row_products import products_with, squared_norms, squares_about
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import AtLeastTwo, Count, Fraction, NotNegative, Positive, PositiveFraction, PositiveInt
@@ -140,12 +140,14 @@ __all__ = [
     "load_config",
     "nearest_name",
     "normalise",
+    "products_with",
     "resume",
     "rows_from",
     "run",
     "session",
     "squared_distances",
     "squared_norms",
+    "squares_about",
     "torch_generator",
     "torch_randomness",
     "unknown_name",
