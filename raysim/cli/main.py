@@ -20,7 +20,6 @@ from raysim.cli.following import conclude, followed, introduce, subject
 from raysim.cli.listing import list_names
 from raysim.cli.options import Address, Backend, Debug, Explain, RunPath
 from raysim.cli.replay import replay
-from raysim.cli.reproduce import reproduce
 from raysim.cli.study_command import command_of
 from raysim.config.explain import explained
 from raysim.config.load import load_config
@@ -30,6 +29,7 @@ from raysim.exit_status import exit_status
 from raysim.report import terminal as results
 from raysim.runs.directory import RunDirectory
 from raysim.runs.naming import claimed
+from raysim.studies.papers.study import Reproduce
 from raysim.studies.sweep import Sweep
 from raysim.version import __version__
 
@@ -46,9 +46,9 @@ app = typer.Typer(
 
 app.add_typer(bench_app, name="bench")
 app.add_typer(cluster_app, name="cluster")
-app.command()(reproduce)
 app.command()(compare)
-app.command("sweep")(command_of(Sweep(), Path("runs/sweep")))
+app.command("sweep")(command_of(Sweep(), "runs/sweep"))
+app.command("reproduce")(command_of(Reproduce(), "runs/reproduce-{paper}-{scale}"))
 
 Request = Annotated[
     list[str] | None,

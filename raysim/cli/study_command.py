@@ -26,21 +26,27 @@ PageFile = Annotated[
 ]
 
 
-def command_of(study: Study[Any, Any], out: Path | None = None) -> Callable[..., None]:
-    """What typer makes a command of. Its help is the study's docstring. out: the default of --out."""
+def command_of(study: Study[Any, Any], out: str | None = None) -> Callable[..., None]:
+    """What typer makes a command of. Its help is the study's docstring. out: the default of --out, in which fields of the
+    plan may stand, `runs/{paper}`.
+    """
 
-    def command(out: Path, resume: bool, page: Path | None, **options: Any) -> None:
+    def command(out: str, resume: bool, page: Path | None, **options: Any) -> None:
         with exit_status():
             from raysim.studies.runner import carry_out
 
             given = {key: value for key, value in options.items() if value not in (None, [], ())}
-            typer.echo(carry_out(study, study.plan(**given), out, resume=resume, page=page))
+            plan = study.plan(**given)
+            folder = Path(out.format(**plan.model_dump()) if out == place else out)
+            typer.echo(carry_out(study, plan, folder, resume=resume, page=page))
+
+    place = out or f"runs/bench-{study.name}"
 
     command.__name__ = study.name
     command.__doc__ = inspect.getdoc(type(study))
-    shown = typer.Option(metavar="DIR", file_okay=False, help="Where tables, page and figures go.")
+    shown = typer.Option(metavar="DIR", help="Where tables, page and figures go.")
     shared = {
-        "out": (Annotated[Path, shown], out or Path(f"runs/bench-{study.name}")),
+        "out": (Annotated[str, shown], place),
         "resume": (Resume, False),
         "page": (PageFile, None),
     }

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -22,36 +21,28 @@ from pydantic import Field, model_validator
 from raysim.config.load import load_config
 from raysim.config.method_text import split_methods
 from raysim.errors import ConfigError, DataError, RunError
-from raysim.options import Count
 from raysim.runs.table_schema import Rows, TableSchema
+from raysim.studies.of_runs import OfRuns, placed
 from raysim.studies.options import Seeds, Written
-from raysim.studies.study import Bench, Cell, InProcesses, Page, Study, columns
+from raysim.studies.study import Bench, Cell, Page, Study, columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from raysim.backends.capacity import Capacity
     from raysim.config.schema import ExperimentConfig
 
 AS_GIVEN = "as given"
 """The point of a sweep that varies nothing but seeds."""
 
 
-class SweepPlan(InProcesses):
+class SweepPlan(OfRuns):
     """A configuration, the values that keys of it take, and seeds."""
 
-    grid: ClassVar = frozenset({"request", "seeds", "workers", "address", "metric"})
+    grid: ClassVar = OfRuns.grid | {"request", "seeds", "metric"}
     request: Annotated[
         tuple[str, ...], Written("CONFIG.yaml|PRESET|KEY=V1,V2...", argument=True, many=True)
     ] = Field((), description="a file or a preset, then keys and their values")
     seeds: Seeds = Field((0,), description="with commas between")
-    backend: Literal["ray", "inprocess"] = Field(
-        "ray", description="inprocess: each run in a process, no Ray"
-    )
-    address: str | None = Field(
-        None, description="of a Ray cluster that is up; default: a new one for all runs"
-    )
-    workers: Count = Field(0, description="runs at a time; 0: as many as there is room for")
     scale: Literal["paper", "small"] = Field("paper", description="of a paper's preset")
     metric: Literal[
         "main_accuracy",
@@ -69,8 +60,6 @@ class SweepPlan(InProcesses):
         for word in self.request[self.source is not None :]:
             if "=" not in word:
                 raise ConfigError("request", "must be a file or preset, then KEY=VALUE,...", word)
-        if self.backend == "inprocess" and self.address is not None:
-            raise ConfigError("address", "belongs to backend ray", self.address)
         _ = self.values
         return self
 
@@ -174,23 +163,9 @@ class Sweep(Study[SweepPlan, SweepCell]):
             prepare(plan.config(cell))
         return [f"{len(cells)} points x {len(plan.seeds)} seeds"]
 
-    @contextlib.contextmanager
-    def around(self, plan: SweepPlan) -> Iterator[SweepPlan]:
-        """One cluster for all runs, and as many runs at a time as it has room for."""
-        config = plan.config(self.cells(plan)[0])
-        if plan.backend == "inprocess":
-            cpus = len(os.sched_getaffinity(0))
-            room = max(1, cpus // config.resources.threads)
-            yield plan.model_copy(update={"workers": plan.workers or room})
-            return
-        from raysim.backends import ray_connection
-
-        with ray_connection.connected(plan.address):
-            import ray
-
-            address = plan.address or ray.get_runtime_context().gcs_address
-            room = room_for(config, ray_connection.capacity())
-            yield plan.model_copy(update={"workers": plan.workers or room, "address": address})
+    def around(self, plan: SweepPlan) -> contextlib.AbstractContextManager[SweepPlan]:
+        """See placed."""
+        return placed(plan, plan.config(self.cells(plan)[0]))
 
     def measure(self, plan: SweepPlan, cell: SweepCell, bench: Bench) -> Mapping[str, Rows]:
         """Finish the run and measure it; no row where it failed: the next sweep tries again."""
@@ -198,7 +173,7 @@ class Sweep(Study[SweepPlan, SweepCell]):
 
         path = bench.out / "runs" / cell.name
         try:
-            finish(plan.config(cell), path, plan.backend, plan.address)
+            finish(plan.config(cell), path, plan.where, plan.address)
         except (DataError, RunError) as error:
             print(f"{cell}: {error}", file=sys.stderr, flush=True)
             return {"sweep": []}
@@ -213,20 +188,6 @@ class Sweep(Study[SweepPlan, SweepCell]):
         from raysim.studies.sweep_page import page_of
 
         return page_of(plan, tables["sweep"])
-
-
-def room_for(config: ExperimentConfig, capacity: Capacity) -> int:
-    """How many runs of this configuration a cluster has room for at a time: by the CPUs that their client actors work on and
-    one for the defense's tasks, and by the GPUs that they reserve.
-    """
-    from raysim.composition.resources import client_actors
-
-    actors = client_actors(config, capacity)
-    cpus = max(actors.count * max(actors.cpus, config.resources.threads), 1) + 1
-    room = capacity.cpus / cpus
-    if actors.gpus:
-        room = min(room, capacity.gpus / (actors.count * actors.gpus))
-    return max(1, int(room + 1e-9))
 
 
 def points_of(plan: SweepPlan, found: Sequence[str]) -> list[str]:

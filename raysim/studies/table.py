@@ -52,6 +52,11 @@ class Values:
         return float(self.known.mean()) if self.known.size else float("nan")
 
     @property
+    def deviation(self) -> float:
+        """The sample standard deviation; NaN below two values."""
+        return float(self.known.std(ddof=1)) if self.known.size > 1 else float("nan")
+
+    @property
     def half_interval(self) -> float:
         """Half the width of the mean's 95 % confidence interval (Student's t); NaN below two values."""
         from scipy import stats
@@ -59,7 +64,7 @@ class Values:
         count = self.known.size
         if count < 2:
             return float("nan")
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * self.known.std(ddof=1) / np.sqrt(count))
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * self.deviation / np.sqrt(count))
 
     def __str__(self) -> str:
         low, high = self.quartiles

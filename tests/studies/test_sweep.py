@@ -19,8 +19,9 @@ from raysim.errors import ConfigError, RecordError, RunError
 from raysim.studies import kept_runs
 from raysim.studies.kept_runs import MEASURES, measures_of
 from raysim.studies.latex import booktabs
+from raysim.studies.of_runs import room_for
 from raysim.studies.runner import carry_out
-from raysim.studies.sweep import AS_GIVEN, Sweep, SweepCell, SweepPlan, room_for
+from raysim.studies.sweep import AS_GIVEN, Sweep, SweepCell, SweepPlan
 from raysim.studies.sweep_page import page_of
 
 FIXED = ("population.clients=6", "data.limit=120", "training.batch_size=20", "rounds=1", "attack=noise")

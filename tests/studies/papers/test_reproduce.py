@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
 from raysim.cli.main import app
-from raysim.errors import ConfigError
-from raysim.presets import generated
+from raysim.errors import ConfigError, RecordError
 from raysim.presets.preset import Preset
 from raysim.runs.directory import RunDirectory
-from raysim.studies.papers.cells import PaperCell, run_cell, select
-from raysim.studies.papers.comparison import entry, keys, lines, markdown, notes
+from raysim.studies.papers.page import PaperCell, section
+from raysim.studies.papers.study import Reproduce, ReproduceCell, ReproducePlan, select
+from raysim.studies.runner import carry_out
+from raysim.studies.table import Values
 
 NAME = "pdrr/table3-krum-pdrr"
 NAN = float("nan")
@@ -25,12 +26,12 @@ def call(*words: str) -> Result:
     return CliRunner().invoke(app, ["reproduce", *words])
 
 
-def cell(problem: str = "", **measured: list[float]) -> PaperCell:
+def cell(missing: tuple[int, ...] = (), **measured: list[float]) -> PaperCell:
     preset = Preset(
         "flare/table3-a", "", {}, {}, ("main_accuracy", "recall", "fpr"), {"main_accuracy": 0.916, "recall": None},
         doubts={"main_accuracy": "why"}, stand_ins="kather -> synthetic",
     )  # fmt: skip
-    return PaperCell(preset, measured, problem)
+    return PaperCell(preset, {key: Values.of(values) for key, values in measured.items()}, missing)
 
 
 def test_without_a_table_those_with_reported_numbers_are_chosen():
@@ -50,93 +51,99 @@ def test_what_there_is_not_is_refused(paper, table, message):
         select(paper, table)
 
 
-def test_means_and_spreads_leave_out_what_is_undefined():
-    made = cell(recall=[0.2, 0.4, NAN], fpr=[0.1], main_accuracy=[NAN])
-    assert made.mean("recall") == pytest.approx(0.3)
-    assert made.spread("recall") == pytest.approx(math.sqrt(0.02))
-    assert made.mean("fpr") == pytest.approx(0.1)
-    assert math.isnan(made.spread("fpr"))
-    assert math.isnan(made.mean("main_accuracy"))
-
-
 def test_an_entry_is_reported_beside_measured():
-    made = cell(main_accuracy=[0.9, 0.8], recall=[0.5])
-    assert entry(made, "main_accuracy") == "91.6(?) | 85.0 ± 7.1"
-    assert entry(made, "recall") == "- | 0.500"
-    assert entry(made, "fpr") == "| -"
-    assert entry(made, "f1") == ""
+    made = cell(main_accuracy=[0.9, 0.8], recall=[0.2, 0.4, NAN], fpr=[NAN])
+    assert made.entry("main_accuracy") == "91.6(?) | 85.0 ± 7.1"
+    assert made.entry("recall") == "- | 0.300 ± 0.141"
+    assert made.entry("fpr") == "| -"
+    assert made.entry("f1") == ""
+    assert cell(recall=[0.5]).entry("recall") == "- | 0.500"
 
 
-def test_notes_tell_stand_ins_only_at_small_scale():
-    assert notes(cell(), "paper") == "(?) accuracy %: why"
-    assert notes(cell("no files"), "small") == "kather -> synthetic; (?) accuracy %: why; not run: no files"
+def test_remarks_tell_stand_ins_only_at_small_scale():
+    assert cell().remarks("paper") == ["(?) accuracy %: why"]
+    said = ["kather -> synthetic", "(?) accuracy %: why", "not run: seed 1, 2"]
+    assert cell((1, 2)).remarks("small") == said
 
 
 def test_markdown_keeps_bars_inside_cells():
-    text = markdown("flare table3", [cell(recall=[1.0])], "paper")
-    assert text.splitlines()[2] == "| cell | accuracy % | recall | FPR |"
+    text = section([cell(recall=[1.0])], "paper")
+    assert text.splitlines()[0] == "| cell | accuracy % | recall | FPR |"
     assert "- \\| 1.000" in text
-    assert text.endswith("|\n\n- (?) accuracy %: why\n")
-    assert keys([cell()]) == ["main_accuracy", "recall", "fpr"]
-    assert lines([cell()], "paper")[0][0] == "a"
+    assert text.endswith("|\n\n- (?) accuracy %: why")
 
 
 def test_markdown_says_each_remark_once_and_of_which_cells():
-    text = markdown("flare table3", [cell(), cell("no files")], "small")
+    text = section([cell(), cell((0,))], "small")
     assert text.count("kather -> synthetic") == text.count("(?) accuracy %: why") == 1
-    assert text.endswith("- not run: no files (a)\n")
+    assert text.endswith("- not run: seed 0 (a)")
 
 
-def test_finished_runs_are_kept_and_another_configuration_is_refused(tmp_path):
-    preset = generated()[NAME]
-    begun: list[str] = []
-    options: dict[str, Any] = {"scale": "small", "seeds": range(2), "out": tmp_path, "started": begun.append}
-    first = run_cell(preset, **options)
-    assert begun == [f"{NAME}, seed 0", f"{NAME}, seed 1"]
-    again = run_cell(preset, **options)
-    assert len(begun) == 2
-    assert again.measured == first.measured
-    assert len(first.measured["defense_s"]) == 2
-    run_cell(preset, **options, overrides=["resources.threads=1", "checkpoint.every=5"])
-    with pytest.raises(ConfigError, match="another's run"):
-        run_cell(preset, **options, overrides=["training.epochs=2"])
+def reproduce(out: Path, resume: bool = False, **plan: Any) -> str:
+    options = {"paper": "pdrr", "scale": "small", **plan}
+    return carry_out(Reproduce(), ReproducePlan(**options), out, resume=resume, tell=lambda line: None)
+
+
+def test_finished_runs_are_kept_seeds_are_added_and_another_configuration_is_refused(tmp_path, monkeypatch):
+    import raysim
+
+    began: list[str] = []
+    run = raysim.run
+    monkeypatch.setattr(
+        raysim, "run", lambda config, **more: (began.append(more["name"]), run(config, **more))[1]
+    )
+    options: dict[str, Any] = {"table": "3", "match": "table3-krum-pdrr"}
+    reproduce(tmp_path, seeds="0", **options)
+    text = reproduce(tmp_path, resume=True, seeds="0,1", **options)
+    assert began == ["seed-0", "seed-1"]
+    assert "0.420 \\| " in text
+    found = pq.read_table(tmp_path / "measures.parquet").to_pylist()
+    assert [(row["preset"], row["seed"]) for row in found if row["measure"] == "defense_s"] == [
+        (NAME, 0),
+        (NAME, 1),
+    ]
+    with pytest.raises(RecordError, match="was measured with overrides"):
+        reproduce(tmp_path, resume=True, overrides=("training.epochs=2",), **options)
 
 
 def test_an_unfinished_run_goes_on(tmp_path):
-    preset = generated()["pdrr/table1-krum-pdrr"]
-    options = {
-        "scale": "small",
-        "seeds": (0,),
-        "out": tmp_path,
-        "overrides": ["rounds=2", "checkpoint.every=1"],
-    }
-    whole = run_cell(preset, **options)
-    directory = RunDirectory(tmp_path / "small" / preset.name / "seed-0")
+    options: dict[str, Any] = {
+        "table": "1", "match": "krum-pdrr", "seeds": "0", "overrides": ("rounds=2", "checkpoint.every=1"),
+    }  # fmt: skip
+    whole = reproduce(tmp_path, **options)
+    cell = ReproduceCell("pdrr/table1-krum-pdrr", 0)
+    directory = RunDirectory(tmp_path / cell.run)
     directory.forget_rounds_from(1)
     (directory.path / "checkpoints" / "round-000002").rename(tmp_path / "lost")
+    (tmp_path / "parts" / "measures" / f"{cell.name}.parquet").unlink()
     assert directory.finished_rounds() == 1
-    assert run_cell(preset, **options).measured == whole.measured
+    again = reproduce(tmp_path, resume=True, **options)
+    assert [line for line in again.splitlines() if line.startswith("| krum")] == [
+        line for line in whole.splitlines() if line.startswith("| krum")
+    ]
     assert directory.finished_rounds() == 2
 
 
 def test_the_command_prints_and_writes_a_table(tmp_path: Path):
     file = tmp_path / "tables" / "pdrr.md"
-    words = ["pdrr", "--table", "3", "--match", "pdrr/table3-krum", "--scale", "small", "--seeds", "1"]
-    result = call(*words, "--match", "krum-pdrr", "--out", str(tmp_path), "--markdown", str(file))
+    words = ["pdrr", "--table", "2_full", "--scale", "small", "--seeds", "0", "rounds=2"]
+    result = call(*words, "--out", str(tmp_path / "out"), "--page", str(file))
     assert result.exit_code == 0, result.output
-    assert "pdrr table3, small scale, 1 seed" in result.output
-    assert "0.420 | " in result.output
-    assert "femnist -> digits" in result.output
-    assert "| krum-pdrr | 0.420 \\| " in file.read_text()
+    assert "## table2_full" in result.stdout
+    assert "femnist -> digits" in result.stdout
+    assert "| trimmed_mean-pdrr | 0.000 \\| " in file.read_text()
+    assert (file.parent / "pdrr-measured.svg").exists()
 
 
 def test_cells_without_data_are_told_and_fail_the_command(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RAYSIM_DATA", str(tmp_path / "nothing"))
-    words = ["flare", "--table", "2", "--match", "fmnist-fedavg", "--scale", "small", "--seeds", "1"]
-    result = call(*words, "--out", str(tmp_path))
+    words = ["flare", "--table", "2", "--match", "fmnist-fedavg", "--scale", "small", "--seeds", "0"]
+    result = call(*words, "--out", str(tmp_path / "out"))
     assert result.exit_code == 1
-    assert "not run: seed 0: fashion_mnist" in result.output
-    assert "91.8 | -" in result.output
+    assert "fedavg, seed 0: fashion_mnist" in result.stderr
+    page = (tmp_path / "out" / "reproduce.md").read_text()
+    assert "91.8 \\| -" in page
+    assert "- not run: seed 0" in page
 
 
 @pytest.mark.parametrize(
@@ -146,10 +153,11 @@ def test_cells_without_data_are_told_and_fail_the_command(tmp_path: Path, monkey
         (("flare", "--table", "17"), "error: table"),
         (("flare", "--match", "tensorflow"), "error: match"),
         (("pdrr", "rounds=0", "--scale", "small"), "error: rounds"),
+        (("pdrr", "--scale", "small", "--address", "10.0.0.1:1"), "error: address"),
     ],
 )
 def test_wrong_requests_start_nothing(words, message, tmp_path):
-    result = call(*words, "--out", str(tmp_path))
+    result = call(*words, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert message in result.output
     assert not list(tmp_path.iterdir())
