@@ -38,7 +38,7 @@ MOVED: Mapping[str, str] = {
     "raysim.recording": "raysim.engine.recording",
     "raysim.records": "raysim.runs.directory",
     "raysim.refusals": "raysim.config.validation",
-    "raysim.replay_command": "raysim.cli.replay",
+    "raysim.replay_command": "raysim.studies.replays",
     "raysim.resources": "raysim.composition.resources",
     "raysim.results": "raysim.report.terminal",
     "raysim.round_record": "raysim.engine.round_record",

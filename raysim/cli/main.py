@@ -19,7 +19,6 @@ from raysim.cli.compare import compare
 from raysim.cli.following import conclude, followed, introduce, subject
 from raysim.cli.listing import list_names
 from raysim.cli.options import Address, Backend, Debug, Explain, RunPath
-from raysim.cli.replay import replay
 from raysim.cli.study_command import command_of
 from raysim.config.explain import explained
 from raysim.config.load import load_config
@@ -30,6 +29,7 @@ from raysim.report import terminal as results
 from raysim.runs.directory import RunDirectory
 from raysim.runs.naming import claimed
 from raysim.studies.papers.study import Reproduce
+from raysim.studies.replays import Replay
 from raysim.studies.sweep import Sweep
 from raysim.version import __version__
 
@@ -261,7 +261,7 @@ def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = F
             console.print(f"will not fit: {warning}", soft_wrap=True, markup=False)
 
 
-app.command()(replay)
+app.command("replay")(command_of(Replay(), "{run}/replays"))
 
 
 app.command(name="list")(list_names)

@@ -6,12 +6,13 @@ is its own and the kind of device the same; another defense sees the rounds that
 
     replays/krum/             what krum found: rounds, clients and spans with the columns of a run; the notes of a
                               round hold the SHA-256 of the verdict's aggregate
-    replays/krum@2nodes/      the same on two nodes (on_nodes.py)
-    replays/summary.md        all of them side by side (summary.py)
+    replays/krum@2nodes/      the same on two nodes
+    replays/replay.md         all of them side by side (raysim.studies.replays)
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -22,20 +23,20 @@ from raysim.backends.base import Backend, BackendName
 from raysim.composition.compose import compose
 from raysim.composition.methods import make_defense
 from raysim.config.load import load_config
-from raysim.config.method_text import parse_method, split_methods
 from raysim.config.schema import Component, ExperimentConfig
-from raysim.config.yaml_text import values_in
 from raysim.engine import recording
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads
 from raysim.engine.round_record import record_round
 from raysim.engine.simulation import initial_state, judge
 from raysim.errors import ConfigError, RecordError
-from raysim.replay.summary import FOLDER, write_summary
 from raysim.runs.directory import RunDirectory, digest, environment
 from raysim.runs.runner import in_process_backend, this_process
 
 Observe = Callable[[str, int, int], None]
 """Told after every round: the replay's name, rounds done, rounds in all."""
+
+FOLDER = "replays"
+"""Where a run keeps its replays."""
 
 REASON = "rejected by the engine when recorded"
 
@@ -48,17 +49,19 @@ def replay(
     backend: BackendName = "inprocess",
     address: str | None = None,
     suffix: str = "",
+    out: Path | None = None,
     warm_up: bool = False,
     observe: Observe = lambda name, done, total: None,
 ) -> list[Path]:
     """Run every defense on the recorded rounds of `run` (all, or first..last), one directory each.
 
-    Writes rounds, clients and spans in `run/replays/<label><suffix>/` with the columns of a run (accuracies are
+    Writes rounds, clients and spans in `out` (default: run/replays), in `<label><suffix>/`, with the columns of a run (accuracies are
     NaN: nothing is trained or evaluated), replacing an earlier replay of that name. warm_up: judge the first
     of them once before, so that starting processes and loading libraries is not timed. Returns the directories.
     """
     planned, found = prepared(run, defenses, rounds)
-    directories = [run / FOLDER / (label + suffix) for label in labels(defenses)]
+    folder = out or run / FOLDER
+    directories = [folder / (label + suffix) for label in labels(defenses)]
     if backend == "inprocess":
         if address is not None:
             raise ConfigError("address", "belongs to backend ray", address)
@@ -69,7 +72,6 @@ def replay(
             _keep(experiment, records, len(found), directory, environment(replay=True), observe)
     else:
         _replay_on_ray(planned, found, directories, address, warm_up, observe)
-    write_summary(run)
     return directories
 
 
@@ -131,23 +133,6 @@ def _replay_on_ray(
                 _keep(experiment, records, len(found), directory, about, observe)
 
 
-def parse_defenses(texts: Sequence[str]) -> list[Component]:
-    """Components from `krum,pdrr,rule=median` and from YAML such as `{name: krum, num_byzantine: 3}`."""
-    components: list[Component] = []
-    for text in texts:
-        if text.strip().startswith("{"):
-            values = values_in(text, "--defense")
-            if not isinstance(values, dict) or "name" not in values:
-                raise ConfigError("--defense", "must have a name", text)
-            components += ExperimentConfig.from_mapping({"defense": values}).defense
-        else:
-            words = split_methods("--defense", [text])
-            components += [Component(**parse_method("--defense", word)) for word in words]
-    if not components:
-        raise ConfigError("--defense", "must name at least one defense", list(texts))
-    return components
-
-
 def parse_rounds(text: str | None) -> tuple[int, int] | None:
     """`3-7` or `5` as (first, last); None for all.
 
@@ -163,12 +148,15 @@ def parse_rounds(text: str | None) -> tuple[int, int] | None:
 
 
 def labels(defenses: Sequence[Component]) -> list[str]:
-    """A directory name for each: its name, numbered where it comes twice."""
-    names = [component.name.replace(":", ".").replace("/", ".") for component in defenses]
-    return [
-        name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
-        for place, name in enumerate(names)
+    """A directory name for each: its name and options, `krum,num_byzantine=3`. ConfigError for one that comes twice."""
+    texts = [
+        ",".join([component.name, *(f"{key}={value}" for key, value in component.options.items())])
+        for component in defenses
     ]
+    found = [re.sub(r"[^\w,.=+-]", ".", text) for text in texts]
+    if len(set(found)) < len(found):
+        raise ConfigError("defense", "must name every method once", texts)
+    return found
 
 
 def with_defense(config: ExperimentConfig, component: Component) -> ExperimentConfig:

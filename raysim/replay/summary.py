@@ -1,4 +1,4 @@
-"""The replays of one run side by side: what each caught, what it cost, and whether the verdicts are the same."""
+"""What a replay left behind, read: what it caught, what it cost, and whether its verdicts are those of others."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from pathlib import Path
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.config.load import load_config
 from raysim.defense import titled
-from raysim.formats import UNDEFINED, column_seconds, rate
-from raysim.metrics import Detection, mean_detection
+from raysim.formats import UNDEFINED
+from raysim.metrics import mean_detection
 from raysim.report.finished_run import read_columns
 from raysim.report.remarks import assumptions
-from raysim.report.stage_costs import Cost, owner_cost, stage_costs
+from raysim.report.stage_costs import owner_cost, stage_costs
 from raysim.report.tables import detections
 from raysim.round_notes import ASSUMED, notes_of
-from raysim.runs.directory import RunDirectory, write_atomically
-
-FOLDER = "replays"
-"""Where a run keeps its replays."""
+from raysim.runs.directory import RunDirectory
 
 VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_examples"]
 """The columns of `clients` that a defense decides, or that it is scored against."""
@@ -29,37 +26,33 @@ VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_ex
 LOST = "lost:"
 """How the reason begins of a client whose update never came, and so was never judged."""
 
-RATES = {"recall": "recall", "precision": "precision", "fpr": "FPR", "f1": "F1", "auc_score": "AUC, scores"}
-
-Table = tuple[list[str], list[list[str]]]
-"""Headings and rows; the first column is text."""
-
 
 @dataclass(frozen=True)
 class Replayed:
-    """One replay. stages: what each costs; cost: what the defense costs; moved: bytes a round that came from other nodes; verdicts: a SHA-256
-    over all rounds; aggregates: those of the rounds; live: what `verdicts` is for the run itself, "" where
-    that was another defense, or where the replay does not start with round 0 and leave out none; calibration: whether
-    one of its defenses is shown the truth; assumes: how many uploads it takes to be malicious in the first round.
+    """One replay. name: of its folder; title: as tables call it. Rates: means over the rounds that define them.
+
+    median_s, first_s: the defense's seconds a round; moved_bytes: a round, from other nodes; verdicts: a SHA-256 over all
+    rounds; aggregates: the same of what the rounds led to; live: what `verdicts` is for the run itself, "" where that was
+    another defense, or where the replay does not start with round 0 and leave out none; assumes: how many uploads it
+    takes to be malicious in the first round.
     """
 
     name: str
+    title: str
     nodes: int
     rounds: int
-    detection: Detection
-    stages: dict[str, Cost]
-    cost: Cost
-    moved: float
+    recall: float
+    precision: float
+    fpr: float
+    f1: float
+    auc_score: float
+    median_s: float
+    first_s: float
+    moved_bytes: float
     verdicts: str
-    aggregates: tuple[str, ...]
+    aggregates: str
     live: str
-    calibration: bool = False
     assumes: str = UNDEFINED
-
-    @property
-    def title(self) -> str:
-        """The name as tables show it."""
-        return titled(self.name, self.calibration)
 
     @property
     def defense(self) -> str:
@@ -67,8 +60,8 @@ class Replayed:
         return self.name.partition("@")[0]
 
 
-def read_replay(run: Path, directory: Path) -> Replayed:
-    """What one replay of `run` left behind."""
+def read_replay(run: Path, directory: Path) -> tuple[Replayed, dict[str, dict[str, float]]]:
+    """What one replay of `run` left behind; and stage -> its seconds a round: median_s, first_s, and total_s."""
     rounds, spans = read_columns(directory, "rounds"), read_columns(directory, "spans")
     numbers = sorted(rounds["round"].tolist())
     whole = spans["task"] == WHOLE_STAGE
@@ -77,20 +70,35 @@ def read_replay(run: Path, directory: Path) -> Replayed:
     notes = [notes_of(text) for text in rounds["notes"]]
     same_defense = config.defense == load_config(run / "config.yaml").defense
     comparable = same_defense and numbers == list(range(len(numbers)))
-    return Replayed(
+    rates, cost = mean_detection(detections(rounds))[0], owner_cost(spans, "defense")
+    aggregates = [note.get("aggregate", "") for note in notes]
+    found = Replayed(
         name=directory.name,
+        title=titled(directory.name, about.get("calibration", False)),
         nodes=len(about.get("nodes", [None])),
         rounds=len(numbers),
-        detection=mean_detection(detections(rounds))[0],
-        stages={entry.stage: entry.cost for entry in stage_costs(spans)},
-        cost=owner_cost(spans, "defense"),
-        moved=float(spans["bytes_moved"][whole].sum()) / len(numbers),
+        recall=rates.recall,
+        precision=rates.precision,
+        fpr=rates.fpr,
+        f1=rates.f1,
+        auc_score=rates.auc_score,
+        median_s=cost.median_s,
+        first_s=cost.first_s,
+        moved_bytes=float(spans["bytes_moved"][whole].sum()) / len(numbers),
         verdicts=verdict_digest(directory, numbers),
-        aggregates=tuple(note.get("aggregate", "") for note in notes),
+        aggregates=hashlib.sha256(json.dumps(aggregates).encode()).hexdigest(),
         live=verdict_digest(run, numbers) if comparable else "",
-        calibration=about.get("calibration", False),
         assumes=assumptions(notes[0][ASSUMED]) if ASSUMED in notes[0] else UNDEFINED,
     )
+    stages = {
+        entry.stage: {
+            "median_s": entry.cost.median_s,
+            "first_s": entry.cost.first_s,
+            "total_s": entry.cost.total_s,
+        }
+        for entry in stage_costs(spans)
+    }
+    return found, stages
 
 
 def verdict_digest(directory: Path, rounds: Sequence[int]) -> str:
@@ -118,79 +126,5 @@ def comparison(replay: Replayed, others: Sequence[Replayed]) -> str:
     return ", ".join(found) or UNDEFINED
 
 
-def tables(replays: Sequence[Replayed]) -> tuple[Table, Table]:
-    """(What each caught and cost; seconds a round of each stage.)"""
-    headings = [
-        "replay",
-        "nodes",
-        "rounds",
-        *RATES.values(),
-        "s a round",
-        "first round",
-        "MiB moved",
-        "verdicts",
-        "equal to",
-        "assumes",
-    ]
-    caught = [
-        [
-            replay.title,
-            str(replay.nodes),
-            str(replay.rounds),
-            *(rate(getattr(replay.detection, name)) for name in RATES),
-            column_seconds(replay.cost.median_s),
-            column_seconds(replay.cost.first_s),
-            f"{replay.moved / 2**20:.1f}",
-            replay.verdicts[:8],
-            comparison(replay, replays),
-            replay.assumes,
-        ]
-        for replay in replays
-    ]
-    names = sorted(
-        {stage for replay in replays for stage in replay.stages},
-        key=lambda stage: (-max(_total(replay, stage) for replay in replays), stage),
-    )
-    cost = [
-        [stage, *(_cell(replay.stages[stage]) if stage in replay.stages else "" for replay in replays)]
-        for stage in names
-    ]
-    return (headings, caught), (["s a round (first)", *(replay.title for replay in replays)], cost)
-
-
-def write_summary(run: Path) -> Path:
-    """Put all replays of a run side by side in replays/summary.md."""
-    folder = run / FOLDER
-    found = [read_replay(run, path.parent) for path in sorted(folder.glob("*/rounds.parquet"))]
-    caught, cost = map(_markdown, tables(found))
-    text = f"""# Replays of {run.absolute().name}
-
-Rates are means over rounds. Seconds are the server's wall clock: the median over the rounds after the first that ran
-a stage, and that first round apart (in brackets, for stages); those of a defense leave out `load`, the reading of
-recorded tiles. Verdicts: the first digits of a SHA-256 over flags, scores and weights of all clients and rounds;
-"equal to" says with which others they agree to the byte, `live` being the recorded run.
-
-{caught}
-
-{cost}
-"""
-    write_atomically(folder / "summary.md", text.encode())
-    return folder / "summary.md"
-
-
-def _markdown(table: Table) -> str:
-    headings, rows = table
-    rule = ["---", *("---:" for _ in headings[1:])]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (headings, rule, *rows))
-
-
 def _comparable(one: Replayed, other: Replayed) -> bool:
     return (one.defense, one.rounds) == (other.defense, other.rounds)
-
-
-def _cell(cost: Cost) -> str:
-    return f"{column_seconds(cost.median_s)} ({column_seconds(cost.first_s)})"
-
-
-def _total(replay: Replayed, stage: str) -> float:
-    return replay.stages[stage].total_s if stage in replay.stages else 0.0

@@ -47,7 +47,7 @@ def panels(count: int, height: float = PANEL_HEIGHT) -> tuple[Figure, list[Axes]
 
 def style(place: int, **more: Any) -> dict[str, Any]:
     """Colour and marker of the curve at a place in the legend."""
-    marker = MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+    marker = MARKERS[place % len(MARKERS)]
     return {"color": COLOURS[place % len(COLOURS)], "marker": marker, "ms": 5, "lw": 1.4, **more}
 
 

@@ -53,7 +53,9 @@ def carry_out(
     for line in study.check(plan):
         tell(line)
     cells, store = study.cells(plan), Store(out, study.tables)
-    about = store.claim(plan, resume=resume)
+    if study.replaces and not resume:
+        store.forget(cells)
+    about = store.claim(plan, resume=resume or study.replaces)
     waiting = [cell for cell in cells if not store.is_finished(cell)]
     if len(waiting) < len(cells):
         tell(f"{len(cells) - len(waiting)} of {len(cells)} cells are finished already")

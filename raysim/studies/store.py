@@ -83,6 +83,12 @@ class Store:
         """Whether a cell was measured."""
         return self._part(self.whole, cell).exists()
 
+    def forget(self, cells: Sequence[Cell]) -> None:
+        """What was measured of these cells."""
+        for cell in cells:
+            for table in self.tables:  # the mark first
+                self._part(table, cell).unlink(missing_ok=True)
+
     def finished(self) -> bool:
         """Whether any cell was."""
         return any((self.out / "parts" / self.whole).glob("*.parquet"))

@@ -170,6 +170,8 @@ class Study(ABC, Generic[P, C]):
     plan: type[P]
     tables: ClassVar[Mapping[str, TableSchema]]
     """The first one is written last: a cell that has its rows is finished."""
+    replaces: ClassVar[bool] = False
+    """Whether cells that are finished already are measured anew where nobody says that they are kept (`--resume`)."""
 
     @abstractmethod
     def cells(self, plan: P) -> Sequence[C]:

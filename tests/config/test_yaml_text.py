@@ -22,7 +22,6 @@ from raysim.config.overrides import apply_overrides
 from raysim.config.schema import ExperimentConfig
 from raysim.config.yaml_text import MOST_BYTES, MOST_DEPTH, MOST_NODES, values_in
 from raysim.errors import ConfigError
-from raysim.replay.replay import parse_defenses
 
 BOMB = "\n".join(
     ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30))]
@@ -120,15 +119,11 @@ def test_numbers_beyond_all_use_are_refused(values, rule):
 def test_overrides_defenses_and_options_are_read_within_the_same_bounds():
     for read in (
         lambda text: apply_overrides({}, [f"seed={text}"]),
-        lambda text: parse_defenses([f"{{name: {text}}}"]),
         lambda text: parse_method("defense", f"krum,a={text}"),
     ):
         for text in ("[" * 1000, "&a [*a]", "!!binary x", "9" * 5000):
             with pytest.raises(ConfigError):
                 read(text)
-    for text in ("{name: [1]}", "{name: krum, 1: 2}", "{a: 1}", "{"):
-        with pytest.raises(ConfigError):
-            parse_defenses([text])
     with pytest.raises(ConfigError, match="fewer than 32 parts"):
         apply_overrides({}, ["a." * 40 + "b=1"])
 

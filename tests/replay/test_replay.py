@@ -9,7 +9,7 @@ import raysim
 from raysim import ConfigError, RecordError
 from raysim.cli.main import app
 from raysim.config.schema import Component
-from raysim.replay.replay import labels, parse_defenses, replay
+from raysim.replay.replay import labels, replay
 from raysim.runs.result import RunResult
 
 VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_examples"]
@@ -69,29 +69,36 @@ def test_a_range_of_rounds(recorded):
 
 
 def test_defenses_are_named_on_the_command_line(recorded):
-    words = [
-        "replay",
-        str(recorded),
-        "--defense",
-        "median,krum",
-        "--defense",
-        "{name: krum, num_byzantine: 2}",
-    ]
+    words = ["replay", str(recorded), "--defense", "median,krum", "--defense", "krum,num_byzantine=2"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    found = sorted(path.name for path in (recorded / "replays").iterdir())
-    assert found == ["krum-1", "krum-2", "median", "summary.md"]
-    assert "krum-2" in result.output
+    found = {path.parent.name for path in (recorded / "replays").glob("*/config.yaml")}
+    assert found == {"krum", "krum,num_byzantine=2", "median"}
+    assert "| krum,num_byzantine=2 | 1 | 3 |" in result.stdout
+    again = CliRunner().invoke(app, ["replay", str(recorded), "--defense", "median,flame", "--resume"])
+    assert again.exit_code == 0, again.output
+    assert "1 of 2 cells are finished already" in again.stderr
+    for name in ("median", "flame", "krum,num_byzantine=2"):
+        assert f"| {name} | 1 | 3 |" in again.stdout
+    assert (recorded / "replays" / "replay-stages.svg").exists()
+
+
+def test_what_is_asked_for_again_replaces_what_was_there(recorded):
+    words = ["replay", str(recorded), "--defense", "median"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    result = CliRunner().invoke(app, [*words, "--rounds", "1-2"])
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stdout.splitlines() if line.startswith("| median | 1 | 2 |")]
+    assert "| median | 1 | 3 |" not in result.stdout
 
 
 def test_a_defense_that_is_shown_the_truth_is_named_so_in_all_tables(recorded):
     result = CliRunner().invoke(app, ["replay", str(recorded), "--defense", "oracle"])
     assert result.exit_code == 0, result.output
     assert (recorded / "replays" / "oracle" / "clients.parquet").exists()
-    summary = (recorded / "replays" / "summary.md").read_text()
-    for text in (result.output, summary):
-        assert text.count("oracle (calibration only)") == 2
-        assert "oracle" not in text.replace("oracle (calibration only)", "")
+    text = (recorded / "replays" / "replay.md").read_text().partition("![")[2]  # below the command
+    assert text.count("oracle (calibration only)") == 2
+    assert "oracle" not in text.replace("oracle (calibration only)", "")
 
 
 def test_warming_up_changes_nothing_and_leaves_nothing(recorded):
@@ -99,7 +106,7 @@ def test_warming_up_changes_nothing_and_leaves_nothing(recorded):
     remembering = Component(name="layercam_ae", interval=2, votes=2)
     [cold] = replay(recorded, [remembering])
     [warm] = replay(recorded, [remembering], suffix="@warm", warm_up=True)
-    assert warm.name == "layercam_ae@warm"
+    assert warm.name == "layercam_ae,interval=2,votes=2@warm"
     assert verdicts(warm).equals(verdicts(cold))
     stages = [
         [(span["round"], span["stage"]) for span in RunResult(path).table("spans").to_pylist()]
@@ -109,9 +116,9 @@ def test_warming_up_changes_nothing_and_leaves_nothing(recorded):
 
 
 def test_what_cannot_be_replayed_is_refused(recorded, tiny, tmp_path):
-    assert labels([Component(name="a"), Component(name="b:C"), Component(name="a")]) == ["a-1", "b.C", "a-2"]
-    with pytest.raises(ConfigError, match="must have a name"):
-        parse_defenses(["{beta: 1}"])
+    assert labels([Component(name="a", x=1), Component(name="b:C")]) == ["a,x=1", "b.C"]
+    with pytest.raises(ConfigError, match="must name every method once"):
+        labels([Component(name="a"), Component(name="a")])
     with pytest.raises(RecordError, match=r"record\.updates=true"):
         replay(recorded, [Component(name="krum")], rounds=(7, 9))
     with pytest.raises(ConfigError, match="did you mean 'krum'"):

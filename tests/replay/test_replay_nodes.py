@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import pytest
 from typer.testing import CliRunner
@@ -10,11 +11,11 @@ from typer.testing import CliRunner
 import raysim
 from raysim import ConfigError, RecordError, RunError
 from raysim.cli.main import app
-from raysim.config.schema import Component
-from raysim.replay.on_nodes import parse_nodes, replay_on_nodes
 from raysim.replay.summary import read_replay
+from raysim.studies.replays import Replay, ReplayCell, ReplayPlan
+from raysim.studies.runner import carry_out
 
-KRUM = Component(name="krum", num_byzantine=2)
+KRUM = "krum,num_byzantine=2"
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +33,22 @@ def run_path(tmp_path_factory):
     return raysim.run(config, name="live", out=out, backend="inprocess").path
 
 
+def replays(run, **plan):
+    return carry_out(Replay(), ReplayPlan(run=str(run), **plan), run / "replays", tell=lambda line: None)
+
+
 @pytest.mark.ray
 def test_two_nodes_give_the_live_verdicts(run_path):
-    [directory] = replay_on_nodes(run_path, [KRUM], [2], cpus_per_node=1, rounds=(0, 1), warm_up=True)
-    assert directory == run_path / "replays" / "krum@2nodes"
-    found = read_replay(run_path, directory)
+    replays(run_path, defense=KRUM)
+    text = replays(run_path, defense=KRUM, nodes="2", cpus_per_node=1, rounds="0-1", warm_up=True)
+    directory = run_path / "replays" / f"{KRUM}@2nodes"
+    found, stages = read_replay(run_path, directory)
     assert found.verdicts == found.live
     assert (found.nodes, found.rounds) == (2, 2)
+    assert "gram" in stages
     assert len(json.loads((directory / "environment.json").read_text())["nodes"]) == 2
-    assert "krum@2nodes" in (run_path / "replays" / "summary.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {KRUM} | 1 | 2 |")]
+    assert "| live, krum,num_byzantine=2@2nodes |" in line
 
 
 def test_mistakes_cost_no_start_up(run_path, monkeypatch):
@@ -49,15 +57,16 @@ def test_mistakes_cost_no_start_up(run_path, monkeypatch):
 
     monkeypatch.setattr("cluster.clusters.bring_up", refuse)
     with pytest.raises(ConfigError, match="did you mean 'krum'"):
-        replay_on_nodes(run_path, [Component(name="krun")], [1])
+        replays(run_path, defense="krun", nodes="2")
     with pytest.raises(RecordError, match="no recorded updates"):
-        replay_on_nodes(run_path, [KRUM], [1], rounds=(7, 9))
+        replays(run_path, defense=KRUM, nodes="2", rounds="7-9")
     for options in (
         ["--nodes", "0"],
         ["--nodes", "two"],
-        ["--nodes", "1", "--address", "10.0.0.1:1"],
+        ["--nodes", "1,2", "--address", "10.0.0.1:1"],
         ["--bandwidth", "1gbit"],
-        ["--kind", "namespaces"],
+        ["--rounds", "1-x"],
+        ["--nodes", "2", "--backend", "inprocess"],
     ):
         result = CliRunner().invoke(app, ["replay", str(run_path), "--defense", "krum", *options])
         assert result.exit_code == 2, result.output
@@ -65,13 +74,11 @@ def test_mistakes_cost_no_start_up(run_path, monkeypatch):
 
 def test_a_driver_that_fails_is_an_error(run_path, monkeypatch):
     """The child's own message goes to stderr; here it never gets as far as Ray."""
-    from contextlib import contextmanager
 
     class Broken:
-        address = "nowhere"
-
         def run(self, words):
-            assert json.loads(words[-1])["suffix"] == "@3nodes"
+            assert words[-3] == "raysim.studies.replays:Replay"
+            assert words[-1] == "3"
             return 1
 
     @contextmanager
@@ -80,12 +87,23 @@ def test_a_driver_that_fails_is_an_error(run_path, monkeypatch):
         yield Broken()
 
     monkeypatch.setattr("cluster.clusters.bring_up", bring_up)
-    with pytest.raises(RunError, match="on 3 nodes ended with exit status 1"):
-        replay_on_nodes(run_path, [KRUM], [3], kind="namespaces", bandwidth="100mbit")
+    with pytest.raises(RunError, match="on 3 nodes ended with status 1"):
+        replays(run_path, defense=KRUM, nodes="3", kind="namespaces", bandwidth="100mbit")
 
 
-def test_numbers_of_nodes():
-    assert parse_nodes("4, 1,4") == [4, 1]
-    for text in ("", "1,", "-1", "1;2"):
-        with pytest.raises(ConfigError, match="--nodes"):
-            parse_nodes(text)
+@pytest.mark.parametrize(
+    ("given", "backend", "suffixes"),
+    [
+        ({}, "inprocess", [""]),
+        ({"nodes": "1", "kind": "raylets"}, "inprocess", [""]),
+        ({"backend": "ray"}, "ray", ["@1node"]),
+        ({"nodes": "1,2"}, "ray", ["@1node", "@2nodes"]),
+        ({"address": "10.0.0.1:1", "nodes": "2"}, "ray", ["@2nodes"]),
+    ],
+)
+def test_where_replays_run_follows_from_what_is_given(given, backend, suffixes):
+    plan = ReplayPlan(run="runs/first", defense="krum", **given)
+    cells = Replay().cells(plan)
+    assert {plan.backend, *(cell.backend for cell in cells)} == {backend}
+    assert [cell.suffix for cell in cells] == suffixes
+    assert cells[0] == ReplayCell(plan.nodes[0], backend, "krum")

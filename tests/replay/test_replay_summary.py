@@ -2,59 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 import raysim
 from raysim.config.schema import Component
-from raysim.metrics import Detection
 from raysim.replay.replay import replay
-from raysim.replay.summary import Replayed, comparison, read_replay, tables, verdict_digest
-from raysim.report.stage_costs import cost
+from raysim.replay.summary import Replayed, comparison, read_replay, verdict_digest
 from raysim.runs.directory import RunDirectory
+from raysim.studies.replays import Replay, ReplayPlan
 
-RATES = Detection(1.0, 0.5, 0.25, 0.8, 2 / 3, 0.875, float("nan"))
 KRUM = Replayed(
     name="krum@1node",
+    title="krum@1node",
     nodes=1,
     rounds=2,
-    detection=RATES,
-    stages={"load": cost([5.0, 5.0]), "gram": cost([1.0, 0.25]), "combine": cost([0.5, 0.5])},
-    cost=cost([1.5, 0.75]),
-    moved=3 * 2**20,
+    recall=1.0,
+    precision=0.5,
+    fpr=0.25,
+    f1=2 / 3,
+    auc_score=float("nan"),
+    median_s=0.75,
+    first_s=1.5,
+    moved_bytes=3 * 2**20,
     verdicts="a" * 64,
-    aggregates=("b", "c"),
+    aggregates="b" * 64,
     live="",
 )
 
 
-def test_the_median_stands_beside_the_first_round():
-    (headings, [row]), (stages, seconds) = tables([KRUM])
-    named = dict(zip(headings, row, strict=True))
-    assert (named["replay"], named["nodes"], named["rounds"]) == ("krum@1node", "1", "2")
-    assert (named["recall"], named["precision"], named["FPR"], named["AUC, scores"]) == (
-        "1.000",
-        "0.500",
-        "0.250",
-        "-",
-    )
-    assert (named["s a round"], named["first round"]) == ("0.7500", "1.5000")
-    assert (named["MiB moved"], named["verdicts"]) == ("3.0", "aaaaaaaa")
-    assert stages == ["s a round (first)", "krum@1node"]
-    assert seconds == [
-        ["load", "5.0000 (5.0000)"],
-        ["gram", "0.2500 (1.0000)"],
-        ["combine", "0.5000 (0.5000)"],
+def test_the_page_by_hand():
+    """The median beside the first round; stages longest in all first; what a replay has not is left empty."""
+    median = replace(KRUM, name="median", title="median", rounds=1)
+    stages = [
+        ("krum@1node", "load", 5.0, 5.0, 10.0),
+        ("krum@1node", "gram", 0.25, 1.0, 1.25),
+        ("median", "sort", float("nan"), 1.0, 1.0),
     ]
-
-
-def test_stages_that_a_replay_has_not_are_left_empty():
-    median = replace(KRUM, name="median", stages={"sort": cost([1.0])})
-    _, (headings, seconds) = tables([KRUM, median])
-    assert headings == ["s a round (first)", "krum@1node", "median"]
-    assert ["sort", "", "- (1.0000)"] in seconds
-    assert ["gram", "0.2500 (1.0000)", ""] in seconds
+    names = ("name", "stage", "median_s", "first_s", "total_s")
+    rows = [{"defense": "d", "backend": "ray", **asdict(one)} for one in (KRUM, median)]
+    tables = {
+        "replays": Replay.tables["replays"].table(rows),
+        "stages": Replay.tables["stages"].table([dict(zip(names, row, strict=True)) for row in stages]),
+    }
+    page = Replay().page(ReplayPlan(run="first", defense="krum"), tables)
+    caught, cost, _ = page.sections
+    assert caught.splitlines()[2] == (
+        "| krum@1node | 1 | 2 | 1.000 | 0.500 | 0.250 | 0.667 | - | 0.7500 | 1.5000 | 3.0 | aaaaaaaa | - | - |"
+    )
+    assert cost.splitlines()[2:] == [
+        "| load | 5.0000 (5.0000) |  |",
+        "| gram | 0.2500 (1.0000) |  |",
+        "| sort |  | - (1.0000) |",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -62,9 +63,9 @@ def test_stages_that_a_replay_has_not_are_left_empty():
     [
         ({}, "krum@1node"),
         ({"verdicts": "d" * 64}, "NOT krum@1node"),
-        ({"aggregates": ("b", "d")}, "NOT krum@1node"),
+        ({"aggregates": "d" * 64}, "NOT krum@1node"),
         ({"rounds": 3}, "-"),
-        ({"name": "median@2nodes"}, "-"),
+        ({"name": "median@2nodes", "title": "median@2nodes"}, "-"),
         ({"live": "a" * 64}, "live, krum@1node"),
         ({"live": "d" * 64}, "NOT live, krum@1node"),
     ],
@@ -89,27 +90,21 @@ def run_path(tmp_path_factory):
     return raysim.run(config, name="live", out=out, backend="inprocess").path
 
 
-def test_the_summary_of_a_runs_replays(run_path):
+def test_what_a_replay_left_behind_is_read(run_path):
     krum = Component(name="krum", num_byzantine=2)
     again, median = replay(run_path, [krum, Component(name="median")])
-    first = read_replay(run_path, again)
+    first, stages = read_replay(run_path, again)
     assert first.verdicts == first.live == verdict_digest(run_path, range(3))
-    assert (first.nodes, first.rounds, first.detection.recall) == (1, 3, 1.0)
-    assert {"load", "gram"} <= set(first.stages)
-    own = [name for name in first.stages if name != "load"]
-    assert first.cost.total_s == pytest.approx(sum(first.stages[name].total_s for name in own))
-    assert len(set(first.aggregates)) == 3
-    assert read_replay(run_path, median).live == ""
+    assert (first.nodes, first.rounds, first.recall) == (1, 3, 1.0)
+    assert {"load", "gram"} <= set(stages)
+    assert read_replay(run_path, median)[0].live == ""
     [part] = replay(run_path, [krum], rounds=(1, 2), suffix="@late")
-    assert read_replay(run_path, part).live == ""
-    assert read_replay(run_path, part).verdicts == verdict_digest(run_path, [1, 2]) != first.verdicts
-    summary = (run_path / "replays" / "summary.md").read_text()
-    [caught, _] = summary.split("| s a round (first) | krum |")
-    ends = {
-        line.split(" | ")[0]: line.split(" | ")[-3:-1] for line in caught.splitlines() if line[:2] == "| "
-    }
-    assert ends["| krum"] == [first.verdicts[:8], "live"]
-    assert ends["| median"][1] == ends["| krum@late"][1] == "-"
+    late, _ = read_replay(run_path, part)
+    assert late.live == ""
+    assert late.verdicts == verdict_digest(run_path, [1, 2]) != first.verdicts
+    assert late.aggregates != first.aggregates
+    assert comparison(first, [first, late]) == "live"
+    assert comparison(late, [first, late]) == "-"
 
 
 def test_another_verdict_has_another_digest(run_path):

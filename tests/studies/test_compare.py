@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 import raysim
 from raysim.cli.main import app
+from raysim.config.schema import Component
 from raysim.errors import ConfigError, RecordError
-from raysim.replay.replay import parse_defenses, replay
+from raysim.replay.replay import replay
 from raysim.studies.compare import compared, differences, names_of, page_of, runs_of
 
 CONFIG: dict[str, Any] = {
@@ -32,7 +33,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raysim.run(CONFIG, name="first", out=out, backend="inprocess")
     other = {**CONFIG, "defense": {"name": "median"}, "seed": 1, "attack": None}
     raysim.run(other, name="second", out=out, backend="inprocess")
-    replay(out / "first", parse_defenses(["flame"]))
+    replay(out / "first", [Component(name="flame")])
     return out
 
 

@@ -20,7 +20,7 @@ from raysim.errors import ConfigError, RecordError
 from raysim.options import Count
 from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies import store as stores
-from raysim.studies.figure import curve, finish, panels
+from raysim.studies.figure import curve, finish, panels, style
 from raysim.studies.fit import growth_text
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Image, Methods, Numbers
@@ -268,6 +268,11 @@ def test_progress_says_what_is_left():
     assert told[0].startswith("1 of 2: number 2: 4 (")
     assert told[0].endswith(" left)")
     assert told[1] == "2 of 2: number 3"
+
+
+def test_curves_of_a_figure_are_told_apart():
+    looks = [(style(place)["color"], style(place)["marker"]) for place in range(20)]
+    assert len(set(looks)) == 20
 
 
 def test_growth_needs_three_sizes():

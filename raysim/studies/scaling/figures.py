@@ -116,7 +116,7 @@ def growth(view: ScalingView) -> Figure | None:
             at, median = list(sizes), [m.median_s for m in sizes.values()]
             limit = defense == LIMITS
             colour = QUIET if limit else COLOURS[place % len(COLOURS)]
-            marker = "" if limit else MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+            marker = "" if limit else MARKERS[place % len(MARKERS)]
             axes.plot(at, median, color=colour, lw=1.6, ls="--" if limit else "-", marker=marker, ms=5)
             low, high = zip(*(m.quartiles_s for m in sizes.values()), strict=True)
             axes.fill_between(at, low, high, color=colour, alpha=0.18, lw=0)
@@ -220,7 +220,7 @@ def nodes(view: ScalingView) -> Figure | None:
         curve = [s for s in found if s.size.clients == top]
         limit = defense == LIMITS
         colour = QUIET if limit else COLOURS[place % len(COLOURS)]
-        marker = "" if limit else MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+        marker = "" if limit else MARKERS[place % len(MARKERS)]
         at = np.array([view.nodes[0], *(s.size.nodes for s in curve)])
         middle = np.array([1.0, *(s.speed_up.value for s in curve)])
         low = np.array([1.0, *(s.speed_up.low for s in curve)])
