@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from raysim.config.yaml_text import values_in
 from raysim.errors import ConfigError
+from raysim.trees import Tree
 
 FORM = "must have the form name,key=value,..."
 
 
-def parse_method(kind: str, text: str) -> dict[str, object]:
+def parse_method(kind: str, text: str) -> Tree:
     """The method that a word names, as a mapping with `name`; values are YAML. ConfigError under `kind` for another form.
 
     >>> parse_method("defense", "pdrr,rule=median,q=0.9")
@@ -19,7 +20,7 @@ def parse_method(kind: str, text: str) -> dict[str, object]:
     name, *pairs = parts(text)
     if not name or "=" in name:
         raise ConfigError(kind, f"{FORM}: it begins with a name", text)
-    values: dict[str, object] = {"name": name}
+    values: Tree = {"name": name}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key or key == "name":
