@@ -14,7 +14,8 @@ from raysim.backends.base import ACCELERATED
 from raysim.context import Setting
 from raysim.defense import Defense, accepted_mean
 from raysim.errors import ConfigError
-from raysim.matrix.distances import krum_scores, squared_distances
+from raysim.matrix.distances import krum_scores
+from raysim.matrix.pair_distances import pair_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count
 from raysim.requirement import Requirement
@@ -73,7 +74,7 @@ class RuleDefense(Defense):
 
     def distances(self, updates: Updates) -> np.ndarray | None:
         """The squared distances [K, K] that krum decides by; None for the other rules."""
-        return squared_distances(updates) if self.rule == "krum" else None
+        return pair_distances(updates).to_array() if self.rule == "krum" else None
 
     def reaggregate(
         self, updates: Updates, flagged: np.ndarray, distances: np.ndarray | None

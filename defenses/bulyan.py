@@ -22,7 +22,8 @@ from raysim.backends.base import ACCELERATED
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
-from raysim.matrix.distances import krum_scores, squared_distances
+from raysim.matrix.distances import krum_scores
+from raysim.matrix.pair_distances import pair_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count
 from raysim.requirement import Requirement
@@ -65,7 +66,7 @@ class Bulyan(Defense):
         count = updates.num_clients
         most = _tolerated(count)
         num_byzantine = most if self.num_byzantine is None else min(self.num_byzantine, most)
-        distances = squared_distances(updates)
+        distances = pair_distances(updates).to_array()
         with ctx.stage("bulyan"):
             scores = krum_scores(distances, num_byzantine)
             selected = select(distances, num_byzantine)

@@ -25,13 +25,19 @@ def cosine_similarities(vectors: np.ndarray, method: Method = "matrix") -> np.nd
     method: one `pair` at a time, one client against a `batch` of all, or one `matrix` product: the same
     numbers up to rounding, in K^2, K or 1 steps.
     """
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    units = vectors / np.where(lengths > 0, lengths, 1.0)
+    return cosines_between(vectors, vectors, method)
+
+
+def cosines_between(left: np.ndarray, right: np.ndarray, method: Method = "matrix") -> np.ndarray:
+    """The same between the rows of left [a, c] and right [b, c]: [a, b] float64."""
+    units = _units(left)
+    others = units if right is left else _units(right)
     if method == "pair":
-        return np.array([[float(a @ b) for b in units] for a in units])
+        return np.array([[float(a @ b) for b in others] for a in units])
     if method == "batch":
-        return np.stack([units @ unit for unit in units])
-    return units @ units.T
+        return np.stack([others @ unit for unit in units])
+    similarities: np.ndarray = units @ others.T
+    return similarities
 
 
 def cosines_from_gram(gram: np.ndarray) -> np.ndarray:
@@ -61,11 +67,36 @@ def transitive_similarities(similarities: np.ndarray, known: np.ndarray) -> tupl
     2 sqrt((1 - s_iz^2) (1 - s_zj^2)). That weight is a product of a factor for i and one for j, so all
     pairs come from two matrix products. Pairs that share nobody get 0.
     """
+    factors = _factors(similarities, known)
+    return _weighted_means(factors, factors)
+
+
+def transitive_between(
+    similarities: np.ndarray, known: np.ndarray, others: np.ndarray, others_known: np.ndarray
+) -> np.ndarray:
+    """The same between clients [a, n] and others [b, n]: [a, b]."""
+    return _weighted_means(_factors(similarities, known), _factors(others, others_known))[0]
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    """Rows [K, c] scaled to length 1; zero rows stay."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    units: np.ndarray = vectors / np.where(lengths > 0, lengths, 1.0)
+    return units
+
+
+def _factors(similarities: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each client's factors of the weights [K, n], and these times its similarities."""
     factors = known / np.sqrt(np.maximum(1.0 - similarities.astype(np.float64) ** 2, LEAST_WIDTH))
-    weighted = factors * similarities
-    totals = factors @ factors.T
+    return factors, factors * similarities
+
+
+def _weighted_means(
+    left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    totals = left[0] @ right[0].T
     shared = totals > 0
-    return np.divide(weighted @ weighted.T, totals, out=np.zeros_like(totals), where=shared), shared
+    return np.divide(left[1] @ right[1].T, totals, out=np.zeros_like(totals), where=shared), shared
 
 
 def coverage_rounds(population: int, cohort: int) -> float:

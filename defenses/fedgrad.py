@@ -16,19 +16,26 @@ from typing import Literal
 
 import numpy as np
 
+from defenses import pair_history
 from defenses.cosine import cosine_similarities, transitive_similarities
 from defenses.features import head_updates
 from defenses.krum import assumed_byzantine
+from defenses.pair_clusters import two_clusters_of_rows
+from raysim.backends.base import Backend
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError
-from raysim.matrix.distances import krum_scores, squared_distances
+from raysim.matrix.pair_distances import nearest_scores, pair_distances
+from raysim.matrix.pairs import ARRAY_BYTES, Pairs, is_whole
 from raysim.matrix.updates import Updates
 from raysim.options import Count, Fraction, Positive
 from raysim.requirement import Requirement
 
 ROWS_AT_ONCE = 64
 """Clients whose last layers are held in float64 at a time."""
+
+MATRICES = {"weight_similarity": np.float32, "bias_similarity": np.float32, "together": np.int32}
+"""The histories of pairs, while they are arrays."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,9 @@ class FedGrad(Defense):
 
     State, for the n clients seen so far in id order: clients [n] int64; score [n], rounds [n]; trust_sum [n],
     trust_count [n]; with the hard filter weight_similarity, bias_similarity [n, n] float32 and together [n, n] int32,
-    the number of measurements: O(n^2), 12 n^2 bytes.
+    the number of measurements: 12 n^2 bytes. From n = 1,449 on these are `pairs`, in tiles that lie where they are updated:
+    16 bytes for every pair that met (pair_history.py); scale_similarities, which is not symmetric, keeps the arrays.
+    From K = 1,449 on, the 2-means is made by Lloyd steps beside the tiles (pair_clusters.py), and no K x K is an artifact.
     """
 
     paper = "Nguyen et al., preprint 2023"
@@ -127,15 +136,17 @@ class FedGrad(Defense):
         if self.hard and self.num_byzantine is not None and self.num_byzantine > most:
             rule = f"must leave num_byzantine + 3 <= {setting.cohort}, the clients in a round"
             raise ConfigError("num_byzantine", rule, self.num_byzantine, most)
+        if self.scale_similarities and 8 * setting.population**2 > ARRAY_BYTES:
+            rule = "must be off for so many clients: its histories are not symmetric, and are held in one process"
+            raise ConfigError("scale_similarities", rule, True, False)
 
     def init(self, ctx: Context) -> State:
         """Nobody has been seen."""
         vectors = {"score": np.float64, "rounds": np.int64, "trust_sum": np.float64, "trust_count": np.int64}
-        matrices = {"weight_similarity": np.float32, "bias_similarity": np.float32, "together": np.int32}
         state: State = {"clients": np.zeros(0, np.int64)}
         state |= {name: np.zeros(0, kind) for name, kind in vectors.items()}
         if self.hard:
-            state |= {name: np.zeros((0, 0), kind) for name, kind in matrices.items()}
+            state |= {name: np.zeros((0, 0), kind) for name, kind in MATRICES.items()}
         return state
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
@@ -143,7 +154,7 @@ class FedGrad(Defense):
         count = updates.num_clients
         layer = head_updates(updates, ctx)
         classes = ctx.layout.entry(f"{ctx.model.head}.bias").shape[0]
-        state = self._admit(state, updates.client_ids)
+        state = self._admit(state, updates.client_ids, ctx.backend)
         here = np.searchsorted(state["clients"], updates.client_ids)
         flagged, scores, threshold, artifacts = np.zeros(count, bool), None, None, {}
         by_soft = flagged
@@ -153,10 +164,12 @@ class FedGrad(Defense):
                 threshold = self.threshold_scale * min(self.zeta, float(np.median(scores)))
                 flagged = by_soft = scores > threshold
         if self.hard:
-            with ctx.stage("similarity"):
+            with ctx.stage("gradients"):
                 gradients = self._gradients(layer, classes, updates.shares, ctx)
-                features = self._pair_features(state, here, *gradients)
-            artifacts = {"weight_similarity": features[:, :count], "bias_similarity": features[:, count:]}
+            features = self._similarities(state, here, gradients, updates, ctx)
+            if is_whole(count):
+                named = zip(pair_history.SIMILARITIES, features.to_array(), strict=True)
+                artifacts = dict(named)
             if count >= 4 and ctx.round >= self.switch_round:
                 by_hard, closeness = self._hard(features, updates, ctx)
                 flagged = flagged | by_hard
@@ -173,14 +186,21 @@ class FedGrad(Defense):
         aggregate, weights = accepted_mean(updates, flagged)
         return Verdict(aggregate, weights, scores, flagged, artifacts, threshold), state
 
-    def _admit(self, state: State, clients: np.ndarray) -> State:
+    def _admit(self, state: State, clients: np.ndarray, backend: Backend) -> State:
         """A copy of the state that has a place for these clients."""
         known = state["clients"]
         every = np.union1d(known, clients)
+        if self.hard and "pairs" not in state and self._in_tiles(len(every)):
+            pairs = pair_history.from_arrays(state, int(every[-1]), backend)
+            state = {name: values for name, values in state.items() if name not in MATRICES} | {
+                "pairs": pairs
+            }
         old = np.searchsorted(every, known)
         grown: State = {"clients": every}
         for name, values in state.items():
-            if name != "clients":
+            if name == "pairs":
+                grown[name] = values
+            elif name != "clients":
                 grown[name] = np.zeros((len(every),) * values.ndim, values.dtype)
                 grown[name][np.ix_(*[old] * values.ndim)] = values
         if self.initial_trust is not None:
@@ -211,10 +231,30 @@ class FedGrad(Defense):
             bias = bias + ctx.layout.view(ctx.global_parameters, f"{ctx.model.head}.bias")
         return sums, bias
 
-    def _pair_features(
-        self, state: State, here: np.ndarray, sums: np.ndarray, bias: np.ndarray
-    ) -> np.ndarray:
-        """[K, 2 K]: every client's averaged similarities with the round's clients; updates the histories."""
+    def _similarities(
+        self,
+        state: State,
+        here: np.ndarray,
+        gradients: tuple[np.ndarray, np.ndarray],
+        updates: Updates,
+        ctx: Context,
+    ) -> Pairs:
+        """[2, K, K] float32: every client's averaged similarities with the round's clients; updates the histories."""
+        if "pairs" in state:
+            clients = updates.client_ids
+            features, state["pairs"] = pair_history.met(
+                state["pairs"], clients, gradients, self.similarity, ctx.backend
+            )
+            return features
+        with ctx.stage("similarity"):
+            return Pairs.whole(self._in_arrays(state, here, *gradients), ctx.backend)
+
+    def _in_tiles(self, known: int) -> bool:
+        """Whether the histories of so many clients lie in tiles; scaled columns are not symmetric, as tiles are."""
+        return not (is_whole(known) or self.scale_similarities)
+
+    def _in_arrays(self, state: State, here: np.ndarray, sums: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """The same where the histories are arrays [n, n]."""
         pairs = np.ix_(here, here)
         together = state["together"]
         measured, known = np.ones((len(here),) * 2, bool), together[here] > 0
@@ -235,7 +275,7 @@ class FedGrad(Defense):
             history[pairs] = mean
             parts.append(estimate)
         together[pairs] = counts
-        return np.concatenate(parts, axis=1).astype(np.float32)
+        return np.stack(parts).astype(np.float32)
 
     def _round_similarities(self, vectors: np.ndarray, measured: np.ndarray) -> np.ndarray:
         """This round's cosines [K, K]; with `transitive` only between clients that have one to measure."""
@@ -247,14 +287,15 @@ class FedGrad(Defense):
         now = cosine_similarities(vectors, self.similarity)
         return scaled_to_unit(now) if self.scale_similarities else now
 
-    def _hard(self, features: np.ndarray, updates: Updates, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
+    def _hard(self, features: Pairs, updates: Updates, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
         """The cluster without the trusted client [K] bool, and the Krum scores that pick that client [K]."""
         seed = int(ctx.generator("k-means").integers(2**31))
-        second = ctx.run("cluster", two_clusters, features, seed)
-        distances = squared_distances(updates)
-        with ctx.stage("closeness"):
-            assumed = assumed_byzantine(self.num_byzantine, updates.num_clients)
-            closeness = krum_scores(distances, assumed)
+        if is_whole(features.count):
+            second = ctx.run("cluster", two_clusters, np.concatenate(features.to_array(), axis=1), seed)
+        else:
+            second = two_clusters_of_rows(features, "cluster", seed)
+        assumed = assumed_byzantine(self.num_byzantine, updates.num_clients)
+        closeness = nearest_scores(pair_distances(updates), "closeness", assumed)
         return second != second[np.argmin(closeness)], closeness
 
     def _trusted(self, state: State, here: np.ndarray) -> np.ndarray:

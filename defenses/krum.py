@@ -16,7 +16,7 @@ import numpy as np
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
-from raysim.matrix.distances import krum_scores, squared_distances
+from raysim.matrix.pair_distances import nearest_scores, pair_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count, PositiveInt
 from raysim.requirement import Requirement
@@ -56,10 +56,11 @@ class Krum(Defense):
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """The update of the lowest score; the first one when K <= 2."""
         num_byzantine = assumed_byzantine(self.num_byzantine, updates.num_clients)
-        distances = squared_distances(updates)
-        with ctx.stage("krum"):
-            scores = krum_scores(distances, num_byzantine, squared=self.squared, neighbours=self.neighbours)
-            ranking = np.argsort(scores, kind="stable")
+        distances = pair_distances(updates)
+        scores = nearest_scores(
+            distances, "krum", num_byzantine, squared=self.squared, neighbours=self.neighbours
+        )
+        ranking = np.argsort(scores, kind="stable")
         weights = np.zeros(updates.num_clients)
         weights[ranking[0]] = 1.0
         flagged = np.zeros(updates.num_clients, bool)

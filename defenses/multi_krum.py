@@ -15,7 +15,7 @@ from defenses.krum import assumed_byzantine, check_cohort
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError
-from raysim.matrix.distances import krum_scores, squared_distances
+from raysim.matrix.pair_distances import nearest_scores, pair_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count, PositiveInt
 from raysim.requirement import Requirement
@@ -64,10 +64,11 @@ class MultiKrum(Defense):
         """Keep the `num_selected` lowest scores, of equal ones the first."""
         count = updates.num_clients
         num_byzantine = assumed_byzantine(self.num_byzantine, count)
-        distances = squared_distances(updates)
-        with ctx.stage("krum"):
-            scores = krum_scores(distances, num_byzantine, squared=self.squared, neighbours=self.neighbours)
-            selected = np.argsort(scores, kind="stable")[: self.num_selected or count - num_byzantine]
+        distances = pair_distances(updates)
+        scores = nearest_scores(
+            distances, "krum", num_byzantine, squared=self.squared, neighbours=self.neighbours
+        )
+        selected = np.argsort(scores, kind="stable")[: self.num_selected or count - num_byzantine]
         flagged = np.ones(count, bool)
         flagged[selected] = False
         aggregate, weights = accepted_mean(updates, flagged, uniform=not self.data_weighted)

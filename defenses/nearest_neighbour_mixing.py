@@ -14,7 +14,7 @@ from defenses.mixing import mix_rows
 from raysim.context import Context, Setting, State
 from raysim.defense import PreAggregation
 from raysim.errors import ConfigError
-from raysim.matrix.distances import squared_distances
+from raysim.matrix.pair_distances import pair_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count
 from raysim.requirement import Requirement
@@ -59,7 +59,7 @@ class NearestNeighbourMixing(PreAggregation):
         count = updates.num_clients
         most = (count - 1) // 2
         neighbours = count - (most if self.num_byzantine is None else min(self.num_byzantine, most))
-        distances = squared_distances(updates)
+        distances = pair_distances(updates).to_array()
         with ctx.stage("neighbours"):
             nearest = np.argsort(distances, axis=1, kind="stable")[:, :neighbours]
             mixing = np.zeros((count, count))

@@ -19,7 +19,7 @@ import numpy as np
 
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
-from raysim.matrix.distances import squared_distances
+from raysim.matrix.pair_distances import pair_distances
 from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative, Positive, PositiveInt
@@ -53,7 +53,7 @@ class RFA(Defense):
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """One Gram matrix, iterations on the weights, one weighted sum."""
-        distances = squared_distances(updates)
+        distances = pair_distances(updates).to_array()
         first = np.sqrt(squared_norms(updates)) if self.start == "zero" else None
         with ctx.stage("weiszfeld"):
             weights, scores = weiszfeld(

@@ -57,6 +57,8 @@ from raysim.matrix.column_tasks import Columns
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.layout import Entry, Layout
 from raysim.matrix.new_rows import rows_from
+from raysim.matrix.pair_distances import nearest_scores, pair_distances
+from raysim.matrix.pairs import Pairs
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_products import products_with, squared_norms, squares_about
 from raysim.matrix.row_stage import RowStage
@@ -106,6 +108,7 @@ __all__ = [
     "Needs",
     "NotNegative",
     "Observer",
+    "Pairs",
     "Partition",
     "Partitioner",
     "Positive",
@@ -139,7 +142,9 @@ __all__ = [
     "krum_scores",
     "load_config",
     "nearest_name",
+    "nearest_scores",
     "normalise",
+    "pair_distances",
     "products_with",
     "resume",
     "rows_from",

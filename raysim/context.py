@@ -25,7 +25,9 @@ Answer = TypeVar("Answer")
 State = dict[str, Any]
 """What a method remembers from round to round: a tree of dicts (string keys), lists, arrays, numbers,
 strings, booleans and None, so that a checkpoint holds it without pickle. Per-client memory is keyed by
-`str(client id)`, or stored as arrays beside an array of client ids. Of what type a value is knows its method alone."""
+`str(client id)`, or stored as arrays beside an array of client ids. A tree that is too large for this process may lie
+where a task left it, as `backends.left_behind.LeftBehind`; resumed from a checkpoint, it comes back as the tree itself.
+Of what type a value is knows its method alone."""
 
 
 @dataclass(frozen=True)

@@ -75,16 +75,32 @@ def krum_scores(
     >>> krum_scores(np.array([[0.0, 1.0, 9.0], [1.0, 0.0, 4.0], [9.0, 4.0, 0.0]]), 0)
     array([1., 1., 4.])
     """
-    count = len(distances)
     if neighbours is None:
-        neighbours = max(count - num_byzantine - 2, 1)
-    others = distances[~np.eye(count, dtype=bool)].reshape(count, count - 1)
+        neighbours = nearest_of(len(distances), num_byzantine)
+    return nearest_sums(distances, 0, neighbours, squared=squared)
+
+
+def nearest_of(count: int, num_byzantine: int) -> int:
+    """How many others Krum scores each of K = count rows by: max(1, K - f - 2)."""
+    return max(count - num_byzantine - 2, 1)
+
+
+def nearest_sums(rows: np.ndarray, first: int, neighbours: int, *, squared: bool = True) -> np.ndarray:
+    """Krum scores [t] of a few rows [t, K] of the squared distances, the first of which is row `first`."""
+    others = without_self(rows, first)
+    count = rows.shape[1]
     if neighbours < count - 1:
         others = np.partition(others, neighbours - 1, axis=1)[:, :neighbours]
     if not squared:
         others = np.sqrt(others)
     scores: np.ndarray = np.sort(others, axis=1).sum(axis=1)
     return scores
+
+
+def without_self(rows: np.ndarray, first: int) -> np.ndarray:
+    """Rows [t, K] of a matrix of pairs, from row `first` on, without each one's entry for itself: [t, K - 1]."""
+    height, count = rows.shape
+    return rows[~np.eye(height, count, first, dtype=bool)].reshape(height, count - 1)
 
 
 def _from_gram(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

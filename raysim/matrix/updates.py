@@ -177,7 +177,7 @@ class Updates:
         dtype: what fn gets the columns as; they are read-only and gone after the call. With needs.accelerated, and where
         the task has a GPU, all that fn gets is tensors of dtype there, of more columns, and so is its result.
         """
-        shards = self._shards(along)
+        shards = self.shards(along)
         items = []
         for first, last in steps(0, len(shards), shards_per_task):
             group = shards[first:last]
@@ -200,7 +200,7 @@ class Updates:
         """
         total: np.ndarray | None = None
         work = partial(column_tasks.reduce_shard, fn, dtype)
-        for parts in self.backend.map(stage, work, self._shards(along), needs=needs):
+        for parts in self.backend.map(stage, work, self.shards(along), needs=needs):
             for part in parts:
                 total = part if total is None else total + part
         assert total is not None, "a matrix has at least one shard"
@@ -225,7 +225,7 @@ class Updates:
         examples = self.num_examples if client_ids is None else np.ones(len(ids), np.int64)
         if num_examples is not None:
             examples = np.asarray(num_examples, np.int64)
-        items = self._shards(along, with_buffers=True)
+        items = self.shards(along, with_buffers=True)
         kept = self.backend.map(
             stage, partial(column_tasks.transform_shard, fn, len(ids)), items, keep=1, needs=needs
         )
@@ -377,7 +377,7 @@ class Updates:
                     rows[position][first:last] = tile[row]
         return rows
 
-    def _shards(self, along: Sequence[object], with_buffers: bool = False) -> list[tuple[object, ...]]:
+    def shards(self, along: Sequence[object], with_buffers: bool = False) -> list[tuple[object, ...]]:
         """Arguments of one task per column shard: where rows go, columns, the tiles, then `along`."""
         positions = [block.positions for block in self.blocks]
         rows = [block.rows for block in self.blocks]

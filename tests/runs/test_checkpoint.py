@@ -9,6 +9,8 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from raysim.backends.base import InProcessBackend
+from raysim.backends.left_behind import LeftBehind
 from raysim.errors import RecordError
 from raysim.runs import checkpoint
 
@@ -49,6 +51,18 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     path = checkpoint.save(tmp_path, 3, STATE, keep=2)
     assert path == tmp_path / "round-000003"
     same(checkpoint.load(path), STATE)
+
+
+def test_what_tasks_left_behind_is_saved_in_files_of_its_own(tmp_path):
+    backend, trees = InProcessBackend(), [{"keys": np.arange(3), "n": 2}, {"keys": np.zeros(0), "n": 3}]
+    left = [LeftBehind(backend, backend.put(tree)) for tree in trees]
+    path = checkpoint.save(tmp_path, 1, {"defense": {"tiles": left}, "x": np.ones(2)}, keep=1)
+    assert len(list(path.glob("left-*.safetensors"))) == 2
+    same(checkpoint.load(path), {"defense": {"tiles": trees}, "x": np.ones(2)})
+    damaged = next(path.glob("left-*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(RecordError, match=damaged.name):
+        checkpoint.load(path)
 
 
 def test_numbers_of_numpys_keep_their_type(tmp_path):

@@ -1,0 +1,243 @@
+"""Pairs: a symmetric K x K in tiles, each left where it was made.
+
+Rows are cut into *sides* of nearly equal length by a rule that knows K alone (`cut`), never how many nodes, workers or
+row blocks there are; a tile holds one side's rows against another's, in the lower triangle only. So the bytes of a tile,
+and of all that is reduced from tiles in their order, do not depend on where tiles lie. Up to WHOLE_BYTES there is one
+tile, and whatever is done with it is one task.
+
+What needs a whole row of the matrix (its nearest, its median, its rank) is given strips of a few rows at a time
+(`map_rows`); products and elementwise functions are formed tile by tile. K x K is put together by no method but
+`to_array`, which refuses more than ARRAY_BYTES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from raysim.backends.base import Backend, Needs, Reference
+from raysim.errors import RunError
+
+WHOLE_BYTES = 2**24
+"""A K x K of float64 with at most this many bytes (K = 1,448) stays one tile: a core reduces it in tens of
+milliseconds, of which handing out pieces would save little."""
+
+SIDE = 1024
+"""Most rows of a side: a tile of 8 MiB in float64, for which a product in BLAS is as fast as for a larger one."""
+
+STRIP_ROWS = 128
+"""Rows of the matrix that a function of whole rows is given at a time: 20 MiB in float64 for K = 20,000."""
+
+ARRAY_BYTES = 2**31
+"""The most that one process ever puts together of a K x K: 2 GiB, K = 16,384 in float64."""
+
+
+def cut(count: int) -> tuple[int, ...]:
+    """Where the sides of K = count rows begin and end: (0, ..., K).
+
+    >>> cut(1000), cut(2000), cut(2500)
+    ((0, 1000), (0, 1000, 2000), (0, 833, 1666, 2500))
+    """
+    if is_whole(count):
+        return (0, count)
+    pieces = -(-count // SIDE)
+    return tuple(count * place // pieces for place in range(pieces + 1))
+
+
+def is_whole(count: int) -> bool:
+    """Whether a K x K for K = count stays one tile."""
+    return 8 * count * count <= WHOLE_BYTES
+
+
+def places(bounds: Sequence[int]) -> list[tuple[int, int]]:
+    """(side of the rows, side of the columns) of every tile, in the order in which tiles are held."""
+    return [(i, j) for i in range(len(bounds) - 1) for j in range(i + 1)]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Values of all pairs of K things, K = bounds[-1]: tiles [..., a, b] for sides (0, 0), (1, 0), (1, 1), (2, 0), ...
+
+    Leading axes, the same for all tiles, are several such matrices side by side.
+    """
+
+    backend: Backend
+    bounds: tuple[int, ...]
+    tiles: tuple[Reference, ...]
+
+    @classmethod
+    def whole(cls, values: np.ndarray, backend: Backend) -> Pairs:
+        """One tile of values [..., K, K] that are in this process already."""
+        return cls(backend, (0, values.shape[-1]), (backend.put(values),))
+
+    @classmethod
+    def make(
+        cls,
+        backend: Backend,
+        bounds: tuple[int, ...],
+        stage: str,
+        fn: Callable[..., tuple[np.ndarray, Any]],
+        items: Sequence[tuple[Any, ...]],
+        needs: Needs = Needs(),
+    ) -> tuple[Pairs, list[Any]]:
+        """fn(*item) -> (tile [..., a, b], answer) for each of `places(bounds)`, a task per tile: the tiles, and the answers."""
+        kept = backend.map(stage, fn, items, keep=1, needs=needs)
+        return cls(backend, bounds, tuple(tile for (tile,), _ in kept)), [answer for _, answer in kept]
+
+    @property
+    def count(self) -> int:
+        """Number K of rows."""
+        return self.bounds[-1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is one tile."""
+        return len(self.tiles) == 1
+
+    def map_tiles(
+        self, stage: str, fn: Callable[..., np.ndarray], *along: np.ndarray, needs: Needs = Needs()
+    ) -> Pairs:
+        """fn(tile [..., a, b], *along of the tile's rows [a], *along of its columns [b]) -> tile, a task per tile.
+
+        along: vectors [K]. A value may depend on its own pair only.
+        """
+        sides = [slice(first, last) for first, last in pairwise(self.bounds)]
+        items = [
+            (tile, *(v[sides[i]] for v in along), *(v[sides[j]] for v in along))
+            for tile, (i, j) in zip(self.tiles, places(self.bounds), strict=True)
+        ]
+        made, _ = Pairs.make(self.backend, self.bounds, stage, partial(_kept, fn), items, needs)
+        return made
+
+    def map_rows(
+        self, stage: str, fn: Callable[..., np.ndarray], *shared: Any, needs: Needs = Needs()
+    ) -> np.ndarray:
+        """fn(rows [..., t, K], number of the first, *shared) -> [t, ...], a few rows at a time: [K, ...] in all.
+
+        One task per side, which reads every tile of its rows. A row's result may depend on that row and `shared` only.
+        """
+        items = []
+        for side in range(len(self.bounds) - 1):
+            tiles = [self.tiles[_number(side, other)] for other in range(len(self.bounds) - 1)]
+            items.append((side, len(tiles), *tiles, *shared))
+        parts = self.backend.map(stage, partial(_on_strips, fn, self.bounds), items, needs=needs)
+        return np.concatenate(parts)
+
+    def dot(self, stage: str, columns: np.ndarray) -> np.ndarray:
+        """The product with columns [..., K, s]: [..., K, s] float64; formed in the tiles' precision, tile by tile.
+
+        One task per side, of the tiles that lie left of the diagonal in its rows. Their products are added up in the
+        order of tiles.
+        """
+        given = self.backend.put(columns)
+        sides = range(len(self.bounds) - 1)
+        # The longest rows of tiles first: workers then end at about the same time.
+        items = [(i, given, *self.tiles[_number(i, 0) : _number(i, i) + 1]) for i in reversed(sides)]
+        parts = self.backend.map(stage, partial(_products, self.bounds), items)
+        total = np.zeros(
+            (*np.broadcast_shapes(parts[-1].shape[:-2], columns.shape[:-2]), *columns.shape[-2:])
+        )
+        for i, part in zip(sides, reversed(parts), strict=True):
+            total[..., : self.bounds[i + 1], :] += part
+        return total
+
+    def sums(self, stage: str) -> np.ndarray:
+        """Row sums [K] float64."""
+        return self.map_rows(stage, _row_sums)
+
+    def largest(self, stage: str) -> np.ndarray:
+        """The largest value of every row [K]."""
+        return self.map_rows(stage, _row_maxima)
+
+    def to_array(self, limit: int = ARRAY_BYTES) -> np.ndarray:
+        """The whole matrix [..., K, K] in this process; RunError where it has more than `limit` bytes of float64."""
+        if 8 * self.count**2 > limit:
+            most = int((limit / 8) ** 0.5)
+            raise RunError(
+                f"a matrix of {self.count:,} x {self.count:,} pairs is not put together in one process; "
+                f"this method takes at most {most:,} clients a round"
+            )
+        if self.is_whole:
+            array: np.ndarray = self.backend.get(self.tiles[0])
+            return array
+        tiles = [self.backend.get(tile) for tile in self.tiles]
+        return np.concatenate(
+            [
+                strip(tiles_of(tiles, side), side, self.bounds, 0, None)
+                for side in range(len(self.bounds) - 1)
+            ],
+            axis=-2,
+        )
+
+    def with_tiles(self, tiles: dict[int, Reference]) -> Pairs:
+        """The same with some tiles, by number, replaced."""
+        return replace(self, tiles=tuple(tiles.get(number, tile) for number, tile in enumerate(self.tiles)))
+
+
+def tiles_of(tiles: Sequence[Any], side: int) -> list[Any]:
+    """The tiles in which the rows of a side lie, from left to right."""
+    sides = range(round(((8 * len(tiles) + 1) ** 0.5 - 1) / 2))
+    return [tiles[_number(side, other)] for other in sides]
+
+
+def strip(
+    tiles: Sequence[np.ndarray], side: int, bounds: Sequence[int], first: int, last: int | None
+) -> np.ndarray:
+    """Rows [first, last) of a side, whole: [..., t, K], put together from the tiles in which they lie."""
+    parts = [
+        tile[..., first:last, :] if other <= side else tile[..., first:last].swapaxes(-1, -2)
+        for other, tile in enumerate(tiles)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def _number(i: int, j: int) -> int:
+    """The number of the tile that holds sides i and j."""
+    i, j = max(i, j), min(i, j)
+    return i * (i + 1) // 2 + j
+
+
+def _kept(fn: Callable[..., np.ndarray], *arguments: Any) -> tuple[np.ndarray, None]:
+    return fn(*arguments), None
+
+
+def _on_strips(
+    fn: Callable[..., np.ndarray], bounds: tuple[int, ...], side: int, count: int, *rest: Any
+) -> np.ndarray:
+    """What fn makes of the rows of one side."""
+    tiles, shared = rest[:count], rest[count:]
+    height = bounds[side + 1] - bounds[side]
+    parts = []
+    for first in range(0, height, STRIP_ROWS):
+        last = min(first + STRIP_ROWS, height)
+        parts.append(fn(strip(tiles, side, bounds, first, last), bounds[side] + first, *shared))
+    return np.concatenate(parts)
+
+
+def _products(bounds: tuple[int, ...], side: int, columns: np.ndarray, *tiles: np.ndarray) -> np.ndarray:
+    """What the tiles of one row of tiles, (side, 0) to (side, side), add to the product with columns [..., K, s]."""
+    own = slice(bounds[side], bounds[side + 1])
+    columns = columns.astype(tiles[0].dtype, copy=False)
+    leading = np.broadcast_shapes(tiles[0].shape[:-2], columns.shape[:-2])
+    total = np.zeros((*leading, bounds[side + 1], columns.shape[-1]))
+    for other, tile in enumerate(tiles):
+        there = slice(bounds[other], bounds[other + 1])
+        total[..., own, :] += tile @ columns[..., there, :]
+        if other < side:
+            total[..., there, :] += tile.swapaxes(-1, -2) @ columns[..., own, :]
+    return total
+
+
+def _row_sums(rows: np.ndarray, first: int) -> np.ndarray:
+    sums: np.ndarray = rows.sum(axis=-1, dtype=np.float64)
+    return sums
+
+
+def _row_maxima(rows: np.ndarray, first: int) -> np.ndarray:
+    maxima: np.ndarray = rows.max(axis=-1)
+    return maxima
