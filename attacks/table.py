@@ -20,8 +20,10 @@ from attacks.ipm import InnerProductManipulation
 from attacks.ipm_optimised import OptimisedIPM
 from attacks.krum_backdoor import CoomedBackdoor, KrumBackdoor
 from attacks.label_flip import LabelFlip
+from attacks.layerwise_poisoning import LayerwisePoisoning
 from attacks.mimic import Mimic
 from attacks.min_max import MinMax, MinSum
+from attacks.neurotoxin import Neurotoxin
 from attacks.noise import Noise
 from attacks.poisoned_fl import PoisonedFL
 from attacks.sign_flip import SignFlip
@@ -49,6 +51,8 @@ ATTACKS: Mapping[str, type[Attack]] = {
     "edge_case_pgd": EdgeCasePGD,
     "edge_case_pgd_replacement": EdgeCasePGDReplacement,
     "trigger": Trigger,
+    "neurotoxin": Neurotoxin,
+    "layerwise_poisoning": LayerwisePoisoning,
     "constrain_and_scale": ConstrainAndScale,
     "dba": DBA,
     "krum_backdoor": KrumBackdoor,

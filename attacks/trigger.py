@@ -59,16 +59,21 @@ class StampedBackdoor(PoisonTraining):
         self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext
     ) -> np.ndarray:
         """The scaled update of training on batches that are partly stamped."""
+        update = honest_train(data, on_batch=self.poisoning(data, ctx), **self.training_options(ctx))
+        return scaled(update, self.scale_factor(update, data, ctx), ctx.layout, buffers=self.scale_buffers)
+
+    def poisoning(
+        self, data: ClientData, ctx: ClientContext
+    ) -> Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]:
+        """What makes a batch of the client's data partly stamped: an `on_batch` of local training."""
         channels, height, width = data.images.shape[1:]
-        poison = partial(
+        return partial(
             poison_batch,
             self.pixels(height, width, ctx),
             white(channels, ctx),
             self.target,
             self.poisoned_data_rate,
         )
-        update = honest_train(data, on_batch=poison, **self.training_options(ctx))
-        return scaled(update, self.scale_factor(update, data, ctx), ctx.layout, buffers=self.scale_buffers)
 
     def scale_factor(self, update: np.ndarray, data: ClientData, ctx: ClientContext) -> float:
         """What the update is multiplied by."""
