@@ -35,6 +35,7 @@ def make_network(
             for option in wanted.options:
                 if option not in built_in.options:
                     raise unknown_name(f"model.{option}", option, built_in.options)
+            _refuse_other_than_images(source, wanted.name)
             recipe = ModelRecipe(wanted.name, source.num_classes, source.input_shape, seed, wanted.options)
             return recipe, _built(recipe)
         build = thing.build if isinstance(thing, Architecture) else thing
@@ -52,6 +53,16 @@ def _built(recipe: ModelRecipe) -> nn.Module:
     except (TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         rule = f"must be a network that torch can make here ({type(error).__name__}: {error})"
         raise ConfigError("model", rule, {"name": recipe.name, **recipe.options}) from error
+
+
+def _refuse_other_than_images(source: FederatedData, name: str) -> None:
+    images = source.train.images
+    if len(source.input_shape) != 3 or images.dtype.kind == "i":  # integers other than uint8 are tokens
+        rule = (
+            f"is for images [C, H, W] of uint8 or floats, and the data's inputs are {images.dtype} "
+            f"{source.input_shape}: name or give a model of your own for them"
+        )
+        raise ConfigError("model.name", rule, name)
 
 
 def _try_out(model: nn.Module, source: FederatedData, name: str) -> None:

@@ -103,8 +103,23 @@ def _table(part: Any, columns: list[str], which: str) -> tuple[Dataset, tuple[st
         chosen.append(found)
     features = getattr(part, "features", None) or {}
     names = getattr(features.get(chosen[1]), "names", None) or ()
-    inputs, labels = (part[name] for name in chosen)
-    return Dataset(_inputs(list(inputs), which), _labels(list(labels), which)), tuple(names)
+    inputs, labels = (list(part[name]) for name in chosen)
+    if (
+        stored := _number_type(features.get(chosen[0]))
+    ) is not None:  # rows come as lists of Python's numbers
+        inputs = [np.asarray(value, stored) for value in inputs]
+    return Dataset(_inputs(inputs, which), _labels(labels, which)), tuple(names)
+
+
+def _number_type(feature: Any) -> np.dtype[Any] | None:
+    """The type of numbers that a column of `datasets` was declared with, however deep in lists; None for others."""
+    while (inner := getattr(feature, "feature", None)) is not None:
+        feature = inner
+    try:
+        stored = np.dtype(getattr(feature, "dtype", ""))
+    except TypeError:  # pictures, texts
+        return None
+    return stored if stored.kind in "iuf" else None
 
 
 def _inputs(values: object, which: str) -> np.ndarray:

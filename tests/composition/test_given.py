@@ -200,6 +200,27 @@ def test_images_and_tokens() -> None:
         normalise(found, (0.5,), (1.0,))
 
 
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_table_knows_the_type_of_its_numbers(depth: int) -> None:
+    """`datasets` hands out rows of Array2D, Array3D and lists as Python's numbers, whatever they were stored as."""
+    feature: Any = type("Value", (), {"dtype": "uint8"})()
+    for _ in range(depth):
+        feature = type("List", (), {"feature": feature})()
+    table = Table(image=[[[1, 2], [3, 255]]] * 2, label=[0, 1])
+    table.features["image"] = feature
+    found = federated((table, table)).train.images
+    assert (found.dtype, found.shape, found.max()) == (np.uint8, (2, 1, 2, 2), 255)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32])
+def test_models_for_images_refuse_other_inputs_by_name(kind: type, tmp_path) -> None:
+    inputs = np.ones((30, 1, 8, 8) if kind is np.int64 else (30, 6), kind)
+    with pytest.raises(ConfigError, match=r"model.name: is for images .* the data's inputs are") as caught:
+        run(tmp_path, data=((inputs, np.arange(30) % 3),) * 2)
+    assert np.dtype(kind).name in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_features_are_normalised_one_by_one() -> None:
     found = normalise(np.array([[1.0, 4.0]], np.float32), (1.0, 2.0), (1.0, 4.0))
     assert found.tolist() == [[0.0, 0.5]]
