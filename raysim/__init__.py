@@ -271,13 +271,14 @@ def resume(
 
 
 @contextmanager
-def session(address: str | None = None) -> Iterator[None]:
+def session(address: str | None = None, runtime_env: Mapping[str, object] | None = None) -> Iterator[None]:
     """A Ray cluster that stays up for all runs inside the block, on this machine or the one at `address`.
 
     `with raysim.session(): ...` saves every `raysim.run` but the first the cluster's start. Their results are those
-    of runs alone. A connection that there is already is used, and kept afterwards.
+    of runs alone. A connection that there is already is used, and kept afterwards. runtime_env: as
+    `resources.runtime_env`, for all of these runs.
     """
     from raysim.backends.ray_connection import connected
 
-    with connected(address or os.environ.get("RAY_ADDRESS")):
+    with connected(address or os.environ.get("RAY_ADDRESS"), runtime_env):
         yield

@@ -9,14 +9,16 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from raysim.backends.capacity import Capacity, NodeCapacity
 from raysim.backends.ray_address import check_listening, check_socket_paths
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, unknown_name
 from raysim.interruption import terminable_still
+
+RUNTIME_ENV = "resources.runtime_env"
 
 
 def authenticate(environment: MutableMapping[str, str], *, new_cluster: bool) -> None:
@@ -54,11 +56,14 @@ def write_token(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def connected(address: str | None = None, **options: Any) -> Iterator[None]:
+def connected(
+    address: str | None = None, runtime_env: Mapping[str, object] | None = None, **options: Any
+) -> Iterator[None]:
     """Ray, initialised inside the block: the cluster at `address`, or (None or `local`) a new one on this machine.
 
-    options: more for `ray.init`, of whatever types those have. A process that is connected already keeps its connection, and keeps it afterwards. Raises ConfigError within
-    seconds where nobody listens at the address, and before Ray starts where its sockets' paths would be too long.
+    options: more for `ray.init`, of whatever types those have. A process that is connected already keeps its connection,
+    and keeps it afterwards. Raises ConfigError within seconds where nobody listens at the address, and before Ray starts
+    where its sockets' paths would be too long, or where `runtime_env` is none of Ray's or comes too late.
     """
     address = None if address == "local" else address
     if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
@@ -75,6 +80,8 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
     authenticate(os.environ, new_cluster=address is None)
     import ray
 
+    if runtime_env:
+        check_runtime_env(runtime_env)
     if ray.is_initialized():
         yield
         return
@@ -84,6 +91,8 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
         "log_to_driver": False,
         "logging_level": "error",
     }
+    if runtime_env:
+        settings["runtime_env"] = dict(runtime_env)
     if address is None:
         settings["include_dashboard"] = False
         # Ray reads the variable when it is imported, which a program may have done before.
@@ -100,6 +109,24 @@ def connected(address: str | None = None, **options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_runtime_env(wanted: Mapping[str, object]) -> None:
+    """ConfigError unless these are keys and values of a runtime environment of Ray, and a connection is still to be made."""
+    import ray
+    from ray.runtime_env import RuntimeEnv
+
+    known = {name for name in RuntimeEnv.known_fields if not name.startswith("_")}
+    for name in wanted:
+        if name not in known:
+            raise unknown_name(f"{RUNTIME_ENV}.{name}", name, known)
+    try:
+        RuntimeEnv(**wanted)
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(RUNTIME_ENV, f"must be one that Ray takes: {error}", dict(wanted)) from None
+    if ray.is_initialized():
+        rule = "must be given when Ray is connected, which it is already: raysim.session(runtime_env=...)"
+        raise ConfigError(RUNTIME_ENV, rule, dict(wanted))
 
 
 def what_starts(address: str | None = None) -> str:

@@ -17,8 +17,10 @@ OWN = ("raysim", "attacks", "defenses", "cluster")
 def by_value(things: Iterable[object]) -> Iterator[None]:
     """Inside the block Ray pickles what the modules of these objects define by value, and their neighbours.
 
-    Modules: those in which the objects, or their classes, are defined, and those loaded from the same folders;
-    but none of an installed package, which workers import as this process does. `__main__` goes by value anyway.
+    Modules: those in which the objects, or their classes, are defined, and those loaded from the folders that these are
+    imported from, with all packages below; but none of an installed package, which workers import as this process does.
+    `__main__` goes by value anyway. What is imported only while a method works is not loaded yet: on other machines
+    `resources.runtime_env` has to bring it.
     """
     from ray import cloudpickle
 
@@ -36,18 +38,22 @@ def callers_own(things: Iterable[object]) -> list[ModuleType]:
     """The modules to send, in the order of their names."""
     names = {getattr(thing, "__module__", None) or type(thing).__module__ for thing in things}
     sources = [sys.modules[name] for name in names if name in sys.modules]
-    folders = {
-        Path(file).parent for module in sources if not is_installed(module) and (file := module.__file__)
-    }
+    folders = {_imported_from(module) for module in sources if not is_installed(module)}
     beside = {
         module.__name__: module
         for module in list(sys.modules.values())
         if isinstance(module, ModuleType)
         and (file := getattr(module, "__file__", None))
-        and Path(file).parent in folders
+        and folders & set(Path(file).parents)
         and not is_installed(module)
     }
     return [module for name, module in sorted(beside.items()) if name in sys.modules]
+
+
+def _imported_from(module: ModuleType) -> Path:
+    """The folder that holds the module, or the package at its top."""
+    depth = module.__name__.count(".") + hasattr(module, "__path__")
+    return Path(module.__file__ or "").parents[depth]
 
 
 def is_installed(module: ModuleType) -> bool:

@@ -222,6 +222,11 @@ class ResourcesConfig(Group):
         False,
         description="an autoscaler is on: reservations may exceed what the cluster has now, and wait for it",
     )
+    runtime_env: dict[str, object] | None = Field(
+        None,
+        description="Ray's runtime environment of all processes, for code and packages that other machines lack: "
+        "{py_modules: [helpers.py], working_dir: ., env_vars: {...}, pip: [...]}; on Ray alone",
+    )
     client_timeout_s: float | None = Field(
         None,
         gt=0,

@@ -135,7 +135,7 @@ def _on_ray(
     address = address or os.environ.get("RAY_ADDRESS")
     if awaited := ray_cluster.what_starts(address):
         observe(Progress(0, config.rounds, awaited=awaited))
-    with ray_cluster.connected(address):
+    with ray_cluster.connected(address, config.resources.runtime_env):
         from raysim.backends.shipping import by_value
         from raysim.runs.ray_driver import drive
 

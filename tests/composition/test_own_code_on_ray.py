@@ -45,6 +45,9 @@ class Rescaled(raysim.Attack):
     factor: float = -2.0
 
     def train(self, honest_train, data, ctx):
+        import lazily  # beside nothing: the runtime environment brings it
+
+        assert lazily.LOADED
         return (self.factor * honest_train(data)).astype(np.float32)
 
 
@@ -66,13 +69,19 @@ if __name__ == "__main__":
 
     config = {"rounds": 1, "population": {"clients": 4, "malicious": 1}, "server_data": {"samples": 8}}
     objects = {"model": Net, "data": data, "attack": Rescaled(), "defense": Clipped()}
-    with raysim.session():
+    environment = {"py_modules": [sys.argv[2] + "/lazily.py"]}
+    with raysim.session(runtime_env=environment):
+        try:
+            raysim.run({**config, "resources": {"runtime_env": environment}}, out=sys.argv[1], **objects)
+        except raysim.ConfigError as error:
+            assert "connected, which it is already" in str(error)
         first = raysim.run(config, name="ray", out=sys.argv[1], **objects)
         assert ray.is_initialized(), "the session keeps the cluster"
         named = {**config, "model": "network:Net"}
         second = raysim.run(named, name="named", out=sys.argv[1], **{**objects, "model": None})
     assert not ray.is_initialized(), "the session is over"
     assert ray.cloudpickle.list_registry_pickle_by_value() == set()
+    sys.path.append(sys.argv[2])
     here = raysim.run(config, name="here", out=sys.argv[1], backend="inprocess", **objects)
     print(first.digest, second.digest, here.digest)
 """
@@ -85,8 +94,10 @@ def test_own_code_does_the_same_on_ray(tmp_path: Path) -> None:
     (project / "sizes.py").write_text("WIDTH = 5\n")
     (project / "network.py").write_text(NETWORK)
     (project / "program.py").write_text(PROGRAM)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "lazily.py").write_text("LOADED = True\n")
     done = subprocess.run(
-        [sys.executable, str(project / "program.py"), str(tmp_path / "runs")],
+        [sys.executable, str(project / "program.py"), str(tmp_path / "runs"), str(tmp_path / "elsewhere")],
         cwd=tmp_path, capture_output=True, text=True, env={**os.environ}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
