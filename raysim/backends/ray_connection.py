@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raysim.backends.capacity import Capacity, NodeCapacity
 from raysim.backends.ray_address import check_listening, check_socket_paths
@@ -121,7 +121,7 @@ def check_runtime_env(wanted: Mapping[str, object]) -> None:
         if name not in known:
             raise unknown_name(f"{RUNTIME_ENV}.{name}", name, known)
     try:
-        RuntimeEnv(**wanted)
+        RuntimeEnv(**cast("dict[str, Any]", wanted))  # it checks the types itself
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(RUNTIME_ENV, f"must be one that Ray takes: {error}", dict(wanted)) from None
     if ray.is_initialized():
