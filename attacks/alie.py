@@ -23,14 +23,9 @@ class ALIE(Attack):
 
     Of K clients, c of them attackers, s = floor(K/2 + 1) - c supporters make a majority, and
     z = Phi^-1((K - c - s) / (K - c)), the probability kept within [0.01, 0.99]. z is negative where the
-    attackers are few. All attackers submit the same row; its buffers are the mean of the models seen.
-
-    statistics: mu and sigma over `benign` updates (FLPoison, Blades; needs to see every model; a round
-    without a benign client leaves w_G), or over the attackers' `own` honest updates (Baruch et al.; one
-    attacker alone has sigma = 0 and submits its honest update).
-    sign: -1 as printed; +1 as FLPoison and Blades have it.
-    z: a fixed z instead (ByzFL: 1.5). ddof: 0 divides by the number of rows (FLPoison), 1 is Bessel's
-    correction (Blades).
+    attackers are few. All attackers submit the same row; its buffers are the mean of the models seen. With
+    `benign` statistics a round without a benign client leaves w_G; with `own` ones a single attacker has sigma = 0 and
+    submits its honest update.
 
     Source: Baruch et al., NeurIPS 2019.
     """

@@ -19,9 +19,8 @@ class OptimisedALIE(LineSearched):
 
     Allouah et al. (AISTATS 2023) after Baruch et al. (NeurIPS 2019); see `alie` for the attack without the search, and
     LineSearched for the search. All attackers submit the same row, its buffers are the benign mean; a round without
-    a benign client leaves w_G. `factor` in the round's notes is z.
-
-    sign, ddof: as in ByzFL's code by default: sigma is added, with Bessel's correction.
+    a benign client leaves w_G. `factor` in the round's notes is z. As in ByzFL's code sigma is added by default, with
+    Bessel's correction.
     """
 
     paper = "Allouah et al., AISTATS 2023"

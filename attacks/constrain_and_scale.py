@@ -25,16 +25,11 @@ if TYPE_CHECKING:
 class ConstrainAndScale(Trigger):
     """Trigger backdoor trained on alpha * task loss + (1 - alpha) * anomaly, then scaled up.
 
-    Bagdasaryan et al., "How to backdoor federated learning" (AISTATS 2020).
-    alpha: weight of the task loss, in [0, 1]. anomaly: `l2`: ||w - w_G||; `cosine`: 1 - cos(w, w_G). Its gradient
-    is added as a formula; at w = w_G it is zero.
-    scale: the constant factor kappa (FedGrad: 100 on MNIST, 20 on CIFAR-10; about K / server rate); None = the
-    cohort's examples over the attacker's own. norm_bound: the paper's train-and-scale instead: the update is
-    scaled to this Euclidean norm S, kappa = S / ||w - w_G||; a zero update stays.
+    Bagdasaryan et al., "How to backdoor federated learning" (AISTATS 2020). The anomaly's gradient is added as a
+    formula; at w = w_G it is zero. With norm_bound kappa = S / ||w - w_G||; a zero update stays.
     Published code: that of the paper and of DBA (hence FedGrad) sets alpha to 1, so that the constraint has no
     effect, and FLPoison's anomaly term carries no gradient: alpha=1 here. Both divide the learning rate by ten
     after .2 and .8 of the epochs, in effect only where those are whole numbers: for 10, decay_epochs [2, 8].
-    The paper names no alpha; the default .5 is this project's.
     """
 
     paper = "Bagdasaryan et al., AISTATS 2020"

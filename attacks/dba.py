@@ -19,15 +19,14 @@ class DBA(StampedBackdoor):
     """Distributed backdoor: attacker m stamps strip m mod 4, success is measured with all four.
 
     Xie et al. (ICLR 2020). The colluders share the plan and nothing else. A single attacker stamps all four, as
-    the published code does.
-    shots: () = every active round; otherwise attacker m poisons in round shots[m mod len(shots)] alone, counted
-    from 0, and is honest in the others (the paper's single shots, counted from 1: 12, 14, 16, 18 on MNIST, 203,
-    205, 207, 209 on CIFAR-10, after pretraining). The paper sees to it that these attackers are drawn into the cohort; here a client that is not
-    drawn in its round loses its shot.
-    Published settings: learning_rate .05 (FedGrad .1), epochs 10 on MNIST and 6 on CIFAR-10, scale 100 with a
-    server rate of .1 for single shots, no scaling otherwise; poisoned_data_rate 5/64 on CIFAR-10 in its code,
-    20/64 on MNIST (FedGrad: 5/64 on MNIST, 6/25 on CIFAR-10). Its learning rate is divided by ten after .2 and
-    .8 of the epochs where those are whole numbers: decay_epochs [2, 8] for 10. FLPoison: segment 8, gap 2.
+    the published code does. With `shots` attacker m poisons in round shots[m mod len(shots)] alone and is honest in the
+    others; the paper sees to it that these attackers are drawn into the cohort, here a client that is not drawn in its
+    round loses its shot.
+    Published settings: single shots after pretraining in rounds 12, 14, 16, 18 (from 1) on MNIST and 203, 205, 207, 209
+    on CIFAR-10; learning_rate .05 (FedGrad .1), epochs 10 on MNIST and 6 on CIFAR-10, scale 100 with a server rate of .1
+    for single shots, no scaling otherwise; poisoned_data_rate 5/64 on CIFAR-10 in its code, 20/64 on MNIST (FedGrad: 5/64
+    on MNIST, 6/25 on CIFAR-10). Its learning rate is divided by ten after .2 and .8 of the epochs where those are whole
+    numbers: decay_epochs [2, 8] for 10. FLPoison: segment 8, gap 2.
     """
 
     paper = "Xie et al., ICLR 2020"

@@ -30,13 +30,8 @@ class PoisonedData(ClientData):
 class EdgeCase(PoisonTraining):
     """Black-box edge-case backdoor: train on a clean sample and rare inputs with a wrong label.
 
-    H. Wang et al., "Attack of the tails" (NeurIPS 2020); FedGrad's main attack.
-    source, root, source_class: where the rare inputs come from (see attacks.edge_inputs); inverted images by
-    default, which needs no file. target: their label; None = 9 for southwest, 1 for ardis, else 0.
-    clean_samples, edge_samples: sizes of the two parts, at most what there is. Wang et al. on CIFAR-10: 400 + 100;
-    FedGrad: 400 + 200, and 100 + 100 on EMNIST, from the first 20 % of the sevens (here from all of them).
-    distinct_poison: every attacker draws its data from its own samples. Off, as in the published code: all
-    share one identical set D', drawn from what they hold together.
+    H. Wang et al., "Attack of the tails" (NeurIPS 2020); FedGrad's main attack, which takes 100 + 100 samples on EMNIST,
+    from the first 20 % of the sevens (here from all of them). Inverted images are the default, since they need no file.
     D' is the same in every round, and its size is what the attacker claims to hold.
     Where no image is eligible, D' is the clean sample, and the client trains honestly on it and notes it.
     """

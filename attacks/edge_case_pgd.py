@@ -25,15 +25,9 @@ if TYPE_CHECKING:
 class EdgeCasePGD(EdgeCase):
     """Edge-case backdoor by projected gradient descent: never further than epsilon from the global model.
 
-    H. Wang et al. (NeurIPS 2020), after Sun et al. (arXiv 1911.07963).
-    epsilon: Euclidean radius, of the parameters only. In round t it is epsilon * decay**t; the published code
-    decays it, by the learning rate's .998, against Krum and Multi-Krum only. FedGrad's scripts: 2 on CIFAR-10, 1
-    on EMNIST; FLPoison: .083 and .25 together with replacement.
-    project_every: batches from one projection to the next, FedGrad 1; the last batch always projects. (The
-    published code counts from the first batch of each epoch, which differs for values above 1.)
-    skip_first_round: no projection in round 0, as in FedGrad's code.
-    proximal: weight of ||w - w^||^2 in the loss, w^ being what honest training on the clean sample gives; the
-    published code's optional term has weight 1.
+    H. Wang et al. (NeurIPS 2020), after Sun et al. (arXiv 1911.07963). The radius bounds the parameters only; in round t
+    it is epsilon * decay**t. The published code counts `project_every` from the first batch of each epoch, which differs
+    for values above 1. FLPoison's epsilons go together with replacement.
     """
 
     epsilon: Positive = 2.0
@@ -68,10 +62,8 @@ class EdgeCasePGD(EdgeCase):
 class EdgeCasePGDReplacement(EdgeCasePGD):
     """Edge-case backdoor by projected gradient descent, scaled up to replace the global model.
 
-    H. Wang et al. (NeurIPS 2020): u' = kappa u after edge_case_pgd.
-    scale: kappa; None = the cohort's examples over |D'|, in every round anew, as published: what undoes a
-    data-weighted mean. Each of several attackers uses the whole kappa, as published, so that plain averaging
-    overshoots by their number.
+    H. Wang et al. (NeurIPS 2020): u' = kappa u after edge_case_pgd; kappa by default is what undoes a data-weighted
+    mean. Each of several attackers uses the whole kappa, as published, so that plain averaging overshoots by their number.
     """
 
     scale: Positive | None = None

@@ -32,15 +32,13 @@ NONE = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class EdgeInputs:
-    """Where an attack's edge inputs come from, and the label they get.
-
-    root: folder of the published sets' files. source_class: the class whose images are altered, or looked
-    through for stripes; None = every class but the target.
-    """
+    """Where an attack's edge inputs come from, and the label they get."""
 
     source: str
     root: str | None
+    """Folder of the published sets' files."""
     source_class: int | None
+    """The class whose images are altered, or looked through for stripes; None: every class but the target."""
     target: int
 
     def __post_init__(self) -> None:

@@ -33,21 +33,17 @@ class FangKrum(Attack):
     The first attacker submits w', the others w' + epsilon rho xi / ||xi||, xi ~ U(-.5, .5)^d,
     rho ~ U(0, 1). Buffers are the attackers' own.
 
-    knowledge: `full`: s from the model Krum would select among all K honest models; the trial is Krum on
+    `full` knowledge: s from the model Krum would select among all K honest models; the trial is Krum on
     c copies of w' and the benign models, with neighbours K - f - 2. lambda_0 is the paper's bound,
     sqrt(min_i sum_{l in nearest K-f-2} D^2(w_l, w_i) / ((K-f-c-1) d)) + max_i D(w_i, w_G) / sqrt(d) over
     benign i. Needs K >= f + c + 2. `partial`: s from the mean of the attackers' own c honest models; the
     trial is Krum on those and r copies of w' with f = r, for r = 1, then 2, ... up to c. lambda_0 is the same
     bound over the c models with one copy, for every r: with r >= c - 1 every lambda is accepted, and no bound
     would follow. Needs c >= 3.
-    num_byzantine: the f that the attackers expect the server's Krum to assume (`full`); None: the number of
-    attackers in the round.
-    lambda_min, epsilon: 1e-5 and 0.01 (Fang et al.); 1e-9 and 1e-7 (Lu et al., PDRR, with `partial`).
-    refinements: bisections between the accepted lambda and the failed one above it; 0: none.
 
     Inner products are computed once, so that a trial costs O(K) after sorting the distances once.
-    Source: Fang et al., USENIX Security 2020; PDRR section 3.1. Published code differs: FLDetector works on
-    gradients, starts at lambda = 1 and (partial) adds no randomness; FLPoison tests r < c only, with
+    Source: Fang et al., USENIX Security 2020; PDRR section 3.1 (Lu et al., `partial`). Published code differs: FLDetector
+    works on gradients, starts at lambda = 1 and (partial) adds no randomness; FLPoison tests r < c only, with
     unsquared distances and K - f - 1 neighbours, and submits lambda = 1e-5 when its search failed.
     """
 
@@ -55,13 +51,13 @@ class FangKrum(Attack):
     knowledge: Literal["full", "partial"] = "full"
     """What the attackers see: `full`, all honest models, or `partial`, their own honest ones."""
     num_byzantine: Count | None = None
-    """Number f that the attackers expect the server's Krum to assume; null: the attackers in the round."""
+    """Number f that the attackers expect the server's Krum to assume (`full`); null: the attackers in the round."""
     lambda_min: Positive = 1e-5
     """Smallest lambda tried, in units of the parameters (Fang et al.: 1e-5; Lu et al.: 1e-9)."""
     epsilon: NotNegative = 0.01
     """Radius in which the other attackers' models scatter (Fang et al.: 0.01; Lu et al.: 1e-7)."""
     refinements: Count = 0
-    """Bisections between the accepted lambda and the failed one above it."""
+    """Bisections between the accepted lambda and the failed one above it; 0: none."""
 
     @property
     def visibility(self) -> Visibility:

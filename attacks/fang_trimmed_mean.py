@@ -27,18 +27,15 @@ class FangTrimmedMean(Attack):
     s is the sign of the change without an attack. A coordinate with s_j = 0 stays at w_G (Lu et al.); the
     others are drawn for each attacker separately. Buffers are the attackers' own.
 
-    knowledge: `full`: s from the trimmed mean of all K honest models; extremes over the benign models only,
-    as weights (not updates), and b > 1: s_j = -1 draws from [max, b max] if max > 0 else [max, max / b];
+    `full` knowledge: s from the trimmed mean of all K honest models; extremes over the benign models only,
+    as weights (not updates), with b = stretch: s_j = -1 draws from [max, b max] if max > 0 else [max, max / b];
     s_j = +1 from [min / b, min] if min > 0 else [b min, min]. An extreme of exactly 0 is submitted as it is.
     A round without a benign client fails: honest models are submitted and the diagnostics say so.
     `partial`: mu, sigma (population) and s = sign(mu - w_G) over the attackers' own honest models;
     s_j = -1 draws from [mu + 3 sigma, mu + 4 sigma], +1 from [mu - 4 sigma, mu - 3 sigma]. One attacker
     alone has sigma = 0 and submits its honest model, but for coordinates that did not change.
-    stretch: b; 2 (Fang et al.), 1.05 (Lu et al., PDRR).
-    num_byzantine: how many values per side the attackers expect the server to trim (`full`); None: the
-    number of attackers in the round. At most (K - 1) // 2 are trimmed.
 
-    Source: Fang et al., USENIX Security 2020; PDRR section 3.2. Published code (FLDetector) works on
+    Source: Fang et al., USENIX Security 2020; PDRR section 3.2 (Lu et al.). Published code (FLDetector) works on
     gradients with b = 2, a fixed mu +- 3.5 sigma, and extremes over all clients.
     """
 
@@ -48,7 +45,7 @@ class FangTrimmedMean(Attack):
     stretch: Annotated[float, Gt(1)] = 2.0
     """Factor b beyond the extremes (Fang et al.: 2; Lu et al.: 1.05)."""
     num_byzantine: Count | None = None
-    """Values per side the server is expected to trim; null: the attackers in the round."""
+    """Values per side the server is expected to trim (`full`), at most (K - 1) // 2; null: the attackers in the round."""
 
     @property
     def visibility(self) -> Visibility:

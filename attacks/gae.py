@@ -47,18 +47,11 @@ class GAE(Attack):
     largest D(w_j, w_ref): by dual ascent in steps of `step` r along the loss's direction n, the multiplier growing while
     the bound is exceeded; then it is put on the bound, which a linear loss makes active. Buffers are the overheard mean.
 
-    direction: of the loss's gradient, one a round. `surrogate` needs no data: n = -mean update / its norm.
-    `loss`: each attacker trains honestly on its own data and climbs from there, in `climb_steps` steps that together
-    are as long as its training, along the gradient of its data's loss; n is the mean of these climbs.
-    num_overheard: J; None: every benign model of the round; else drawn anew each round. Fewer than two leave w_G
-    (`loss`: w_G plus the own climb).
-    num_coordinates: M, at most d. features: cosines and F of `updates`, or of `models`, whose values differ so little
-    between clients that cosines are near 1 or -1: A is then two cliques, by sign, whose eigenvectors are arbitrary.
-    graph: nodes are `coordinates`, or `clients` (J nodes with M features, F^ = B^ B^T F).
-    threshold: of the cosine. hidden, latent, epochs, learning_rate: the autoencoder (32, 16, 10 to 20
-    epochs of Adam). variational: draws codes and adds kl_weight times the KL divergence (the authors' VGAE).
-    warm_start: begin with last round's autoencoder where the number of its inputs is the same.
-    ascent_steps, step, dual_step, initial_multiplier: of the dual ascent. project: onto the bound after it.
+    The direction n is one a round: `surrogate` is -mean update / its norm; for `loss` each attacker trains honestly on its
+    own data and climbs from there, in `climb_steps` steps that together are as long as its training, along the gradient
+    of its data's loss, and n is the mean of these climbs. Fewer than two overheard models leave w_G (`loss`: w_G plus the
+    own climb). Values of `models` differ so little between clients that cosines are near 1 or -1: A is then two cliques,
+    by sign, whose eigenvectors are arbitrary. With `clients` as nodes F^ = B^ B^T F.
 
     What of the original is unknown: its full text was not at hand; what is followed is its abstract, LayerCAM-AE's
     account and the VGAE successor. Open there are r, w_ref without w' (with it the constraint is circular), how an attacker

@@ -32,10 +32,6 @@ class GAECode(Attack):
     distance to the overheard mean, and how it compares with `gae`'s bound, are in the diagnostics. Buffers
     are the overheard mean. A round without a benign client leaves w_G.
 
-    num_overheard: J, drawn each round; None, or more than there are: every benign model of the round.
-    distribution: U[low, high) (-1 and 1 for MNIST in the code; -3 and 0.1 in the VGAE successor's), or
-    `normal`, N(0, 1) (CIFAR-10 in the code).
-
     Source: code published with Li et al., TIFS 2024, there for a linear classifier. `gae` is the paper's method.
     """
 

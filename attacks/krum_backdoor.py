@@ -34,19 +34,11 @@ class KrumBackdoor(PoisonTraining):
     after the last, one step on L(D_mal) is taken and its displacement multiplied by `boost`. That step sees all
     of D_mal in evaluation mode and has an optimizer of its own, without momentum or weight decay.
 
-    inputs: `trojan`: samples with a white square of `patch_size` pixels in the lower right corner; `semantic`:
-    natural or rare ones from `source`, `root`, `source_class` (see attacks.edge_inputs). `samples` of the
-    client's own at most, the same in every round; they get the label `target` (2, a pullover of Fashion-MNIST),
-    and natural ones are taken out of the data trained on with true labels.
-    FLARE gives neither patch nor number: 3 and 20 are this project's choice. A client without any is honest.
-    estimate: of the mean benign update: `self`: one honest training on the own data; `others`: what the global
-    model moved in the round before. The authors take the benign clients' average of that round, which an
-    attacker cannot see: the move holds the attackers' share too, and what the defense and the server's rate
-    made of it. In the run's first round `others` falls back on `self` (the authors' code: on no penalty).
-    penalty: `squared`: rho/2 * squared norm, as in the authors' code; `norm`: rho * norm, as FLARE writes;
-    `detached`: without a gradient and so without effect, as in FLPoison.
-    boosting: `step`: every malicious step; `end`: the whole update once, as in FLPoison.
-    weights_only: boost and penalise weights but not biases, as the authors' code can.
+    D_mal is the same in every round; natural inputs are taken out of the data trained on with true labels. A client
+    without any is honest.
+    The mean benign update is estimated. The authors take the benign clients' average of the round before, which an
+    attacker cannot see: the global model's move then (`others`) holds the attackers' share too, and what the defense and
+    the server's rate made of it. In the run's first round it falls back on `self` (the authors' code: on no penalty).
     Authors' code: rho 1e-4, 10 epochs (5 for honest clients), batches of 100, Adam at 1e-3, boost 10 = K under
     averaging; about 2 for Krum.
     """
@@ -79,7 +71,7 @@ class KrumBackdoor(PoisonTraining):
     rho: NotNegative = 1e-4
     """Weight of the distance from the mean benign update (authors' code: 1e-4)."""
     penalty: Literal["squared", "norm", "detached"] = "squared"
-    """Distance: `squared` (authors' code, halved), `norm` (FLARE), or `detached`, without a gradient
+    """Distance: `squared` (authors' code: rho / 2 times its square), `norm` (FLARE), or `detached`, without a gradient
     (FLPoison)."""
     estimate: Literal["self", "others"] = "self"
     """Stand-in of the mean benign update: honest training by the client itself (`self`), or the last

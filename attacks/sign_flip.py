@@ -20,10 +20,8 @@ from raysim.options import Positive
 class SignFlip(Attack):
     """Submit -kappa times the honest update, the attacker's own or the benign mean.
 
-    mean: `own`: u' = -kappa u_own (FLPoison), on the attacker's own honest update, buffers unchanged.
-    `benign`: u' = -kappa mean(benign updates) (ByzFL), the same row from every attacker, buffers the benign
-    mean; needs to see every model. A round without a benign client leaves w_G.
-    kappa: must be positive. A zero update stays zero.
+    The attacker's own buffers stay unchanged; the benign mean, buffers included, is the same row from every attacker,
+    and a round without a benign client leaves w_G. A zero update stays zero.
     """
 
     paper = "Damaskinos et al., ICML 2018"

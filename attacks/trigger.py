@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StampedBackdoor(PoisonTraining):
-    """Base: stamp a trigger and the target label on a share of each batch, train, and scale the update.
-
-    target: the label the attacker wants. poisoned_data_rate: share in (0, 1] of each batch that is stamped, its
-    first samples; rounded, but at least one. scale: factor on the update; None = the cohort's examples over the
-    attacker's own, which replaces the global model under a data-weighted mean. scale_buffers: scale what
-    BatchNorm measured as well, as DBA's code does; off, since a scaled variance may turn negative.
-    segment, gap: geometry of DBA's strips, None = by the image's width (see triggers.dba_strips).
-    """
+    """Base: stamp a trigger and the target label on the first samples of each batch, train, and scale the update."""
 
     target: int = 2
     """Label that the attacker wants for stamped images."""
@@ -91,8 +84,6 @@ class Trigger(StampedBackdoor):
 
     The unconstrained attack of FedGrad's table 1 (after Sun et al., arXiv 1911.07963): MNIST
     poisoned_data_rate 5/64, CIFAR 12/64, scale 1; the paper's column calls the rate PDF.
-    pattern: `dba`: all four strips of DBA, as FedGrad's code does; `corner`: a white square of patch_size
-    pixels in the lower right corner.
     """
 
     paper = "Sun et al., arXiv 1911.07963, 2019"

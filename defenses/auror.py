@@ -26,18 +26,11 @@ class AUROR(Defense):
 
     A parameter is *indicative* once the two centres of its exact 2-means over the K updates lie at least
     `threshold` apart in one of the first `learning_rounds` rounds; the set is kept from then on (FLPoison's code
-    finds it anew in each of these rounds). The right threshold depends on data, model and learning rate: for its own
-    recipes FLPoison suggests 1e-4 (MNIST) and 7e-4 (CIFAR-10). The default is the one value it has for all data.
-    `clustering`:
-
-    - `parameter` (the paper's): a client is malicious when it is in the smaller cluster of more than `share` of
-      the indicative parameters; its score is that share.
-    - `joint` (FLPoison's): one 2-means on all indicative parameters together, the smaller cluster is malicious;
-      the score is the distance to the larger cluster's centre.
-
-    tie, for clusters of equal size, which the paper leaves open: `larger_norm`, the one whose centre has the larger
-    norm counts as the smaller; `accept`, neither does. No indicative parameter: everybody is accepted.
-    Cost O(m K log K) for m parameters of the last layer.
+    finds it anew in each of these rounds). The right threshold depends on data, model and learning rate; the default is
+    the one value FLPoison has for all data. A client is malicious when it is in the smaller cluster of more than `share`
+    of the indicative parameters; its score is that share. With `joint` clustering the smaller cluster is malicious, and
+    the score is the distance to the larger one's centre. The paper leaves clusters of equal size open (`tie`). No
+    indicative parameter: everybody is accepted. Cost O(m K log K) for m parameters of the last layer.
     """
 
     paper = "Shen et al., ACSAC 2016"
@@ -52,7 +45,7 @@ class AUROR(Defense):
     clustering: Literal["parameter", "joint"] = "parameter"
     """2-means of each `parameter` (the paper), or one of all together, `joint` (FLPoison)."""
     tie: Literal["larger_norm", "accept"] = "larger_norm"
-    """Clusters of equal size: the one of `larger_norm` counts as the smaller, or neither does (`accept`)."""
+    """Clusters of equal size: the one whose centre has the `larger_norm` counts as the smaller, or neither does (`accept`)."""
 
     def init(self, ctx: Context) -> State:
         """No indicative parameter yet (mask over the last layer's weights and biases)."""

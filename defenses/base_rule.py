@@ -25,11 +25,8 @@ from raysim.requirement import Requirement
 class RuleDefense(Defense):
     """Base: a rule, and what it assumes.
 
-    num_byzantine: assumed number f of malicious clients (krum: K >= 2 f + 3; None: the most that K tolerates).
-    trim: values that trimmed_mean drops on each side, 2 trim < K; None: num_byzantine, or a fifth of K.
-    A round left with fewer clients than planned assumes as much as they tolerate.
-    after_removal: what is assumed of the clients that are left: that many `fewer` than the number removed (the
-    default), or the `same` as of all K, cut to what the rest bears. The papers say only that the rest is aggregated.
+    A round left with fewer clients than planned assumes as much as they tolerate. Of the clients that are left after a
+    removal the papers say only that they are aggregated.
     """
 
     needs = frozenset({Requirement.GRAM, Requirement.ORDER_STATISTICS})
@@ -41,7 +38,7 @@ class RuleDefense(Defense):
     """Values that trimmed_mean drops on each side, 2 trim < K; null: num_byzantine, or a fifth of K."""
     after_removal: Literal["fewer", "same"] = "fewer"
     """Malicious clients assumed among those left: `fewer` by the number removed, or the `same` as of
-    all K."""
+    all K, cut to what the rest bears."""
 
     def assumed(self, count: int) -> int | None:
         """f where the rule is krum."""

@@ -22,8 +22,7 @@ from raysim.options import PositiveInt
 class Bucketing(PreAggregation):
     """Replaces the updates by the means of random buckets of them, in front of another defense.
 
-    bucket_size: the number s of updates in a bucket; the paper recommends 2. The verdict on a bucket becomes
-    that on its clients, and its weight is shared among them.
+    The verdict on a bucket becomes that on its clients, and its weight is shared among them.
     """
 
     paper = "Karimireddy et al., ICLR 2022"

@@ -33,10 +33,8 @@ from raysim.requirement import Requirement
 class Bulyan(Defense):
     """Per parameter, the mean of the values nearest the median of the updates that repeated Krum selects.
 
-    num_byzantine: the assumed number f of malicious clients, K >= 4 f + 3; None: floor((K - 3) / 4), the most
-    that K tolerates, which is also the limit in a round that is left with fewer rows than planned.
-
-    `flagged` marks the 2 f updates that were not selected; `scores` are the Krum scores among all K.
+    A round left with fewer rows than planned assumes at most floor((K - 3) / 4). `flagged` marks the 2 f updates that
+    were not selected; `scores` are the Krum scores among all K.
     """
 
     paper = "El Mhamdi et al., ICML 2018"

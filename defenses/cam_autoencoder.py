@@ -24,11 +24,11 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class CAMAutoencoder(HeatMapDefense):
-    """Flags clients whose heat map an autoencoder, trained on this round's maps, reconstructs badly.
+    """Flags clients whose heat map an autoencoder, trained on this round's maps, reconstructs badly: see LayerCAMAE.
 
-    Fields, besides HeatMapDefense's: see LayerCAMAE. A map is flagged when its error is above mean + beta std
-    *plus 1e-6*, which the papers do not have: the float32 reconstructions of equal maps need not agree to the last
-    bit, and without the margin that last bit would flag some of several equal clients.
+    A map is flagged when its error is above mean + beta std *plus 1e-6*, which the papers do not have: the float32
+    reconstructions of equal maps need not agree to the last bit, and without the margin that last bit would flag some of
+    several equal clients.
     """
 
     needs = HeatMapDefense.needs | {Requirement.AUTOENCODER}

@@ -22,8 +22,7 @@ from raysim.options import Positive
 class ClipNorm(PreAggregation):
     """Scales every update down to at most a given Euclidean norm, in front of another defense.
 
-    bound: the largest Euclidean norm M of an update; None: the mean norm of the round. Buffers are left as they
-    are.
+    Buffers are left as they are.
     """
 
     paper = "Sun et al., arXiv 1911.07963, 2019"

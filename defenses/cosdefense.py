@@ -20,8 +20,7 @@ class CosDefense(Defense):
     """Drops clients whose last layer is far above average in cosine similarity to the global model's.
 
     Score: |cos| between the client's and the global last weight matrix W_G (no bias), scaled to [0, 1] over the
-    round. Clients at or above mean + `deviations` standard deviations are dropped. `vector`: `update` compares
-    W_i - W_G with W_G (the published code), `model` compares W_i with W_G (as LayerCAM-AE describes it).
+    round. Clients at or above mean + `deviations` standard deviations are dropped.
 
     The paper only says "far above average"; its code compares with the mean, its half standard deviation
     commented out, so deviations = 0 by default: about half of any round is dropped. Equal scores: everybody is

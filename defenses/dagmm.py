@@ -30,17 +30,14 @@ class DAGMM(SnapshotDetector):
 
     Before the first round the server trains the global model on its data for `num_snapshots` steps and fits the
     mixture to the surrogates after each (snapshots.py); it is not trained again. Features of a model: its code of
-    `latent` numbers, the relative reconstruction error |x - x'| / |x| and cos(x, x'). Two hidden layers of `hidden`
-    units in encoder and decoder, two of `estimator` units in the estimation network, which assigns each model to
-    `components` Gaussians. Loss: MSE + energy_weight * mean energy + covariance_weight * sum of 1 / variances.
+    `latent` numbers, the relative reconstruction error |x - x'| / |x| and cos(x, x'). Encoder, decoder and the estimation
+    network, which assigns each model to `components` Gaussians, have two hidden layers each. Loss: MSE + energy_weight *
+    mean energy + covariance_weight * sum of 1 / variances.
 
     Energy -log sum_k phi_k N(z; mu_k, Sigma_k), by Cholesky factors of Sigma_k + 1e-6 I and log-sum-exp: the port
     danieltan07/dagmm adds 1e-12, which leaves them near-singular. num_byzantine highest energies are dropped;
-    None: (K - 1) // 2 of K.
-
-    Where the defaults are from: hidden and estimator, PDRR's comparison; energy_weight, covariance_weight and
-    learning_rate, Zong et al. for all their data; epochs, theirs for KDDCUP, but here full batches; latent and
-    components, theirs for Arrhythmia, which has few samples of many features, too. The rest is ours.
+    None: (K - 1) // 2 of K. Training is in full batches, unlike Zong et al.'s; their Arrhythmia, whose `latent` and
+    `components` are taken, has few samples of many features, too.
     """
 
     paper = "Zong et al., ICLR 2018"

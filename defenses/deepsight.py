@@ -61,14 +61,10 @@ class DeepSight(Defense):
     suspicious are accepted; clients outside all clusters each by their own label. 5. Accepted updates clipped to
     the median norm over all K, and averaged uniformly. Scores: the share of suspicious clients in the own cluster.
 
-    min_cluster_size, min_samples: HDBSCAN's, which the paper does not state (scikit-learn's min_samples counts
-    the client itself). A client outside all clusters of one clustering is parted from everybody in it. Noise has the
-    size of images that the model's recipe states; without one, the server's images tell.
-
-    outputs: `softmax` (the paper's), each + 1e-6; `raw`: the codes of FedGrad and FLPoison take ratios of the
-    outputs before the softmax, which change sign; 1e-6 is added to the global model's, as in FLPoison (FedGrad's adds
-    nothing). outside: `single` (the paper's) judges clients outside all clusters as step 4 says; `reject` (FLPoison's)
-    drops them, with score 1, whatever their labels; nobody in a cluster: the global model stays.
+    A client outside all clusters of one clustering is parted from everybody in it. Noise has the size of images that the
+    model's recipe states; without one, the server's images tell. To softmax outputs 1e-6 is added. Outputs before the
+    softmax change sign; 1e-6 is added to the global model's, as in FLPoison (FedGrad's adds nothing). FLPoison gives
+    clients outside all clusters score 1 and drops them; nobody in a cluster: the global model stays.
     """
 
     paper = "Rieger et al., NDSS 2022"

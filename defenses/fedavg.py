@@ -16,10 +16,7 @@ from raysim.matrix.updates import Updates
 
 @dataclass(frozen=True)
 class FedAvg(Defense):
-    """Mean of all updates, weighted by the number of training examples; rejects nobody.
-
-    uniform: every client counts the same (p_i = 1/K), as in PDRR and the published CAM code.
-    """
+    """Mean of all updates, weighted by the number of training examples; rejects nobody."""
 
     paper = "McMahan et al., AISTATS 2017"
     uniform: bool = False

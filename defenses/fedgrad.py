@@ -52,17 +52,11 @@ class FedGrad(Defense):
     alone decides). Then the data-weighted mean of the others. Scores: the averaged cs_i; without the soft filter the
     Krum scores, where there are any.
 
-    num_byzantine: None = floor((K - 3) / 2); the paper sets floor(ratio * K). threshold_scale: the paper has 0.35
-    for 70 % attackers. soft, hard, trust: each part can be switched off (the paper's table 4); rounds count
-    from 0. similarity: cosines by `pair`, `batch` or `matrix` product, or `transitive` (section 6.2): a pair's
-    cosine is measured once, and not at all when third clients that both have met allow an estimate.
-
-    The published code: weight_reference `mean` (sums of W_i - W* instead of W_i - W_G), bias_features `raw` (b_i
-    instead of b_i - b_G), scale_similarities (each column of a round's similarities to [0, 1]), initial_trust 0.5
-    (a first entry in everybody's list), trust_round = switch_round (trust ignored before), trust_fallback (when
-    trust clears everybody, the soft filter's verdict stands), trust off by default, k-means without a seed.
-    trust_verdict `final` is another reading: the verdict after clearing is remembered, so that a client that was
-    unflagged in its first round stays trusted for ever, whatever the filters say of it later.
+    With `transitive` similarities (section 6.2) a pair's cosine is measured once, and not at all when third clients that
+    both have met allow an estimate. The published code: weight_reference `mean`, bias_features `raw`,
+    scale_similarities, initial_trust 0.5, trust_round = switch_round, trust_fallback, trust off by default, k-means
+    without a seed. trust_verdict `final` is another reading, by which a client that was unflagged in its first round
+    stays trusted for ever, whatever the filters say of it later.
 
     State, for the n clients seen so far in id order: clients [n] int64; score [n], rounds [n]; trust_sum [n],
     trust_count [n]; with the hard filter weight_similarity, bias_similarity [n, n] float32 and together [n, n] int32,

@@ -39,14 +39,12 @@ class Flame(Defense):
 
     1. HDBSCAN on the cosine distances of the *models* w_G + u_i, with clusters of at least floor(K / 2) + 1; K < 4:
     all are accepted. 2. Accepted updates are clipped to S, the median norm over all K.
-    3. Their uniform mean. 4. Gaussian noise of deviation noise_factor * S on every parameter.
+    3. Their uniform mean. 4. Gaussian noise of deviation noise_factor * S on every parameter; the paper's theory has
+    noise_factor = sqrt(2 ln(1.25 / delta)) / epsilon. Scores: mean cosine distance to the accepted models.
 
-    noise_factor: the paper's empirical 0.001; its theory has sqrt(2 ln(1.25 / delta)) / epsilon. Scores: mean
-    cosine distance to the accepted models.
-
-    clustering: by `cosine` distance, as in the paper, or by `rows`, as in FedGrad's code: each client is its row of the
-    distance matrix, scaled to length 1, and Euclidean distances between rows count; from there on as in the paper,
-    which leaves open what to do without a cluster that large. There always is one (see majority_cluster).
+    FedGrad's code clusters `rows`: each client is its row of the distance matrix, scaled to length 1, and Euclidean
+    distances between rows count; from there on as in the paper, which leaves open what to do without a cluster that
+    large. There always is one (see majority_cluster).
     """
 
     paper = "Nguyen et al., USENIX Security 2022"

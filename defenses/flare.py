@@ -42,13 +42,8 @@ class Flare(Defense):
     softmax(ct / temperature). Detected (flagged) when S_i < 1 / K; it keeps its small weight. Scores: the share of
     the others (with include_self, of all) that do not vote for i.
 
-    neighbours: None = round(K / 2), Python's round. bandwidth: sigma of the Gaussian kernel, which the paper does not
-    state; None = the median heuristic, sigma^2 = median squared distance of all representations. mmd: `paper`'s
-    estimator or the `unbiased` one (defenses/mmd.py). label: the class; None = the one the server has most of, the
-    lowest if several. samples: at most this many, as the server holds them; at least 2.
-
-    include_self: False leaves a client out of its own neighbours, as the paper's text does; True ranks it among them,
-    as its algorithm 1 does: it is its own nearest, and one of its votes goes to itself.
+    The paper does not state the kernel's bandwidth; by default sigma^2 = median squared distance of all representations.
+    A client that ranks itself, as algorithm 1 does, is its own nearest, and one of its votes goes to itself.
     Equal discrepancies: the lowest index is nearest. K < 3, or representations that do not differ at all: uniform
     weights. A representation that is not finite is infinitely far from all: it gets no vote and has none.
     """
@@ -60,7 +55,7 @@ class Flare(Defense):
     temperature: Positive = 1.0
     """Divisor of the counts of votes in the softmax."""
     neighbours: PositiveInt | None = None
-    """Nearest others that each client votes for; null: round(K / 2)."""
+    """Nearest others that each client votes for; null: round(K / 2), Python's round."""
     bandwidth: Positive | None = None
     """Sigma of the Gaussian kernel, in units of the representations; null: the median heuristic."""
     mmd: Literal["paper", "unbiased"] = "paper"

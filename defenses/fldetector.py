@@ -22,18 +22,16 @@ class FLDetector(Defense):
 
     Prediction: u_i(t - 1) + H (w_t - w_(t - 1)), H the compact L-BFGS matrix of the last `window` changes of the
     global model and of the aggregate. A client's score is the mean over its last `window` rounds of its prediction
-    error, as a share of the cohort's errors. From round `burn_in` on (counted from the start or the last removal):
-    where the gap statistic finds more than one cluster of scores, the higher of two clusters is malicious.
-    It starts when the window is full; the published code waits for 50 rounds.
+    error, as a share of the cohort's errors. From round `burn_in` on: where the gap statistic finds more than one cluster
+    of scores, the higher of two clusters is malicious.
 
-    `permanent` (the paper's): who is caught stays out for good, and the detector starts over; the global model
-    is not rolled back, where the paper restarts the training. Otherwise clients are left out for this round only.
-    `gap`: `mean_log` is the statistic as defined, `log_mean` the published code's. Clients are known by their id:
-    one that was not sampled keeps its last update; a new one is accepted until it has a score.
+    After a permanent removal the detector starts over; the global model is not rolled back, where the paper restarts the
+    training. Clients are known by their id: one that was not sampled keeps its last update; a new one is accepted until
+    it has a score.
 
-    Memory: 2 window d numbers for the windows, and each client's last update. Where d is above `sketch_size`,
-    that is kept, and the error measured, in a random sign projection to that many numbers (relative error of a
-    distance about 1 / sqrt(2 sketch_size)); None keeps whole updates in this process: N d numbers. O(window d + K d).
+    Memory: 2 window d numbers for the windows, and each client's last update; above `sketch_size` the error is measured
+    in the projection (relative error of a distance about 1 / sqrt(2 sketch_size)); whole updates are N d numbers in this
+    process. O(window d + K d).
     """
 
     paper = "Zhang et al., KDD 2022"

@@ -33,15 +33,12 @@ class FLTrust(Defense):
     TS_i = max(0, cos(u_i, u_0)); aggregate = sum TS_i |u_0| u_i / |u_i| / sum TS_i, where u_0 is trained on all
     server data by the clients' recipe. Scores: 1 - cosine. A client of trust 0 is flagged. A single client passes
     through as it is.
-
-    no_trust: what is done when nobody is trusted: `keep` the global model, all clients flagged, or the `uniform`
-    mean, none flagged.
     """
 
     paper = "Cao et al., NDSS 2021"
     needs = frozenset({Requirement.SERVER_DATA, Requirement.SERVER_TRAINING})
     no_trust: Literal["keep", "uniform"] = "keep"
-    """When nobody is trusted: `keep` the global model, or take the `uniform` mean."""
+    """When nobody is trusted: `keep` the global model, all flagged, or take the `uniform` mean, none flagged."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Train on the server, compare directions, combine at one length."""

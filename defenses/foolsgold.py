@@ -33,11 +33,6 @@ ALIKE = 1e-12
 class FoolsGold(Defense):
     """Lowers the weight of clients whose summed updates point the same way.
 
-    features: what is summed over a client's rounds and compared: `head`, the last layer's weights (the paper), or
-    `all` parameters. clip: the largest norm of one round's addition to that history; None as in the paper, 1 in
-    the codes that clip. divide_by: what the weighted sum of the updates is divided by: the sum of the
-    `weights` (the paper), the number of `clients` in the round, or `nothing`.
-
     State: {"history": {client id: float32 [p]}}: p is C h for `head`; for `all` the server keeps a vector of d for
     every client it has seen, which is what the method asks for. Scores: 1 - weight before normalisation;
     `weights` sum to 1 whatever the divisor. A client of weight 0 is flagged; when that is everybody the global

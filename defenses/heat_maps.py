@@ -137,21 +137,16 @@ def class_activation_maps(
 class HeatMapDefense(Defense):
     """Base of the defenses on heat maps: which image, which class, which size.
 
-    probe: `per_round` shows a random server image each round (the papers: "randomly picks an image"), `fixed`
-    always the first (their code: one fixed file). probe_size: side in pixels to which the image is enlarged; None
-    leaves it. The code enlarges to 224, as networks made for ImageNet need: from 32 x 32 their last activation map
-    is one pixel, which says nothing and is refused. Server images are normalised like the model's training
-    data, where the code normalises its file by that file's own mean and deviation.
-    target: the class explained: `label`, the image's own, one for all clients (the papers' given class c), or
-    `argmax`, each client's most likely one (the code). map_size: `native`, the activation map's own (fast: 7 x 7
-    pixels for a ResNet at 224, not 50,176; scores are not those of enlarged maps), `input`, the enlarged image's
-    (the code), or a side in pixels.
-    normalise: `minmax` shifts and scales each map to [0, 1], as the published code does; `none` leaves it as equations
-    1 and 2 (GCAMA) and 9 and 10 (LayerCAM-AE) give it, cut off at 1e6. The papers' text has no such step, their
-    tables imply it, so it is the default: the attackers' errors in table 6 are .214 ± .004 for all three, where
-    noised models' raw maps have errors of up to 1e6 beside a decoder that ends in a sigmoid; and at beta = .5 (table 7) FPR is .319, where
-    errors as large as that would lift the threshold above every benign one. Without the step noise is seen by the size of
-    a map alone, and a model that hides its map's size is not.
+    The papers "randomly pick an image"; their code shows one fixed file, normalised by its own mean and deviation, where
+    server images are normalised like the model's training data, and enlarges it to 224, as networks made for ImageNet
+    need: from 32 x 32 their last activation map is one pixel, which says nothing and is refused. Native maps are fast: 7 x
+    7 pixels for a ResNet at 224, not 50,176; scores are not those of enlarged maps.
+
+    Unscaled maps (normalise=none) are as equations 1 and 2 (GCAMA) and 9 and 10 (LayerCAM-AE) give them, cut off at 1e6.
+    The papers' text has no scaling, their tables imply it, so it is the default: the attackers' errors in table 6 are
+    .214 ± .004 for all three, where noised models' raw maps have errors of up to 1e6 beside a decoder that ends in a
+    sigmoid; and at beta = .5 (table 7) FPR is .319, where errors as large as that would lift the threshold above every
+    benign one. Without the step noise is seen by the size of a map alone, and a model that hides its map's size is not.
     """
 
     method: ClassVar[Method]
@@ -163,7 +158,7 @@ class HeatMapDefense(Defense):
     probe_size: PositiveInt | None = None
     """Side in pixels to which the image is enlarged (the code: 224); null: left as it is."""
     target: Literal["label", "argmax"] = "label"
-    """Class explained: the image's own `label` (the papers), or each client's most likely one, `argmax`
+    """Class explained: the image's own `label`, one for all clients (the papers), or each client's most likely one, `argmax`
     (the code)."""
     map_size: PositiveInt | Literal["native", "input"] = "native"
     """Size of the maps: `native` (the activation map's), `input` (the enlarged image's: the code), or a

@@ -23,11 +23,10 @@ _MAX_SAMPLES = 256
 class IsolationForestFilter(Defense):
     """Drops clients that random trees isolate in few splits.
 
-    A fresh forest of `num_trees` trees each round, every tree on min(256, K) clients (scikit-learn's). Score
-    2^(-E[h] / H) in (0, 1], E[h] the mean depth of a client and H the mean depth of an unsuccessful search.
-    Dropped: scores above `threshold`, or with num_byzantine the highest that many. `features`: `head` = updates
-    of the last layer, `components` = principal components of the whole updates (K - 1 numbers each, from one Gram
-    matrix). The reinforcement-learned threshold of the work that CAM papers cite is left out. K < 3: accept all.
+    A fresh forest each round, every tree on min(256, K) clients (scikit-learn's). Score 2^(-E[h] / H) in (0, 1], E[h] the
+    mean depth of a client and H the mean depth of an unsuccessful search. Principal components are K - 1 numbers each,
+    from one Gram matrix. The reinforcement-learned threshold of the work that CAM papers cite is left out. K < 3: accept
+    all.
     """
 
     paper = "Liu et al., ICDM 2008"

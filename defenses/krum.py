@@ -26,13 +26,9 @@ from raysim.requirement import Requirement
 class Krum(Defense):
     """The single update with the smallest summed squared distance to its nearest neighbours.
 
-    num_byzantine: the assumed number f of malicious clients, K >= 2 f + 3; None: the most that K tolerates,
-    floor((K - 3) / 2). A round that is left with fewer rows than planned assumes at most K - 3.
-    squared: False sums plain distances instead of squared ones. neighbours: how many of the nearest others are
-    summed, at most K - 1; None: K - f - 2.
-
-    The winner has weight 1 and all others 0. `flagged` marks the f highest scores only: the others lose
-    without being accused, so that detection rates mean the same as for rules that keep K - f clients.
+    A round that is left with fewer rows than planned assumes at most K - 3. The winner has weight 1 and all others 0.
+    `flagged` marks the f highest scores only: the others lose without being accused, so that detection rates mean the
+    same as for rules that keep K - f clients.
     """
 
     paper = "Blanchard et al., NIPS 2017"

@@ -14,10 +14,9 @@ class LayerCAMKrum(CAMKrum):
     """The single model whose LayerCAM heat map has the smallest summed squared distance to its nearest maps.
 
     Krum (see the defense `krum`) on the clients' maps of one server image, flattened to n pixels, instead of on
-    their d parameters; O(K passes + K^2 n). The winner's model becomes the global one.
-    num_byzantine: the assumed number f of malicious clients, K >= 2 f + 3; None: the most that K tolerates,
-    floor((K - 3) / 2). The f highest scores are flagged, as the paper's equal recall and precision imply. A round
-    that is left with fewer rows than planned assumes at most K - 3.
+    their d parameters; O(K passes + K^2 n). The winner's model becomes the global one. The f highest scores are flagged,
+    as the paper's equal recall and precision imply. A round that is left with fewer rows than planned assumes at most
+    K - 3.
 
     Colluders with equal maps, all zero for instance, are 0 apart: c of them win as soon as c - 1 >= K - f - 2.
     """

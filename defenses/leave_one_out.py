@@ -35,8 +35,8 @@ class ImpactDefense(RuleDefense):
     Client i's impact is the metric (error rate or cross-entropy) of the rule's aggregate of all K updates minus that
     of all but i. The c = num_byzantine largest impacts are dropped (None: (K - 1) // 2), ties in favour of the
     larger impact on the loss, then the lowest id, and the rest is aggregated by the rule (see
-    `after_removal`). union: drop whom either metric would (Fang et al.'s third variant). Cost: K + 1 aggregates,
-    O(K^2 d) for krum and O(d K log K) for the others, and as many evaluations, a task each.
+    `after_removal`). Cost: K + 1 aggregates, O(K^2 d) for krum and O(d K log K) for the others, and as many evaluations,
+    a task each.
     """
 
     needs = RuleDefense.needs | {Requirement.SERVER_DATA, Requirement.INFERENCE}

@@ -20,10 +20,7 @@ from raysim.requirement import Requirement
 
 @dataclass(frozen=True)
 class Median(Defense):
-    """Per parameter, the unweighted median of the updates.
-
-    even: what it is of an even number of updates: the `mean` of the middle two, or the `lower` or `upper` of them.
-    """
+    """Per parameter, the unweighted median of the updates."""
 
     paper = "Yin et al., ICML 2018"
     needs = frozenset({Requirement.ORDER_STATISTICS})

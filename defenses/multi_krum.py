@@ -23,13 +23,7 @@ from raysim.requirement import Requirement
 
 @dataclass(frozen=True)
 class MultiKrum(Defense):
-    """Mean of the updates with the smallest Krum scores; the others are flagged.
-
-    num_byzantine: the assumed number f of malicious clients, K >= 2 f + 3; None: floor((K - 3) / 2), the most
-    that K tolerates. num_selected: how many updates are averaged; None: K - f. data_weighted: the mean is
-    weighted by the number of training examples. squared: False scores by plain distances instead of squared
-    ones. neighbours: how many of the nearest others a score sums, at most K - 1; None: K - f - 2.
-    """
+    """Mean of the updates with the smallest Krum scores; the others are flagged."""
 
     paper = "Blanchard et al., NIPS 2017"
     needs = frozenset({Requirement.GRAM})

@@ -24,9 +24,7 @@ from raysim.requirement import Requirement
 class NearestNeighbourMixing(PreAggregation):
     """Replaces every update by the mean of its K - f nearest, itself included, in front of another defense.
 
-    num_byzantine: the assumed number f of malicious clients, 2 f < K; None: floor((K - 1) / 2), the most that
-    K tolerates, which is also the limit in a round that is left with fewer rows than planned. Buffers are left
-    as they are.
+    A round that is left with fewer rows than planned assumes at most floor((K - 1) / 2). Buffers are left as they are.
     """
 
     paper = "Allouah et al., AISTATS 2023"

@@ -25,12 +25,8 @@ from raysim.options import NotNegative, Positive
 class NormClip(Defense):
     """Data-weighted mean of updates clipped to a norm, plus Gaussian noise if asked; rejects nobody.
 
-    bound: the largest Euclidean norm M of an update; None: the mean norm of the round. noise_std: standard
-    deviation of the noise added to every parameter, in units of the parameters. noise_on: to what it is added,
-    the `aggregate`, or each of the `clients`' clipped updates. Only the mean of these is used, so its noise is
-    drawn at once: independent noises of deviation s, averaged with shares p_i, are N(0, s^2 sum_i p_i^2).
-
-    `weights` are the data shares, before clipping; `scores` the norms.
+    Only the mean of noised clients is used, so their noise is drawn at once: independent noises of deviation s, averaged
+    with shares p_i, are N(0, s^2 sum_i p_i^2). `weights` are the data shares, before clipping; `scores` the norms.
     """
 
     paper = "Sun et al., arXiv 1911.07963, 2019"

@@ -30,10 +30,6 @@ from raysim.requirement import Requirement
 class RFA(Defense):
     """Geometric median of the updates, weighted by training examples; soft weights, rejects nobody.
 
-    max_iterations: Weiszfeld steps at most. tolerance: stop when the objective changes by less than this share
-    of itself. smoothing: distances below this count as this (the paper's nu), in units of the parameters.
-    start: the first point: the `mean` of the updates, or `zero`, which is the global model.
-
     A point that holds more than half of the weight is the geometric median; the distance to it shrinks by a
     constant factor per step, so give it more steps than the default where that matters: they cost K^2 each.
 

@@ -23,9 +23,8 @@ from raysim.options import Count, Positive
 class RLR(Defense):
     """Data-weighted mean, sign reversed where the signs of the updates do not add up to a threshold.
 
-    threshold: the step is +learning_rate where |sum_i sign(u_i)| >= threshold, -learning_rate elsewhere, with
-    sign(0) = 0; None: floor(K / 2) + 1. A round that is left with fewer rows than the threshold asks for
-    unanimity. learning_rate: the server's, without a unit.
+    The step is +learning_rate where |sum_i sign(u_i)| >= threshold, -learning_rate elsewhere, with sign(0) = 0. A round
+    that is left with fewer rows than the threshold asks for unanimity.
     """
 
     paper = "Ozdayi et al., AAAI 2021"

@@ -24,8 +24,7 @@ from raysim.requirement import Requirement
 class TrimmedMean(Defense):
     """Per parameter, the unweighted mean of the values left when the lowest and highest are dropped.
 
-    trim: how many values to drop on each side, 2 trim < K; None: K // 5, a fifth. A round that is left with
-    fewer rows than planned drops at most (K - 1) // 2 on each side, which leaves the median.
+    A round that is left with fewer rows than planned drops at most (K - 1) // 2 on each side, which leaves the median.
     """
 
     paper = "Yin et al., ICML 2018"

@@ -29,12 +29,9 @@ class VAEDetector(SnapshotDetector):
     VAE to the surrogates after each (snapshots.py): two layers of `hidden` units, `latent` dimensions, a mirrored
     decoder with a learned variance per number. It is not trained again.
 
-    `score`: `error` = squared reconstruction error (Li et al.); `probability` = minus the log-probability of the
-    model, the mean over `draws` Monte Carlo draws of the latent vector (An and Cho, 2015), which PDRR compares
-    with. PDRR writes that a *high* probability means malicious; anomalies have a low one, so the sign is ours.
+    The probability is the mean over `draws` Monte Carlo draws of the latent vector. PDRR writes that a *high* one means
+    malicious; anomalies have a low one, so the sign is ours.
     num_byzantine: drop that many highest scores, as PDRR does; None: all scores above the round's mean, as Li et al.
-
-    Where the defaults are from: hidden and latent, PDRR's description of the method; the others are ours.
     """
 
     paper = "Li et al., arXiv 2002.00211, 2020"
