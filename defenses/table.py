@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from defenses.alignins import AlignIns
 from defenses.auror import AUROR
+from defenses.backdoor_indicator import BackdoorIndicator
 from defenses.bucketing import Bucketing
 from defenses.bulyan import Bulyan
 from defenses.centered_clipping import CenteredClipping
@@ -84,6 +85,7 @@ DEFENSES: Mapping[str, type[Defense]] = {
     "pdrr": PDRR,
     "flare": Flare,
     "flare_code": FlareCode,
+    "backdoor_indicator": BackdoorIndicator,
     "oracle": Oracle,
     "clip_norm": ClipNorm,
     "nearest_neighbour_mixing": NearestNeighbourMixing,

@@ -27,6 +27,7 @@ FACTORY = ModelRecipe("digits_cnn", 10, (1, 8, 8), 0, {"width": 0.6})
 """5,416 parameters: two chunks of columns."""
 CLIENTS = 8
 SMALLER: dict[str, dict[str, Any]] = {
+    "backdoor_indicator": {"epochs": 3},
     "dagmm": {"epochs": 5, "num_snapshots": 8},
     "deepsight": {"samples": 100},
     "isolation_forest": {"num_trees": 10},

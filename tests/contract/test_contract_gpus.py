@@ -19,6 +19,7 @@ from raysim.requirement import Requirement
 from tests.contract.test_contract_defenses import defense_of, judge, random_rows
 
 ON_A_GPU: dict[str, set[str]] = {
+    "backdoor_indicator": {"inference", "server_update"},
     "bulyan": {"gram", "order_statistics"},
     "dagmm": {"pretrain", "fit_dagmm", "energy"},
     "deepsight": {"inference"},

@@ -22,6 +22,7 @@ from raysim.runs import checkpoint
 
 ROUNDS = 6
 SMALLER: dict[str, dict[str, Any]] = {
+    "backdoor_indicator": {"epochs": 3},
     "dagmm": {"epochs": 2, "num_snapshots": 4},
     "deepsight": {"samples": 20},
     "isolation_forest": {"num_trees": 5},
