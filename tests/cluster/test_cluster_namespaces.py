@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+import raysim
 from cluster import bring_up, namespaces
 from raysim.errors import RunError
+from raysim.runs.result import RunResult
 
 LACK = namespaces.missing()
 
@@ -106,3 +111,51 @@ def test_what_was_made_goes_when_it_cannot_be_finished(keepers):
         pytest.fail("came up")
     assert made() == before
     assert keepers() == []
+
+
+LOSES_A_HOST = """
+import json, sys, time
+from pathlib import Path
+import raysim
+
+config, out, armed, cut = json.loads(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
+
+def disturb(event):
+    if event.stage == "train" and event.round == 1 and not armed.exists():
+        armed.touch()
+        while not cut.exists():
+            time.sleep(0.1)
+
+raysim.run(config, name="disturbed", out=out, observe=disturb)
+"""
+
+
+@pytest.mark.ray
+def test_a_host_whose_link_goes_down_before_it_dies(tiny, tmp_path, monkeypatch):
+    """Nothing says goodbye: neither a closed connection nor an answer. Ray's health checks find out."""
+    for name, value in (("period_ms", 500), ("timeout_ms", 1000), ("failure_threshold", 3)):
+        monkeypatch.setenv(f"RAY_health_check_{name}", str(value))
+    config = {**tiny, "rounds": 3, "resources": {"placement": "spread"}}
+    expected = raysim.run(config, name="calm", out=tmp_path, backend="inprocess")
+    script, armed, cut = (tmp_path / name for name in ("driver.py", "armed", "cut"))
+    script.write_text(LOSES_A_HOST)
+    words = [sys.executable, str(script), json.dumps(config), str(tmp_path), str(armed), str(cut)]
+    with bring_up("namespaces", nodes=2, cpus_per_node=1, object_store_bytes=2**27) as cluster:
+        head = cluster.inside[-1]
+        network, host = head.removesuffix("-0"), f"{head.removesuffix('-0')}-1"
+        with subprocess.Popen(cluster.command(words), env=cluster.environment) as driver:
+            while not armed.exists():
+                assert driver.poll() is None
+                time.sleep(0.1)
+            said(["ip", "-n", network, "link", "set", "port1", "down"])
+            for pid in said(["ip", "netns", "pids", host]).split():
+                os.kill(int(pid), signal.SIGKILL)
+            cut.touch()
+            assert driver.wait() == 0
+    result = RunResult(tmp_path / "disturbed")
+    assert result.digest == expected.digest
+    assert (result.path / "clients.parquet").read_bytes() == (expected.path / "clients.parquet").read_bytes()
+    spans = [span for span in result.table("spans").to_pylist() if span["task"] >= 0]
+    assert len({span["node"] for span in spans if span["round"] == 0}) == 2
+    assert len({span["node"] for span in spans if span["round"] == 2}) == 1
+    assert any(span["retries"] for span in spans)
