@@ -121,8 +121,8 @@ def run(
     raysim run mine.yaml --address 10.0.0.1:6379   on a cluster that is up
     raysim run pdrr/table1-krum-pdrr --scale small a paper's experiment, made small
 
-    A name may be an import path, package.module:Thing. Its code is run with your rights, so give none that you do
-    not trust; nothing else in a configuration runs code.
+    A name may be an import path, package.module:Thing, and resources.runtime_env may bring packages. Their code is run
+    with your rights, so give none that you do not trust; nothing else in a configuration runs code.
 
     The folder of the run gets the resolved configuration, Parquet tables of rounds, clients and stages,
     checkpoints, and report.html. Ctrl-C or SIGTERM ends a run and keeps the finished rounds, with a checkpoint of the

@@ -225,7 +225,8 @@ class ResourcesConfig(Group):
     runtime_env: dict[str, object] | None = Field(
         None,
         description="Ray's runtime environment of all processes, for code and packages that other machines lack: "
-        "{py_modules: [helpers.py], working_dir: ., env_vars: {...}, pip: [...]}; on Ray alone",
+        "{py_modules: [helpers.py], working_dir: ., env_vars: {...}, pip: [...]}; on Ray alone; "
+        "recorded with the run, so no place for secrets",
     )
     client_timeout_s: float | None = Field(
         None,

@@ -77,4 +77,6 @@ def test_the_token_is_its_owners_and_in_nothing_that_a_run_leaves(ray_cluster, t
 
 def test_the_help_says_what_runs_foreign_code():
     shown = " ".join(CliRunner().invoke(app, ["run", "--help"]).output.replace("│", " ").split())
+    assert "import path" in shown
+    assert "resources.runtime_env" in shown
     assert "nothing else in a configuration runs code" in shown
