@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attacks.a3fl import A3FL
 from attacks.alie import ALIE
 from attacks.alie_optimised import OptimisedALIE
 from attacks.constrain_and_scale import ConstrainAndScale
@@ -53,6 +54,7 @@ ATTACKS: Mapping[str, type[Attack]] = {
     "trigger": Trigger,
     "neurotoxin": Neurotoxin,
     "layerwise_poisoning": LayerwisePoisoning,
+    "a3fl": A3FL,
     "constrain_and_scale": ConstrainAndScale,
     "dba": DBA,
     "krum_backdoor": KrumBackdoor,

@@ -25,6 +25,15 @@ def corner_patch(height: int, width: int, size: int = 3) -> np.ndarray:
     return _rectangle(height - size, width - size, size, size)
 
 
+def square(height: int, width: int, size: int, corner: int) -> np.ndarray:
+    """The square of `size` x `size` pixels whose upper left one is at (corner, corner): [size * size, 2]."""
+    most = min(height, width) - corner
+    if not 1 <= size <= most:
+        rule = f"must fit images of {height} x {width} from row and column {corner} on"
+        raise ConfigError("patch_size", rule, size, most)
+    return _rectangle(corner, corner, size, size)
+
+
 def dba_strips(
     height: int, width: int, segment: int | None = None, gap: int | None = None
 ) -> list[np.ndarray]:

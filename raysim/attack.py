@@ -184,3 +184,11 @@ class Attack(Declared):
     def triggered_test(self, test: Dataset) -> Dataset | None:
         """What attack success is measured on: inputs with the label the attacker wants; None without a target."""
         return None
+
+    def adapt_test(self, test: Dataset, ctx: ClientContext) -> Dataset:
+        """Samples of `triggered_test` as they are in this round, as many: for attacks whose trigger changes.
+
+        A pure function, called where clients are hosted when a model is evaluated. ctx: of the attack's first client, with
+        the global vector that the round began with; its local training, notes aside, is at hand as in `train`.
+        """
+        return test

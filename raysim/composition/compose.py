@@ -8,6 +8,7 @@ the machines' capacity what the configuration left open. `compose` does both.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,8 @@ class Prepared:
     partition: Partition
     tests: tuple[Dataset, ...]
     """The clean test set, then each attack's triggered one."""
+    adapting: Mapping[int, int]
+    """Number of a test set that an attack changes from round to round -> number of the attack's campaign."""
     notes: tuple[str, ...]
     """What a user should know of this experiment before it starts."""
 
@@ -118,6 +121,7 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     if rows is not None:
         with asked("defense", methods.defense):
             methods = methods.assuming(rows)
+    triggered = triggered_tests(config, campaigns, test)
     return Prepared(
         config=_identified(written_out(config, methods), given, source, layout.vector(model), layout),
         given=given,
@@ -131,7 +135,8 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
         server_data=server_data,
         train_set=train_set,
         partition=partition,
-        tests=(test, *triggered_tests(config, campaigns, test)),
+        tests=(test, *(part for _, part in triggered)),
+        adapting={n: number for n, (number, _) in enumerate(triggered, 1) if campaigns[number].adapts},
         notes=tuple(notes),
     )
 
@@ -178,6 +183,7 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
         synthetic=synthetic,
         client_timeout_s=config.resources.client_timeout_s,
         drop_failing=config.population.on_client_error == "drop",
+        adapting=prepared.adapting,
     )
     train_set, partition = prepared.train_set, prepared.partition
     return Experiment(
@@ -215,8 +221,8 @@ def check_single_samples(model: nn.Module, source: FederatedData) -> None:
 
 def triggered_tests(
     config: ExperimentConfig, campaigns: tuple[Campaign, ...], test: Dataset
-) -> list[Dataset]:
-    """What attack success is measured on, for the attacks that have a target."""
+) -> list[tuple[int, Dataset]]:
+    """What attack success is measured on, for the attacks that have a target, by the number of the campaign."""
     found = []
     for number, campaign in enumerate(campaigns):
         group = numbered("attack", config.attack, number)
@@ -225,7 +231,7 @@ def triggered_tests(
         if triggered is not None:
             if not len(triggered):
                 raise ConfigError(group, "its target leaves no test sample to measure attack success on", 0)
-            found.append(triggered)
+            found.append((number, triggered))
     return found
 
 

@@ -44,6 +44,11 @@ class Campaign:
         """Whether its clients cannot train as the honest do: the attack trains in its own way, or not at all."""
         return type(self.attack).train is not Attack.train or not self.attack.trains
 
+    @property
+    def adapts(self) -> bool:
+        """Whether what its success is measured on changes from round to round."""
+        return type(self.attack).adapt_test is not Attack.adapt_test
+
     def place(self, client: int) -> int | None:
         """The client's place among the compromised ones, None when it is honest."""
         position = int(np.searchsorted(self.client_ids, client))

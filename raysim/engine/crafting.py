@@ -14,7 +14,7 @@ from raysim.backends.base import Backend, Reference, located
 from raysim.config.keys import numbered
 from raysim.context import Context, State
 from raysim.engine.experiment import Experiment, RunState, Uploads, active_attackers, round_context
-from raysim.engine.host import NEGATIVE_VARIANCE
+from raysim.engine.uploads import NEGATIVE_VARIANCE
 from raysim.errors import ContractError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates

@@ -8,7 +8,7 @@ is a pure function of (round, clients trained together, global vector): any host
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +23,7 @@ from raysim.data.dataset import Dataset, normalise
 from raysim.engine.campaigns import HONEST, Campaign, commanded
 from raysim.engine.drawn_updates import Planted, Synthetic, acts_in_training
 from raysim.engine.time_limit import OutOfTime, time_limit
+from raysim.engine.uploads import reason_to_reject
 from raysim.errors import RaysimError, RunError
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import maxima_of, put_row, zero_tiles
@@ -61,6 +62,8 @@ class HostSetup:
     """Seconds that a client which trains alone may take; None: any."""
     drop_failing: bool = False
     """Whether a client whose code raises is a dropout; otherwise its error ends the run."""
+    adapting: Mapping[int, int] = field(default_factory=dict)
+    """Test set -> number of the campaign whose attack changes it from round to round."""
 
     def attackers(self, round: int) -> np.ndarray:
         """Sorted ids of the clients that attack in this round."""
@@ -180,12 +183,26 @@ class ClientHost:
         tiles = setup.synthetic.tiles(setup.seed, order.round, members, planted, setup.layout, setup.bounds)
         return (*tiles, _with_maxima(tiles, [UploadMeta(int(client), 1, float("nan")) for client in clients]))
 
-    def evaluate(self, vector: np.ndarray, which: int, first: int, last: int) -> np.ndarray:
-        """Evaluate samples [first, last) of test set `which`: see LocalTrainer.evaluate."""
-        test = self.tests[which]
+    def evaluate(
+        self,
+        vector: np.ndarray,
+        which: int,
+        first: int,
+        last: int,
+        round: int = 0,
+        began: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Evaluate samples [first, last) of test set `which`: see LocalTrainer.evaluate.
+
+        round, began: for a test set that an attack adapts, the round and the global vector [d + b] it began with.
+        """
+        test, setup = self.tests[which], self.setup
         part = Dataset(test.images[first:last], test.labels[first:last])
+        if which in setup.adapting and began is not None:
+            campaign = setup.campaigns[setup.adapting[which]]
+            ctx = self._context(RoundOrder(round, 0), int(campaign.client_ids[0]), campaign, 0, began, None)
+            part = campaign.attack.adapt_test(part, ctx)
         self.trainer.load(vector)
-        setup = self.setup
         return self.trainer.evaluate(part, setup.mean, setup.attack_std or setup.std, setup.evaluation_batch)
 
     def data_of(self, client: int, std: tuple[float, ...] | None = None) -> ClientData:
@@ -293,10 +310,26 @@ class ClientHost:
         """The client's training data, its attack (HONEST's when it does not attack this round), the attack's context, and
         the seconds that poisoning the data took.
         """
+        campaign, colluder = self.setup.campaign_of(order.round, client)
+        context = self._context(order, client, campaign, colluder, global_vector, previous)
+        own, began = self.data_of(client, context.std), time.perf_counter()
+        data = campaign.attack.poison_data(own, context)
+        poisoned_s = time.perf_counter() - began if acts_in_training(campaign.attack) else 0.0
+        return data, campaign.attack, context, poisoned_s
+
+    def _context(
+        self,
+        order: RoundOrder,
+        client: int,
+        campaign: Campaign,
+        colluder: int,
+        global_vector: np.ndarray,
+        previous: np.ndarray | None,
+    ) -> ClientContext:
+        """A client as its attack sees it."""
         setup = self.setup
-        campaign, colluder = setup.campaign_of(order.round, client)
         std = setup.std if campaign is HONEST or setup.attack_std is None else setup.attack_std
-        context = ClientContext(
+        return ClientContext(
             seed=setup.seed,
             round=order.round,
             client=client,
@@ -313,10 +346,6 @@ class ClientHost:
             std=std,
             pool=partial(self.pool, campaign.client_ids),
         )
-        own, began = self.data_of(client, std), time.perf_counter()
-        data = campaign.attack.poison_data(own, context)
-        poisoned_s = time.perf_counter() - began if acts_in_training(campaign.attack) else 0.0
-        return data, campaign.attack, context, poisoned_s
 
     def _fit(self, global_vector: np.ndarray, data: ClientData, **options: Any) -> np.ndarray:
         return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.setup.seed, **options)
@@ -343,9 +372,6 @@ def _with_maxima(tiles: Sequence[np.ndarray], metas: Sequence[UploadMeta]) -> li
 REASON_LENGTH = 200
 """Characters of an error that a dropout's reason repeats."""
 
-NEGATIVE_VARIANCE = "negative variance"
-"""Why an upload is rejected that takes a running variance below 0: the model would answer with NaN."""
-
 
 @contextmanager
 def _naming(round: int, clients: Sequence[int]) -> Iterator[None]:
@@ -361,26 +387,3 @@ def _naming(round: int, clients: Sequence[int]) -> Iterator[None]:
     except (Exception, SystemExit) as error:  # an exit would look like a crash of this host
         problem = f"{type(error).__name__}: {error}{together}"
         raise RunError(problem, stage="train", round=round, client=client) from error
-
-
-def reason_to_reject(submitted: object, layout: Layout, global_vector: np.ndarray) -> str:
-    """Why an upload must not reach an aggregate ("missing", "wrong shape ...", "non-finite", "negative variance"), or "".
-
-    Variances: global + update must be at least 0. Rounding is monotone, so that an honest client's never are below:
-    local >= 0 gives fl(local - global) >= -global.
-    """
-    if submitted is None:
-        return "missing"
-    if not isinstance(submitted, np.ndarray) or not np.issubdtype(submitted.dtype, np.floating):
-        return f"not an array of floats: {type(submitted).__name__}"
-    if submitted.shape not in ((layout.dim,), (layout.num_columns,)):
-        return f"wrong shape {submitted.shape}, expected ({layout.num_columns},)"
-    with np.errstate(over="ignore"):
-        held = submitted.astype(np.float32, copy=False)
-    if not np.isfinite(held).all():
-        return "non-finite"
-    if len(held) == layout.num_columns:
-        variances = layout.variance_columns
-        if (global_vector[variances] + held[variances] < 0).any():
-            return NEGATIVE_VARIANCE
-    return ""

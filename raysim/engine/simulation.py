@@ -122,7 +122,9 @@ def _played(experiment: Experiment, backend: Backend, state: RunState) -> Iterat
 def _evaluated(experiment: Experiment, backend: Backend, played: Round) -> Round:
     """The round with its measures and their spans."""
     state, record = played
-    work = partial(evaluate, experiment, backend, record.number, state.global_vector)
+    began = state.previous_vector
+    assert began is not None, "a round was played"
+    work = partial(evaluate, experiment, backend, record.number, state.global_vector, began)
     measures = _again_if_lost(record.number, work)
     spans = [*record.spans, *backend.telemetry.drain()]
     return state, replace(record, row=evaluated(record.row, measures), spans=spans)
@@ -327,18 +329,25 @@ def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector:
     return new
 
 
-def evaluate(experiment: Experiment, backend: Backend, round: int, vector: np.ndarray) -> list[Measure]:
-    """The model on the clean test set and on each triggered one; [] in rounds without evaluation."""
+def evaluate(
+    experiment: Experiment, backend: Backend, round: int, vector: np.ndarray, began: np.ndarray
+) -> list[Measure]:
+    """The model on the clean test set and on each triggered one; [] in rounds without evaluation.
+
+    began: the global vector [d + b] before the round, by which attacks may adapt their trigger.
+    """
     config = experiment.config.evaluation
     if (round + 1) % config.every and round + 1 != experiment.config.rounds:
         return []
-    published = backend.put(vector)
+    published, adapting = backend.put(vector), experiment.setup.adapting
+    beside = (round, backend.put(began)) if adapting else ()
     items, owners = [], []
     for which, size in enumerate(experiment.test_sizes):
         batches = -(-size // config.batch_size)
         per_call = config.batch_size * max(1, -(-batches // backend.hosts))
         for first in range(0, size, per_call):
-            items.append((published, which, first, min(first + per_call, size)))
+            part = (published, which, first, min(first + per_call, size))
+            items.append((*part, *beside) if which in adapting else part)
             owners.append(which)
     answers = backend.call_clients("evaluate", "evaluate", items)
     results = []

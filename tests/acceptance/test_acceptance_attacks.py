@@ -72,6 +72,9 @@ CASES: dict[str, Case] = {
     "trigger": Case({"name": "norm_clip", "bound": 1.0}, targeted=True),
     "neurotoxin": Case({"name": "norm_clip", "bound": 1.0}, targeted=True),
     "layerwise_poisoning": Case({"name": "multi_krum", "num_byzantine": 3}, targeted=True),
+    "a3fl": Case(
+        {"name": "norm_clip", "bound": 1.0}, {"trigger_epochs": 2, "harden_every": 1}, targeted=True
+    ),
     "constrain_and_scale": Case({"name": "flame"}, targeted=True),
     "dba": Case({"name": "foolsgold"}, targeted=True),
     "krum_backdoor": Case(KRUM, FEW_STEPS, targeted=True),

@@ -24,7 +24,7 @@ from raysim.matrix.updates import Updates
 
 CLIENTS = 12
 ATTACKERS = (2, 7, 9)
-SMALLER = {"gae": {"num_coordinates": 60}}
+SMALLER = {"a3fl": {"trigger_epochs": 2, "harden_every": 1}, "gae": {"num_coordinates": 60}}
 """Options of the attacks whose default size would make these tests slow."""
 every_attack = pytest.mark.parametrize("name", sorted(ATTACKS))
 

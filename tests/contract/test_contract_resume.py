@@ -32,6 +32,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "gradcam_ae": {"interval": 2, "votes": 1},
     "layercam_ae": {"interval": 2, "votes": 1},
     "gae": {"num_coordinates": 20},
+    "a3fl": {"trigger_epochs": 2, "harden_every": 1},
 }
 """Small versions of slow methods, and early ones of those of which a part begins late in a run."""
 

@@ -12,7 +12,8 @@ from raysim.attack import Attack
 from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset, normalise
 from raysim.engine.campaigns import Campaign, Schedule
-from raysim.engine.host import ClientHost, HostSetup, RoundOrder, UploadMeta, reason_to_reject
+from raysim.engine.host import ClientHost, HostSetup, RoundOrder, UploadMeta
+from raysim.engine.uploads import reason_to_reject
 from raysim.errors import DataError, RunError
 from raysim.matrix.layout import Layout
 from raysim.training.local import LocalTrainer
