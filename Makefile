@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || $(call failed,1/3)
 	@echo "[2/3] pip's current version: seconds, 2 MB"
 	@$(PIP_INSTALL) --quiet --upgrade pip || $(call failed,2/3)
-	@echo "[3/3] raysim and the 97 packages it is used and tested with: 0.6 GB to download with a CPU build of torch,"
+	@echo "[3/3] raysim and the 102 packages it is used and tested with: 0.6 GB to download with a CPU build of torch,"
 	@echo "      3.2 GB with the CUDA build; after that, unpacking takes a few minutes"
 	@bars=off; if [ -t 1 ]; then bars=on; fi; \
 	$(PIP_INSTALL) --progress-bar $$bars --constraint constraints.txt --editable '.[dev]' || $(call failed,3/3)

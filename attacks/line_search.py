@@ -66,7 +66,7 @@ class LineSearched(Attack):
         steps = []
         for text in self.rule:
             options = parse_method("rule", text)
-            name = options.pop("name")
+            name = str(options.pop("name"))
             if name not in DEFENSES:
                 raise unknown_name("rule", name, DEFENSES)
             step = construct(DEFENSES[name], options)

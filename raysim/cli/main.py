@@ -18,7 +18,7 @@ from raysim.cli.cluster import app as cluster_app
 from raysim.cli.compare import compare
 from raysim.cli.following import conclude, followed, introduce, subject
 from raysim.cli.listing import list_names
-from raysim.cli.options import Address, Backend, Debug, Explain, RunPath
+from raysim.cli.options import Address, Backend, Debug, Explain, RunPath, Tracker
 from raysim.cli.study_command import command_of
 from raysim.config.explain import explained
 from raysim.config.load import load_config
@@ -26,6 +26,7 @@ from raysim.config.schema import ExperimentConfig
 from raysim.errors import ConfigError
 from raysim.exit_status import exit_status
 from raysim.report import terminal as results
+from raysim.report.trackers import both, require, tracked
 from raysim.runs.directory import RunDirectory
 from raysim.runs.naming import claimed
 from raysim.studies.papers.study import Reproduce
@@ -109,6 +110,7 @@ def run(
             "--download", help="Fetch a missing data set where torchvision can: data.download=true."
         ),
     ] = False,
+    tracker: Tracker = None,
     debug: Debug = False,
 ) -> None:
     """Run one experiment.
@@ -132,11 +134,20 @@ def run(
         config = _requested(request, scale)
         if download:
             config = config.with_values(data={"download": True})
+        require(tracker)
         with claimed(out, name) as path:
-            with followed(path, backend, address, debug) as display:
+            with (
+                followed(path, backend, address, debug) as display,
+                tracked(tracker, path, config) as log,
+            ):
                 introduce(display, path, config)
                 result = raysim.run(
-                    config, name=path.name, out=path.parent, backend=backend, address=address, observe=display
+                    config,
+                    name=path.name,
+                    out=path.parent,
+                    backend=backend,
+                    address=address,
+                    observe=both(display, log),
                 )
             conclude(result, path)
 
@@ -156,6 +167,7 @@ def resume(
     ] = None,
     backend: Backend = "ray",
     address: Address = None,
+    tracker: Tracker = None,
     debug: Debug = False,
 ) -> None:
     """Continue a run from its newest checkpoint, or extend it.
@@ -186,7 +198,11 @@ def resume(
         earlier = (
             [row for row in directory.read("rounds").to_pylist() if row["round"] < first] if first else []
         )
-        with followed(path, backend, address, debug) as display:
+        require(tracker)
+        with (
+            followed(path, backend, address, debug) as display,
+            tracked(tracker, path, going_on.config) as log,
+        ):
             introduce(display, path, going_on.config)
             display.standing.earlier = earlier
             result = raysim.resume(
@@ -195,7 +211,7 @@ def resume(
                 from_round=from_round,
                 backend=backend,
                 address=address,
-                observe=display,
+                observe=both(display, log),
             )
         conclude(result, path)
 

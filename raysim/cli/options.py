@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from raysim.report.trackers import TrackerName
+
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a run: runs/first.", show_default=False)
 ]
@@ -16,6 +18,10 @@ Backend = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="A Ray cluster that is up. Default: RAY_ADDRESS, or a new one."),
+]
+Tracker = Annotated[
+    TrackerName | None,
+    typer.Option(help="Log every round as it ends, to files in the run's folder.", show_default=False),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, too.")]
 

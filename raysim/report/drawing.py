@@ -44,8 +44,8 @@ def data_uri(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg(figure).encode()).decode('ascii')}"
 
 
-def svg(figure: Figure) -> str:
-    """The figure as SVG without a background; the same bytes for the same figure."""
+def svg(figure: Figure, dark: Mapping[str, str] = DARK) -> str:
+    """The figure as SVG without a background; the same bytes for the same figure. dark: its colours on dark pages."""
     buffer = io.StringIO()
     with matplotlib.rc_context(
         {"svg.hashsalt": "raysim"}
@@ -54,8 +54,8 @@ def svg(figure: Figure) -> str:
     text = buffer.getvalue()
     head = text.index(">", text.index("<svg")) + 1
     rules = [
-        f'[style*="{part}: {light}"],[{part}="{light}"]{{{part}:{dark}!important}}'
-        for light, dark in DARK.items()
+        f'[style*="{part}: {light}"],[{part}="{light}"]{{{part}:{shown}!important}}'
+        for light, shown in dark.items()
         for part in ("fill", "stroke")
     ]
     style = f"<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"

@@ -23,11 +23,6 @@ from raysim.studies.study import Page, picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OTHERS = "all others"
-
-STAGES = 6
-"""How many stages the figure shows apart."""
-
 
 @dataclass(frozen=True)
 class Compared:
@@ -87,6 +82,8 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 def page_of(runs: Sequence[Compared]) -> Page:
     """Measures, what differs, seconds by stage; accuracy against the round and the stages as figures."""
+    from raysim.studies.figure import stacked
+
     shown = [m for m in MEASURES if any(not np.isnan(run.measures[m]) for run in runs)]
     head = ["run", *(MEASURES[m] for m in shown)]
     rows = [[run.name, *(_text(run.measures[m], m) for m in shown)] for run in runs]
@@ -107,7 +104,9 @@ def page_of(runs: Sequence[Compared]) -> Page:
         + (markdown.table(["key", *names], changed) if changed else "Nowhere."),
         "## Seconds by stage\n\n" + markdown.table(["stage", *names], times),
     ]
-    figures = {"stages": ("Seconds a round by stage", _stages(runs, stages))}
+    bars = {run.name: dict(run.stages) for run in runs}
+    caption = "Seconds a round by stage"
+    figures = {"stages": (caption, stacked({"": bars}, x=f"{caption}, medians"))}
     if any(_accuracy(run).size for run in runs):
         figures = {"accuracy": ("Main accuracy against the round", _accuracies(runs)), **figures}
     return Page(sections, figures, files={"compare.tex": booktabs(head, rows)})
@@ -165,31 +164,4 @@ def _accuracies(runs: Sequence[Compared]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round", ylabel="main accuracy", ylim=(0, 1))
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
-    return figure
-
-
-def _stages(runs: Sequence[Compared], stages: Sequence[str]) -> Figure:
-    """A bar a run, its stages one behind the other; those that never matter are drawn together."""
-    from raysim.report.drawing import GRID
-    from raysim.studies.figure import COLOURS, panels
-
-    largest = sorted(stages, key=lambda stage: -max(run.stages.get(stage, 0.0) for run in runs))[:STAGES]
-    figure, (axes,) = panels(1, height=1.6 + 0.35 * len(runs))
-    left = np.zeros(len(runs))
-    for stage, colour in zip([*largest, OTHERS], [*COLOURS[:STAGES], "#b9bfc4"], strict=False):
-        widths = np.array(
-            [
-                sum(s for name, s in run.stages.items() if (name if name in largest else OTHERS) == stage)
-                for run in runs
-            ]
-        )
-        if widths.any():
-            axes.barh(range(len(runs)), widths, left=left, color=colour, edgecolor="white", label=stage)
-            left += widths
-    axes.set_yticks(range(len(runs)), [run.name for run in runs])
-    axes.invert_yaxis()
-    axes.yaxis.grid(visible=False)
-    axes.xaxis.grid(color=GRID, lw=0.8)
-    axes.set_xlabel("seconds a round, medians of stages")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
     return figure

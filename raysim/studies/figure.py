@@ -19,8 +19,10 @@ PANEL_HEIGHT = 4.2
 """Inches."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288")
+DARK_COLOURS = ("#4fa3e3", "#f58d4e", "#35c49b", "#e7a2c9", "#a4dcff", "#f5bd45", "#a79af2")
+"""The same on dark pages."""
 MARKERS = "osDv^P*X"
-REST = "#b9bfc4"
+REST, DARK_REST = "#b9bfc4", "#5d666e"
 OTHERS = "all others"
 LEAST_SHARE = 0.01
 """Parts below this share of every bar are drawn together."""
@@ -30,13 +32,13 @@ def panels(count: int, height: float = PANEL_HEIGHT) -> tuple[Figure, list[Axes]
     """A figure with so many panels side by side, in the style of the report's."""
     from matplotlib.figure import Figure
 
-    from raysim.report.drawing import GRID, QUIET, WIDE
+    from raysim.report.drawing import GRID, LINE, QUIET, WIDE
 
     figure = Figure(figsize=(WIDE, height), layout="constrained")
     found = [figure.add_subplot(1, count, place + 1) for place in range(count)]
     for axes in found:
         axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color("#aab1b6")
+        axes.spines["bottom"].set_color(LINE)
         axes.tick_params(colors=QUIET, labelsize=9, length=3)
         axes.yaxis.grid(color=GRID, lw=0.8)
         axes.set_axisbelow(True)
@@ -115,7 +117,7 @@ def heat_map(
     axes.yaxis.grid(visible=False)
     middle = (low + high) / 2
     for (row, column), value in np.ndenumerate(values):
-        ink = "white" if value < middle else "black"
+        ink = "#fefefe" if value < middle else "#010101"  # on dark pages, too: the shades stay
         axes.text(column, row, rate(float(value)), ha="center", va="center", color=ink, fontsize=9)
 
 
@@ -196,12 +198,22 @@ def _names_down(axes: Axes, names: Sequence[str]) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As SVG, whose bytes follow from what is drawn alone, and as PNG; path: without an ending."""
-    import matplotlib
+    """As SVG, whose bytes follow from what is drawn alone and which turns dark with its reader's page, and as PNG; path:
+    without an ending.
+    """
+    from matplotlib.colors import to_hex
+    from matplotlib.text import Text
 
+    from raysim.report.drawing import DARK, INK, svg
+
+    for text in figure.findobj(Text):
+        if to_hex(text.get_color()) == "#000000":  # what nobody gave a colour
+            text.set_color(INK)
+    dark = {light.lower(): shown for light, shown in zip(COLOURS, DARK_COLOURS, strict=True)}
+    path.with_name(f"{path.name}.svg").write_text(
+        svg(figure, {**DARK, **dark, REST: DARK_REST}), encoding="utf-8"
+    )
     figure.savefig(path.with_name(f"{path.name}.png"), dpi=150)
-    with matplotlib.rc_context({"svg.hashsalt": "raysim"}):
-        figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None})
 
 
 def _readable(ticks: Sequence[int], log_x: bool) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from raysim.errors import ConfigError
 from raysim.metrics import summarise
 from raysim.report.finished_run import read_columns
 from raysim.report.stage_costs import KEEPING, owner_cost, round_cost
+from raysim.report.trackers import TrackerName, tracked
 from raysim.runs.directory import RunDirectory
 from raysim.studies.table import Values
 
@@ -40,7 +41,7 @@ def finish(
     path: Path,
     backend: Literal["ray", "inprocess"],
     address: str | None,
-    started: Callable[[], None] = lambda: None,
+    tracker: TrackerName | None = None,
 ) -> None:
     """Start the run, go on with it, or leave it as it is where it is finished.
 
@@ -49,15 +50,15 @@ def finish(
     import raysim
 
     if not (path / "config.yaml").exists():
-        started()
-        raysim.run(config, name=path.name, out=path.parent, backend=backend, address=address)
+        with tracked(tracker, path, config) as log:
+            raysim.run(config, name=path.name, out=path.parent, backend=backend, address=address, observe=log)
         return
     stored = load_config(path / "config.yaml")
     if not same(stored, written_out(config)):
         raise ConfigError("out", "must be a folder for this configuration; it holds another's run", str(path))
     if RunDirectory(path).finished_rounds() < config.rounds:
-        started()
-        raysim.resume(path, backend=backend, address=address)
+        with tracked(tracker, path, stored) as log:
+            raysim.resume(path, backend=backend, address=address, observe=log)
 
 
 def same(stored: ExperimentConfig, wanted: ExperimentConfig) -> bool:

@@ -33,6 +33,8 @@ def document(title: str, about: Mapping[str, Any], page: Page, files: Mapping[st
     files: name of a figure -> its file, as the page refers to it.
     """
     body = "\n\n".join(section.strip("\n") for section in page.sections if section.strip())
+    first = next(iter(page.figures), "")
+    body = re.sub(rf"!\[[^\]]*\]\(\{{{re.escape(first)}\}}\)\n*", "", body) if first else body
     lead = [
         f"![{caption}]({files[name]})"
         for name, (caption, _) in page.figures.items()

@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raysim.errors import ConfigError
 from raysim.options import Count
+from raysim.report.trackers import TrackerName, require
 from raysim.studies.study import InProcesses
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ P = TypeVar("P", bound="OfRuns")
 class OfRuns(InProcesses):
     """Where runs run."""
 
-    grid: ClassVar = frozenset({"workers", "address"})
+    grid: ClassVar = frozenset({"workers", "address", "tracker"})
     backend: Literal["ray", "inprocess"] | None = Field(
         "ray", description="inprocess: each run in a process, no Ray"
     )
@@ -31,6 +32,16 @@ class OfRuns(InProcesses):
         None, description="of a Ray cluster that is up; default: a new one for all runs"
     )
     workers: Count = Field(0, description="runs at a time; 0: as many as there is room for")
+
+    tracker: TrackerName | None = Field(
+        None, description="log every run's rounds as they end, to files in its folder"
+    )
+
+    @field_validator("tracker")
+    @classmethod
+    def _installed(cls, value: TrackerName | None) -> TrackerName | None:
+        require(value)
+        return value
 
     @model_validator(mode="after")
     def _an_address_is_of_a_cluster(self) -> Self:

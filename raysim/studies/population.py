@@ -17,10 +17,11 @@ from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies import markdown
 from raysim.studies.options import Numbers
 from raysim.studies.study import Bench, Cell, Page, Plan, Study, columns
-from raysim.studies.table import gathered
+from raysim.studies.table import Values, gathered
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from matplotlib.figure import Figure
 
     from raysim.runs.execution import Progress
 
@@ -104,7 +105,25 @@ class Population(Study[PopulationPlan, PopulationCell]):
             f"Cohort {plan.cohort:,}, backend {plan.backend}. Memory: proportional set size of all processes together,"
             " shared pages counted once. First round: from the request on, start-up included."
         )
-        return Page([markdown.table(head, rows), note])
+        return Page([markdown.table(head, rows), note], {"population": (self.title, _figure(memory, first))})
+
+
+def _figure(memory: Mapping[int, Values], spent: Mapping[tuple[int, int], Values]) -> Figure:
+    """Memory and seconds against the number of clients."""
+    from raysim.studies.figure import curve, finish, panels
+
+    sizes = sorted(memory)
+    figure, (left, right) = panels(2)
+    curve(left, sizes, [Values(memory[n].all / 2**30) for n in sizes], 0, "all processes")
+    first = [spent[n, 0] for n in sizes]
+    later = [Values.of(v for (of, at), s in spent.items() if of == n and at for v in s.all) for n in sizes]
+    curve(right, sizes, first, 0, "first round")
+    curve(right, sizes, later, 1, "later rounds")
+    finish(left, title="Peak memory", x="clients in all", ticks=sizes, log="x")
+    finish(right, title="Seconds of a round", x="clients in all", ticks=sizes, log="xy")
+    left.set_ylabel("GiB")
+    right.set_ylabel("seconds")
+    return figure
 
 
 def population_config(clients: int, cohort: int, rounds: int) -> ExperimentConfig:

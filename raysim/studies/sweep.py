@@ -173,7 +173,7 @@ class Sweep(Study[SweepPlan, SweepCell]):
 
         path = bench.out / "runs" / cell.name
         try:
-            finish(plan.config(cell), path, plan.where, plan.address)
+            finish(plan.config(cell), path, plan.where, plan.address, plan.tracker)
         except (DataError, RunError) as error:
             print(f"{cell}: {error}", file=sys.stderr, flush=True)
             return {"sweep": []}

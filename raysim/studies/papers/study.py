@@ -137,7 +137,7 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
 
         preset, path = generated()[cell.preset], bench.out / cell.run
         try:
-            finish(plan.config(cell), path, plan.where, plan.address)
+            finish(plan.config(cell), path, plan.where, plan.address, plan.tracker)
         except (DataError, RunError) as error:
             print(f"{cell.preset}, seed {cell.seed}: {error}", file=sys.stderr, flush=True)
             return {"measures": []}

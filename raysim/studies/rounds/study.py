@@ -113,6 +113,7 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
 
     def page(self, plan: RoundsPlan, tables: Mapping[str, pa.Table]) -> Page:
         """Times and ratios, a table a case."""
+        from raysim.studies.figure import stacked
         from raysim.studies.rounds.measure import RoundTimes
 
         table = tables["rounds"]
@@ -127,7 +128,11 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
             bare, threaded, simulated = (values[case].all for values in found.values())
             spent = {stage: values.median for (of, stage), values in stages.items() if of == case}
             sections.append(_section(case, RoundTimes(bare, threaded, simulated, count, spent)))
-        return Page(sections)
+        parts: dict[str, dict[str, float]] = {}
+        for (case, stage), values in stages.items():
+            parts.setdefault(case, {})[stage] = values.median
+        caption = "Seconds of a simulated round by stage"
+        return Page(sections, {"stages": (caption, stacked({"": parts}, x=f"{caption}, means"))})
 
 
 def _section(case: str, times: Any) -> str:

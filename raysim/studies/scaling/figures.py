@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
-from raysim.report.drawing import GRID, INK, QUIET, WIDE
+from raysim.report.drawing import GRID, INK, LINE, PAPER, QUIET, WIDE
 from raysim.studies.figure import COLOURS, MARKERS, REST
 from raysim.studies.scaling.fit import shares, strong_scaling
 from raysim.studies.scaling.read import Measured
@@ -144,10 +144,10 @@ def split(view: ScalingView) -> Figure:
         left, small = 0.0, []
         for stage, value in taken.items():
             colour = COLOURS[coloured.index(stage)] if stage in coloured else REST
-            axes.barh(at, value, left=left, height=0.8, color=colour, edgecolor="white", lw=0.8)
+            axes.barh(at, value, left=left, height=0.8, color=colour, edgecolor=PAPER, lw=0.8)
             text = f"{stage} {100 * value:.0f} %"
             if value > 0.014 * len(text) + 0.01:
-                ink = INK if colour in (REST, "#56B4E9", "#E69F00", "#CC79A7") else "white"
+                ink = INK if colour in (REST, "#56B4E9", "#E69F00", "#CC79A7") else PAPER
                 axes.text(left + value / 2, at, text, ha="center", va="center", fontsize=8.5, color=ink)
             elif value >= 0.02:
                 small.append((-value, text))
@@ -362,7 +362,7 @@ def _bar_axes(bars: float) -> tuple[Figure, Axes]:
 
 def _style(axes: Axes) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#aab1b6")
+    axes.spines["bottom"].set_color(LINE)
     axes.tick_params(which="both", colors=QUIET, labelsize=9, length=3)
     axes.xaxis.label.set(color=QUIET, fontsize=9)
     axes.yaxis.label.set(color=QUIET, fontsize=9)
