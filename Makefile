@@ -9,11 +9,12 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo gpu test test-ray-1 test-ray-2 test-without-ray test-fast soak check docs format clean
+.PHONY: help install demo gpu results test test-ray-1 test-ray-2 test-without-ray test-fast soak check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
 	@echo "make gpu        a GPU beside the CPU: the same verdicts, and seconds; in one process, without Ray"
+	@echo "make results    the tables of docs/results that take minutes, measured anew; a stopped one goes on"
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither Ray nor whole studies"
 	@echo "make soak       a long run whose processes are killed at random: 15 minutes or more"
@@ -45,6 +46,23 @@ demo: $(READY)
 # Installs nothing: torch for the GPU at hand is often in an environment of its own (make gpu PYTHON=...); else .venv if it is there.
 gpu:
 	$(if $(and $(filter file,$(origin PYTHON)),$(wildcard $(READY))),$(BIN)/python,$(PYTHON)) -m raysim bench gpu
+
+# Each writes its table where the documentation includes it, and keeps what it measured in runs/results, from which it goes on
+# where it was stopped; cells of another commit or machine are refused there. One after the other: they are timed. The papers'
+# larger tables (layercam_ae, flare), detection and scaling take an hour or more; their pages name the commands.
+RESULTS := defenses kernels rounds population coverage similarity mmd pdrr gcama fedgrad
+results: $(READY)
+	@for name in $(RESULTS); do $(MAKE) --no-print-directory results-$$name || exit 1; done
+
+measured = --out runs/results/$(1) --resume --page docs/results/tables/$(1).md > /dev/null
+results-defenses: ; $(BIN)/raysim bench defenses --peers --repeats 7 $(call measured,defenses)
+results-kernels: ; $(BIN)/raysim bench kernels --peers --repeats 7 --image 3x64x64 $(call measured,kernels)
+results-rounds: ; $(BIN)/raysim bench rounds digits $(call measured,rounds)
+results-population: ; $(BIN)/raysim bench population --clients 10000,100000,1000000 $(call measured,population)
+results-coverage: ; $(BIN)/raysim bench coverage $(call measured,coverage)
+results-similarity: ; $(BIN)/raysim bench similarity $(call measured,similarity)
+results-mmd: ; $(BIN)/raysim bench mmd $(call measured,mmd)
+results-pdrr results-gcama results-fedgrad: results-%: ; $(BIN)/raysim reproduce $* --scale small $(call measured,$*)
 
 # Three processes, since what has several nodes waits for them as much as it computes.
 WITH_RAY := "ray or namespaces"

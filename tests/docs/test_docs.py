@@ -6,6 +6,8 @@ import itertools
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +37,22 @@ def commands(page: Path) -> Iterator[str]:
                 yield line.removeprefix("$ ")
 
 
+def made() -> Iterator[str]:
+    """Every command line of `make results`."""
+    if shutil.which("make"):
+        words = ["make", "--dry-run", "--always-make", "results"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        for line in done.stdout.splitlines():
+            if line.startswith(".venv/bin/raysim "):
+                yield line.removeprefix(".venv/bin/")
+
+
 COMMANDS = sorted(
-    {line for page in PAGES for line in commands(page) if re.match(r"(\w+=\S+ )*raysim ", line)}
+    {
+        line
+        for line in (*(line for page in PAGES for line in commands(page)), *made())
+        if re.match(r"(\w+=\S+ )*raysim ", line)
+    }
 )
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 
