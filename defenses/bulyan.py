@@ -23,7 +23,7 @@ from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.distances import krum_scores
-from raysim.matrix.pair_distances import pair_distances
+from raysim.matrix.pair_distances import nearest_scores, pair_distances
 from raysim.matrix.updates import Updates
 from raysim.options import Count
 from raysim.requirement import Requirement
@@ -34,7 +34,8 @@ class Bulyan(Defense):
     """Per parameter, the mean of the values nearest the median of the updates that repeated Krum selects.
 
     A round left with fewer rows than planned assumes at most floor((K - 3) / 4). `flagged` marks the 2 f updates that
-    were not selected; `scores` are the Krum scores among all K.
+    were not selected; `scores` are the Krum scores among all K. The repeated
+    selection is one task at any K, which holds the K x K: at most K = 16,384.
     """
 
     paper = "El Mhamdi et al., ICML 2018"
@@ -64,10 +65,9 @@ class Bulyan(Defense):
         count = updates.num_clients
         most = _tolerated(count)
         num_byzantine = most if self.num_byzantine is None else min(self.num_byzantine, most)
-        distances = pair_distances(updates).to_array()
-        with ctx.stage("bulyan"):
-            scores = krum_scores(distances, num_byzantine)
-            selected = select(distances, num_byzantine)
+        distances = pair_distances(updates)
+        scores = nearest_scores(distances, "krum", num_byzantine)
+        selected = distances.run("bulyan", select, num_byzantine)
         flagged = np.ones(count, bool)
         flagged[selected] = False
         nearest = partial(mean_around_median, count=count - 4 * num_byzantine)

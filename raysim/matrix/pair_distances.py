@@ -8,10 +8,10 @@ as the edges of a forest, so that groups of close rows are found without a matri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,7 +46,13 @@ def pair_distances(updates: Updates, stage: str = "gram", *, about: np.ndarray |
         squares, along = squares_about(updates, updates.backend.put(about), stage), (about,)
     sides = [np.arange(first, last) for first, last in pairwise(bounds)]
     tiles = [
-        _Tile(sides[i], sides[j], squares[sides[i]], squares[sides[j]], refine=about is None)
+        _Tile(
+            sides[i],
+            sides[j],
+            squares[sides[i]],
+            squares[sides[j]],
+            kind="distances" if about is None else "raw distances",
+        )
         for i, j in places(bounds)
     ]
     made = _over_columns(updates, stage, tiles, along, ACCELERATED)
@@ -55,6 +61,22 @@ def pair_distances(updates: Updates, stage: str = "gram", *, about: np.ndarray |
     while len(edges):
         pairs, edges = _refined(updates, stage, pairs, edges)
     return pairs
+
+
+def pair_products(
+    updates: Updates, stage: str = "gram", *, about: np.ndarray | None = None, scale: np.ndarray | None = None
+) -> tuple[Pairs, np.ndarray]:
+    """Inner products of all rows float64 [K, K], and their diagonal [K]: as `Updates.gram`, left in tiles.
+
+    about, scale [d] float64: of the rows minus `about`, their columns times `scale`; both or neither.
+    """
+    along = () if about is None or scale is None else (about, scale)
+    bounds = cut(updates.num_clients)
+    sides = [np.arange(first, last) for first, last in pairwise(bounds)]
+    tiles = [_Tile(sides[i], sides[j], kind="products") for i, j in places(bounds)]
+    made = _over_columns(updates, stage, tiles, along, ACCELERATED)
+    pairs = Pairs(updates.backend, bounds, tuple(tile for tile, _ in made))
+    return pairs, np.concatenate([found for _, found in made])
 
 
 def nearest_scores(
@@ -99,18 +121,18 @@ def _refined(updates: Updates, stage: str, pairs: Pairs, edges: Edges) -> tuple[
 class _Tile:
     """What a tile is made of: rows [a] and columns [b], as numbers of the matrix's rows, and what is known of each.
 
-    of_rows, of_columns: their squared norms; with `shifts` (the row that is subtracted from each) their groups, `old`
+    kind: what is asked for; of raw distances it is not told which are close. of_rows, of_columns: their squared norms; with `shifts` (the row that is subtracted from each) their groups, `old`
     being the tile in which distances within groups are replaced, and `offsets` the first row and column of that.
     """
 
     rows: np.ndarray
     columns: np.ndarray
-    of_rows: np.ndarray
-    of_columns: np.ndarray
+    of_rows: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    of_columns: np.ndarray = field(default_factory=lambda: np.zeros(0))
     shifts: tuple[np.ndarray, np.ndarray] | None = None
     old: Reference = None
     offsets: tuple[int, int] = (0, 0)
-    refine: bool = True
+    kind: Literal["products", "distances", "raw distances"] = "distances"
 
     @property
     def members(self) -> np.ndarray:
@@ -171,11 +193,13 @@ def _places(members: np.ndarray, rows: np.ndarray) -> slice | np.ndarray:
 
 
 def _products(
-    rows: Any, columns: Any, from_rows: Any, from_columns: Any, values: Columns, *centre: Columns
+    rows: Any, columns: Any, from_rows: Any, from_columns: Any, values: Columns, *along: Columns
 ) -> Columns:
     """Inner products [a, b] in some columns [n, c]; of shifted rows also their squared norms, [a + 1, b + 1]."""
-    if centre:
-        values = values - centre[0]
+    if along:
+        values = values - along[0]
+    if len(along) > 1:
+        values = values * along[1]
     if from_rows is None:
         same = isinstance(rows, slice) and rows == columns
         left = values[rows]
@@ -206,6 +230,8 @@ def _add(
     assert total is not None, "a matrix has at least one shard"
     if tile is None:
         return total, None
+    if tile.kind == "products":
+        return total, np.diagonal(total).copy() if tile.rows[0] == tile.columns[0] else np.zeros(0)
     return _distances(tile, total) if old is None else _replaced(tile, total, old)
 
 
@@ -220,7 +246,7 @@ def _distances(tile: _Tile, products: np.ndarray) -> tuple[np.ndarray, Edges]:
     if tile.rows[0] == tile.columns[0]:
         np.fill_diagonal(distances, 0.0)
         np.fill_diagonal(close, False)
-    return distances, _forest(tile, close if tile.refine else close[:0])
+    return distances, _forest(tile, close if tile.kind == "distances" else close[:0])
 
 
 def _replaced(tile: _Tile, products: np.ndarray, old: np.ndarray) -> tuple[np.ndarray, Edges]:

@@ -12,7 +12,7 @@ What needs a whole row of the matrix (its nearest, its median, its rank) is give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -121,12 +121,26 @@ class Pairs:
 
         One task per side, which reads every tile of its rows. A row's result may depend on that row and `shared` only.
         """
-        items = []
-        for side in range(len(self.bounds) - 1):
-            tiles = [self.tiles[_number(side, other)] for other in range(len(self.bounds) - 1)]
-            items.append((side, len(tiles), *tiles, *shared))
-        parts = self.backend.map(stage, partial(_on_strips, fn, self.bounds), items, needs=needs)
-        return np.concatenate(parts)
+        return np.concatenate(self._by_side(stage, partial(_on_strips, fn, self.bounds), shared, needs))
+
+    def sum_over_rows(
+        self, stage: str, fn: Callable[..., np.ndarray], *shared: Any, needs: Needs = Needs()
+    ) -> np.ndarray:
+        """The sum, over all rows, of fn(rows [..., t, K], number of the first, *shared) -> array of any fixed shape.
+
+        As `map_rows`, but added up in the order of rows where that is done.
+        """
+        parts = self._by_side(stage, partial(_summed, fn, self.bounds), shared, needs)
+        total: np.ndarray = parts[0].copy()
+        for part in parts[1:]:
+            total += part
+        return total
+
+    def run(self, stage: str, fn: Callable[..., Any], *shared: Any, limit: int = ARRAY_BYTES) -> Any:
+        """fn(matrix [..., K, K], *shared) in one task, which alone puts it together; RunError above `limit`, as `to_array`."""
+        self._require(limit)
+        whole = partial(_on_whole, fn, self.bounds)
+        return self.backend.run(stage, whole, len(self.tiles), *self.tiles, *shared)
 
     def dot(self, stage: str, columns: np.ndarray) -> np.ndarray:
         """The product with columns [..., K, s]: [..., K, s] float64; formed in the tiles' precision, tile by tile.
@@ -156,33 +170,41 @@ class Pairs:
 
     def to_array(self, limit: int = ARRAY_BYTES) -> np.ndarray:
         """The whole matrix [..., K, K] in this process; RunError where it has more than `limit` bytes of float64."""
+        self._require(limit)
+        return put_together(self.bounds, [self.backend.get(tile) for tile in self.tiles])
+
+    def _require(self, limit: int) -> None:
         if 8 * self.count**2 > limit:
             most = int((limit / 8) ** 0.5)
             raise RunError(
                 f"a matrix of {self.count:,} x {self.count:,} pairs is not put together in one process; "
                 f"this method takes at most {most:,} clients a round"
             )
-        if self.is_whole:
-            array: np.ndarray = self.backend.get(self.tiles[0])
-            return array
-        tiles = [self.backend.get(tile) for tile in self.tiles]
-        return np.concatenate(
-            [
-                strip(tiles_of(tiles, side), side, self.bounds, 0, None)
-                for side in range(len(self.bounds) - 1)
-            ],
-            axis=-2,
-        )
+
+    def _by_side(self, stage: str, fn: Callable[..., Any], shared: Sequence[Any], needs: Needs) -> list[Any]:
+        """fn(side, number of tiles, *tiles of its rows, *shared) for every side."""
+        sides = range(len(self.bounds) - 1)
+        items = []
+        for side in sides:
+            tiles = [self.tiles[_number(side, other)] for other in sides]
+            items.append((side, len(tiles), *tiles, *shared))
+        return self.backend.map(stage, fn, items, needs=needs)
 
     def with_tiles(self, tiles: dict[int, Reference]) -> Pairs:
         """The same with some tiles, by number, replaced."""
         return replace(self, tiles=tuple(tiles.get(number, tile) for number, tile in enumerate(self.tiles)))
 
 
-def tiles_of(tiles: Sequence[Any], side: int) -> list[Any]:
-    """The tiles in which the rows of a side lie, from left to right."""
-    sides = range(round(((8 * len(tiles) + 1) ** 0.5 - 1) / 2))
-    return [tiles[_number(side, other)] for other in sides]
+def put_together(bounds: Sequence[int], tiles: Sequence[np.ndarray]) -> np.ndarray:
+    """The whole matrix [..., K, K] from its tiles."""
+    if len(tiles) == 1:
+        return tiles[0]
+    whole = np.empty((*tiles[0].shape[:-2], bounds[-1], bounds[-1]), tiles[0].dtype)
+    for tile, (i, j) in zip(tiles, places(bounds), strict=True):
+        rows, columns = slice(bounds[i], bounds[i + 1]), slice(bounds[j], bounds[j + 1])
+        whole[..., rows, columns] = tile
+        whole[..., columns, rows] = tile.swapaxes(-1, -2)
+    return whole
 
 
 def strip(
@@ -210,13 +232,35 @@ def _on_strips(
     fn: Callable[..., np.ndarray], bounds: tuple[int, ...], side: int, count: int, *rest: Any
 ) -> np.ndarray:
     """What fn makes of the rows of one side."""
-    tiles, shared = rest[:count], rest[count:]
+    return np.concatenate(list(_strips(fn, bounds, side, rest[:count], rest[count:])))
+
+
+def _summed(
+    fn: Callable[..., np.ndarray], bounds: tuple[int, ...], side: int, count: int, *rest: Any
+) -> np.ndarray:
+    """The sum of what fn makes of the rows of one side."""
+    total: np.ndarray | None = None
+    for part in _strips(fn, bounds, side, rest[:count], rest[count:]):
+        total = np.array(part) if total is None else total + part
+    assert total is not None, "a side has rows"
+    return total
+
+
+def _strips(
+    fn: Callable[..., np.ndarray],
+    bounds: tuple[int, ...],
+    side: int,
+    tiles: Sequence[np.ndarray],
+    shared: Sequence[Any],
+) -> Iterator[np.ndarray]:
     height = bounds[side + 1] - bounds[side]
-    parts = []
     for first in range(0, height, STRIP_ROWS):
         last = min(first + STRIP_ROWS, height)
-        parts.append(fn(strip(tiles, side, bounds, first, last), bounds[side] + first, *shared))
-    return np.concatenate(parts)
+        yield fn(strip(tiles, side, bounds, first, last), bounds[side] + first, *shared)
+
+
+def _on_whole(fn: Callable[..., Any], bounds: tuple[int, ...], count: int, *rest: Any) -> Any:
+    return fn(put_together(bounds, rest[:count]), *rest[count:])
 
 
 def _products(bounds: tuple[int, ...], side: int, columns: np.ndarray, *tiles: np.ndarray) -> np.ndarray:
