@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,8 +12,30 @@ from attacks.rows import gram_with, mean_row, one_row_for_all, std_row
 from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, State
 from raysim.matrix.distances import distances_in
+from raysim.matrix.pair_distances import pair_distances
+from raysim.matrix.pairs import Pairs, is_whole
+from raysim.matrix.row_products import products_with, squares_about
 from raysim.matrix.updates import Updates
 from raysim.options import Positive
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of the rows around their mean, and p: squared distances [K, K], |u_i - mu|^2 [K], (u_i - mu) p [K] and |p|^2."""
+
+    distances: Pairs
+    squares: np.ndarray
+    dots: np.ndarray
+    square: float
+
+    def per_length(self, length: float) -> Measures:
+        """The same for p / length."""
+        return replace(self, dots=self.dots * (1 / length), square=self.square * (1 / length * (1 / length)))
+
+    def to_rows(self, gamma: float) -> np.ndarray:
+        """D^2(mu + gamma p, u_i) [K]."""
+        squares: np.ndarray = self.squares - 2 * gamma * self.dots + gamma**2 * self.square
+        return squares
 
 
 @dataclass(frozen=True)
@@ -59,14 +81,13 @@ class MinMax(Attack):
         along = perturbation(direction, source, mean)
         if not along.any():
             direction, along = "std", perturbation("std", source, mean)
-        gram = source.reduce_columns("min_max", gram_with, along, mean)
+        measures = measured(source, mean, along)
         # p is made up to its length: for `unit` that is ||mu||, the length of the row in the Gram matrix.
-        length = float(np.sqrt(gram[-1, -1])) if direction == "unit" else 1.0
-        scale = np.append(np.ones(source.num_clients), 1 / length)
-        gram = gram * np.outer(scale, scale)
+        length = float(np.sqrt(measures.square)) if direction == "unit" else 1.0
+        measures = measures.per_length(length)
         gamma = 0.0
-        if gram[-1, -1] > 0:
-            gamma = largest_feasible(self._feasible(gram), self.initial_gamma, self.tolerance)
+        if measures.square > 0:
+            gamma = largest_feasible(self._feasible(measures), self.initial_gamma, self.tolerance)
         crafted = one_row_for_all(source, view.own, "min_max", mean + gamma / length * along)
         return crafted, {"gamma": gamma, "direction": direction}
 
@@ -74,10 +95,10 @@ class MinMax(Attack):
         """gamma: the length of the step; direction: the direction it was taken in."""
         return dict(state)
 
-    def _feasible(self, gram: np.ndarray) -> Callable[[float], bool]:
-        """Whether mu + gamma p is within bounds, from the Gram matrix of the centred rows and p."""
-        bound = distances_in(gram[:-1, :-1]).max()
-        return lambda gamma: bool(_to_rows(gram, gamma).max() <= bound)
+    def _feasible(self, measures: Measures) -> Callable[[float], bool]:
+        """Whether mu + gamma p is within bounds."""
+        bound = measures.distances.largest("min_max").max()
+        return lambda gamma: bool(measures.to_rows(gamma).max() <= bound)
 
 
 @dataclass(frozen=True)
@@ -87,9 +108,9 @@ class MinSum(MinMax):
     sum_i D^2(u', u_i) <= max_i sum_j D^2(u_i, u_j). Directions, options and source as for min_max.
     """
 
-    def _feasible(self, gram: np.ndarray) -> Callable[[float], bool]:
-        bound = distances_in(gram[:-1, :-1]).sum(1).max()
-        return lambda gamma: bool(_to_rows(gram, gamma).sum() <= bound)
+    def _feasible(self, measures: Measures) -> Callable[[float], bool]:
+        bound = measures.distances.sums("min_max").max()
+        return lambda gamma: bool(measures.to_rows(gamma).sum() <= bound)
 
 
 def largest_feasible(feasible: Callable[[float], bool], start: float, tolerance: float) -> float:
@@ -117,7 +138,13 @@ def perturbation(direction: str, rows: Updates, mean: np.ndarray) -> np.ndarray:
     return -np.sign(mean) if direction == "sign" else -mean
 
 
-def _to_rows(gram: np.ndarray, gamma: float) -> np.ndarray:
-    """D^2(mu + gamma p, u_i) [K]."""
-    squares: np.ndarray = np.diag(gram)[:-1] - 2 * gamma * gram[:-1, -1] + gamma**2 * gram[-1, -1]
-    return squares
+def measured(rows: Updates, mean: np.ndarray, along: np.ndarray) -> Measures:
+    """The measures of rows around their mean [d] float64 and p [d] float64."""
+    if is_whole(rows.num_clients):
+        gram = rows.reduce_columns("min_max", gram_with, along, mean)
+        distances = Pairs.whole(distances_in(gram[:-1, :-1]), rows.backend)
+        return Measures(distances, np.diag(gram)[:-1], gram[:-1, -1], float(gram[-1, -1]))
+    distances = pair_distances(rows, "min_max", about=mean)
+    squares = squares_about(rows, rows.backend.put(mean), "min_max")
+    dots = products_with(rows, rows.backend.put(along), "min_max")[:, 0] - mean @ along
+    return Measures(distances, squares, dots, float(along @ along))

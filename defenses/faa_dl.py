@@ -11,6 +11,8 @@ from raysim.backends.base import ACCELERATED
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.column_tasks import Columns
+from raysim.matrix.pair_distances import pair_products
+from raysim.matrix.pairs import Pairs, is_whole
 from raysim.matrix.updates import Updates
 from raysim.options import PositiveFraction
 from raysim.requirement import Requirement
@@ -31,7 +33,7 @@ class FAADL(Defense):
     `margin` decides instead: `flag` (default) drops them, 3 of 5 to 5 of 6 trained models at K = 24 (LayerCAM-AE's tables
     imply 3 of 4), and everybody where updates differ in independent directions only, as drawn ones do; then the
     global model stays. `accept` drops only what lies strictly outside, at most nu K. K < 3: accept all.
-    Score: minus the decision function.
+    Score: minus the decision function. The SVM is one task at any K, which holds the K x K: at most K = 16,384.
     """
 
     paper = "Shi et al., IEEE JSAC 2022"
@@ -46,9 +48,14 @@ class FAADL(Defense):
         count = updates.num_clients
         flagged, scores = np.zeros(count, bool), np.zeros(count)
         if count >= 3:
-            gram = updates.reduce_columns("standardised_gram", standardised_gram, needs=ACCELERATED)
-            if np.trace(gram) > 0:
-                decision = ctx.run("one_class_svm", one_class_decision, gram, self.nu)
+            if is_whole(count):
+                gram = updates.reduce_columns("standardised_gram", standardised_gram, needs=ACCELERATED)
+                products, variance = Pairs.whole(gram, ctx.backend), np.trace(gram)
+            else:
+                products, squares = standardised_products(updates)
+                variance = squares.sum()
+            if variance > 0:
+                decision = products.run("one_class_svm", one_class_decision, self.nu)
                 rounding = 100 * _TOLERANCE * self.nu * count
                 flagged = decision <= (rounding if self.margin == "flag" else -rounding)
                 scores = -decision
@@ -72,6 +79,22 @@ def standardised_gram(columns: Columns) -> Columns:
     scaled *= np.where(constant | (deviation == 0), 0.0, 1.0 / np.where(deviation == 0, 1.0, deviation))
     gram: np.ndarray = scaled @ scaled.T
     return gram
+
+
+def standardised_products(updates: Updates) -> tuple[Pairs, np.ndarray]:
+    """The same Gram matrix in tiles, and its diagonal [K], with means and deviations formed where the rows lie."""
+    count, stage = updates.num_clients, "standardised_gram"
+    mean = updates.sum_rows(np.ones(count), stage) / count
+    deviation = np.sqrt(updates.sum_rows(np.ones(count), stage, squares_about=mean) / count)
+    constant = updates.map_columns(stage, _constant).astype(bool) | (deviation == 0)
+    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
+    return pair_products(updates, stage, about=mean, scale=scale)
+
+
+def _constant(columns: np.ndarray) -> np.ndarray:
+    """Which columns [K, c] hold one value only: [c], 1 or 0."""
+    same: np.ndarray = (columns == columns[0]).all(axis=0).astype(np.float32)
+    return same
 
 
 def one_class_decision(gram: np.ndarray, nu: float) -> np.ndarray:

@@ -19,6 +19,9 @@ from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.matrix.column_tasks import Columns
 from raysim.matrix.column_walk import steps
+from raysim.matrix.pair_distances import pair_distances
+from raysim.matrix.pairs import Pairs, is_whole, places
+from raysim.matrix.row_products import products_with
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative
 from raysim.requirement import Requirement
@@ -45,6 +48,8 @@ class Flame(Defense):
     FedGrad's code clusters `rows`: each client is its row of the distance matrix, scaled to length 1, and Euclidean
     distances between rows count; from there on as in the paper, which leaves open what to do without a cluster that
     large. There always is one (see majority_cluster).
+    Up to K = 1,448 HDBSCAN is one task; beyond, what it finds is made of trees of tiles, but by `rows` one task, up to
+    K = 16,384.
     """
 
     paper = "Nguyen et al., USENIX Security 2022"
@@ -57,31 +62,112 @@ class Flame(Defense):
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Cluster, clip, average, add noise."""
         count = updates.num_clients
-        # Cut to each shard: by reference, every task would hold the whole model.
-        products = updates.reduce_columns(
-            "gram", products_with_global, ctx.global_vector, dtype=np.float64, needs=ACCELERATED
-        )
-        distances = model_cosine_distances(products)
+        distances, squares = model_distances(updates, ctx)
         accepted = np.ones(count, bool)
         if count >= FEWEST:
-            apart = distances
             if self.clustering == "rows":
-                apart = ctx.run("row_distances", row_distances, distances)
-            accepted = ctx.run("cluster", majority_cluster, apart)
+                accepted = distances.run("cluster", majority_by_rows)
+            elif distances.is_whole:
+                accepted = distances.run("cluster", majority_cluster)
+            else:
+                accepted = majority_of_tiles(distances)
+        sums = distances.map_rows("scores", sums_with, accepted)
         with ctx.stage("clip"):
-            norms = np.sqrt(np.diagonal(products)[:count])
+            norms = np.sqrt(squares)
             bound = float(np.median(norms))
             weights = accepted / accepted.sum()
             scale = np.minimum(1.0, bound / np.where(norms > 0, norms, 1.0))
-            others = np.maximum(accepted.sum() - accepted, 1)
-            scores = distances[:, accepted].sum(axis=1) / others
+            scores = sums / np.maximum(accepted.sum() - accepted, 1)
         aggregate = updates.combine(weights * scale)
         if self.noise_factor * bound > 0:
             with ctx.stage("noise"):
                 deviation, draw = np.float32(self.noise_factor * bound), ctx.generator("noise")
                 for start, stop in steps(0, updates.dim, NOISE_VALUES):
                     aggregate[start:stop] += deviation * draw.standard_normal(stop - start, np.float32)
-        return Verdict(aggregate, weights, scores, ~accepted, {"cosine_distance": distances}), state
+        artifacts = {"cosine_distance": distances.to_array()} if distances.is_whole else {}
+        return Verdict(aggregate, weights, scores, ~accepted, artifacts), state
+
+
+def model_distances(updates: Updates, ctx: Context) -> tuple[Pairs, np.ndarray]:
+    """Cosine distances [K, K] of the models w_G + u_i, and the squared norms [K] of the updates."""
+    if is_whole(updates.num_clients):
+        # Cut to each shard: by reference, every task would hold the whole model.
+        products = updates.reduce_columns(
+            "gram", products_with_global, ctx.global_vector, dtype=np.float64, needs=ACCELERATED
+        )
+        distances = model_cosine_distances(products)
+        return Pairs.whole(distances, ctx.backend), np.diagonal(products)[:-1]
+    along, squares = products_with(updates, ctx.published, "gram").T
+    reference = ctx.global_parameters.astype(np.float64)
+    lengths = np.sqrt(np.maximum(squares + 2.0 * along + reference @ reference, 0.0))
+    apart = pair_distances(updates)
+    return apart.map_tiles("cosines", _cosine_tile, squares, squares + 2.0 * along, lengths), squares
+
+
+def sums_with(rows: np.ndarray, first: int, accepted: np.ndarray) -> np.ndarray:
+    """Sums [t] of the distances [t, K] to the accepted models (mask [K])."""
+    sums: np.ndarray = rows[:, accepted].sum(axis=1)
+    return sums
+
+
+def majority_of_tiles(distances: Pairs) -> np.ndarray:
+    """What `majority_cluster` finds, without the matrix.
+
+    Its cluster is what single linkage has joined when more than half of the rows first are joined. The edges by which
+    single linkage joins rows are among those by which it joins the rows of each tile, K / 2,000 times as few as pairs.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count, bounds = distances.count, distances.bounds
+    items = [
+        (bounds[i], bounds[j], tile) for (i, j), tile in zip(places(bounds), distances.tiles, strict=True)
+    ]
+    found = distances.backend.map("cluster", tree_edges, items)
+    rows, columns, values = (np.concatenate(part) for part in zip(*found, strict=True))
+
+    def joined(limit: float) -> np.ndarray:
+        use = values <= limit
+        edges = coo_array((np.ones(use.sum(), bool), (rows[use], columns[use])), shape=(count, count))
+        labels = connected_components(edges, directed=False)[1]
+        majority: np.ndarray = labels == np.bincount(labels).argmax()
+        return majority
+
+    limits = np.unique(values)
+    low, high = 0, len(limits) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if 2 * joined(limits[middle]).sum() > count:
+            high = middle
+        else:
+            low = middle + 1
+    return joined(limits[low])
+
+
+def tree_edges(
+    first_row: int, first_column: int, tile: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows, columns, values) of the edges of a minimum spanning tree of a tile's [a, b] rows and columns."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    same = first_row == first_column
+    rows, columns = np.tril_indices(len(tile), -1) if same else np.indices(tile.shape).reshape(2, -1)
+    values = tile[rows, columns]
+    # By rank: a tree of scipy's has no edges of weight 0.
+    levels, ranks = np.unique(values, return_inverse=True)
+    ends = columns if same else len(tile) + columns
+    size = len(tile) if same else sum(tile.shape)
+    tree = minimum_spanning_tree(coo_array((ranks + 1.0, (rows, ends)), shape=(size, size)).tocsr()).tocoo()
+    # Of a tile's two sides, a node below a is a row.
+    one, other = np.minimum(tree.row, tree.col), np.maximum(tree.row, tree.col)
+    other = other if same else other - len(tile)
+    return first_row + one, first_column + other, levels[tree.data.astype(np.int64) - 1]
+
+
+def majority_by_rows(distances: np.ndarray) -> np.ndarray:
+    """The majority cluster by Euclidean distances between the rows of distances [K, K], one task at any K."""
+    return majority_cluster(row_distances(distances))
 
 
 def majority_cluster(distances: np.ndarray) -> np.ndarray:
@@ -122,15 +208,28 @@ def model_cosine_distances(products: np.ndarray) -> np.ndarray:
     gram, along = products[:-1, :-1], products[:-1, -1]
     squares = np.diagonal(gram)
     lengths = np.sqrt(np.maximum(squares + 2.0 * along + products[-1, -1], 0.0))
-    sums = squares[:, None] + squares
-    apart = sums - (gram + gram.T)
-    apart[apart < ROUNDING * sums] = 0.0
-    twice = squares + 2.0 * along
-    total = lengths[:, None] + lengths
-    longer = np.divide(twice[:, None] - twice, total, out=np.zeros_like(total), where=total > 0)
-    product = 2.0 * lengths[:, None] * lengths
-    distances = np.divide(apart - longer**2, product, out=np.ones_like(product), where=product > 0)
+    apart = squares[:, None] + squares - (gram + gram.T)
+    of_each = (squares, squares + 2.0 * along, lengths)
+    distances = _cosine_tile(apart, *of_each, *of_each)
     np.fill_diagonal(distances, 0.0)
+    return distances
+
+
+def _cosine_tile(
+    apart: np.ndarray,
+    squares: np.ndarray,
+    twice: np.ndarray,
+    lengths: np.ndarray,
+    other_squares: np.ndarray,
+    other_twice: np.ndarray,
+    other_lengths: np.ndarray,
+) -> np.ndarray:
+    """1 - cos [a, b] from squared distances of the updates [a, b], and of both: |u|^2, |w|^2 - |w_G|^2 and |w|."""
+    apart = np.where(apart < ROUNDING * (squares[:, None] + other_squares), 0.0, apart)
+    total = lengths[:, None] + other_lengths
+    longer = np.divide(twice[:, None] - other_twice, total, out=np.zeros_like(total), where=total > 0)
+    product = 2.0 * lengths[:, None] * other_lengths
+    distances = np.divide(apart - longer**2, product, out=np.ones_like(product), where=product > 0)
     clipped: np.ndarray = np.clip(distances, 0.0, 2.0)
     return clipped
 

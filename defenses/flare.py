@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from defenses.client_models import head_inputs, models_stage
-from defenses.mmd import centred, median_squared_distance, pairwise_mmd
+from defenses.mmd import centred, median_squared_distance, mmd_pairs
 from raysim.backends import devices
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
+from raysim.matrix.pairs import Pairs, is_whole
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import AtLeastTwo, Count, Positive, PositiveInt
@@ -104,13 +105,21 @@ class Flare(Defense):
             weights = np.full(count, 1.0 / count)
             verdict = Verdict(updates.combine(weights), weights, np.zeros(count), np.zeros(count, bool))
             return verdict, state
-        discrepancy = self.discrepancies(representations, ctx)
-        with ctx.stage("trust"):
-            counts = neighbour_counts(discrepancy, self.number_of_neighbours(count), self.include_self)
+        usable = np.einsum("kmo,kmo->k", representations, representations, dtype=np.float64) < LARGEST
+        counts, artifacts = np.zeros(count, np.int64), {}
+        discrepancies = self.discrepancies(representations[usable], ctx) if usable.any() else None
+        if discrepancies is not None:
+            neighbours = self.number_of_neighbours(count)
+            counts[usable] = discrepancies.sum_over_rows("trust", votes, neighbours, self.include_self)
+        if is_whole(count):
+            artifacts["mmd"] = np.full((count, count), np.inf)
+            if discrepancies is not None:
+                artifacts["mmd"][np.ix_(usable, usable)] = discrepancies.to_array()
+        with ctx.stage("weights"):
             weights = softmax(self.evidence(counts))
             flagged = weights < 1.0 / count
         scores = 1.0 - counts / (count if self.include_self else count - 1)
-        return Verdict(updates.combine(weights), weights, scores, flagged, {"mmd": discrepancy}), state
+        return Verdict(updates.combine(weights), weights, scores, flagged, artifacts), state
 
     def images(self, ctx: Context) -> np.ndarray:
         """The server's images of one class that every model is run on: [m, C, H, W]."""
@@ -123,18 +132,12 @@ class Flare(Defense):
             raise ConfigError("server_data.samples", rule, len(found), 2)
         return data.images[found]
 
-    def discrepancies(self, representations: np.ndarray, ctx: Context) -> np.ndarray:
-        """MMD^2 [K, K] between the clients' representations [K, m, o]; infinite where one is not finite."""
-        usable = np.einsum("kmo,kmo->k", representations, representations, dtype=np.float64) < LARGEST
-        discrepancy = np.full((len(usable), len(usable)), np.inf)
-        if usable.any():
-            samples = centred(representations[usable])
-            with ctx.stage("bandwidth"):
-                squared = self.squared_bandwidth(samples.reshape(-1, samples.shape[2]))
-            discrepancy[np.ix_(usable, usable)] = pairwise_mmd(
-                samples, ctx, squared_bandwidth=squared, estimator=self.mmd
-            )
-        return discrepancy
+    def discrepancies(self, representations: np.ndarray, ctx: Context) -> Pairs:
+        """MMD^2 [K, K] between the clients' finite representations [K, m, o]."""
+        samples = centred(representations)
+        with ctx.stage("bandwidth"):
+            squared = self.squared_bandwidth(samples.reshape(-1, samples.shape[2]))
+        return mmd_pairs(samples, ctx, squared_bandwidth=squared, estimator=self.mmd)
 
     def squared_bandwidth(self, points: np.ndarray) -> float:
         """sigma^2 for the representations [n, o] of all clients."""
@@ -171,10 +174,9 @@ class FlareCode(Flare):
         """The published ports accept any number of samples."""
         return 2
 
-    def discrepancies(self, representations: np.ndarray, ctx: Context) -> np.ndarray:
+    def discrepancies(self, representations: np.ndarray, ctx: Context) -> Pairs:
         """As FLARE's, never below 0."""
-        clipped: np.ndarray = np.maximum(super().discrepancies(representations, ctx), 0.0)
-        return clipped
+        return super().discrepancies(representations, ctx).map_tiles("mmd", _not_below_0)
 
     def squared_bandwidth(self, points: np.ndarray) -> float:
         """sigma^2 = o / 2 unless a bandwidth is given."""
@@ -198,18 +200,31 @@ def representation(model: nn.Module, head: str, images: np.ndarray) -> np.ndarra
     return head_inputs(model, head, shown).flatten(1).cpu().numpy()
 
 
-def neighbour_counts(discrepancy: np.ndarray, neighbours: int, include_self: bool = False) -> np.ndarray:
-    """How many others have each client among their nearest, for discrepancies [K, K]: [K] int.
+def votes(rows: np.ndarray, first: int, neighbours: int, include_self: bool = False) -> np.ndarray:
+    """How often each client is among the nearest of some, for rows [t, K] of the discrepancies from row `first` on: [K] int.
 
     An infinite discrepancy is no neighbour; ties go to the lowest index. include_self: each client is its own
     nearest, unless its discrepancy to itself is infinite. Apart from that, the diagonal is not looked at.
     """
-    ranked = discrepancy.copy()
-    first = include_self & np.isfinite(np.diagonal(discrepancy))
-    np.fill_diagonal(ranked, np.where(first, -np.inf, np.inf))
-    nearest = np.argsort(ranked, axis=1, kind="stable")[:, :neighbours]
-    reached = np.take_along_axis(ranked, nearest, axis=1) < np.inf
-    return np.bincount(nearest[reached], minlength=len(ranked))
+    own = np.arange(len(rows)), first + np.arange(len(rows))
+    ranked = rows.copy()
+    ranked[own] = np.where(include_self & np.isfinite(rows[own]), -np.inf, np.inf)
+    if neighbours < 1:
+        return np.zeros(rows.shape[1], np.int64)
+    if neighbours >= rows.shape[1]:
+        reached: np.ndarray = (ranked < np.inf).sum(axis=0)
+        return reached
+    last = np.partition(ranked, neighbours - 1, axis=1)[:, neighbours - 1 : neighbours]
+    nearer, equal = ranked < last, ranked == last
+    left = neighbours - nearer.sum(axis=1, keepdims=True)
+    chosen = nearer | (equal & (np.cumsum(equal, axis=1) <= left))
+    counts: np.ndarray = (chosen & (ranked < np.inf)).sum(axis=0)
+    return counts
+
+
+def _not_below_0(discrepancies: np.ndarray) -> np.ndarray:
+    clipped: np.ndarray = np.maximum(discrepancies, 0.0)
+    return clipped
 
 
 def softmax(values: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ from defenses.cosine import cosines_from_gram
 from defenses.features import head_updates
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
+from raysim.matrix.pair_distances import pair_products
+from raysim.matrix.pairs import Pairs, is_whole
 from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import Positive
@@ -68,15 +70,15 @@ class FoolsGold(Defense):
         names = [str(client) for client in updates.client_ids]
         past = state["history"]
         histories = add_history(rows, [past.get(name) for name in names], scale)
-        gram = histories.gram()
-        with ctx.stage("foolsgold"):
-            similarity = cosines_from_gram(gram)
-            trust = foolsgold_weights(similarity)
+        similarity = pairwise_cosines(histories)
+        closest = similarity.map_rows("foolsgold", closest_of)
+        trust = rescaled(similarity.map_rows("foolsgold", excused_likeness, closest))
+        with ctx.stage("weights"):
             weights = trust / trust.sum() if trust.any() else trust
             factors = {"weights": weights, "clients": trust / len(trust), "nothing": trust}[self.divide_by]
         with ctx.stage("keep"):
             history = {**past, **dict(zip(names, histories.gather_rows(), strict=True))}
-        artifacts = {"similarity": similarity}
+        artifacts = {"similarity": similarity.to_array()} if similarity.is_whole else {}
         verdict = Verdict(updates.combine(factors), weights, 1.0 - trust, weights == 0, artifacts)
         return verdict, {"history": history}
 
@@ -94,15 +96,41 @@ def add_history(rows: Updates, past: list[np.ndarray | None], scale: np.ndarray)
     return rows.transform("history", add, stacked)
 
 
+def pairwise_cosines(rows: Updates) -> Pairs:
+    """Cosines of all rows [K, K]."""
+    if is_whole(rows.num_clients):
+        return Pairs.whole(cosines_from_gram(rows.gram()), rows.backend)
+    products, squares = pair_products(rows)
+    lengths = np.sqrt(squares)
+    inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    return products.map_tiles("cosines", _scaled, inverse)
+
+
 def foolsgold_weights(similarity: np.ndarray) -> np.ndarray:
     """Weights [K] in [0, 1] from the cosines [K, K] of the clients' histories (algorithm 1, confidence 1)."""
-    similarity = np.where(similarity > 1.0 - ALIKE, 1.0, similarity)
-    np.fill_diagonal(similarity, 0.0)
-    closest = similarity.max(axis=1)
-    # Pardoning: client i is excused for its likeness to a client j that is more like others than i is.
-    excused = closest[:, None] < closest
-    ratio = np.divide(closest[:, None], closest, out=np.ones_like(similarity), where=excused)
-    weights: np.ndarray = np.clip(1.0 - (similarity * ratio).max(axis=1), 0.0, 1.0)
+    return rescaled(excused_likeness(similarity, 0, closest_of(similarity, 0)))
+
+
+def closest_of(rows: np.ndarray, first: int) -> np.ndarray:
+    """The largest cosine with another client [t], of a few rows [t, K] of the cosines from row `first` on."""
+    closest: np.ndarray = _alike(rows, first).max(axis=1)
+    return closest
+
+
+def excused_likeness(rows: np.ndarray, first: int, closest: np.ndarray) -> np.ndarray:
+    """The largest cosine [t] of these rows after pardoning, for everybody's largest cosine, closest [K].
+
+    Client i is excused for its likeness to a client j that is more like others than i is.
+    """
+    own = closest[first : first + len(rows), None]
+    ratio = np.divide(own, closest, out=np.ones_like(rows), where=own < closest)
+    likeness: np.ndarray = (_alike(rows, first) * ratio).max(axis=1)
+    return likeness
+
+
+def rescaled(likeness: np.ndarray) -> np.ndarray:
+    """Weights [K] from what pardoning leaves of each client's largest cosine [K]."""
+    weights: np.ndarray = np.clip(1.0 - likeness, 0.0, 1.0)
     if not weights.any():
         return weights
     weights = np.minimum(weights / weights.max(), 0.99)
@@ -111,6 +139,18 @@ def foolsgold_weights(similarity: np.ndarray) -> np.ndarray:
     logit[positive] = np.log(weights[positive] / (1.0 - weights[positive])) + 0.5
     clipped: np.ndarray = np.clip(logit, 0.0, 1.0)
     return clipped
+
+
+def _alike(rows: np.ndarray, first: int) -> np.ndarray:
+    """Cosines with others: 1 where rounding alone keeps them from it, 0 with oneself."""
+    similarity = np.where(rows > 1.0 - ALIKE, 1.0, rows)
+    similarity[np.arange(len(rows)), first + np.arange(len(rows))] = 0.0
+    return similarity
+
+
+def _scaled(products: np.ndarray, of_rows: np.ndarray, of_columns: np.ndarray) -> np.ndarray:
+    cosines: np.ndarray = products * of_rows[:, None] * of_columns
+    return cosines
 
 
 def _head_rows(updates: Updates, ctx: Context) -> Updates:

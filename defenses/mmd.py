@@ -7,6 +7,8 @@ and sums it to one number per pair of sets.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from raysim.backends import devices
 from raysim.backends.base import ACCELERATED
 from raysim.context import Context
 from raysim.matrix.distances import distances_between
+from raysim.matrix.pairs import Pairs, cut, is_whole, places
 
 Estimator = Literal["paper", "unbiased"]
 
@@ -28,18 +31,36 @@ BANDWIDTH_POINTS = 2000
 def pairwise_mmd(
     samples: np.ndarray, ctx: Context, *, squared_bandwidth: float, estimator: Estimator = "paper"
 ) -> np.ndarray:
-    """MMD^2 between all pairs of sets, samples [K, m, o] with m >= 2: [K, K] float64, symmetric.
+    """`mmd_pairs` in one array [K, K] float64, symmetric; RunError where that is too large for one process."""
+    return mmd_pairs(samples, ctx, squared_bandwidth=squared_bandwidth, estimator=estimator).to_array()
+
+
+def mmd_pairs(
+    samples: np.ndarray, ctx: Context, *, squared_bandwidth: float, estimator: Estimator = "paper"
+) -> Pairs:
+    """MMD^2 between all pairs of sets, samples [K, m, o] with m >= 2: [K, K] float64.
 
     estimator `paper` (FLARE, equation 4): (sum_i' + sum_j' - 2 sum_ij) / (m (m - 1)), where sum' leaves out a
     sample's kernel with itself but the full cross sum has m^2 terms: MMD(R, R) = -2 / (m - 1) for m equal samples.
     `unbiased`: the cross sum over m^2, Gretton's two-sample U-statistic.
     """
-    size = samples.shape[1]
-    sums = kernel_sums(samples, ctx, squared_bandwidth)
-    within = (np.diagonal(sums) - size) / (size * (size - 1))
-    cross = sums / (size * (size - 1) if estimator == "paper" else size**2)
-    discrepancies: np.ndarray = within[:, None] + within - 2.0 * cross
-    return discrepancies
+    count, size = samples.shape[:2]
+    divisor = size * (size - 1) if estimator == "paper" else size**2
+    if is_whole(count):
+        sums = kernel_sums(samples, ctx, squared_bandwidth)
+        within = (np.diagonal(sums) - size) / (size * (size - 1))
+        return Pairs.whole(_discrepancies(divisor, sums, within, within), ctx.backend)
+    pairs, own = kernel_sum_pairs(samples, ctx, squared_bandwidth)
+    return pairs.map_tiles("mmd", partial(_discrepancies, divisor), (own - size) / (size * (size - 1)))
+
+
+def kernel_sum_pairs(samples: np.ndarray, ctx: Context, squared_bandwidth: float) -> tuple[Pairs, np.ndarray]:
+    """What `kernel_sums` gives, left in tiles, and its diagonal [K]: a task per tile, which walks it in its tiles."""
+    bounds = cut(len(samples))
+    sides = [ctx.put(samples[first:last]) for first, last in pairwise(bounds)]
+    items = [(sides[i], sides[j], i == j, squared_bandwidth) for i, j in places(bounds)]
+    pairs, own = Pairs.make(ctx.backend, bounds, "mmd", _side_sums, items, ACCELERATED)
+    return pairs, np.concatenate(own)
 
 
 def kernel_sums(samples: np.ndarray, ctx: Context, squared_bandwidth: float) -> np.ndarray:
@@ -79,6 +100,31 @@ def median_squared_distance(points: np.ndarray) -> float:
     above = distances_between(points, points)[np.triu_indices(len(points), 1)]
     median = float(np.median(above)) if len(above) else 0.0
     return median if median > 0 or not len(above) else float(above.mean(dtype=np.float64))
+
+
+def _discrepancies(
+    divisor: int, sums: np.ndarray, within: np.ndarray, others_within: np.ndarray
+) -> np.ndarray:
+    cross = sums / divisor
+    discrepancies: np.ndarray = within[:, None] + others_within - 2.0 * cross
+    return discrepancies
+
+
+def _side_sums(
+    left: np.ndarray, right: np.ndarray, same: bool, squared_bandwidth: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel sums [a, b] float64 between the sets of two sides, and their diagonal, empty where they are not the same."""
+    sums = np.empty((len(left), len(right)))
+    step = max(1, TILE_POINTS // left.shape[1])
+    for start in range(0, len(left), step):
+        for other in range(0, start + step if same else len(right), step):
+            rows, columns = slice(start, start + step), slice(other, other + step)
+            place = other if same else -1
+            tile = _tile_sums((start, left[rows]), (place, right[columns]), squared_bandwidth)
+            sums[rows, columns] = tile
+            if same:
+                sums[columns, rows] = tile.T
+    return sums, np.diagonal(sums).copy() if same else np.zeros(0)
 
 
 def _tile_sums(

@@ -20,6 +20,7 @@ import numpy as np
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.matrix.pair_distances import pair_distances
+from raysim.matrix.pairs import Pairs
 from raysim.matrix.row_products import squared_norms
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative, Positive, PositiveInt
@@ -49,17 +50,19 @@ class RFA(Defense):
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """One Gram matrix, iterations on the weights, one weighted sum."""
-        distances = pair_distances(updates).to_array()
+        distances = pair_distances(updates)
         first = np.sqrt(squared_norms(updates)) if self.start == "zero" else None
-        with ctx.stage("weiszfeld"):
-            weights, scores = weiszfeld(
-                distances, updates.shares, self.max_iterations, self.tolerance, self.smoothing, first
-            )
+        settings = (updates.shares, self.max_iterations, self.tolerance, self.smoothing, first)
+        if distances.is_whole:
+            with ctx.stage("weiszfeld"):
+                weights, scores = weiszfeld(distances.to_array(), *settings)
+        else:
+            weights, scores = weiszfeld(distances, *settings)
         return Verdict(updates.combine(weights), weights, scores), state
 
 
 def weiszfeld(
-    distances: np.ndarray,
+    distances: np.ndarray | Pairs,
     shares: np.ndarray,
     max_iterations: int,
     tolerance: float,
@@ -84,8 +87,11 @@ def weiszfeld(
     return weights, to_centre
 
 
-def _distances_to_mean(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _distances_to_mean(distances: np.ndarray | Pairs, weights: np.ndarray) -> np.ndarray:
     """|u_i - v| for v = sum_j b_j u_j with sum b = 1: |u_i - v|^2 = sum_j b_j D_ij - 1/2 sum_jk b_j b_k D_jk."""
-    to_rows = distances @ weights
+    if isinstance(distances, Pairs):
+        to_rows = distances.dot("weiszfeld", weights[:, None])[:, 0]
+    else:
+        to_rows = distances @ weights
     distances_to_mean: np.ndarray = np.sqrt(np.maximum(to_rows - weights @ to_rows / 2, 0.0))
     return distances_to_mean

@@ -37,11 +37,11 @@ BY_STAGE: Mapping[str, set[R]] = {
 }
 """Timed stage of a defense -> what it uses."""
 OTHERS = {
-    "bandwidth", "bulyan", "clip", "closeness", "cluster", "combine", "cosine", "counts", "dct", "energies", "energy",
-    "foolsgold", "forest", "gap_statistic", "head", "history", "joint_two_means", "keep", "krum", "lbfgs",
+    "bandwidth", "bulyan", "clip", "closeness", "cluster", "combine", "cosine", "cosines", "counts", "dct", "energies", "energy",
+    "foolsgold", "forest", "gap_statistic", "gradients", "head", "history", "joint_two_means", "keep", "krum", "lbfgs",
     "distances", "leave_one_out", "mix", "mmd", "neighbours", "noise", "norms", "one_class_svm", "probe", "reconstruct",
-    "row_distances", "sign_vote", "signs", "similarity", "sketch", "sketch_codes", "soft", "spectrum", "subsets",
-    "surrogates", "trust", "two_means", "vote", "weiszfeld",
+    "scores", "sign_vote", "signs", "similarity", "sketch", "sketch_codes", "soft", "spectrum", "subsets",
+    "surrogates", "trust", "two_means", "vote", "weights", "weiszfeld",
 }  # fmt: skip
 """Stages that use nothing worth declaring. A stage in neither is an error: say there what it uses."""
 

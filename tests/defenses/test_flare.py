@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from defenses.client_models import bound_model, head_inputs, map_models
-from defenses.flare import Flare, FlareCode, neighbour_counts, representation, softmax
+from defenses.flare import Flare, FlareCode, representation, softmax, votes
 from raysim.context import ServerData, Setting
 from raysim.errors import ConfigError
 
@@ -42,25 +42,25 @@ def deltas(tiny_model) -> np.ndarray:
 def test_votes_by_hand() -> None:
     place = np.array([0.0, 1.0, 2.1, 9.0])
     discrepancy = np.abs(place[:, None] - place)
-    assert neighbour_counts(discrepancy, 1).tolist() == [1, 2, 1, 0]
-    assert neighbour_counts(discrepancy, 2).tolist() == [2, 3, 3, 0]
-    assert neighbour_counts(np.zeros((3, 3)), 1).tolist() == [2, 1, 0]  # ties: the lowest index
+    assert votes(discrepancy, 0, 1).tolist() == [1, 2, 1, 0]
+    assert votes(discrepancy, 0, 2).tolist() == [2, 3, 3, 0]
+    assert votes(np.zeros((3, 3)), 0, 1).tolist() == [2, 1, 0]  # ties: the lowest index
     discrepancy[:, 3] = discrepancy[3] = np.inf
-    assert neighbour_counts(discrepancy, 3).tolist() == [2, 2, 2, 0]
+    assert votes(discrepancy, 0, 3).tolist() == [2, 2, 2, 0]
 
 
 def test_votes_with_oneself_among_the_neighbours_by_hand() -> None:
     place = np.array([0.0, 1.0, 2.1, 9.0])
     discrepancy = np.abs(place[:, None] - place)
-    assert neighbour_counts(discrepancy, 1, include_self=True).tolist() == [1, 1, 1, 1]
-    assert neighbour_counts(discrepancy, 2, include_self=True).tolist() == [2, 3, 2, 1]
-    assert neighbour_counts(np.zeros((3, 3)), 1, include_self=True).tolist() == [
+    assert votes(discrepancy, 0, 1, include_self=True).tolist() == [1, 1, 1, 1]
+    assert votes(discrepancy, 0, 2, include_self=True).tolist() == [2, 3, 2, 1]
+    assert votes(np.zeros((3, 3)), 0, 1, include_self=True).tolist() == [
         1,
         1,
         1,
     ]  # oneself before ties
     discrepancy[:, 3] = discrepancy[3] = np.inf
-    assert neighbour_counts(discrepancy, 2, include_self=True).tolist() == [2, 3, 1, 0]
+    assert votes(discrepancy, 0, 2, include_self=True).tolist() == [2, 3, 1, 0]
 
 
 @pytest.mark.parametrize("variant", [Flare, FlareCode])
