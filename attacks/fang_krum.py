@@ -8,13 +8,14 @@ from typing import Literal
 
 import numpy as np
 
+from attacks.krum_trial import KrumTrial, TiledTrial, distances_and_squares, trial_of
 from attacks.noise_columns import BLOCK, ColumnNoise
 from attacks.rows import everyone, mean_row
 from raysim.attack import Attack, Diagnostics, View, Visibility
 from raysim.context import Context, Setting, State
 from raysim.errors import ConfigError
-from raysim.matrix.distances import krum_scores, refined
 from raysim.matrix.new_rows import rows_from
+from raysim.matrix.pair_distances import nearest_scores
 from raysim.matrix.row_products import products_with
 from raysim.matrix.updates import Updates
 from raysim.options import Count, NotNegative, Positive
@@ -111,18 +112,13 @@ class FangKrum(Attack):
             rule = f"a cohort of {rows.num_clients} is smaller than num_byzantine + attackers + 2"
             return np.zeros(0), failure(rule)
         is_own = np.isin(rows.client_ids, view.own.client_ids)
-        gram = rows.gram("fang_krum")
-        distances = refined(rows, gram, "fang_krum")
-        winner = int(np.argmin(krum_scores(distances, assumed, neighbours=neighbours)))
+        distances, squares = distances_and_squares(rows)
+        scores = nearest_scores(distances, "fang_krum", assumed, neighbours=neighbours)
+        winner = int(np.argmin(scores))
         sign = np.sign(rows.combine(np.eye(rows.num_clients)[winner], "fang_krum"))
         dots = products_with(rows, rows.backend.put(sign), "fang_krum")[:, 0]
         benign = np.flatnonzero(~is_own)
-        trial = KrumTrial.of(
-            distances[np.ix_(benign, benign)],
-            np.diag(gram)[benign],
-            dots[benign],
-            float(np.count_nonzero(sign)),
-        )
+        trial = trial_of(distances, benign, squares, dots, float(np.count_nonzero(sign)))
         before = rows.client_ids[benign] < view.own.client_ids[0]
         return sign, self._search(trial, neighbours, [copies], rows.dim, before)
 
@@ -131,87 +127,53 @@ class FangKrum(Attack):
         count = view.own.num_clients
         if count < 3:
             return np.zeros(0), failure("fewer than 3 attackers in the cohort")
-        gram = view.own.gram("fang_krum")
+        distances, squares = distances_and_squares(view.own)
         sign = np.sign(mean_row(view.own, "fang_krum")).astype(np.float32)
         dots = products_with(view.own, view.own.backend.put(sign), "fang_krum")[:, 0]
-        distances = refined(view.own, gram, "fang_krum")
-        trial = KrumTrial.of(distances, np.diag(gram), dots, float(np.count_nonzero(sign)))
+        trial = trial_of(distances, np.arange(count), squares, dots, float(np.count_nonzero(sign)))
         before = np.zeros(count, bool)
         return sign, self._search(trial, count - 2, list(range(1, count + 1)), view.own.dim, before)
 
     def _search(
-        self, trial: KrumTrial, neighbours: int, copies: list[int], dim: int, before: np.ndarray
+        self, trial: KrumTrial | TiledTrial, neighbours: int, copies: list[int], dim: int, before: np.ndarray
     ) -> State:
         """Halve lambda from lambda_0 for each number of copies until a trial Krum picks a crafted model."""
         bound = trial.bound(neighbours, copies[0], dim)
         trials = 0
         for count in copies:
-            step = bound
-            while step >= self.lambda_min:
+            steps = halvings(bound, self.lambda_min)
+            for step, picked in zip(steps, trial.picked(steps, count, neighbours, before), strict=True):
                 trials += 1
-                if trial.picks_crafted(step, count, neighbours, before):
+                if picked:
                     failed_above = 2 * step
                     for _ in range(self.refinements if step < bound else 0):
                         trials += 1
                         middle = (step + failed_above) / 2
-                        if trial.picks_crafted(middle, count, neighbours, before):
+                        if next(iter(trial.picked([middle], count, neighbours, before))):
                             step = middle
                         else:
                             failed_above = middle
                     found = {"lambda": step, "lambda_0": bound, "trials": trials, "copies": count}
                     return {**found, "failed": False}
-                step /= 2
         return {"lambda_0": bound, "trials": trials, **failure("no lambda was accepted")}
+
+
+def halvings(bound: float, least: float) -> list[float]:
+    """bound, bound / 2, bound / 4, ..., as long as they are not below `least`.
+
+    >>> halvings(1.0, 0.2)
+    [1.0, 0.5, 0.25]
+    """
+    steps = []
+    while bound >= least:
+        steps.append(bound)
+        bound /= 2
+    return steps
 
 
 def failure(reason: str) -> State:
     """What the state says of a search that found nothing."""
     return {"failed": True, "reason": reason}
-
-
-@dataclass(frozen=True)
-class KrumTrial:
-    """Krum's verdict on n honest updates and some copies of -lambda s, for any lambda, without the updates.
-
-    ordered [n, n - 1]: each honest update's squared distances to the others, ascending; sums [n, n]: their
-    prefix sums; squares [n]: squared norms; dots [n]: inner products with s; sign_square: s^T s.
-    """
-
-    ordered: np.ndarray
-    sums: np.ndarray
-    squares: np.ndarray
-    dots: np.ndarray
-    sign_square: float
-
-    @classmethod
-    def of(
-        cls, distances: np.ndarray, squares: np.ndarray, dots: np.ndarray, sign_square: float
-    ) -> KrumTrial:
-        """From squared distances [n, n] among the honest updates."""
-        count = len(distances)
-        others = distances[~np.eye(count, dtype=bool)].reshape(count, max(count - 1, 0))
-        ordered = np.sort(others, axis=1)
-        sums = np.concatenate([np.zeros((count, 1)), np.cumsum(ordered, axis=1)], axis=1)
-        return cls(ordered, sums, squares, dots, float(sign_square))
-
-    def bound(self, neighbours: int, copies: int, dim: int) -> float:
-        """lambda_0: no larger lambda can be accepted with this many copies (as the paper bounds it)."""
-        nearest = self.sums[:, min(neighbours, self.sums.shape[1] - 1)].min()
-        spread = np.sqrt(nearest / ((neighbours - copies + 1) * dim))
-        return float(spread + np.sqrt(self.squares.max() / dim))
-
-    def picks_crafted(self, step: float, copies: int, neighbours: int, before: np.ndarray) -> bool:
-        """Whether Krum on the honest updates and `copies` of -step s picks a copy.
-
-        before [n]: honest updates that win a tie against the copies, being of a lower client index.
-        """
-        to_crafted = np.maximum(step**2 * self.sign_square + 2 * step * self.dots + self.squares, 0.0)
-        crafted = np.sort(to_crafted)[: max(neighbours - (copies - 1), 0)].sum()
-        # An honest update's nearest: its honest neighbours nearer than the copies, the copies, then the rest.
-        nearer = np.minimum((self.ordered < to_crafted[:, None]).sum(1), neighbours)
-        taken = np.minimum(neighbours - nearer, copies)
-        honest = self.sums[np.arange(len(nearer)), neighbours - taken] + taken * to_crafted
-        return bool((crafted < honest[before]).all() and (crafted <= honest[~before]).all())
 
 
 def _noise_norms(noises: list[ColumnNoise], ctx: Context) -> np.ndarray:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from attacks.fang_krum import FangKrum, KrumTrial
+from attacks.fang_krum import FangKrum
+from attacks.krum_trial import KrumTrial
 from defenses.krum import Krum
 from raysim.attack import Visibility
 from raysim.context import Setting

@@ -1,0 +1,95 @@
+"""Every defense that compares clients, and every attack, says the same of a few clients whether a K x K is one tile, as there, or many, as of a large round."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attacks import ATTACKS
+from defenses import DEFENSES
+from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.requirement import Requirement as R
+from tests.contract import test_contract_attacks as attacks
+from tests.contract import test_contract_defenses as defenses
+
+PAIRWISE = ("fedgrad", "flame", "flare", "foolsgold", "krum")
+"""Defenses that work beside the tiles: in Ray's tasks as in this process."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with ThreadLimit(1)():
+        yield
+
+
+@pytest.fixture
+def many_tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """many_tiles(): from now on a K x K is cut into sides of three rows."""
+
+    def cut() -> None:
+        monkeypatch.setattr("raysim.matrix.pairs.WHOLE_BYTES", 0)
+        monkeypatch.setattr("raysim.matrix.pairs.SIDE", 3)
+        monkeypatch.setattr("defenses.pair_history.SIDE", 3)
+
+    monkeypatch.setattr("raysim.matrix.updates.CHUNK_VALUES", 1)  # chunks of 4,096 columns
+    return cut
+
+
+def judged(name: str, **options: Any) -> list[Any]:
+    """Verdicts of two rounds, all parts of the method at work."""
+    defense = dataclasses.replace(defenses.defense_of(name), **defenses.EARLY.get(name, {}))
+    verdicts, state = [], None
+    for round in range(2):
+        rows = defenses.random_rows(seed=round)
+        verdict, state = defenses.judge(name, rows, round=round, state=state, defense=defense, **options)
+        verdicts.append(verdict)
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in DEFENSES if {R.GRAM, R.REPRESENTATIONS} & DEFENSES[name].needs)
+)
+def test_verdicts_do_not_depend_on_tiles_of_pairs(name: str, many_tiles: Callable[[], None]) -> None:
+    whole = judged(name)
+    many_tiles()
+    dim = defenses.layout_and_vector()[0].dim
+    tiled, cut = judged(name), judged(name, rows_per_block=3, bounds=(0, 4096, dim))
+    assert [defenses.as_bytes(verdict) for verdict in tiled] == [
+        defenses.as_bytes(verdict) for verdict in cut
+    ]
+    for one, other in zip(whole, tiled, strict=True):
+        for field in ("flagged", "weights", "scores", "aggregate"):
+            expected, found = getattr(one, field), getattr(other, field)
+            if expected is None:
+                assert found is None
+            else:
+                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7, err_msg=field)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in ATTACKS if ATTACKS[name].craft is not attacks.Attack.craft)
+)
+def test_crafted_rows_do_not_depend_on_tiles_of_pairs(name: str, many_tiles: Callable[[], None]) -> None:
+    attack, rows = attacks.attack_of(name), attacks.trained_rows(name)
+    whole, said, _ = attacks.submitted(attack, rows)
+    many_tiles()
+    tiled, also, _ = attacks.submitted(attack, rows, rows_per_block=5)
+    np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-7)
+    assert also.keys() == said.keys()
+
+
+@pytest.mark.ray
+def test_tiles_of_pairs_have_the_same_bytes_on_ray(many_tiles: Callable[[], None], ray_cluster: None) -> None:
+    from raysim.backends.ray_backend import ClientActors, RayBackend
+
+    many_tiles()
+    dim = defenses.layout_and_vector()[0].dim
+    where = {"rows_per_block": 3, "bounds": (0, 4096, dim)}
+    for name in PAIRWISE:
+        here = judged(name, backend=InProcessBackend(), **where)
+        there = judged(name, backend=RayBackend(ClientActors(0), workers=2), **where)
+        assert [defenses.as_bytes(v) for v in here] == [defenses.as_bytes(v) for v in there], name
