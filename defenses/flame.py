@@ -20,7 +20,7 @@ from raysim.defense import Defense, Verdict
 from raysim.matrix.column_tasks import Columns
 from raysim.matrix.column_walk import steps
 from raysim.matrix.pair_distances import pair_distances
-from raysim.matrix.pairs import Pairs, is_whole, places
+from raysim.matrix.pairs import Pairs, is_whole
 from raysim.matrix.row_products import products_with
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative
@@ -119,10 +119,8 @@ def majority_of_tiles(distances: Pairs) -> np.ndarray:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    count, bounds = distances.count, distances.bounds
-    items = [
-        (bounds[i], bounds[j], tile) for (i, j), tile in zip(places(bounds), distances.tiles, strict=True)
-    ]
+    count = distances.count
+    items = [(*place, tile) for place, tile in zip(distances.places, distances.tiles, strict=True)]
     found = distances.backend.map("cluster", tree_edges, items)
     rows, columns, values = (np.concatenate(part) for part in zip(*found, strict=True))
 

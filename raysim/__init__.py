@@ -58,7 +58,7 @@ from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.layout import Entry, Layout
 from raysim.matrix.new_rows import rows_from
 from raysim.matrix.pair_distances import nearest_scores, pair_distances
-from raysim.matrix.pairs import Pairs
+from raysim.matrix.pairs import Pairs, is_whole
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_products import products_with, squared_norms, squares_about
 from raysim.matrix.row_stage import RowStage
@@ -139,6 +139,7 @@ __all__ = [
     "evaluate",
     "evaluate_round",
     "find_layers",
+    "is_whole",
     "krum_scores",
     "load_config",
     "nearest_name",

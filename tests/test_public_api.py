@@ -73,6 +73,7 @@ PUBLIC = [
     "evaluate",
     "evaluate_round",
     "find_layers",
+    "is_whole",
     "krum_scores",
     "products_with",
     "load_config",

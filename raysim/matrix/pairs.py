@@ -99,6 +99,11 @@ class Pairs:
         """Whether there is one tile."""
         return len(self.tiles) == 1
 
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(first row, first column) of every tile, in their order."""
+        return [(self.bounds[i], self.bounds[j]) for i, j in places(self.bounds)]
+
     def map_tiles(
         self, stage: str, fn: Callable[..., np.ndarray], *along: np.ndarray, needs: Needs = Needs()
     ) -> Pairs:
