@@ -3,20 +3,21 @@
 Wang et al., "FLARE: defending federated learning against model poisoning attacks via latent space
 representations", AsiaCCS 2022. A model's penultimate-layer representation (PLR) is what enters its last layer.
 
-The paper also starts training from a global model fitted to the server's samples. That is not offered: a defense
-judges the rounds of a run and cannot set the model it starts from.
+The paper also starts training from a global model fitted to the server's samples (section 5.2): `pretrain_epochs`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from defenses.client_models import head_inputs, models_stage
+from defenses.fltrust import train_on_server
 from defenses.mmd import centred, median_squared_distance, mmd_pairs
 from raysim.backends import devices
+from raysim.backends.base import ACCELERATED
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
@@ -45,13 +46,21 @@ class Flare(Defense):
 
     The paper does not state the kernel's bandwidth; by default sigma^2 = median squared distance of all representations.
     A client that ranks itself, as algorithm 1 does, is its own nearest, and one of its votes goes to itself.
+    Server data of one class (server_data.classes) pretrain a model that knows this class alone: the paper does not say what
+    its auxiliary set holds here.
     Equal discrepancies: the lowest index is nearest. K < 3, or representations that do not differ at all: uniform
     weights. A representation that is not finite is infinitely far from all: it gets no vote and has none.
     """
 
     paper = "Wang et al., AsiaCCS 2022"
     needs = frozenset(
-        {Requirement.SERVER_DATA, Requirement.LAST_LAYER, Requirement.REPRESENTATIONS, Requirement.INFERENCE}
+        {
+            Requirement.SERVER_DATA,
+            Requirement.SERVER_TRAINING,
+            Requirement.LAST_LAYER,
+            Requirement.REPRESENTATIONS,
+            Requirement.INFERENCE,
+        }
     )
     temperature: Positive = 1.0
     """Divisor of the counts of votes in the softmax."""
@@ -67,6 +76,32 @@ class Flare(Defense):
     """Class of these images; null: the one that the server has most of, the lowest if several."""
     include_self: bool = False
     """Whether a client ranks among its own neighbours (algorithm 1 of the paper) or not (its text)."""
+
+    pretrain_epochs: Count = 0
+    """Epochs of the clients' training, on all that the server holds, that the global model begins with (section 5.2)."""
+
+    def needed(self) -> frozenset[Requirement]:
+        """Training only to pretrain."""
+        return self.needs if self.pretrain_epochs else self.needs - {Requirement.SERVER_TRAINING}
+
+    def initial_model(self, ctx: Context) -> np.ndarray | None:
+        """The model trained on the server's data, where pretrain_epochs is above 0."""
+        if not self.pretrain_epochs:
+            return None
+        update: np.ndarray = ctx.run(
+            "pretrain",
+            train_on_server,
+            ctx.model,
+            ctx.layout,
+            replace(ctx.recipe, epochs=self.pretrain_epochs),
+            ctx.published,
+            ctx.require_server_data(),
+            ctx.seed,
+            ctx.round,
+            needs=ACCELERATED,
+        )
+        started: np.ndarray = ctx.global_vector + update
+        return started
 
     def check(self, setting: Setting) -> None:
         """The server needs samples; a client has K - 1 others at most; the label is a class it has."""

@@ -13,7 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from raysim.array_checks import described
 from raysim.context import Context, Setting, State
+from raysim.errors import ContractError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import Declared
@@ -94,6 +96,13 @@ class Defense(Declared):
             return self
         return replace(self, num_byzantine=found)  # type: ignore[call-arg]
 
+    def initial_model(self, ctx: Context) -> np.ndarray | None:
+        """The global vector [d + b] that round 0 begins with, made of `ctx.global_vector`; None: that as it is.
+
+        Called once, before `init`; a run that is resumed goes on from its checkpoint.
+        """
+        return None
+
     def init(self, ctx: Context) -> State:
         """The state before the first round."""
         return {}
@@ -163,6 +172,15 @@ class Chain(Defense):
         """Every step must be able to work."""
         for step in self.steps:
             check_setting(step, setting)
+
+    def initial_model(self, ctx: Context) -> np.ndarray | None:
+        """What the steps make of it, one after another."""
+        prepared = None
+        for step in self.steps:
+            made = prepared_model(step, _seen_by(step, ctx))
+            if made is not None:
+                prepared, ctx = made, replace(ctx, global_vector=made, published=ctx.put(made))
+        return prepared
 
     def init(self, ctx: Context) -> State:
         """The states of the steps, by position."""
@@ -247,6 +265,19 @@ def _steps_on(defense: Defense) -> Iterator[Defense]:
         yield step
         if not (isinstance(step, PreAggregation) and step.keeps_rows):
             return
+
+
+def prepared_model(defense: Defense, ctx: Context) -> np.ndarray | None:
+    """What `defense.initial_model` makes, checked, as float32: the one way by which anything asks. Raises ContractError."""
+    answer = defense.initial_model(ctx)
+    if answer is None:
+        return None
+    shape = (ctx.layout.num_columns,)
+    fits = isinstance(answer, np.ndarray) and answer.shape == shape and answer.dtype.kind == "f"
+    if not fits or not np.isfinite(answer).all():
+        rule = f"must be finite floats of shape {shape}, or None"
+        raise ContractError.of(type(defense).__name__, "its initial model", rule, described(answer))
+    return answer.astype(np.float32, copy=False)
 
 
 def judged(

@@ -18,7 +18,7 @@ from raysim.backends.capacity import Capacity
 from raysim.composition.attackers import make_campaigns, place_malicious
 from raysim.composition.given import Given, identify, model_digest
 from raysim.composition.methods import Methods, make_methods, written_out
-from raysim.composition.network import make_network
+from raysim.composition.network import make_network, with_weights
 from raysim.composition.resources import clients_per_stack, resolved
 from raysim.composition.samples import deal, hold_one, load_data, set_aside
 from raysim.config.keys import asked, numbered
@@ -36,8 +36,10 @@ from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import shard_bounds
 from raysim.models.factory import ModelFactory
+from raysim.training.augmentation import check_augmentable
 from raysim.training.local import least_samples
 from raysim.training.recipe import TrainingRecipe
+from raysim.training.schedule import LearningRates
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,6 +86,9 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     campaigns = make_campaigns(config, malicious, methods)
     source = load_data(config, given.data)
     factory, model = make_network(config, source, given)
+    model = with_weights(config, model)
+    if config.training.augmentation != "none":
+        check_augmentable(source.input_shape)
     layout = Layout.of(model)
     if config.training.batch_size == 1 and not methods.synthetic:
         check_single_samples(model, source)
@@ -169,8 +174,12 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
             learning_rate=config.training.optimizer.lr,
             momentum=config.training.optimizer.momentum,
             weight_decay=config.training.optimizer.weight_decay,
+            proximal_mu=config.training.proximal_mu,
+            augmentation=config.training.augmentation,
         ),
-        lr_decay=config.training.lr_decay,
+        rates=LearningRates(
+            config.training.lr_schedule, config.training.lr_decay, config.training.lr_period or 1
+        ),
         device=config.resources.device,
         mean=source.mean,
         std=source.std,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from raysim.config.schema import Component, ExperimentConfig
 from raysim.data.partition import PARTITIONS, Partitioner
 from raysim.defense import Chain, Defense, chain
 from raysim.engine.drawn_updates import UPDATES, Synthetic, Trained
+from raysim.models.weights import file_digest
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,25 @@ def make_defense(config: ExperimentConfig) -> Defense:
 
 
 def written_out(config: ExperimentConfig, methods: Methods | None = None) -> ExperimentConfig:
-    """The same configuration with the defaults of its methods written out. methods: where they are made already."""
+    """The same configuration with the defaults of its methods, and what follows from its keys, written out.
+
+    methods: where they are made already.
+    """
     made = methods or make_methods(config)
     data = config.data.model_copy(update={"partition": _written_out(config.data.partition, made.partition)})
+    training, model = config.training, config.model
+    if training.lr_schedule == "cosine" and training.lr_period is None:
+        training = training.model_copy(update={"lr_period": config.rounds})
+    if model.weights is not None and model.weights_digest is None:
+        path = Path(model.weights).expanduser().absolute()
+        model = model.model_copy(update={"weights": str(path), "weights_digest": file_digest(path)})
     return config.model_copy(
         update={
             "defense": tuple(map(_written_out, config.defense, made.defenses)),
             "attack": tuple(map(_written_out, config.attack, made.attacks)),
             "data": data,
+            "model": model,
+            "training": training,
             "updates": _written_out(config.updates, made.updates),
         }
     )

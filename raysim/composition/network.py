@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raysim import rng
@@ -15,6 +17,7 @@ from raysim.models import MODELS, Architecture
 from raysim.models.factory import ModelFactory
 from raysim.models.given import factory_of
 from raysim.models.recipe import ModelRecipe
+from raysim.models.weights import file_digest, load_weights, read_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +45,23 @@ def make_network(
         factory, model = made(build, wanted.options)
     _try_out(model, source, wanted.name)
     return factory, model
+
+
+def with_weights(config: ExperimentConfig, model: nn.Module) -> nn.Module:
+    """The network, or a copy of it with the values in the file `model.weights`."""
+    wanted = config.model
+    if wanted.weights is None:
+        if wanted.fresh:
+            rule = "must be empty without model.weights: all values are drawn"
+            raise ConfigError("model.fresh", rule, wanted.fresh, [])
+        return model
+    path = Path(wanted.weights).expanduser()
+    if wanted.weights_digest is not None and (digest := file_digest(path)) != wanted.weights_digest:
+        rule = "must be the file that the run was started with; its digest differs"
+        raise ConfigError("model.weights", rule, digest, wanted.weights_digest)
+    filled = copy.deepcopy(model)
+    load_weights(filled, read_weights(path), wanted.fresh)
+    return filled
 
 
 def _built(recipe: ModelRecipe) -> nn.Module:

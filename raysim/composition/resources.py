@@ -164,12 +164,17 @@ def clients_per_stack(config: ExperimentConfig, model: nn.Module, input_shape: S
     from raysim.training.stacked import group_size, obstacle
 
     wanted = config.training.clients_per_stack
+    augmented = config.training.augmentation != "none"
     if wanted == "auto":
+        if augmented:
+            return 1
         cohort = config.population.cohort_size
         return group_size(cohort, model, input_shape, config.training.batch_size)
     reason = obstacle(model) if wanted > 1 else ""
     if wanted > 1 and len(input_shape) != 3:
         reason = f"its inputs of shape {tuple(input_shape)} are not images"
+    if wanted > 1 and augmented:
+        reason = "training.augmentation draws for every client by itself"
     if reason:
         raise ConfigError(
             "training.clients_per_stack", f"must be 1 with {config.model.name}: {reason}", wanted, 1

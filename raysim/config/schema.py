@@ -7,69 +7,28 @@ are checked against the component when the experiment is composed (raysim.compos
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
 )
 
 from raysim.config.cross_checks import check_across_keys
-from raysim.config.method_text import parse_method
+from raysim.config.group import LARGEST as LARGEST
+from raysim.config.group import Component as Component
+from raysim.config.group import Group as Group
+from raysim.config.group import Whole, named
+from raysim.config.training import ServerConfig, TrainingConfig
 from raysim.config.validation import Location, refusal
 from raysim.errors import ConfigError
 from raysim.trees import Tree
 
-LARGEST = 2**31 - 1
-"""The largest whole number of a key that counts something."""
-
 MOST_CLIENTS = 10**7
-
-Whole = Annotated[int, Field(le=LARGEST)]
-
-
-class Group(BaseModel):
-    """A group of keys: frozen, and a misspelt key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_boolean_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """YAML reads `yes` and `on` as true, which would pass for 1."""
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("must not be a boolean")
-        return value
-
-
-class Component(Group):
-    """A name and the named thing's own options."""
-
-    model_config = ConfigDict(extra="allow")
-    name: str = Field(description="a registered name, or an import path `package.module:Thing`")
-
-    @property
-    def options(self) -> dict[str, object]:
-        """The component's own options."""
-        return dict(self.model_extra or {})
-
-
-def _named(value: object) -> object:
-    """`krum` is short for `{name: krum}`, `krum,num_byzantine=3` for a name with options; `none` for nothing."""
-    if isinstance(value, str):
-        return None if value.lower() == "none" else parse_method("name", value)
-    return value
 
 
 class ScheduleConfig(Group):
@@ -137,6 +96,22 @@ class PopulationConfig(Group):
         return self.cohort or self.total
 
 
+class ModelConfig(Component):
+    """Which network is trained, and what it starts from."""
+
+    weights: str | None = Field(
+        None,
+        description="file of a state_dict (.safetensors, or .pth and .pt of torch) that the run starts from; null: values "
+        "drawn from the seed",
+    )
+    weights_digest: str | None = Field(None, description="filled in: SHA-256 of that file")
+    fresh: list[str] = Field(
+        default_factory=list,
+        description="names, or beginnings of names up to a dot, that keep their drawn values beside `weights`: a head for "
+        "other classes",
+    )
+
+
 class DataConfig(Component):
     """Which data, where it lies, how it is split among clients."""
 
@@ -144,49 +119,11 @@ class DataConfig(Component):
         "digits", description="a registered data set, or an import path `package.module:loader`"
     )
     root: str | None = Field(None, description="null: $RAYSIM_DATA, then the user's cache folder")
-    partition: Annotated[Component, BeforeValidator(_named)] = Field(
+    partition: Annotated[Component, BeforeValidator(named)] = Field(
         Component(name="iid"), description="without effect with `updates: synthetic`, where nobody trains"
     )
     limit: Whole | None = Field(None, ge=1, description="use at most this many training samples")
     download: bool = Field(False, description="let torchvision fetch a data set that is missing")
-
-
-class OptimizerConfig(Group):
-    """The clients' optimizer; its memory starts afresh each round."""
-
-    name: Literal["sgd", "adam", "adamw"] = Field("sgd", description="the rule by which clients step")
-    lr: float = Field(0.1, gt=0, description="learning rate of round 0")
-    momentum: float = Field(0.0, ge=0, lt=1, description="of SGD; without effect on the others")
-    weight_decay: float = Field(0.0, ge=0, description="L2 penalty in the gradient; adamw: decoupled")
-
-
-class TrainingConfig(Group):
-    """What a client does in a round, and defenses that train on the server's data.
-
-    Clients do not train with `updates: synthetic`: there these keys are for such defenses alone.
-    """
-
-    epochs: Whole = Field(1, ge=1, description="passes over a client's samples in a round")
-    batch_size: Whole = Field(32, ge=1, description="samples in a step")
-    optimizer: Annotated[OptimizerConfig, BeforeValidator(_named)] = OptimizerConfig()
-    lr_decay: float = Field(1.0, gt=0, le=1, description="the learning rate of round t is lr * lr_decay**t")
-    clients_per_stack: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST)] = Field(
-        "auto",
-        description="clients trained together, as one stack of small models; 1: one after another; auto: a rule",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_name(cls, values: object) -> object:
-        """`cohort_size` is the former name of `clients_per_stack`."""
-        if not isinstance(values, dict) or "cohort_size" not in values:
-            return values
-        if "clients_per_stack" in values:
-            raise ValueError("must not have cohort_size, the former name of clients_per_stack, beside it")
-        warnings.warn(
-            "training.cohort_size is called training.clients_per_stack now", FutureWarning, stacklevel=2
-        )
-        return {"clients_per_stack" if key == "cohort_size" else key: value for key, value in values.items()}
 
 
 class ServerDataConfig(Group):
@@ -286,11 +223,11 @@ class CheckpointConfig(Group):
 
 
 def _list_of_components(value: object) -> object:
-    value = _named(value)
+    value = named(value)
     if value is None:
         return ()
     if isinstance(value, list | tuple):
-        return tuple(_named(item) for item in value)
+        return tuple(named(item) for item in value)
     return (value,)
 
 
@@ -304,13 +241,14 @@ class ExperimentConfig(Group):
     seed: int = Field(0, ge=0, lt=2**64, description="every random draw derives from it")
     rounds: Whole = Field(10, ge=1, description="rounds in all")
     population: PopulationConfig = PopulationConfig()
-    data: Annotated[DataConfig, BeforeValidator(_named)] = DataConfig()
-    model: Annotated[Component, BeforeValidator(_named)] = Component(name="digits_cnn")
-    updates: Annotated[Component, BeforeValidator(_named)] = Field(
+    data: Annotated[DataConfig, BeforeValidator(named)] = DataConfig()
+    model: Annotated[ModelConfig, BeforeValidator(named)] = ModelConfig(name="digits_cnn")
+    updates: Annotated[Component, BeforeValidator(named)] = Field(
         Component(name="trained"),
         description="trained, or synthetic: drawn from the seed (engine/drawn_updates.py)",
     )
     training: TrainingConfig = TrainingConfig()
+    server: ServerConfig = ServerConfig()
     attack: Annotated[tuple[AttackConfig, ...], BeforeValidator(_list_of_components)] = ()
     defense: Annotated[tuple[Component, ...], BeforeValidator(_list_of_components)] = (
         Component(name="fedavg"),

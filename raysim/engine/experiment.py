@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,8 @@ class RunState:
     previous_vector: np.ndarray | None
     defense: State
     attacks: tuple[State, ...]
+    server: State = field(default_factory=dict)
+    """What the server's optimizer remembers."""
 
     def tree(self) -> dict[str, object]:
         """The state as a tree that a checkpoint holds."""
@@ -74,6 +76,7 @@ class RunState:
             "previous_vector": self.previous_vector,
             "defense": self.defense,
             "attacks": list(self.attacks),
+            "server": self.server,
         }
 
     @classmethod

@@ -30,6 +30,7 @@ from raysim.matrix.row_blocks import maxima_of, put_row, zero_tiles
 from raysim.models.factory import ModelFactory
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
+from raysim.training.schedule import LearningRates
 from raysim.training.stacked import CohortTrainer
 
 Done = TypeVar("Done")
@@ -43,13 +44,14 @@ class HostSetup:
     factory: ModelFactory
     layout: Layout
     recipe: TrainingRecipe
-    lr_decay: float
     device: devices.Wanted
     mean: tuple[float, ...]
     std: tuple[float, ...]
     campaigns: tuple[Campaign, ...]
     bounds: tuple[int, ...]
     evaluation_batch: int
+    rates: LearningRates = LearningRates()
+    """The learning rate of every round, as a share of the recipe's."""
     clients_per_stack: int = 1
     """Clients that train together; 1 = one after another."""
     least_samples: int = 1
@@ -98,7 +100,7 @@ class HostSetup:
 
     def learning_rate(self, round: int) -> float:
         """The honest clients' learning rate in this round."""
-        return self.recipe.learning_rate * self.lr_decay**round
+        return self.recipe.learning_rate * self.rates.factor(round)
 
 
 @dataclass(frozen=True)

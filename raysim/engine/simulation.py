@@ -18,8 +18,9 @@ import numpy as np
 from raysim import rng
 from raysim.attack import Attack
 from raysim.backends.base import Backend, Kept, Reference, located
+from raysim.config.training import ServerConfig
 from raysim.context import State
-from raysim.defense import Defense, Verdict, judged_usable
+from raysim.defense import Defense, Verdict, judged_usable, prepared_model
 from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
 from raysim.engine.experiment import (
@@ -33,6 +34,7 @@ from raysim.engine.experiment import (
 from raysim.engine.host import ClientHost, RoundOrder, UploadMeta
 from raysim.engine.recording import Recording
 from raysim.engine.round_record import evaluated, record_round
+from raysim.engine.server_optimizer import server_step
 from raysim.errors import LostWork, RunError
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import Ahead, RowStage, begin_ahead
@@ -53,9 +55,15 @@ def start(experiment: Experiment, backend: Backend) -> None:
 
 
 def initial_state(experiment: Experiment, backend: Backend) -> RunState:
-    """The state before round 0."""
+    """The state before round 0: with the model that the defense prepares, where it does."""
     state = RunState(0, experiment.initial, None, {}, ())
     published = backend.put(experiment.initial)
+    name = type(experiment.defense).__name__
+    with located("init", name), backend.telemetry.owned("defense", rest="initial_model"):
+        context = round_context(experiment, backend, state, published, "defense")
+        prepared = prepared_model(experiment.defense, context)
+    if prepared is not None:
+        state, published = replace(state, global_vector=prepared), backend.put(prepared)
 
     def first(method: Defense | Attack, role: str) -> State:
         with located("init", type(method).__name__):
@@ -164,8 +172,12 @@ def run_round(
     uploads = require_quorum(experiment, uploads)
     usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
     verdict, defense_state = judge(experiment, backend, state, published, uploads.updates, usable)
-    new_vector = apply(verdict, uploads.updates, usable, state.global_vector)
-    next_state = RunState(state.round + 1, new_vector, state.global_vector, defense_state, attack_states)
+    new_vector, server_state = apply(
+        verdict, uploads.updates, usable, state.global_vector, experiment.config.server, state.server
+    )
+    next_state = RunState(
+        state.round + 1, new_vector, state.global_vector, defense_state, attack_states, server_state
+    )
     truth = np.isin(uploads.updates.client_ids, active_attackers(experiment, state.round))
     rows = replace(uploads.updates, ahead=())
     judged = Recording(state.round, state.global_vector, rows, usable, truth)
@@ -307,15 +319,26 @@ def judge(
         return judged_usable(experiment.defense, state.defense, updates, usable, context)
 
 
-def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector: np.ndarray) -> np.ndarray:
-    """The next global vector: parameters move by the aggregate, buffers by the verdict's weights.
+def apply(
+    verdict: Verdict,
+    updates: Updates,
+    usable: np.ndarray,
+    global_vector: np.ndarray,
+    server: ServerConfig = ServerConfig(),
+    memory: State | None = None,
+) -> tuple[np.ndarray, State]:
+    """(The next global vector, what the server's optimizer remembers): parameters move by what that makes of the
+    aggregate, buffers by the verdict's weights. Without a usable row nothing moves.
 
     A coordinate-wise rule has no weights: buffers then follow the data-weighted mean of the rows that were
     not flagged. A mean of variances that rounding takes below 0 is 0.
     """
     d = updates.dim
     new = global_vector.copy()
-    new[:d] += verdict.aggregate
+    memory = memory or {}
+    if usable.any():
+        step, memory = server_step(server, memory, verdict.aggregate)
+        new[:d] += step
     if len(new) > d:
         weights = verdict.weights
         if weights is None:
@@ -326,7 +349,7 @@ def apply(verdict: Verdict, updates: Updates, usable: np.ndarray, global_vector:
             new[d:] += updates.combine_buffers(weights / total)
             variances = updates.layout.variance_columns
             new[variances] = np.maximum(new[variances], 0)
-    return new
+    return new, memory
 
 
 def evaluate(

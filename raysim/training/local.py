@@ -18,6 +18,7 @@ from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset, normalise
 from raysim.matrix.layout import Layout
 from raysim.models.factory import ModelFactory
+from raysim.training.augmentation import crop_flip
 from raysim.training.flat_optimizer import FlatOptimizer
 from raysim.training.recipe import TrainingRecipe
 
@@ -85,7 +86,8 @@ class LocalTrainer:
         on_batch(images, labels, step) -> (images, labels) before each step; loss_fn(trainer, images, labels)
         instead of cross-entropy of the model's output; after_backward(trainer) may change
         `trainer.gradient` in place; after_step(trainer, step, last) may change `trainer.parameters`.
-        `trainer.global_vector` is the starting point. A trailing batch of one sample is left out where the
+        `trainer.global_vector` is the starting point. The recipe's augmentation comes before on_batch, the gradient of its
+        proximal term before after_backward; the loss that is reported has no proximal term. A trailing batch of one sample is left out where the
         model normalises over the batch, which needs two; with a single one nothing is trained.
         """
         began = time.perf_counter()
@@ -116,13 +118,19 @@ class LocalTrainer:
             for number, batch in enumerate(batches):
                 if number in drops:
                     steps.learning_rate /= 10
-                x, y = channels_last(images[batch]), labels[batch]
+                x, y = images[batch], labels[batch]
+                if self.recipe.augmentation == "crop_flip":
+                    x = crop_flip(x, rng.generator(seed, *key, "augmentation", number))
+                x = channels_last(x)
                 if on_batch is not None:
                     x, y = on_batch(x, y, number)
                 loss = functional.cross_entropy(self.model(x), y) if loss_fn is None else loss_fn(self, x, y)
                 losses.append(loss.item())
                 self.gradient.zero_()
                 loss.backward()
+                if self.recipe.proximal_mu:
+                    away = self.parameters - self.global_vector[: self.layout.dim]
+                    self.gradient.add_(away, alpha=self.recipe.proximal_mu)
                 if after_backward is not None:
                     after_backward(self)
                 steps.step()

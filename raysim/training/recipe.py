@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -15,3 +16,7 @@ class TrainingRecipe:
     learning_rate: float = 0.1
     momentum: float = 0.0
     weight_decay: float = 0.0
+    proximal_mu: float = 0.0
+    """FedProx (Li et al., MLSys 2020): mu / 2 times the squared distance from the global parameters, in the loss."""
+    augmentation: Literal["none", "crop_flip"] = "none"
+    """What is done to each batch of images (raysim.training.augmentation)."""

@@ -93,6 +93,9 @@ class CohortTrainer:
             slopes = torch.autograd.grad(loss.sum(), leaves, materialize_grads=True)
             for entry, slope in zip(layout.parameters, slopes, strict=True):
                 gradients[:active, entry.start : entry.stop].view(slope.shape).copy_(slope)
+            if recipe.proximal_mu:
+                with torch.no_grad():
+                    gradients[:active].add_(vectors[:active] - start, alpha=recipe.proximal_mu)
             steps.step(active)
         updates = np.empty(vectors.shape, np.float32)
         updates[order] = (vectors - start).cpu().numpy()

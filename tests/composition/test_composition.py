@@ -21,6 +21,7 @@ from raysim.data.dataset import Dataset, normalise
 from raysim.data.partition import PARTITIONS
 from raysim.defense import Chain
 from raysim.engine.drawn_updates import UPDATES
+from raysim.training.schedule import LearningRates
 
 HERE = __name__
 
@@ -531,9 +532,10 @@ def test_what_the_parts_of_an_experiment_are():
     experiment = compose(config)
     plan = experiment.setup
     assert plan.recipe.__dict__ == {
-        "epochs": 3, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.2, "momentum": 0.5, "weight_decay": 0.1
+        "epochs": 3, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.2, "momentum": 0.5, "weight_decay": 0.1,
+        "proximal_mu": 0.0, "augmentation": "none",
     }  # fmt: skip
-    assert plan.lr_decay == 0.9
+    assert plan.rates == LearningRates("exponential", 0.9, 1)
     assert experiment.malicious.tolist() == [6, 7]
     assert len(experiment.initial) == plan.layout.num_columns == 13706
     assert len(experiment.arrays) == 4 + 2 * 2

@@ -85,6 +85,8 @@ def variants(name: str) -> Iterator[Defense]:
             choices = get_args(part) if get_origin(part) is Literal else (True, False) if part is bool else ()
             for choice in choices:
                 yield cls(**{**small, option: choice})
+    if "pretrain_epochs" in option_annotations(cls):
+        yield cls(**{**small, "pretrain_epochs": 1})
 
 
 def used(
@@ -108,7 +110,9 @@ def used(
             backend, 3, "defense", round, 6, layout, backend.put(vector), vector, watched, data,
             truth=updates.client_ids[-1:] if defense.calibration else None, seen=seen,
         )  # fmt: skip
-        state = defense.init(ctx) if state is None else state
+        if state is None:
+            defense.initial_model(ctx)
+            state = defense.init(ctx)
         verdict, state = defense.apply(state, updates, ctx)
         assert np.isfinite(verdict.aggregate).all()
         for span in backend.telemetry.drain():

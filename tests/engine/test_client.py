@@ -18,6 +18,7 @@ from raysim.errors import DataError, RunError
 from raysim.matrix.layout import Layout
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
+from raysim.training.schedule import LearningRates
 from tests.small_models import SmallNet, samples
 
 SEED = 11
@@ -158,7 +159,7 @@ def host_of(*campaigns, kind="linear", bounds=(0, 103), **plan):
     images, labels = samples(40, seed=8)
     layout = Layout.of(SmallNet(kind).build())
     values = {
-        "seed": SEED, "factory": SmallNet(kind), "layout": layout, "recipe": RECIPE, "lr_decay": 0.5,
+        "seed": SEED, "factory": SmallNet(kind), "layout": layout, "recipe": RECIPE, "rates": LearningRates(decay=0.5),
         "device": "cpu", "mean": (0.4,), "std": (0.3,), "campaigns": campaigns, "bounds": bounds,
         "evaluation_batch": 4,
     }  # fmt: skip

@@ -15,6 +15,7 @@ from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
+from raysim.training import local
 from raysim.training.flat_optimizer import FlatOptimizer
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
@@ -77,6 +78,35 @@ def test_fit_is_torch_on_separate_parameters(kind, options, make):
     expected = by_hand(kind, batches_of(), make)
     assert np.abs(expected[:100]).max() > 0.01
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+
+
+def test_the_proximal_term_pulls_towards_the_global_parameters():
+    """FedProx: the gradient of mu / 2 |w - w_G|^2 is mu (w - w_G)."""
+    found = trainer_of(recipe=replace(RECIPE, proximal_mu=2.0)).fit(start_of(), DATA, KEY, seed=SEED)
+    model = SmallNet("linear").build()
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+    for batch in batches_of():
+        scores = model(torch.from_numpy(DATA.images[batch]))
+        loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(DATA.labels[batch]))
+        away = sum((p - s).square().sum() for p, s in zip(model.parameters(), start, strict=True))
+        slopes = torch.autograd.grad(loss + 2.0 / 2 * away, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, slope in zip(model.parameters(), slopes, strict=True):
+                parameter -= 0.1 * slope
+    expected = Layout.of(model).vector(model) - start_of()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    free = trainer_of().fit(start_of(), DATA, KEY, seed=SEED)
+    assert np.linalg.norm(found) < 0.9 * np.linalg.norm(free)
+
+
+def test_each_batch_is_augmented_before_hooks_see_it(monkeypatch):
+    monkeypatch.setattr(local, "crop_flip", lambda images, draw: images + draw.random())  # ours are 4 x 4
+    seen = []
+    fit = partial(trainer_of(recipe=replace(RECIPE, augmentation="crop_flip")).fit, start_of(), DATA, KEY)
+    fit(seed=SEED, on_batch=lambda x, y, step: (seen.append(x.clone()) or x, y))
+    for step, batch in enumerate(batches_of()):
+        draw = rng.generator(SEED, *KEY, "augmentation", step)
+        assert torch.equal(seen[step], torch.from_numpy(DATA.images[batch]) + draw.random())
 
 
 def test_buffers_and_counters_are_part_of_the_update():
