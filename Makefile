@@ -71,10 +71,11 @@ test: $(READY)
 	@$(MAKE) --no-print-directory --jobs 3 test-ray-1 test-ray-2 test-without-ray
 
 test-ray-1:
-	@$(BIN)/python -m pytest -m $(WITH_RAY) tests/backends tests/cluster tests/contract 2>&1 | sed --unbuffered 's/^/ray 1: /'
+	@$(BIN)/python -m pytest -m $(WITH_RAY) tests/backends tests/cluster tests/contract tests/cli 2>&1 | sed --unbuffered 's/^/ray 1: /'
 
 test-ray-2:
-	@$(BIN)/python -m pytest -m $(WITH_RAY) --ignore tests/backends --ignore tests/cluster --ignore tests/contract \
+	@$(BIN)/python -m pytest -m $(WITH_RAY) --ignore tests/backends --ignore tests/cluster \
+		--ignore tests/contract --ignore tests/cli \
 		2>&1 | sed --unbuffered 's/^/ray 2: /'
 
 test-without-ray:

@@ -71,7 +71,7 @@ def started(plan: ClusterPlan, folder: Path) -> Iterator[tuple[str, tuple[str, .
 
 @contextmanager
 def network(hosts: int, bandwidth: str | None) -> Iterator[list[str]]:
-    """The namespaces of so many hosts, joined by a bridge; gone after the block."""
+    """The namespaces of this many hosts, joined by a bridge; gone after the block."""
     bridge = f"raysim-{secrets.token_hex(3)}"
     names = [f"{bridge}-{number}" for number in range(hosts)]
     with ExitStack() as made:

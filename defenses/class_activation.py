@@ -68,7 +68,7 @@ def model_maps(
     its last call is the activation map; then the gradient of the rest alone. The model is left as it was. The same
     inside `torch.no_grad()` and `torch.inference_mode()`.
 
-    Raises ConfigError for an unknown method or layer, a layer whose output is no activation map, and a target
+    Raises ConfigError for an unknown method or layer, a layer whose output is not an activation map, and a target
     outside the network's classes.
     """
     if method not in _METHODS:

@@ -155,7 +155,7 @@ def directive(name: str, thing: object) -> Iterable[str]:
 
 
 def escaped(text: str) -> str:
-    """Text of a docstring that is no markup, but for what stands between backticks."""
+    """Text of a docstring that is not markup, but for what stands between backticks."""
     parts = text.split("`")
     parts[::2] = [re.sub(r"([*_<\[\]|])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts)

@@ -9,7 +9,7 @@ from raysim.errors import ConfigError
 
 
 def finite(key: str, values: ArrayLike, rule: str = "must be numbers") -> np.ndarray:
-    """The values as float32; ConfigError if they are no numbers, or not finite in float32."""
+    """The values as float32; ConfigError if they are not numbers, or not finite in float32."""
     found = numbers(key, values, rule)
     good = np.isfinite(found)
     if not good.all():
@@ -19,7 +19,7 @@ def finite(key: str, values: ArrayLike, rule: str = "must be numbers") -> np.nda
 
 
 def numbers(key: str, values: ArrayLike, rule: str) -> np.ndarray:
-    """The values as float32; ConfigError with that rule where they are no numbers."""
+    """The values as float32; ConfigError with that rule if they are not numbers."""
     try:
         with np.errstate(over="ignore"):
             return np.asarray(values, np.float32)

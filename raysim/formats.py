@@ -37,7 +37,7 @@ def number(value: float) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, written out, whole thousands kept.
+    """A number with this many significant digits, written out, whole thousands kept.
 
     >>> [significant(value) for value in (0.0001234, 1.2345, 1234.5, 0.0)]
     ['0.000123', '1.23', '1,234', '0']

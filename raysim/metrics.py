@@ -62,7 +62,7 @@ class Detection:
 class Measure(NamedTuple):
     """A model on one test set: accuracy, mean cross-entropy, mean confidence in the label.
 
-    They are NaN if `unpredicted` of the `samples` got logits that are not finite: NaN is no prediction.
+    They are NaN if `unpredicted` of the `samples` got logits that are not finite: NaN is not a prediction.
     """
 
     accuracy: float

@@ -251,7 +251,7 @@ def members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _split(annotation: Any) -> tuple[Any, tuple[object, ...]]:
-    """The bare type, and the bounds on it; what else is annotated, such as documentation, is no bound."""
+    """The bare type, and the bounds on it; what else is annotated, such as documentation, is not a bound."""
     if get_origin(annotation) is Annotated:
         bare, *notes = get_args(annotation)
         return bare, tuple(note for note in notes if isinstance(note, Ge | Gt | Le | Lt))

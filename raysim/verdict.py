@@ -30,7 +30,7 @@ class Verdict:
     be scored is most suspicious. None if the method has no score.
     flagged [K] bool, a mask: judged malicious; None if the method does not exclude clients.
     artifacts: arrays of numbers by name, for the report: heat maps, similarity matrices.
-    threshold: the score that divides suspects from others in this round; None if the rule is no comparison with one
+    threshold: the score that divides suspects from others in this round; None if the rule is not a comparison with one
     number. A vote over rounds, or trust, may flag otherwise.
 
     Flags and weights are separate statements: FLARE lowers the weight of a flagged client without taking it to 0,

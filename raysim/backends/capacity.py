@@ -17,7 +17,7 @@ class NodeCapacity:
     gpus: float = 0.0
 
     def holds(self, cpus: float, gpus: float) -> float:
-        """How many reservations of so many CPUs and such a share of one GPU fit: none spans two GPUs.
+        """How many reservations of this many CPUs and this share of one GPU fit: none spans two GPUs.
 
         >>> NodeCapacity(cpus=8, gpus=2).holds(cpus=0, gpus=0.4)
         4
@@ -51,7 +51,7 @@ class Capacity:
         return max(1, self.cpus // threads)
 
     def holds(self, cpus: float, gpus: float, kept_gpus: Sequence[float] = ()) -> float:
-        """How many reservations of so many CPUs and such a share of one GPU fit beside what is kept.
+        """How many reservations of this many CPUs and this share of one GPU fit beside what is kept.
 
         Kept are a CPU for detection tasks and `kept_gpus`, shares of one GPU each, where they cost least. Infinite
         where nothing is reserved; -1 where what is kept does not fit itself.

@@ -30,7 +30,7 @@ class RayActor:
         self.refused: ConfigError | None = None
         try:
             self.device = devices.decided(device, place)
-        except ConfigError as error:  # said by whoever asks, for one raised here would look like a crash
+        except ConfigError as error:  # said by whoever asks, because one raised here would look like a crash
             self.device, self.refused = devices.CPU, error
         with devices.working_on(self.device):
             self.host = make_host(*args)

@@ -31,7 +31,7 @@ Defined: TypeAlias = ast.ClassDef | ast.FunctionDef
 
 
 @dataclass(frozen=True)
-class Entry:
+class Listed:
     """One component in a line; paper: "" where it follows none."""
 
     name: str
@@ -39,7 +39,7 @@ class Entry:
     paper: str = ""
 
 
-def catalogue(kind: str) -> tuple[Entry, ...]:
+def catalogue(kind: str) -> tuple[Listed, ...]:
     """The components of a kind, the built-in ones in the order of their table, then those of installed packages.
 
     Only what packages offer is imported. ConfigError for a kind that there is not.
@@ -51,7 +51,7 @@ def catalogue(kind: str) -> tuple[Entry, ...]:
     offered = {name: loaded(group, point) for name, point in entry_points(group, own).items()}
     return (
         *(_read(name, *_defined(module, value)) for name, value in own.items()),
-        *(Entry(name, _first_line(thing), getattr(thing, "paper", "")) for name, thing in offered.items()),
+        *(Listed(name, _first_line(thing), getattr(thing, "paper", "")) for name, thing in offered.items()),
     )
 
 
@@ -93,9 +93,9 @@ def _defined(module: str, value: ast.expr) -> tuple[str, Defined]:
     raise AssertionError(f"{module} says nothing of {name}")
 
 
-def _read(name: str, module: str, node: Defined) -> Entry:
+def _read(name: str, module: str, node: Defined) -> Listed:
     text = (ast.get_docstring(node) or "").partition("\n")[0]
-    return Entry(name, text, _paper(module, node))
+    return Listed(name, text, _paper(module, node))
 
 
 def _paper(module: str, node: Defined) -> str:

@@ -20,7 +20,7 @@ from raysim.config.schema import ExperimentConfig
 from raysim.engine.calls import split_cohort
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost, RoundOrder
-from raysim.formats import size
+from raysim.formats import duration, seconds, size
 from raysim.matrix.updates import chunk_columns
 
 PROCESS_BYTES = 200 * 2**20
@@ -187,9 +187,9 @@ def lines(config: ExperimentConfig, plan: Estimate) -> list[tuple[str, str]]:
     if plan.round_s == plan.round_s:
         work = "training" if config.updates.name == "trained" else "drawing"
         rows += [
-            (f"{work} one client", f"{plan.train_s:.3f} s"),
-            (f"{work} and evaluation", f"{plan.round_s:.2f} s a round"),
+            (f"{work} one client", seconds(plan.train_s)),
+            (f"{work} and evaluation", f"{seconds(plan.round_s)} a round"),
             ("rounds an hour", f"at most {3600 / plan.round_s:.0f}, the defense not counted"),
-            ("the whole run", f"at least {config.rounds * plan.round_s:.0f} s"),
+            ("the whole run", f"at least {duration(config.rounds * plan.round_s)}"),
         ]
     return rows

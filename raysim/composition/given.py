@@ -97,7 +97,7 @@ def model_digest(initial: np.ndarray, names: Sequence[str]) -> str:
 
 
 def instances(group: str, given: object, base: type[Method]) -> tuple[Method, ...]:
-    """The objects given for a group; ConfigError if one is no instance of a frozen dataclass that derives from base."""
+    """The objects given for a group; ConfigError if one is not an instance of a frozen dataclass that derives from base."""
     items = tuple(given) if isinstance(given, list | tuple) else (given,)
     for item in items:
         if not isinstance(item, base) or not dataclasses.is_dataclass(item):

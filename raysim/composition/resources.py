@@ -22,7 +22,7 @@ step of theirs is launched by a CPU, and every process costs about 200 MB and a 
 
 
 def client_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
-    """How many client actors, and what each reserves: the share of one client, for it trains one at a time.
+    """How many client actors, and what each reserves: the share of one client, because it trains one at a time.
 
     Clients that train as one stack (training.clients_per_stack) count as one: a process's share of a GPU is mostly torch's
     own memory, and stacks are of small models; what a stack of large ones takes is `client_gpus` itself.

@@ -29,7 +29,7 @@ _Base: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_text(path: Path, key: str = "config") -> str:
-    """A file's text; ConfigError under `key` for one that is no file, too large, unreadable or not UTF-8."""
+    """A file's text; ConfigError under `key` for one that is not a file, is too large, unreadable or not UTF-8."""
     try:
         if path.exists() and not path.is_file():
             rule = "must be a file"  # a pipe would keep its reader waiting

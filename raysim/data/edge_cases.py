@@ -93,7 +93,7 @@ def read_array_pickle(file: Path) -> np.ndarray:
             KeyError,
             AttributeError,
         ) as error:
-            raise DataError(f"{file}: is no pickle of one uint8 array: {error}") from error
+            raise DataError(f"{file}: is not a pickle of one uint8 array: {error}") from error
 
 
 class _PickledType:

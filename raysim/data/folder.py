@@ -45,7 +45,9 @@ def list_images(folder: Path, classes: Sequence[str]) -> ImageList:
     Raises DataError if a class of `classes` has no image, or `folder` holds a class that is not in it.
     """
     if unknown := set(class_folders(folder)) - set(classes):
-        raise DataError(f"{folder} has folders that are no class of the training set: {sorted(unknown)[:5]}")
+        raise DataError(
+            f"{folder} has folders that are not classes of the training set: {sorted(unknown)[:5]}"
+        )
     paths: list[Path] = []
     counts = []
     for name in classes:

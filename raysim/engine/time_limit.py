@@ -20,7 +20,7 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """OutOfTime inside after so many seconds; None: no limit.
+    """OutOfTime inside after this many seconds; None: no limit.
 
     By the process's alarm clock, which Python looks at between two steps of its own: a single call into a library that
     never returns is not left. ConfigError outside of the main thread, where Python has no alarms.

@@ -41,7 +41,7 @@ def rows_per_block(count: int, num_columns: int, workers: int) -> int:
 
 
 def most_rows(num_columns: int) -> int:
-    """How many rows of so many float32 columns one block may have."""
+    """How many rows of this many float32 columns one block may have."""
     return max(1, BLOCK_BYTES // max(4 * num_columns, 1))
 
 

@@ -54,7 +54,7 @@ class StageCost:
 
 
 def cost(seconds: Sequence[float] | NDArray[np.float64]) -> Cost:
-    """The cost of what took so many seconds in each round that ran it, in the order of rounds.
+    """The cost of a stage from its seconds in each round that ran it, in the order of rounds.
 
     >>> cost([2.5, 0.25, 0.5, 0.75])
     Cost(first_s=2.5, median_s=0.5, rounds=4, total_s=4.0)

@@ -15,6 +15,7 @@ from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import RunState
 from raysim.errors import RaysimError, RecordError
+from raysim.formats import UNDEFINED, rate
 from raysim.matrix.layout import Layout
 from raysim.runs import checkpoint
 from raysim.runs.directory import LAYOUT, RunDirectory, digest
@@ -132,7 +133,7 @@ def _story(config: ExperimentConfig, rounds: list[Row]) -> str:
     attack = " + ".join(attack.name for attack in config.attack) or "no attack"
     story = f"{defense} against {attack}, {len(rounds)} of {config.rounds} rounds"
     measured = [row["main_accuracy"] for row in rounds if _known(row["main_accuracy"])]
-    return f"{story}, main accuracy {measured[-1]:.3f}" if measured else story
+    return f"{story}, main accuracy {rate(measured[-1])}" if measured else story
 
 
 def _known(value: float | None) -> bool:
@@ -141,5 +142,5 @@ def _known(value: float | None) -> bool:
 
 def _cell(value: float | None) -> str:
     if value is None or value != value:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+        return UNDEFINED
+    return str(value) if isinstance(value, int) else rate(value)

@@ -81,7 +81,7 @@ def continuation(
 ) -> Continuation:
     """How the run in a directory goes on; refused here, before anything is changed, where it cannot.
 
-    rounds: how many in all, to extend the run. from_round: the checkpoint after so many rounds, or 0 for the start;
+    rounds: how many in all, to extend the run. from_round: the checkpoint after this many rounds, or 0 for the start;
     default: the newest. Raises RecordError, and ConfigError for a changed configuration.
     """
     stored = load_config(directory.path / "config.yaml")

@@ -58,7 +58,7 @@ def resume(
 ) -> RunResult:
     """Continue a run from its newest checkpoint; the result is that of an undisturbed run.
 
-    rounds: how many in all, to extend the run, also a finished one. from_round: the checkpoint after so many rounds,
+    rounds: how many in all, to extend the run, also a finished one. from_round: the checkpoint after this many rounds,
     where a newer one is damaged; 0: play all rounds again. Raises RecordError for a damaged or foreign checkpoint and
     for tables that lack rounds, ConfigError for a configuration that is not the one the run began with; what was
     there then stays.

@@ -40,7 +40,7 @@ def words(marker: Path, **options: object) -> list[str]:
     }
     return [
         "rounds=4", "population.clients=6", "population.malicious=1", "data.limit=200", "checkpoint.every=4",
-        f"defense={waiting}",
+        "resources.clients_per_actor=6", f"defense={waiting}",
     ]  # fmt: skip
 
 

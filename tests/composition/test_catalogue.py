@@ -8,7 +8,7 @@ import re
 import pytest
 
 from raysim.composition import registry
-from raysim.composition.catalogue import TABLES, Entry, catalogue
+from raysim.composition.catalogue import TABLES, Listed, catalogue
 from raysim.errors import ConfigError
 from raysim.models import Architecture
 
@@ -22,7 +22,7 @@ def test_it_is_what_the_table_holds(kind: str) -> None:
         described = thing.build if isinstance(thing, Architecture) else thing
         text = (inspect.getdoc(described) or "").partition("\n")[0]
         assert len(text) > 10
-        expected.append(Entry(name, text, getattr(thing, "paper", "")))
+        expected.append(Listed(name, text, getattr(thing, "paper", "")))
     assert list(catalogue(kind)) == expected
 
 

@@ -15,7 +15,7 @@ import raysim
 from defenses import DEFENSES
 from raysim import Attack, ConfigError, DataError, Defense, Verdict
 from raysim.composition import lookup
-from raysim.composition.catalogue import Entry, catalogue
+from raysim.composition.catalogue import Listed, catalogue
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.given import federated
 from raysim.data.partition import IID
@@ -272,7 +272,7 @@ def test_objects_that_are_of_no_use_are_refused(objects: dict[str, Any], message
 
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch):
-    """Entry points as if packages that offer them were installed."""
+    """Listed points as if packages that offer them were installed."""
 
     def install(**offered: dict[str, str]) -> None:
         points = [
@@ -304,8 +304,8 @@ def test_packages_offer_all_five_kinds(packages: Any, tmp_path) -> None:
     }
     result = run(tmp_path, groups=groups)
     assert result.config.defense[0].name == "my_mean"
-    assert catalogue("defenses")[-1] == Entry("my_mean", "The mean, scaled.")
-    assert catalogue("models")[-1] == Entry("net", "Two layers for tabular data.")
+    assert catalogue("defenses")[-1] == Listed("my_mean", "The mean, scaled.")
+    assert catalogue("models")[-1] == Listed("net", "Two layers for tabular data.")
     with pytest.raises(ConfigError, match="did you mean 'my_mean'"):
         run(tmp_path, groups={"defense": "my_maen"})
 

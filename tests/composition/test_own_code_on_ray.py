@@ -68,6 +68,7 @@ if __name__ == "__main__":
     import ray
 
     config = {"rounds": 1, "population": {"clients": 4, "malicious": 1}, "server_data": {"samples": 8}}
+    config["resources"] = {"clients_per_actor": 4}
     objects = {"model": Net, "data": data, "attack": Rescaled(), "defense": Clipped()}
     environment = {"py_modules": [sys.argv[2] + "/lazily.py"]}
     with raysim.session(runtime_env=environment):

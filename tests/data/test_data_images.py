@@ -146,7 +146,7 @@ def test_image_folder_mistakes(tmp_path: Path):
     with pytest.raises(DataError, match="none of test, val"):
         load("image_folder", tmp_path)
     make_folder(tmp_path / "test", {"a": 1, "c": 1})
-    with pytest.raises(DataError, match=r"no class of the training set.*'c'"):
+    with pytest.raises(DataError, match=r"not classes of the training set.*'c'"):
         load("image_folder", tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no class folders"):
