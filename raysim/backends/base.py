@@ -136,12 +136,14 @@ class Backend(ABC):
         keep: int = 0,
         then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
+        work: Sequence[float] | None = None,
     ) -> list[Any]:
         """Call a method of a client host for every item, like `map`.
 
         then: called in this process with (item number, its result) as soon as that is there, in any order; not
         for an item whose host failed too often. limits_s: seconds after which the host of an item's call is taken to
-        hang, and is ended where it is a process of its own.
+        hang, and is ended where it is a process of its own. work: what is known of how long each takes, in any unit: the
+        longest are begun first, so that short ones fill the end (Graham 1969). The results do not depend on it.
         """
 
     @abstractmethod
@@ -241,6 +243,7 @@ class InProcessBackend(Backend):
         keep: int = 0,
         then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
+        work: Sequence[float] | None = None,
     ) -> list[Any]:
         return self._one_by_one(stage, getattr(self._host, method), items, keep, self.device, then)
 

@@ -150,10 +150,13 @@ class RayBackend(Backend):
         keep: int = 0,
         then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
+        work: Sequence[float] | None = None,
     ) -> list[Any]:
         assert self._clients is not None, "started before"
         limits = limits_s or [math.inf] * len(items)
-        return self._by_crew(self._clients, "call", method, stage, items, keep, limits, must=False, then=then)
+        return self._by_crew(
+            self._clients, "call", method, stage, items, keep, limits, work or (), must=False, then=then
+        )
 
     def begin(
         self, stage: str, number: int, fn: Callable[..., object], *args: object, needs: Needs = Needs()
@@ -234,6 +237,7 @@ class RayBackend(Backend):
         items: Sequence[tuple[object, ...]],
         keep: int,
         limits_s: Sequence[float] = (),
+        work: Sequence[float] = (),
         *,
         must: bool,
         then: Callable[[int, Kept], None] | None = None,
@@ -258,7 +262,7 @@ class RayBackend(Backend):
         places = deque(range(len(crew.actors)))
         return self._drive(
             stage, items, keep, places, submit, must=must, on_lost=start_another, then=then,
-            limits_s=limits_s, end=end,
+            limits_s=limits_s, work=work, end=end,
         )  # fmt: skip
 
     def _strategies(self, items: Sequence[tuple[object, ...]], needs: Needs) -> list[Strategy]:
@@ -307,17 +311,18 @@ class RayBackend(Backend):
         on_lost: Callable[[int], None] = lambda place: None,
         then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] = (),
+        work: Sequence[float] = (),
         end: Callable[[int], None] = lambda place: None,
     ) -> list[Any]:
-        """Keep every free place busy until all items are done; the results in item order.
+        """Keep every free place busy until all items are done, those with most work begun first; the results in item order.
 
         A lost worker's item is done again, its place told to `on_lost`. A place whose item takes longer than its limit
-        is ended. An item out of retries is an error (must), or
-        None.
+        is ended. An item out of retries is an error (must), or None.
         """
         count = len(items)
         results: list[Any] = [None] * count
-        waiting = deque((number, 0) for number in range(count))
+        order = sorted(range(count), key=lambda number: -work[number]) if work else range(count)
+        waiting = deque((number, 0) for number in order)
         running: dict[Handle, tuple[int, int, int, list[Handle]]] = {}
         arrived: deque[tuple[int, Kept]] = deque()
         due: dict[Handle, float] = {}

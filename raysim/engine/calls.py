@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import numpy as np
 
@@ -13,25 +14,57 @@ from raysim.matrix.row_blocks import most_rows, rows_per_block
 GRACE_S = 60.0
 """Seconds beyond its clients' limits before a call is taken to hang: the start of a process, reading data."""
 
+ROWS_OF_LIGHT = 2
+"""A block of clients with little work has at most so many times its share of rows: detection takes rows, not examples."""
+
 Calls = list[np.ndarray]
 """Ascending client ids, one array a call; all of them ascend."""
 
 
 def split_cohort(cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0) -> Calls:
-    """The cohort in blocks, one per host call: `clients_per_actor` ids, or as `rows_per_block` has it.
+    """The cohort in blocks, one per host call: `clients_per_actor` ids, or as many blocks as `rows_per_block` has, of nearly
+    equal work, with at most ROWS_OF_LIGHT times their even share of rows.
 
     Clients that train together are not parted: a block ends at the nearest place where none are (of two, the
     later: long calls first keep workers even).
     """
     per_actor = experiment.config.resources.clients_per_actor
     columns = experiment.setup.layout.num_columns
+    places = _between_groups(experiment, round, cohort)[::-1]
     if isinstance(per_actor, int):
-        size = min(per_actor, most_rows(columns))
+        size = most = min(per_actor, most_rows(columns))
+        ends = _nearest(places, range(size, len(cohort), size))
     else:
         size = rows_per_block(len(cohort), columns, workers)
-    places = _between_groups(experiment, round, cohort)[::-1]
-    ends = {int(places[np.abs(places - end).argmin()]) for end in range(size, len(cohort), size)}
-    return np.split(cohort, sorted(ends - {0, len(cohort)}))
+        most = min(ROWS_OF_LIGHT * size, most_rows(columns))
+        done = np.concatenate([[0], np.cumsum(work_of(experiment, cohort))])[places]
+        begun, chosen = 0.0, [0]
+        for left in range(-(-len(cohort) // size), 1, -1):  # an equal part of what is left, after each block
+            place = np.abs(done - begun - (done[0] - begun) / left).argmin()
+            begun = done[place]
+            chosen.append(places[place])
+        ends = np.array(chosen)
+    ends = np.unique([0, *ends, len(cohort)])
+    fuller = [_nearest(places, range(first + most, last, most)) for first, last in pairwise(ends.tolist())]
+    ends = np.unique(np.concatenate([ends, *fuller]))
+    return np.split(cohort, ends[1:-1].astype(int))
+
+
+def work_of(experiment: Experiment, clients: np.ndarray) -> np.ndarray:
+    """How much work the clients' training is, predicted [n]: batches of all epochs; 1 each where updates are drawn.
+
+    Those of an attacker count as an honest client's, whatever its attack does besides.
+    """
+    setup = experiment.setup
+    if setup.synthetic is not None:
+        return np.ones(len(clients))
+    batches: np.ndarray = np.ceil(experiment.sizes[clients] / setup.recipe.batch_size)
+    return setup.recipe.epochs * batches
+
+
+def _nearest(places: np.ndarray, wanted: Iterable[int]) -> np.ndarray:
+    """Of descending places, the nearest to each that is wanted; the later of two."""
+    return np.array([places[np.abs(places - place).argmin()] for place in wanted], int)
 
 
 def limits_s(experiment: Experiment, calls: Calls) -> list[float] | None:

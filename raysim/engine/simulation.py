@@ -21,7 +21,7 @@ from raysim.backends.base import Backend, Kept, Reference, located
 from raysim.config.training import ServerConfig
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable, prepared_model
-from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort
+from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort, work_of
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
 from raysim.engine.experiment import (
     Experiment,
@@ -249,6 +249,7 @@ def train(
             keep=len(experiment.setup.bounds),
             then=then,
             limits_s=limits_s(experiment, calls),
+            work=[float(work_of(experiment, members).sum()) for members in calls],
         )
 
     with backend.telemetry.owned("client" if trains else "engine"):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import raysim
+from raysim import ExperimentConfig
 from raysim.backends.base import InProcessBackend
+from raysim.composition.compose import compose
+from raysim.engine.calls import split_cohort, work_of
 
 
 class LosesHosts(InProcessBackend):
@@ -51,6 +55,62 @@ def test_calls_that_are_lost_are_cut_down_to_clients_that_train_together(
         assert later == []
     if stack == 1 and way == "split":
         assert later == [[[5, 6], [7, 8, 9]], [[7], [8, 9]]]
+
+
+def sized(sizes, **groups):
+    """An experiment in which clients hold so many samples each, in batches of 10."""
+    config = {
+        "population": {"clients": len(sizes)},
+        "training": {"batch_size": 10, "epochs": 2, "clients_per_stack": 1},
+    }
+    experiment = compose(
+        ExperimentConfig.from_mapping(
+            {"server_data": {"samples": 0}, "defense": "fedavg", **config, **groups}
+        )
+    )
+    return replace(experiment, sizes=np.array(sizes))
+
+
+def test_work_is_counted_in_batches():
+    """11 samples are two batches, in each of two epochs."""
+    experiment = sized([1, 10, 11, 95])
+    assert work_of(experiment, np.array([0, 1, 2, 3])).tolist() == [2, 2, 4, 20]
+    assert work_of(experiment, np.array([3, 0])).tolist() == [20, 2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "blocks"),
+    [
+        ([10] * 8, [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        ([60, 10, 10, 10, 10, 10, 10, 30], [[0], [1, 2, 3], [4, 5, 6], [7]]),
+        (
+            [10, 10, 10, 10, 10, 10, 10, 900],
+            [[0, 1, 2, 3], [4, 5, 6], [7]],
+        ),  # nobody is a block of more than 4 rows
+    ],
+)
+def test_blocks_have_nearly_equal_work(sizes, blocks):
+    experiment = sized(sizes)
+    assert [block.tolist() for block in split_cohort(np.arange(8), experiment, 2)] == blocks
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_blocks_of_skewed_cohorts_are_bounded(workers):
+    draw = np.random.default_rng(3)
+    sizes = np.maximum(1, draw.lognormal(3, 1.5, 100)).astype(int)
+    experiment = sized(sizes.tolist())
+    cohort = np.flatnonzero(draw.random(100) < 0.8)
+    blocks = split_cohort(cohort, experiment, workers)
+    np.testing.assert_array_equal(np.concatenate(blocks), cohort)
+    even = -(-len(cohort) // (2 * workers))
+    assert max(map(len, blocks)) <= 2 * even
+    work = [work_of(experiment, block).sum() for block in blocks]
+    assert max(work) <= work_of(experiment, cohort).sum() / (2 * workers) + work_of(experiment, cohort).max()
+
+
+def test_what_actors_host_is_counted_in_clients_where_that_is_asked():
+    experiment = sized([900, 10, 10, 10, 10], resources={"clients_per_actor": 2})
+    assert [len(block) for block in split_cohort(np.arange(5), experiment, 2)] == [2, 2, 1]
 
 
 def test_lost_clients_are_left_out_of_the_mean_and_of_nothing_else(tiny, tmp_path, monkeypatch):

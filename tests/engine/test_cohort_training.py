@@ -314,7 +314,7 @@ def test_no_block_parts_a_group(tiny, workers, per_actor):
 def test_blocks_without_groups_are_as_long_as_asked(tiny):
     experiment = composed({**tiny, "attack": None}, clients_per_stack=1)
     cohort = np.arange(10)
-    assert [len(block) for block in split_cohort(cohort, experiment, 2)] == [3, 3, 3, 1]
+    assert [len(block) for block in split_cohort(cohort, experiment, 2)] == [3, 2, 3, 2]
     assert [len(block) for block in split_cohort(cohort, experiment, 1)] == [5, 5]
 
 
