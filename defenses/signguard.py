@@ -2,9 +2,9 @@
 
 Xu et al., "Byzantine-robust federated learning through collaborative malicious gradient filtering", ICDCS 2022.
 
-Published code that differs: it takes one window of consecutive parameters where the paper draws them at random (option
-`parameters`), divides each share by the largest of the round, as is done here, and seeds MeanShift by bins, which saves
-time. Its variants with a similarity use medians over the first three rounds (option `similarity`; here over the first).
+As in the published code each share of signs is divided by the round's largest. That code differs: it takes one window of
+consecutive parameters where the paper draws them at random (option `parameters`), rejects norms at the very bounds, and its
+variant with a cosine uses medians in the first three rounds (option `similarity`; here in the first).
 """
 
 from __future__ import annotations
@@ -159,13 +159,17 @@ def _sign_shares(rows: np.ndarray, tiles: Sequence[np.ndarray], drawn: np.ndarra
 def largest_group(features: np.ndarray) -> np.ndarray:
     """Mask [K] of MeanShift's largest group of features [K, n]; of equally large ones that of the densest centre.
 
-    Every row is a seed. Where half of the rows are equal to each row there is no bandwidth: groups are then the equal rows.
+    The seeds are the bins, one bandwidth wide, in which rows lie (scikit-learn's bin_seeding, as in the published code).
+    Where half of the rows are equal to each row there is no bandwidth: groups are then the equal rows.
     """
     from sklearn.cluster import MeanShift, estimate_bandwidth
 
     bandwidth = estimate_bandwidth(features, quantile=0.5)
     if bandwidth > 0:
-        labels = MeanShift(bandwidth=bandwidth, cluster_all=False).fit(features).labels_
+        bins = np.unique(np.round(features / bandwidth), axis=0)
+        labels = (
+            MeanShift(bandwidth=bandwidth, seeds=bins * bandwidth, cluster_all=False).fit(features).labels_
+        )
     else:
         labels = np.unique(features, axis=0, return_inverse=True)[1].reshape(-1)
     members: np.ndarray = labels == np.argmax(np.bincount(labels[labels >= 0]))
