@@ -79,11 +79,13 @@ class DnC(Defense):
 def centred_grams(columns: Columns, drawn: Columns) -> Columns:
     """For each row of drawn [m, c]: the inner products [K, K] of the columns [K, c] where it is not 0, centred. [m, K, K]."""
     centred = columns - columns.mean(0)
-    kept = [centred[:, mask > 0] for mask in drawn]
     if not isinstance(columns, np.ndarray):
         import torch
 
-        return torch.stack([part @ part.T for part in kept])
+        return torch.stack(
+            [(centred * mask) @ centred.T for mask in drawn]
+        )  # picking columns would wait for the device
+    kept = [centred[:, mask > 0] for mask in drawn]
     return np.stack([part @ part.T for part in kept])
 
 
