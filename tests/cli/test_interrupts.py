@@ -60,8 +60,9 @@ def ended(path: Path) -> None:
 
 
 def started(out: Path, overrides: list[str], *more: str, code: str = "") -> subprocess.Popen[str]:
-    """`raysim run` in a session of its own, as under a terminal."""
-    program = f"import sys; {code}\nfrom raysim.cli.main import main; main()"
+    """`raysim run` in a session of its own, as under a terminal; its report is not drawn (see conftest.py)."""
+    undrawn = "import raysim.report.page as page; page.data_uri = lambda figure: 'data:,'"
+    program = f"import sys; {code}\n{undrawn}\nfrom raysim.cli.main import main; main()"
     command = ["run", *overrides, "--out", str(out), "--name", "run", *more]
     return subprocess.Popen(
         [sys.executable, "-c", program, *command],

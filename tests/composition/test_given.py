@@ -272,7 +272,7 @@ def test_objects_that_are_of_no_use_are_refused(objects: dict[str, Any], message
 
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch):
-    """Listed points as if packages that offer them were installed."""
+    """Entry points as if packages that offer them were installed."""
 
     def install(**offered: dict[str, str]) -> None:
         points = [

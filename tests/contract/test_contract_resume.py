@@ -29,8 +29,8 @@ SMALLER: dict[str, dict[str, Any]] = {
     "vae": {"epochs": 2, "hidden": 8, "num_snapshots": 4},
     "fedgrad": {"switch_round": 2},
     "fldetector": {"window": 2, "burn_in": 1},
-    "gradcam_ae": {"interval": 2, "votes": 1},
-    "layercam_ae": {"interval": 2, "votes": 1},
+    "gradcam_ae": {"interval": 2, "votes": 1, "epochs": 5},
+    "layercam_ae": {"interval": 2, "votes": 1, "epochs": 5},
     "gae": {"num_coordinates": 20},
     "a3fl": {"trigger_epochs": 2, "harden_every": 1},
 }
