@@ -66,23 +66,30 @@ results-pdrr results-gcama results-fedgrad: results-%: ; $(BIN)/raysim reproduce
 
 # Three processes, since what has several nodes waits for them as much as it computes.
 WITH_RAY := "ray or namespaces"
+RAY_1 := tests/backends tests/cluster tests/contract tests/cli
 test: $(READY)
 	@echo "the tests in three processes: those that start Ray or make namespaces (ray 1:, ray 2:), and all others"
 	@$(MAKE) --no-print-directory --jobs 3 test-ray-1 test-ray-2 test-without-ray
 
 test-ray-1:
-	@$(BIN)/python -m pytest -m $(WITH_RAY) tests/backends tests/cluster tests/contract tests/cli 2>&1 | sed --unbuffered 's/^/ray 1: /'
+	@$(BIN)/python -m pytest -m $(WITH_RAY) $(RAY_1) 2>&1 | sed --unbuffered 's/^/ray 1: /'
 
 test-ray-2:
-	@$(BIN)/python -m pytest -m $(WITH_RAY) --ignore tests/backends --ignore tests/cluster \
-		--ignore tests/contract --ignore tests/cli \
-		2>&1 | sed --unbuffered 's/^/ray 2: /'
+	@$(BIN)/python -m pytest -m $(WITH_RAY) $(addprefix --ignore ,$(RAY_1)) 2>&1 | sed --unbuffered 's/^/ray 2: /'
 
 test-without-ray:
 	@$(BIN)/python -m pytest -m "not ray and not namespaces" 2>&1 | sed --unbuffered ''
 
+METHODS := tests/contract tests/defenses tests/attacks tests/cli
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	@echo "the quick tests in two processes: those of methods and the command line (fast 1:), and all others (fast 2:)"
+	@$(MAKE) --no-print-directory --jobs 2 test-fast-1 test-fast-2
+
+test-fast-1:
+	@$(BIN)/python -m pytest -m "not ray and not slow" $(METHODS) 2>&1 | sed --unbuffered 's/^/fast 1: /'
+
+test-fast-2:
+	@$(BIN)/python -m pytest -m "not ray and not slow" $(addprefix --ignore ,$(METHODS)) 2>&1 | sed --unbuffered 's/^/fast 2: /'
 
 soak: $(READY)
 	$(BIN)/python -m tests.soak

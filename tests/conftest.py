@@ -19,8 +19,11 @@ SLOW = (
     "tests/presets/",
     "tests/acceptance/",
     "tests/composition/test_build_once.py",
+    "tests/contract/test_contract_resume.py",
+    "tests/cli/test_interrupts.py",
+    "tests/backends/test_shipping.py",
 )
-"""What `make test-fast` leaves out besides Ray: whole runs and studies, a second or more each."""
+"""What `make test-fast` leaves out besides Ray: studies, whole runs of every method, processes of their own."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,6 +29,7 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -244,15 +245,8 @@ class RunDirectory:
 
 def environment(**extra: object) -> Tree:
     """Versions, machine and commit, for environment.json."""
-    names = ("torch", "torchvision", "ray", "numpy", "scikit-learn", "pyarrow")
-    versions = {"raysim": __version__}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
     return {
-        "versions": versions,
+        "versions": _versions(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
@@ -303,6 +297,17 @@ def write_once(path: Path, content: bytes) -> None:
 
 def _number(path: Path) -> int:
     return int(path.stem.removeprefix("round-"))
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    found = {"raysim": __version__}
+    for name in ("torch", "torchvision", "ray", "numpy", "scikit-learn", "pyarrow"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def _processor() -> str:

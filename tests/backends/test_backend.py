@@ -136,6 +136,7 @@ def test_threads_are_limited_inside_tasks_and_put_back():
     assert (torch.get_num_threads(), blas_threads()) == before
 
 
+@pytest.mark.slow
 def test_prepare_worker_holds_for_libraries_loaded_later():
     """In a process of its own, since the setting is for good."""
     script = """

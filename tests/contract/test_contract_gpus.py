@@ -120,6 +120,7 @@ def test_so_do_rules_that_another_defense_applies(rule):
     assert {s.stage for s in backend.telemetry.drain() if s.device == devices.REHEARSAL} == {stage}
 
 
+@pytest.mark.slow
 def test_nothing_on_a_gpu_is_mixed_with_what_is_not(tmp_path):
     """In a process where torch pretends to have a GPU: defenses, local training, stacked training and evaluation."""
     from torch.utils import backend_registration

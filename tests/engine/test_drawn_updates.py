@@ -69,6 +69,7 @@ def test_rows_have_the_norm_and_the_shift_that_were_asked_for(drawn):
     np.testing.assert_allclose(np.linalg.norm(matrix[8] - matrix[0]), 0.2, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_planted_clients_are_the_truth_and_krum_avoids_them(drawn, tmp_path):
     config = {**drawn, "updates": {"name": "synthetic", "shift": 3.0}}
     result = raysim.run(config, name="run", out=tmp_path, backend="inprocess")

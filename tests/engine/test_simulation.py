@@ -56,6 +56,7 @@ def test_the_global_torch_generator_is_left_alone(tiny, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_federated_averaging_learns(tiny, tmp_path):
     result = run(
         tiny, tmp_path, attack=None, population={"clients": 10}, defense="fedavg", rounds=8,
