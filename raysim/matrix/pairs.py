@@ -274,11 +274,15 @@ def _products(bounds: tuple[int, ...], side: int, columns: np.ndarray, *tiles: n
     columns = columns.astype(tiles[0].dtype, copy=False)
     leading = np.broadcast_shapes(tiles[0].shape[:-2], columns.shape[:-2])
     total = np.zeros((*leading, bounds[side + 1], columns.shape[-1]))
-    for other, tile in enumerate(tiles):
-        there = slice(bounds[other], bounds[other + 1])
-        total[..., own, :] += tile @ columns[..., there, :]
-        if other < side:
-            total[..., there, :] += tile.swapaxes(-1, -2) @ columns[..., own, :]
+    columns = np.broadcast_to(columns, (*leading, *columns.shape[-2:]))
+    for layer in np.ndindex(leading):  # numpy hands single matrices to BLAS as they lie, stacks of them not always
+        sums, given = total[layer], columns[layer]
+        for other, tile in enumerate(tiles):
+            there = slice(bounds[other], bounds[other + 1])
+            values = tile[layer] if tile.ndim > 2 else tile
+            sums[own] += values @ given[there]
+            if other < side:
+                sums[there] += values.T @ given[own]
     return total
 
 
