@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from defenses import row_history
 from defenses.cosine import cosines_from_gram
 from defenses.features import head_updates
 from raysim.context import Context, State
@@ -35,8 +36,8 @@ ALIKE = 1e-12
 class FoolsGold(Defense):
     """Lowers the weight of clients whose summed updates point the same way.
 
-    State: {"history": {client id: float32 [p]}}: p is C h for `head`; for `all` the server keeps a vector of d for
-    every client it has seen, which is what the method asks for. Scores: 1 - weight before normalisation;
+    State: {"history": {client id: float32 [C h]}} for `head`; for `all` a row of d for every client seen, which is what
+    the method asks for, in tiles that stay where they were made (row_history.py). Scores: 1 - weight before normalisation;
     `weights` sum to 1 whatever the divisor. A client of weight 0 is flagged; when that is everybody the global
     model stays.
     """
@@ -58,7 +59,7 @@ class FoolsGold(Defense):
 
     def init(self, ctx: Context) -> State:
         """Nobody has been seen."""
-        return {"history": {}}
+        return {"layers": []} if self.features == "all" else {"history": {}}
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Add this round to the histories, compare them, weigh."""
@@ -68,19 +69,35 @@ class FoolsGold(Defense):
             norms = np.sqrt(squared_norms(rows))
             scale = np.minimum(1.0, self.clip / np.maximum(norms, self.clip))
         names = [str(client) for client in updates.client_ids]
-        past = state["history"]
-        histories = add_history(rows, [past.get(name) for name in names], scale)
+        if self.features == "all":
+            histories = self._in_tiles(state["layers"], rows, scale)
+        else:
+            past = state["history"]
+            histories = add_history(rows, [past.get(name) for name in names], scale)
         similarity = pairwise_cosines(histories)
         closest = similarity.map_rows("foolsgold", closest_of)
         trust = rescaled(similarity.map_rows("foolsgold", excused_likeness, closest))
         with ctx.stage("weights"):
             weights = trust / trust.sum() if trust.any() else trust
             factors = {"weights": weights, "clients": trust / len(trust), "nothing": trust}[self.divide_by]
-        with ctx.stage("keep"):
-            history = {**past, **dict(zip(names, histories.gather_rows(), strict=True))}
+        if self.features == "all":
+            state = {"layers": row_history.with_rows(state["layers"], histories)}
+        else:
+            with ctx.stage("keep"):
+                newest = dict(zip(names, histories.gather_rows(), strict=True))
+                state = {"history": {**state["history"], **newest}}
         artifacts = {"similarity": similarity.to_array()} if similarity.is_whole else {}
         verdict = Verdict(updates.combine(factors), weights, 1.0 - trust, weights == 0, artifacts)
-        return verdict, {"history": history}
+        return verdict, state
+
+    def _in_tiles(self, layers: list[State], rows: Updates, scale: np.ndarray) -> Updates:
+        """The histories of these clients, made of those that lie in tiles."""
+        past = row_history.rows_of(layers, rows, rows.client_ids)
+        if past is None:
+            return add_history(rows, [None] * rows.num_clients, scale)
+        known = np.searchsorted(rows.client_ids, past.client_ids).tolist()
+        add = partial(_add_known, known, scale.astype(np.float32)[:, None], rows.dim)
+        return rows.transform("history", add, row_history.copied(past).blocks[0].tiles)
 
 
 def add_history(rows: Updates, past: list[np.ndarray | None], scale: np.ndarray) -> Updates:

@@ -21,6 +21,7 @@ from raysim.engine.calls import split_cohort
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost, RoundOrder
 from raysim.formats import duration, seconds, size
+from raysim.matrix.pairs import is_whole
 from raysim.matrix.updates import chunk_columns
 
 PROCESS_BYTES = 200 * 2**20
@@ -45,7 +46,7 @@ class Estimate:
     column_shards: int
     row_blocks: int
     gram_bytes: int
-    """K x K matrices held at a time: partial sums of one shard and the result."""
+    """K x K matrices held at a time: partial sums of one shard and the result; above K = 1,448 the result's tiles."""
     train_s: float
     """Seconds to train one client, or to draw its update; NaN without calibration."""
     evaluate_s: float
@@ -81,7 +82,8 @@ def make_plan(
     data = sum(array.nbytes for array in experiment.arrays)
     store = cohort * model + 3 * model + data
     chunks_per_shard = -(-(layout.dim // max(len(experiment.setup.bounds) - 1, 1)) // chunk_columns(cohort))
-    gram = 8 * cohort**2 * (chunks_per_shard + 2)
+    # One tile is added up of all chunks; many are made one by one, the lower half of K x K in all.
+    gram = 8 * cohort**2 * (chunks_per_shard + 2) if is_whole(cohort) else 4 * cohort**2
     # A host holds the model, its gradient, the start and the optimizer's momenta, and the rows it makes.
     actor = PROCESS_BYTES + 5 * model + rows
     train_s, evaluate_s = calibration(experiment, calls[0]) if calibrate else (float("nan"), float("nan"))

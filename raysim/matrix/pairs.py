@@ -275,7 +275,9 @@ def _products(bounds: tuple[int, ...], side: int, columns: np.ndarray, *tiles: n
     leading = np.broadcast_shapes(tiles[0].shape[:-2], columns.shape[:-2])
     total = np.zeros((*leading, bounds[side + 1], columns.shape[-1]))
     columns = np.broadcast_to(columns, (*leading, *columns.shape[-2:]))
-    for layer in np.ndindex(leading):  # numpy hands single matrices to BLAS as they lie, stacks of them not always
+    for layer in np.ndindex(
+        leading
+    ):  # numpy hands single matrices to BLAS as they lie, stacks of them not always
         sums, given = total[layer], columns[layer]
         for other, tile in enumerate(tiles):
             there = slice(bounds[other], bounds[other + 1])

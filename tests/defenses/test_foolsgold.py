@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from defenses.foolsgold import FoolsGold, foolsgold_weights
+from raysim.backends.left_behind import LeftBehind
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Entry, Layout
+from raysim.runs import checkpoint
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,20 @@ def test_only_the_last_layer_s_weights_are_compared(judge) -> None:
     np.testing.assert_array_equal(verdict.aggregate, rows[2])
 
 
+def histories_of(state: Any) -> dict[str, np.ndarray]:
+    """{client id: its history}, from either form of the state."""
+    if "history" in state:
+        return state["history"]
+    found = {}
+    for layer in state["layers"]:
+        tiles = [tile.value if isinstance(tile, LeftBehind) else tile for tile in layer["shards"]]
+        rows = np.concatenate(tiles, axis=1)[layer["rows"]]
+        found |= {str(client): row for client, row in zip(layer["clients"], rows, strict=True)}
+    return found
+
+
 @pytest.mark.parametrize("features", ["head", "all"])
-def test_histories_follow_the_client_ids(judge, features: str) -> None:
+def test_histories_follow_the_client_ids(judge, features: str, tmp_path) -> None:
     draw = np.random.default_rng(0)
     rounds = [
         (np.array([3, 5, 8]), draw.normal(size=(3, 9))),
@@ -139,26 +153,25 @@ def test_histories_follow_the_client_ids(judge, features: str) -> None:
     state: Any = None
     sums: dict[int, Any] = {}
     for ids, rows in rounds:
-        before: Any = (
-            None if state is None else {name: vector.copy() for name, vector in state["history"].items()}
-        )
+        before = {} if state is None else {name: row.copy() for name, row in histories_of(state).items()}
         verdict, after = judge(FoolsGold(features=features), rows, state, layout=LAYOUT, client_ids=ids)  # type: ignore[arg-type]
         for client, row in zip(ids, rows, strict=True):
             sums[client] = sums.get(client, 0) + row[part]
         histories = np.stack([sums[client] for client in ids])
         trust = by_loops(histories)
         np.testing.assert_allclose(verdict.weights, trust / trust.sum(), atol=1e-5)
-        if before is not None:  # the state handed in is not touched
-            assert all(np.array_equal(state["history"][name], before[name]) for name in before)
-        state = after
-    assert sorted(state["history"]) == ["3", "5", "6", "8", "9"]
-    np.testing.assert_allclose(state["history"]["5"], sums[5], rtol=1e-5, atol=1e-6)
+        if state is not None:  # the state handed in is not touched
+            assert all(np.array_equal(histories_of(state)[name], before[name]) for name in before)
+        state = checkpoint.load(checkpoint.save(tmp_path, 1, {"defense": after}, keep=1))["defense"]
+    assert sorted(histories_of(state)) == ["3", "5", "6", "8", "9"]
+    for client, expected in sums.items():
+        np.testing.assert_allclose(histories_of(state)[str(client)], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_clip_bounds_each_addition_to_the_history(judge) -> None:
     _, state = judge(FoolsGold(features="all", clip=1.0), [[3, 4, 0], [0, 0, 0.5]])
-    np.testing.assert_allclose(state["history"]["0"], [0.6, 0.8, 0], rtol=1e-6)
-    np.testing.assert_allclose(state["history"]["1"], [0, 0, 0.5])
+    np.testing.assert_allclose(histories_of(state)["0"], [0.6, 0.8, 0], rtol=1e-6)
+    np.testing.assert_allclose(histories_of(state)["1"], [0, 0, 0.5])
 
 
 @pytest.mark.parametrize("features", ["head", "all"])
@@ -174,7 +187,37 @@ def test_however_the_matrix_is_cut(judge, features: str) -> None:
     (one, first), (two, second) = results
     for name in ("aggregate", "weights", "scores", "flagged"):
         assert np.array_equal(getattr(one, name), getattr(two, name))
-    assert all(np.array_equal(first["history"][name], second["history"][name]) for name in first["history"])
+    one, two = histories_of(first), histories_of(second)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_rows_that_were_replaced_are_let_go(judge) -> None:
+    """Histories in tiles: rounds of other clients add layers, and never more rows than twice those that count."""
+    draw, state, sums, layers = np.random.default_rng(0), None, {}, []
+    for _ in range(12):
+        ids = np.sort(draw.choice(9, 4, replace=False))
+        rows = draw.normal(size=(4, 9)).astype(np.float32)
+        _, state = judge(FoolsGold(features="all"), rows, state, layout=LAYOUT, client_ids=ids)
+        for client, row in zip(ids.tolist(), rows, strict=True):
+            sums[str(client)] = sums.get(str(client), 0) + row
+        held = sum(layer["held"] for layer in state["layers"])
+        assert held <= 2 * len(sums)
+        layers.append(len(state["layers"]))
+    assert max(layers) > 1
+    assert min(layers[1:]) == 1
+    found = histories_of(state)
+    assert found.keys() == sums.keys()
+    for client, expected in sums.items():
+        np.testing.assert_allclose(found[client], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_histories_are_cut_as_the_round_is(judge) -> None:
+    layout = Layout((Entry("body", (8000,), 0, 8000), Entry("head.weight", (2, 500), 8000, 9000)))
+    rows = np.random.default_rng(0).normal(size=(3, 9000)).astype(np.float32)
+    _, state = judge(FoolsGold(features="all"), rows, layout=layout)
+    whole, _ = judge(FoolsGold(features="all"), rows, state, layout=layout)
+    cut, _ = judge(FoolsGold(features="all"), rows, state, layout=layout, bounds=(0, 4096, 9000))
+    np.testing.assert_allclose(cut.scores, whole.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize(
