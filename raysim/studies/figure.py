@@ -82,7 +82,7 @@ def finish(
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * axes.dataLim.y1 if 0 < axes.dataLim.y1 < np.inf else None)
     shown = _readable(ticks, "x" in log)
     axes.set_xticks(shown, [f"{tick:,}" for tick in shown])
     axes.xaxis.set_minor_locator(NullLocator())

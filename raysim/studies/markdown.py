@@ -55,7 +55,9 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
         shlex.join(machine["command"]),
         f"{machine['processor']}, {machine['cpus']} CPUs, Python {machine['python']}; {versions}",
         f"{' to '.join(dates)}, commit {_commit(machine['commit'])}",
-        ", ".join(f"{key} {_word(value)}" for key, value in about["plan"].items() if value is not None),
+        ", ".join(
+            f"{key} {_word(value)}" for key, value in about["plan"].items() if value not in (None, [], "")
+        ),
     ]
     return [
         line

@@ -89,7 +89,7 @@ def test_a_study_leaves_tables_a_page_and_figures(tmp_path: Path):
     text = carry_out(Squares(), SquaresPlan(), tmp_path / "out", page=page, tell=lambda line: None)
     assert text == (tmp_path / "out" / "squares.md").read_text()
     assert text.startswith("# Squares\n\n    ")
-    assert "    numbers 2 3, image 1 8 8, methods , seed 0\n\n![Squares](squares-lead.svg)\n\n" in text
+    assert "    numbers 2 3, image 1 8 8, seed 0\n\n![Squares](squares-lead.svg)\n\n" in text
     assert "| n | square |\n|:---|---:|\n| 2 | 5.00 (4.50 to 5.50) |\n| 3 | 10.0 (9.50 to 10.5) |\n" in text
     assert text.endswith("![The rest](squares-rest.svg)\n")
     included = page.read_text()
