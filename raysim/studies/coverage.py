@@ -26,7 +26,7 @@ from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Sizes, Written, listed
 from raysim.studies.study import Bench, Cell, Page, Plan, Study, columns
-from raysim.studies.table import Values
+from raysim.studies.table import Row, Values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -176,7 +176,7 @@ class Coverage(Study[CoveragePlan, CoverageCell]):
         """Simulate one (n, K) and set the result beside the recursion and the printed bound."""
         from defenses.cosine import coverage_rounds, theorem_1_rounds
 
-        row: dict[str, Any] = {"trials": plan.trials}
+        row: Row = {"trials": plan.trials}
         for event, found in zip(
             EVENTS, simulate(cell.population, cell.cohort, plan.trials, plan.seed).T, strict=True
         ):
@@ -192,7 +192,7 @@ class Coverage(Study[CoveragePlan, CoverageCell]):
         return Page([_table(rows), _notes(rows)], {"rounds": (self.title, _figure(plan, rows))})
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def _table(rows: Sequence[Row]) -> str:
     head = ["n, K", "exact recursion", "all linked, simulated", "theorem 1 as printed", "printed / exact"]
     head += ["every pair met or shares a third, simulated", "every pair met, simulated"]
     cells = []
@@ -207,7 +207,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     return markdown_table(head, cells)
 
 
-def _notes(rows: Sequence[dict[str, Any]]) -> str:
+def _notes(rows: Sequence[Row]) -> str:
     below = [row for row in rows if row["theorem_1_rounds"] < row["exact_rounds"] - 1e-9]
     outside = [
         row
@@ -236,7 +236,7 @@ def _notes(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _figure(plan: CoveragePlan, rows: Sequence[dict[str, Any]]) -> Figure:
+def _figure(plan: CoveragePlan, rows: Sequence[Row]) -> Figure:
     """One population: rounds against K. Several: a panel for each cohort, rounds against n."""
     from raysim.studies.figure import finish, panels
 
@@ -265,7 +265,7 @@ def _figure(plan: CoveragePlan, rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[dict[str, Any]], x: str) -> None:
+def _panel(axes: Axes, rows: Sequence[Row], x: str) -> None:
     from raysim.report.drawing import INK
     from raysim.studies.figure import COLOURS
 

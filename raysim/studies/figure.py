@@ -110,11 +110,14 @@ def heat_map(
 ) -> None:
     """Values [rows, across] as shades of cividis, which reads the same for all, each written in its cell."""
     from raysim.formats import rate
+    from raysim.report.drawing import PAPER
 
     axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
     axes.set_xticks(range(len(across)), across)
     axes.set_yticks(range(len(rows)), rows)
     axes.yaxis.grid(visible=False)
+    axes.hlines(np.arange(len(rows) - 1) + 0.5, -0.5, len(across) - 0.5, color=PAPER, lw=1.5)
+    axes.vlines(np.arange(len(across) - 1) + 0.5, -0.5, len(rows) - 0.5, color=PAPER, lw=1.5)
     middle = (low + high) / 2
     for (row, column), value in np.ndenumerate(values):
         ink = "#fefefe" if value < middle else "#010101"  # on dark pages, too: the shades stay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def measures_of(path: Path) -> dict[str, float]:
     return {**found, "round_s": seconds[0], "defense_s": seconds[1]}
 
 
-def _fills_in(stored: Any, wanted: Any) -> bool:
+def _fills_in(stored: object, wanted: object) -> bool:
     if wanted is None or wanted == "auto":
         return True
     if isinstance(wanted, Mapping) and isinstance(stored, Mapping):

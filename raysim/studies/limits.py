@@ -7,9 +7,10 @@ product by much.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from raysim.matrix.column_tasks import BLOCK_COLUMNS
 from raysim.matrix.updates import Updates
@@ -25,13 +26,13 @@ def copy_matrix(updates: Updates) -> None:
     updates.backend.map("limit: copy", _copy, _tiles(updates))
 
 
-def gram_product(updates: Updates, dtype: Any = np.float64) -> np.ndarray:
+def gram_product(updates: Updates, dtype: DTypeLike = np.float64) -> np.ndarray:
     """U U^T [K, K]: each task fills blocks of 4,096 columns of all rows in `dtype` and adds up block @ block.T."""
     items = [(dtype, *tiles) for tiles in _tiles(updates)]
     return cast(np.ndarray, sum(updates.backend.map("limit: gram", _gram, items)))
 
 
-def _tiles(updates: Updates) -> list[tuple[Any, ...]]:
+def _tiles(updates: Updates) -> list[tuple[object, ...]]:
     """The tiles of each column shard."""
     return [tuple(block.tiles[s] for block in updates.blocks) for s in range(len(updates.bounds) - 1)]
 
@@ -44,7 +45,7 @@ def _copy(*tiles: np.ndarray) -> int:
     return sum(tile.copy().nbytes for tile in tiles)
 
 
-def _gram(dtype: Any, *tiles: np.ndarray) -> np.ndarray:
+def _gram(dtype: DTypeLike, *tiles: np.ndarray) -> np.ndarray:
     count, width = sum(map(len, tiles)), tiles[0].shape[1]
     total = np.zeros((count, count), dtype)
     block = np.empty((count, BLOCK_COLUMNS), dtype)

@@ -38,7 +38,7 @@ REPORTED_S = {24: (0.847, 1.647), 48: (1.315, 1.667)}
 """Figure 16 as the text gives it: users -> seconds a round without and with autoencoder, on the paper's machine."""
 
 
-def _map_size(value: Any) -> Any:
+def _map_size(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 

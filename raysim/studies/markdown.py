@@ -71,7 +71,7 @@ def _commit(name: str | None) -> str:
     return "none" if name is None else name[:12] + "+" * name.endswith("+")
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

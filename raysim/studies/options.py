@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import MinLen
 from pydantic import BeforeValidator
@@ -29,38 +29,42 @@ class Written:
     text: bool = True
 
 
-def listed(value: Any) -> Any:
-    """A text as the words between its commas; anything else as it is.
+def words_of(text: str) -> tuple[str, ...]:
+    """The words between commas.
 
-    >>> listed("noise, sign_flip")
+    >>> words_of("noise, sign_flip")
     ('noise', 'sign_flip')
     """
-    if not isinstance(value, str):
-        return value
-    return tuple(word.strip() for word in value.split(",") if word.strip())
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def numbers(value: Any) -> Any:
+def listed(value: object) -> object:
+    """A text as the words between its commas; anything else as it is."""
+    return words_of(value) if isinstance(value, str) else value
+
+
+def numbers(value: str | Iterable[int]) -> tuple[int, ...]:
     """`50,1_000` as (50, 1000): whole, ascending and different; ConfigError otherwise."""
-    words = [word.replace("_", "") for word in listed(value)] if isinstance(value, str) else list(value)
-    if isinstance(value, str) and not (words and all(word.isdecimal() for word in words)):
-        raise ConfigError("", "must be whole numbers with commas between", value)
-    found = tuple(map(int, words))
+    if isinstance(value, str):
+        words = [word.replace("_", "") for word in words_of(value)]
+        if not (words and all(word.isdecimal() for word in words)):
+            raise ConfigError("", "must be whole numbers with commas between", value)
+        value = [int(word) for word in words]
+    found = tuple(value)
     if list(found) != sorted(set(found)):
-        raise ConfigError(
-            "", "must ascend without repeats", value, ",".join(map(str, sorted(set(found)))) or None
-        )
+        nearest = ",".join(map(str, sorted(set(found)))) or None
+        raise ConfigError("", "must ascend without repeats", found, nearest)
     return found
 
 
-def distinct(read: Callable[[str], Any], rule: str) -> Callable[[Any], Any]:
+def distinct(read: Callable[[str], object], rule: str) -> Callable[[object], object]:
     """A reader of lists whose words `read` reads, each kept once; ConfigError with the rule where one cannot be read."""
 
-    def words(value: Any) -> Any:
+    def words(value: object) -> object:
         if not isinstance(value, str):
             return value
         try:
-            found = tuple(dict.fromkeys(read(word) for word in listed(value)))
+            found = tuple(dict.fromkeys(read(word) for word in words_of(value)))
         except ValueError:
             found = ()
         if not found:
@@ -70,7 +74,7 @@ def distinct(read: Callable[[str], Any], rule: str) -> Callable[[Any], Any]:
     return words
 
 
-def image_shape(value: Any) -> Any:
+def image_shape(value: object) -> object:
     """Channels, height and width from `3x32x32`."""
     if not isinstance(value, str):
         return value
@@ -80,10 +84,9 @@ def image_shape(value: Any) -> Any:
     return tuple(map(int, parts))
 
 
-def labels(value: Any) -> Any:
+def labels(value: str | Iterable[str]) -> tuple[str, ...]:
     """Methods with their options, each named once: `krum,pdrr,rule=median` as ("krum", "pdrr,rule=median")."""
-    texts: Sequence[str] = [value] if isinstance(value, str) else list(value)
-    found = tuple(split_methods("", texts))
+    found = tuple(split_methods("", [value] if isinstance(value, str) else list(value)))
     if len(set(found)) < len(found):
         raise ConfigError("", "must name every method once", ",".join(found))
     return found

@@ -11,6 +11,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -26,7 +27,7 @@ from raysim.studies.fit import growth_text
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Sizes
 from raysim.studies.study import Bench, Cell, Page, Plan, Study, columns
-from raysim.studies.table import Values, gathered, medians
+from raysim.studies.table import Row, Values, gathered, medians
 from raysim.studies.timing import seconds
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class Found:
 
     clients: list[int]
     wall_s: dict[Any, Values]
-    rows: dict[Any, dict[str, Any]]
+    rows: dict[Any, Row]
     scaled_s: dict[int, float]
 
     @classmethod
@@ -203,35 +204,35 @@ def estimate_errors(
     }
 
 
-def rows_at(plan: SimilarityPlan, clients: int, repeats: int) -> list[dict[str, Any]]:
+def rows_at(plan: SimilarityPlan, clients: int, repeats: int) -> list[Row]:
     """The rows of one K; `pair` above its limit has one without seconds."""
     from defenses.cosine import cosine_similarities, transitive_similarities
 
     vectors = vectors_of(plan, clients)
     truth = cosine_similarities(vectors, "matrix")
     nothing = dict.fromkeys(("error_max", "error_mean", "known_share", "covered_share"), float("nan"))
-    size: dict[str, Any] = {
+    size: Row = {
         **nothing,
         "cosine_mean": float((truth.sum() - clients) / (clients * (clients - 1))),
     }
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for way in DIRECT:
         if way == "pair" and clients > plan.pair_limit:
             rows.append({**size, "way": way, "repeat": 0, "wall_s": None})
             continue
-        spent = _spent(repeats, cosine_similarities, vectors, way)
+        spent = _spent(repeats, partial(cosine_similarities, vectors, way))
         errors = direct_errors(cosine_similarities(vectors, way), truth)
         rows += [{**size, **errors, "way": way, "repeat": n, "wall_s": s} for n, s in enumerate(spent)]
     met = met_before(plan, clients)
     history = np.where(met, truth, 0.0).astype(np.float32)
-    spent = _spent(repeats, transitive_similarities, history, met)
+    spent = _spent(repeats, partial(transitive_similarities, history, met))
     errors = estimate_errors(*transitive_similarities(history, met), met, truth)
     rows += [{**size, **errors, "way": "transitive", "repeat": n, "wall_s": s} for n, s in enumerate(spent)]
     return rows
 
 
-def _spent(repeats: int, fn: Callable[..., Any], *args: Any) -> list[float]:
-    return [seconds(fn, *args) for _ in range(repeats)]
+def _spent(repeats: int, work: Callable[[], object]) -> list[float]:
+    return [seconds(work) for _ in range(repeats)]
 
 
 def _table(found: Found) -> str:

@@ -226,7 +226,7 @@ def picture(name: str, caption: str) -> str:
 
 def _file_word(value: object) -> str:
     word = f"{value:g}" if isinstance(value, float) else str(value)
-    if re.fullmatch(r"[A-Za-z0-9_.%]*", word):
-        return word
-    start = re.match(r"[A-Za-z0-9_]*", word)
+    if re.fullmatch(r"[A-Za-z0-9_.%=, -]{0,80}", word):
+        return word.replace(" ", "+")
+    start = re.match(r"[A-Za-z0-9_]{0,80}", word)
     return f"{start.group() if start else ''}_{hashlib.sha256(word.encode()).hexdigest()[:8]}"

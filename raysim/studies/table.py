@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 
+Row = dict[str, Any]
+"""A row as pyarrow gives it, column -> value."""
+
 
 @dataclass(frozen=True)
 class Values:

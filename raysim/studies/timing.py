@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 
 class Clock:
@@ -20,8 +22,8 @@ class Clock:
         self.seconds = time.perf_counter() - self._start
 
 
-def seconds(fn: Callable[..., Any], *args: Any) -> float:
+def seconds(fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:
     """Wall-clock seconds of one call."""
     start = time.perf_counter()
-    fn(*args)
+    fn(*args, **kwargs)
     return time.perf_counter() - start

@@ -226,9 +226,10 @@ def test_names_of_cells_are_names_of_files():
         clients: int
 
     assert Named("krum", 0.5, 24).name == "labelkrum-share0.5-clients24"
-    odd = [Named(label, 1.0, 1).name for label in ("pdrr,rule=median", "pdrr,rule=mean", "a/b")]
-    assert len(set(odd)) == 3
-    assert all(name.startswith(("labelpdrr_", "labela_")) and "/" not in name for name in odd)
+    assert Named("pdrr,rule=median lr=0.1", 1.0, 1).name == "labelpdrr,rule=median+lr=0.1-share1-clients1"
+    odd = [Named(label, 1.0, 1).name for label in ("a/b", "a+b", "a b", "a:B", "x" * 300, "x" * 301)]
+    assert len(set(odd)) == 6
+    assert all("/" not in name and ":" not in name and len(name) < 130 for name in odd)
     assert str(Named("pdrr,rule=median", 0.5, 1000)) == "pdrr,rule=median, share 0.5, clients 1,000"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,7 @@ class CraftCost:
     craft_s: np.ndarray
     defense_s: np.ndarray
     gram_s: np.ndarray
-    said: Mapping[str, Any]
+    said: Mapping[str, object]
     """What the attack says of its last round."""
     task_memory: int
     """The most private memory that one process took, plus the tiles of its largest task."""

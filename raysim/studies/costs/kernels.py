@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +21,7 @@ from raysim.studies.table import Values, gathered, ordered
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import nn
 
     from raysim.studies.matrix import Matrix, MatrixSpec
 
@@ -208,7 +209,7 @@ def cam_seconds(matrix: Matrix, repeats: int, threads: int, *, peers: bool) -> d
     def rows_to_maps() -> None:
         map_models(updates, "cam", client_map, ctx.model, ctx.published, layer, probe)
 
-    def maps_alone(model: Any) -> None:
+    def maps_alone(model: nn.Module) -> None:
         model_maps(model, layer, batch, method="layercam", target=TARGET_CLASS)
 
     rows_to_maps()
@@ -235,7 +236,7 @@ def _weighted(weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return total.astype(np.float32)
 
 
-def _models(matrix: Matrix) -> Iterator[tuple[Any, float]]:
+def _models(matrix: Matrix) -> Iterator[tuple[nn.Module, float]]:
     """Every client's network in turn, and the seconds that putting its parameters in place took."""
     from defenses.client_models import bound_models
 

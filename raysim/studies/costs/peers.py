@@ -9,13 +9,17 @@ import gc
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
 from raysim.studies.timing import seconds
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 RULES = ("krum", "trimmed_mean", "median", "rfa")
 """ByzFL's rules by our names."""
@@ -32,7 +36,7 @@ def peer_package(name: str) -> Any:
         raise ConfigError("peers", f"need the package {name} ({error})", True, False) from error
 
 
-def byzfl_rules(clients: int, iterations: int) -> dict[str, Callable[[Any], Any]]:
+def byzfl_rules(clients: int, iterations: int) -> dict[str, Callable[[object], object]]:
     """ByzFL's RULES with the parameters of our defaults for K clients.
 
     krum: f = floor((K - 3) / 2); trimmed_mean: a fifth on each side; rfa: geometric median with as many iterations.
@@ -64,7 +68,7 @@ def rows_of_rule(
 
 
 @contextmanager
-def learning(model: Any) -> Iterator[None]:
+def learning(model: nn.Module) -> Iterator[None]:
     """The model as its owner has it, with gradients to its parameters: pytorch-grad-cam's own call needs them."""
     model.requires_grad_(True)
     try:
@@ -74,7 +78,7 @@ def learning(model: Any) -> Iterator[None]:
         model.requires_grad_(False)
 
 
-def grad_cam_map(model: Any, layer: str, image: Any, target: int, method: str) -> np.ndarray:
+def grad_cam_map(model: nn.Module, layer: str, image: torch.Tensor, target: int, method: str) -> np.ndarray:
     """One model's map [H, W] by pytorch-grad-cam, as its documentation has it."""
     package = peer_package("pytorch_grad_cam")
     chosen = {"gradcam": package.GradCAM, "layercam": package.LayerCAM}[method]

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from raysim.backends import ray_connection as ray_cluster
 from raysim.backends.base import Place, prepare_worker
@@ -24,8 +23,7 @@ from raysim.studies.rounds.cases import WARM_UP
 from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
 from raysim.studies.scaling.tables import BETWEEN, WHOLE
 from raysim.studies.store import span_rows
-
-Row = dict[str, Any]
+from raysim.studies.table import Row
 
 
 def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> dict[str, list[Row]]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from raysim.studies.scaling.read import MatrixSize, Measured, PeakMemory, Setup
 from raysim.studies.scaling.tables import WHOLE
 from raysim.studies.scaling.view import ScalingView, views
 from raysim.studies.study import Page, picture
+from raysim.studies.table import Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,8 +38,6 @@ the exponent between the two largest K alone, and *off* the farthest that a medi
 20 %: no single power law describes these K."""
 
 SECONDS = "seconds a round, medians of stages"
-
-Row = dict[str, Any]
 
 
 def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Sequence[str]) -> Page:

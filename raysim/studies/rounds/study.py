@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import BeforeValidator, Field, field_validator
@@ -20,6 +20,8 @@ from raysim.studies.table import gathered, ordered
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from raysim.studies.rounds.measure import RoundTimes
 
 
 class RoundsPlan(OnBackend):
@@ -135,7 +137,7 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
         return Page(sections, {"stages": (caption, stacked({"": parts}, x=f"{caption}, means"))})
 
 
-def _section(case: str, times: Any) -> str:
+def _section(case: str, times: RoundTimes) -> str:
     config = bench_config(case, 1)
     training = config.training
     rows = {

@@ -17,14 +17,13 @@ from raysim.studies.limits import copy_matrix, gram_product
 from raysim.studies.memory import Watch
 from raysim.studies.scaling.round import RoundMatrix
 from raysim.studies.scaling.tables import BETWEEN, WHOLE
+from raysim.studies.table import Row
 
 LATE = 500
 """Defenses are timed in a round after this one, past any round from which they do more."""
 
 MOST_CLIENTS_OF_GRAM = 2000
 """Above this K the Gram limit is not taken: it would cost more than most defenses."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from raysim.studies.table import Row
+
 COPY, GRAM = "copy", "gram"
 """The stages of LIMITS that are limits."""
 
@@ -111,7 +113,7 @@ class PeakMemory:
 
 def read_stages(table: pa.Table, planned: Sequence[str]) -> list[Measured]:
     """The stages, one entry a stage, ordered by setup, defense (as planned), size and place in the pipeline."""
-    grouped: dict[tuple[Setup, str, MatrixSize, str], list[dict[str, Any]]] = defaultdict(list)
+    grouped: dict[tuple[Setup, str, MatrixSize, str], list[Row]] = defaultdict(list)
     for row in table.to_pylist():
         grouped[_setup(row), row["defense"], _size(row), row["stage"]].append(row)
     found = [_measured(*key, rows) for key, rows in grouped.items()]
@@ -121,7 +123,7 @@ def read_stages(table: pa.Table, planned: Sequence[str]) -> list[Measured]:
 
 def read_memory(table: pa.Table) -> list[PeakMemory]:
     """Memory, one entry a node."""
-    grouped: dict[tuple[Setup, str, MatrixSize, int], list[dict[str, Any]]] = defaultdict(list)
+    grouped: dict[tuple[Setup, str, MatrixSize, int], list[Row]] = defaultdict(list)
     for row in table.to_pylist():
         grouped[_setup(row), row["defense"], _size(row), row["node"]].append(row)
     names = ("worker_bytes", "largest_worker_bytes", "store_bytes")
@@ -131,9 +133,7 @@ def read_memory(table: pa.Table) -> list[PeakMemory]:
     ]
 
 
-def _measured(
-    setup: Setup, defense: str, size: MatrixSize, stage: str, rows: list[dict[str, Any]]
-) -> Measured:
+def _measured(setup: Setup, defense: str, size: MatrixSize, stage: str, rows: list[Row]) -> Measured:
     rows = sorted(rows, key=lambda row: (row["seed"], row["repeat"]))
     return Measured(
         setup=setup,

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raysim.errors import ConfigError
 from raysim.formats import size as size_text
@@ -26,6 +26,7 @@ from raysim.studies.scaling.plan import (
 from raysim.studies.scaling.tables import LIMITS, TABLES
 from raysim.studies.store import span_rows
 from raysim.studies.study import Bench, Page, Study
+from raysim.studies.table import Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,7 +100,7 @@ class Scaling(Study[ScalingPlan, ScalingCell]):
         from raysim.studies.scaling.cell import measure_defense, measure_limits
 
         matrix, drawn = bench.matrix(cell)
-        memory: list[dict[str, Any]] = []
+        memory: list[Row] = []
         before = bench.watch.spilled()
         if cell.defense == LIMITS:
             stages, spans = measure_limits(matrix, drawn), drawn.spans
@@ -162,7 +163,7 @@ class Session:
             gc.freeze()  # what is there by now is not looked through again before every measurement
         return self._held[key]
 
-    def common(self, matrix: RoundMatrix) -> dict[str, Any]:
+    def common(self, matrix: RoundMatrix) -> Row:
         """The columns that all rows of a cell have in common, beside those of the cell."""
         from raysim.studies.scaling.updates import source_of
 

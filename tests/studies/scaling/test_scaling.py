@@ -82,7 +82,7 @@ def test_every_cell_is_in_the_table(tiny):
     assert [row["stage"] for row in krum] == [WHOLE, "gram", "krum", "combine", BETWEEN]
     assert sum(row["wall_s"] for row in krum[1:]) == pytest.approx(krum[0]["wall_s"])
     assert krum[1]["bytes_in"] == 4 * 6 * 13_706
-    assert krum[0]["bytes_in"] == krum[1]["bytes_in"] + krum[3]["bytes_in"]
+    assert krum[0]["bytes_in"] == sum(row["bytes_in"] for row in krum[1:])
     assert {(row["malicious"], row["parameters"], row["nodes"], row["kind"]) for row in krum} == {
         (1, 13_706, 1, "inprocess")
     }
