@@ -1,4 +1,4 @@
-"""How the training set is dealt to clients: the table of methods, and the two that ignore labels.
+"""How the training set is dealt to clients: the table of methods, and those that ignore labels.
 
 Every method is a frozen dataclass with `split(labels, num_clients, rng, owners) -> Partition`, a pure function of
 its arguments. Impossible demands raise ConfigError before anything is drawn.
@@ -24,7 +24,7 @@ from raysim.data.assignment import (
 )
 from raysim.data.label_skew import ClassesPerClient, DBADirichlet, Dirichlet, PhiGroups
 from raysim.errors import ConfigError
-from raysim.options import Declared, PositiveInt
+from raysim.options import Declared, Positive, PositiveInt
 
 __all__ = [
     "IID",
@@ -32,6 +32,7 @@ __all__ = [
     "ClassesPerClient",
     "DBADirichlet",
     "Dirichlet",
+    "LogNormal",
     "Natural",
     "Partition",
     "Partitioner",
@@ -100,6 +101,38 @@ class IID(Declared):
 
 
 @dataclass(frozen=True)
+class LogNormal(Declared):
+    """Samples are dealt at random, whatever their labels, in numbers with a log-normal distribution: a few hold many.
+
+    Client i gets one sample and a part of the others in proportion to exp(sigma z_i), z_i standard normal; what rounding
+    down leaves goes to the largest remainders. All samples are dealt. It is the skew of devices' data that schedulers
+    of clients are measured on (Pollen, arXiv 2306.17453).
+    """
+
+    sigma: Positive = 1.0
+    """Standard deviation of the logarithms of the sizes."""
+
+    def split(
+        self,
+        labels: np.ndarray,
+        num_clients: int,
+        rng: np.random.Generator,
+        owners: np.ndarray | None = None,
+    ) -> Partition:
+        """Deal len(labels) samples to `num_clients` clients; `owners` is not used."""
+        check_demand(num_clients, len(labels))
+        drawn = self.sigma * rng.standard_normal(num_clients)
+        parts = np.exp(drawn - drawn.max())  # the largest is 1, whatever sigma is
+        wanted = parts / parts.sum() * (len(labels) - num_clients)
+        sizes = 1 + wanted.astype(np.int64)
+        left = len(labels) - sizes.sum()
+        sizes[np.argsort(-(wanted % 1), kind="stable")[:left]] += 1
+        owner = np.empty(len(labels), np.int64)
+        owner[rng.permutation(len(labels))] = np.repeat(np.arange(num_clients), sizes)
+        return from_owners(owner, num_clients)
+
+
+@dataclass(frozen=True)
 class Natural(Declared):
     """Clients are the data set's own: FEMNIST's writers, CelebA's identities.
 
@@ -140,6 +173,7 @@ class Natural(Declared):
 PARTITIONS: Mapping[str, type[Partitioner]] = MappingProxyType(
     {
         "iid": IID,
+        "lognormal": LogNormal,
         "dirichlet": Dirichlet,
         "dba_dirichlet": DBADirichlet,
         "phi_groups": PhiGroups,

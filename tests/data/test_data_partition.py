@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from raysim.data.assignment import NOBODY, Partition, from_owners
-from raysim.data.partition import IID, PARTITIONS, Natural
+from raysim.data.partition import IID, PARTITIONS, LogNormal, Natural
 from raysim.errors import ConfigError
 
 LABELS = np.repeat(np.arange(10, dtype=np.int64), 50)
@@ -174,3 +174,31 @@ def test_natural_refuses_what_it_cannot_do():
     with pytest.raises(ConfigError) as caught:
         Natural().split(LABELS, 21, rng(), OWNERS)
     assert caught.value.nearest == 20
+
+
+def test_log_normal_sizes_by_hand():
+    """7 samples beside one each: exp(z) as drawn, rounded down, and the rest to the largest remainders."""
+    labels = np.zeros(10, np.int64)
+    z = rng().standard_normal(3)
+    wanted = np.exp(z) / np.exp(z).sum() * 7
+    sizes = 1 + np.floor(wanted)
+    for _ in range(int(10 - sizes.sum())):
+        sizes[np.argmax(wanted - (sizes - 1))] += 1
+    assert LogNormal().split(labels, 3, rng()).sizes.tolist() == sizes.tolist()
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_logarithms_of_log_normal_sizes_have_the_deviation_that_was_asked(sigma: float):
+    sizes = LogNormal(sigma).split(np.zeros(2_000_000, np.int64), 2000, rng()).sizes
+    assert sizes.sum() == 2_000_000
+    large = np.log(sizes[sizes > 20] - 1.0)  # rounding matters little there
+    expected = np.log(np.exp(sigma * rng().standard_normal(2000)))
+    assert np.corrcoef(np.sort(large), np.sort(expected)[-len(large) :])[0, 1] > 0.999
+    assert np.polyfit(np.sort(expected)[-len(large) :], np.sort(large), 1)[0] == pytest.approx(1, abs=0.02)
+
+
+def test_even_an_extreme_deviation_leaves_everybody_a_sample():
+    sizes = LogNormal(1e6).split(np.zeros(100, np.int64), 10, rng()).sizes
+    assert sizes.sum() == 100
+    assert sizes.min() == 1
+    assert sizes.max() == 91
