@@ -7,6 +7,9 @@ from typing import Any
 
 from raysim.config.schema import ExperimentConfig
 
+SKEWED: dict[str, Any] = {"name": "synthetic", "shape": [1, 8, 8], "train_size": 20_000, "test_size": 1000}
+"""Enough samples for clients of very different sizes."""
+
 CASES: Mapping[str, dict[str, Any]] = {
     "digits": {
         "population": {"clients": 100},
@@ -19,6 +22,18 @@ CASES: Mapping[str, dict[str, Any]] = {
         "data": {"name": "cifar10", "limit": 12_000, "partition": {"name": "iid", "samples_per_client": 320}},
         "model": "flare_cifar",
         "training": {"epochs": 1, "batch_size": 32, "optimizer": {"lr": 0.05}},
+    },
+    "dirichlet": {
+        "population": {"clients": 100},
+        "data": {**SKEWED, "partition": {"name": "dirichlet", "alpha": 0.1}},
+        "model": "digits_cnn",
+        "training": {"epochs": 1, "batch_size": 10, "optimizer": {"lr": 0.05}},
+    },
+    "lognormal": {
+        "population": {"clients": 100},
+        "data": {**SKEWED, "partition": {"name": "lognormal", "sigma": 1.0}},
+        "model": "digits_cnn",
+        "training": {"epochs": 1, "batch_size": 10, "optimizer": {"lr": 0.05}},
     },
 }
 """Name -> configuration. All are defended by Krum; every round is evaluated, recorded, traced and checkpointed."""

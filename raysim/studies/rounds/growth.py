@@ -42,7 +42,9 @@ class GrowthPlan(OnCluster):
 
     grid: ClassVar = frozenset({"case", "clients", "nodes", "clients_per_actor", "client_gpus", "repeats"})
     case: Annotated[tuple[str, ...], BeforeValidator(listed), Written("CASE", argument=True, many=True)] = (
-        Field(tuple(CASES), description="digits, cifar10; default: both")
+        Field(
+            ("digits", "cifar10"), description="digits, cifar10, dirichlet, lognormal; default: the first two"
+        )
     )
     clients: AnyNumbers = Field((), description="K, with commas between; default: the case's own")
     clients_per_actor: Annotated[

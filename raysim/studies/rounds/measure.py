@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,8 @@ class RoundTimes:
     workers: int
     stages: dict[str, float]
     """Mean seconds a round of every stage, as the server saw it."""
+    idle: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Share of the workers' time in training in which they had nothing to do [repeats]: see `idle_share`."""
 
     @property
     def ratios(self) -> np.ndarray:
@@ -93,6 +95,7 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
     threaded_s: list[float] = []
     simulated_s: list[float] = []
     spans: list[Span] = []
+    idle: list[float] = []
     with tempfile.TemporaryDirectory() as folder, limit():
         keeper = Keeper(held, backend, RunDirectory(Path(folder)))
         simulation = rounds(held, backend, initial_state(held, backend))
@@ -107,6 +110,7 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
             simulated_s.append(time.perf_counter() - began)
             if repeat >= WARM_UP:
                 spans.extend(span for span in record.spans if span.task < 0)
+                idle.append(idle_share(record.spans, workers))
     alone, threaded, simulated = (
         np.array(seconds[WARM_UP:]) for seconds in (bare_s, threaded_s or bare_s, simulated_s)
     )
@@ -114,7 +118,17 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
         name: sum(s.wall_s for s in spans if s.stage == name) / repeats
         for name in dict.fromkeys(s.stage for s in spans)
     }
-    return RoundTimes(alone, threaded, simulated, workers, stages)
+    return RoundTimes(alone, threaded, simulated, workers, stages, np.array(idle))
+
+
+def idle_share(spans: Sequence[Span], workers: int) -> float:
+    """Of one round's spans: how much of the time that `workers` have while the cohort trains passes without a call.
+
+    It is what the last calls leave over, and what passes between a worker's calls.
+    """
+    training = [span for span in spans if span.stage == "train"]
+    whole = sum(span.wall_s for span in training if span.task < 0)
+    return 1 - sum(span.wall_s for span in training if span.task >= 0) / (workers * whole)
 
 
 def _seconds(work: Callable[[], object]) -> float:

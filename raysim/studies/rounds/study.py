@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from raysim.studies.rounds.measure import RoundTimes
 
 
+MEASURED = ("bare_s", "threaded_s", "simulated_s", "idle")
+"""Of every repeat."""
+
+
 class RoundsPlan(OnBackend):
     """The cases and how they are measured."""
 
     grid: ClassVar = frozenset({"case"})
     case: Annotated[tuple[str, ...], BeforeValidator(listed), Written("CASE", argument=True, many=True)] = (
-        Field(tuple(CASES), description="digits, cifar10; default: both")
+        Field(tuple(CASES), description="digits, cifar10, dirichlet, lognormal; default: all")
     )
     repeats: PositiveInt = Field(7, description="counted repeats")
     root: str | None = Field(None, description="folder of the data sets; default: $RAYSIM_DATA")
@@ -60,7 +64,8 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
 
     Each repeat times the bare loop, with one thread and with as many as there are workers, and then one whole simulated
     round: broadcast, local training, upload, Krum, evaluation, telemetry, tables and checkpoint. The ideal is the time
-    with one thread divided by the number of workers. Rounds over a grid of settings: `raysim bench growth`.
+    with one thread divided by the number of workers. In `dirichlet` and `lognormal` clients hold very different numbers of
+    samples; the idle share of the workers is printed for all. Rounds over a grid of settings: `raysim bench growth`.
     """
 
     name = "rounds"
@@ -76,6 +81,7 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
                 bare_s=("float64", "seconds of the bare loop, one thread"),
                 threaded_s=("float64", "of the bare loop, as many threads as workers"),
                 simulated_s=("float64", "of the simulated round"),
+                idle=("float64", "share of the workers' time in training that passes without a call"),
             ),
         ),
         "stages": TableSchema(
@@ -98,7 +104,7 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
 
         config = bench_config(cell.case, WARM_UP + plan.repeats, plan.root)
         times = measure(config, plan.repeats, plan.workers, on_ray=plan.backend == "ray")
-        parts = {name: getattr(times, name) for name in ("bare_s", "threaded_s", "simulated_s")}
+        parts = {name: getattr(times, name) for name in MEASURED}
         rows = [
             {
                 "repeat": repeat,
@@ -119,7 +125,7 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
         from raysim.studies.rounds.measure import RoundTimes
 
         table = tables["rounds"]
-        found = {name: gathered(table, name, "case") for name in ("bare_s", "threaded_s", "simulated_s")}
+        found = {name: gathered(table, name, "case") for name in MEASURED}
         workers, stages = (
             gathered(table, "workers", "case"),
             gathered(tables["stages"], "wall_s", "case", "stage"),
@@ -127,9 +133,9 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
         sections = []
         for case in ordered(table, "case"):
             count = int(workers[case].median)
-            bare, threaded, simulated = (values[case].all for values in found.values())
+            bare, threaded, simulated, idle = (values[case].all for values in found.values())
             spent = {stage: values.median for (of, stage), values in stages.items() if of == case}
-            sections.append(_section(case, RoundTimes(bare, threaded, simulated, count, spent)))
+            sections.append(_section(case, RoundTimes(bare, threaded, simulated, count, spent, idle)))
         parts: dict[str, dict[str, float]] = {}
         for (case, stage), values in stages.items():
             parts.setdefault(case, {})[stage] = values.median
@@ -147,6 +153,7 @@ def _section(case: str, times: RoundTimes) -> str:
         "simulated round (s)": times.simulated_s,
         "simulated / ideal, pair by pair": times.ratios,
         "bare loop on the same cores / simulated round": times.speed_ups,
+        "idle share of the workers while clients train": times.idle,
     }
     lines = [[name, *markdown.extent(values)] for name, values in rows.items()]
     parts = ", ".join(f"{stage} {seconds * 1e3:.1f}" for stage, seconds in times.stages.items())

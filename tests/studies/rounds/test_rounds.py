@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raysim.backends.base import InProcessBackend
+from raysim.backends.telemetry import Span
 from raysim.cli.main import app
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
@@ -17,7 +18,7 @@ from raysim.studies.memory import TotalMemory, total_pss
 from raysim.studies.population import Population, PopulationPlan
 from raysim.studies.rounds.bare_loop import BareLoop
 from raysim.studies.rounds.cases import bench_config
-from raysim.studies.rounds.measure import RoundTimes
+from raysim.studies.rounds.measure import RoundTimes, idle_share
 from raysim.studies.study import Bench
 
 
@@ -32,6 +33,27 @@ def test_the_ratio_is_to_bare_time_over_workers():
 def test_the_speed_up_is_over_the_faster_bare_loop(threaded, speed_ups):
     times = RoundTimes(np.array([2.0, 4.0, 2.0]), np.array(threaded), np.array([0.5, 2.0, 1.0]), 2, {})
     np.testing.assert_allclose(times.speed_ups, speed_ups)
+
+
+def test_idle_is_what_calls_do_not_fill():
+    """Two workers for 4 s: calls of 3, 2 and 1 s leave 2 of 8 s over."""
+
+    def span(stage, task, wall_s):
+        return Span(stage, task, "here", 0.0, wall_s, 0.0, 0, 0, 0)
+
+    spans = [
+        span("train", -1, 4.0),
+        *(span("train", task, 3.0 - task) for task in range(3)),
+        span("gram", -1, 9.0),
+    ]
+    assert idle_share(spans, 2) == 0.25
+
+
+@pytest.mark.parametrize("case", ["dirichlet", "lognormal"])
+def test_skewed_cases_are_skewed(case):
+    sizes = compose(bench_config(case, 1)).sizes
+    assert sizes.max() > 4 * np.median(sizes)
+    assert sizes.sum() > 19_000
 
 
 def test_the_bare_loop_does_the_same_work_as_the_host(tiny):
