@@ -164,9 +164,13 @@ class FedGrad(Defense):
             if is_whole(count):
                 named = zip(pair_history.SIMILARITIES, features.to_array(), strict=True)
                 artifacts = dict(named)
-            if count >= 4 and ctx.round >= self.switch_round:
-                by_hard, closeness = self._hard(features, updates, ctx)
-                flagged = flagged | by_hard
+            judging = count >= 4 and ctx.round >= self.switch_round
+            second = self._clusters(features, ctx) if judging else None
+            del features  # they are let go before distances are made, which take as much memory
+            if second is not None:
+                assumed = assumed_byzantine(self.num_byzantine, count)
+                closeness = nearest_scores(pair_distances(updates), "closeness", assumed)
+                flagged = flagged | (second != second[np.argmin(closeness)])
                 scores = closeness if scores is None else scores
         if self.trust:
             judged = flagged
@@ -281,16 +285,13 @@ class FedGrad(Defense):
         now = cosine_similarities(vectors, self.similarity)
         return scaled_to_unit(now) if self.scale_similarities else now
 
-    def _hard(self, features: Pairs, updates: Updates, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
-        """The cluster without the trusted client [K] bool, and the Krum scores that pick that client [K]."""
+    def _clusters(self, features: Pairs, ctx: Context) -> np.ndarray:
+        """Labels [K], 0 or 1: which of two clusters each client is in."""
         seed = int(ctx.generator("k-means").integers(2**31))
         if is_whole(features.count):
-            second = ctx.run("cluster", two_clusters, np.concatenate(features.to_array(), axis=1), seed)
-        else:
-            second = two_clusters_of_rows(features, "cluster", seed)
-        assumed = assumed_byzantine(self.num_byzantine, updates.num_clients)
-        closeness = nearest_scores(pair_distances(updates), "closeness", assumed)
-        return second != second[np.argmin(closeness)], closeness
+            rows = np.concatenate(features.to_array(), axis=1)
+            return ctx.run("cluster", two_clusters, rows, seed)
+        return two_clusters_of_rows(features, "cluster", seed)
 
     def _trusted(self, state: State, here: np.ndarray) -> np.ndarray:
         """Whose earlier verdicts average gamma or more; nobody without one."""

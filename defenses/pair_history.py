@@ -1,9 +1,10 @@
 """What FedGrad remembers of pairs of clients that met, in tiles that lie where they are updated.
 
 Clients are held by blocks of ids; a tile holds the pairs of two blocks that have met, and nothing of others, so that
-memory grows with pairs that met: 16 bytes for each, in {"keys": uint32 [m] ascending, "weight_similarity",
+memory grows with pairs that met: at most 16 bytes for each, in {"keys": uint32 [m] ascending, "weight_similarity",
 "bias_similarity": float32 [m], "together": int32 [m]}. A key is i * width + j of the ids' places in their blocks; of two
-clients the one of the higher id comes first. A round updates each tile in one task, from the clients' gradients
+clients the one of the higher id comes first. Where all of some rows have met all of some columns, these are held,
+"rows" and "columns" uint32, instead of keys: 12 bytes for each pair. A round updates each tile in one task, from the clients' gradients
 (small), which leaves the new tile and the round's features beside it.
 """
 
@@ -49,14 +50,14 @@ def from_arrays(state: Mapping[str, Any], highest: int, backend: Backend) -> Sta
     met = np.flatnonzero(state["together"].any(axis=1))
     found = [met[blocks[met] == block] for block in np.unique(blocks[met])]
     for i, rows in enumerate(found):
-        for columns in found[: i + 1]:
+        for number, columns in enumerate(found[: i + 1]):
             pairs = np.ix_(rows, columns)
             together = state["together"][pairs]
             keep = (together > 0) & (clients[rows][:, None] >= clients[columns])
             if keep.any():
                 keys = keys_of(clients[rows] % width, clients[columns] % width, width)
-                tile = {"keys": keys[keep], "together": together[keep]}
-                tile |= {name: state[name][pairs][keep] for name in SIMILARITIES}
+                values = {name: state[name][pairs][keep] for name in (*SIMILARITIES, "together")}
+                tile = _stored(keys[keep], values, width, i == number)
                 left = LeftBehind(backend, backend.put(tile))
                 tiles[f"{blocks[rows[0]]}-{blocks[columns[0]]}"] = left
     return {"width": width, "tiles": tiles}
@@ -66,6 +67,15 @@ def keys_of(rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
     """Keys [a, b] uint32 of pairs, from the places of both in their blocks."""
     keys: np.ndarray = (rows[:, None] * width + columns).astype(np.uint32)
     return keys
+
+
+def keys_in(tile: Tile, width: int, same: bool) -> np.ndarray:
+    """Keys [m] of a tile's pairs; same: its rows and columns are one block."""
+    if "keys" in tile:
+        return tile["keys"]
+    keys = keys_of(tile["rows"], tile["columns"], width)
+    found: np.ndarray = keys[np.tril_indices(len(keys))] if same else keys.ravel()
+    return found
 
 
 def met(
@@ -136,7 +146,7 @@ def _meet(
     measured = np.ones(keys.shape, bool)
     parts = [_mirrored(cosines_between(a, b, method), same) for a, b in zip(left[1:], right[1:], strict=True)]
     means, counts = _averaged(before, parts, measured)
-    tile = _tile(old, keys, places, means, counts, same)
+    tile = _tile(old, keys, places, means, counts, width, same)
     return tile, np.stack(means).astype(np.float32), None
 
 
@@ -166,7 +176,7 @@ def _meet_transitively(
         _mirrored(cosines_between(a, b, "matrix"), same) for a, b in zip(left[1:], right[1:], strict=True)
     ]
     means, counts = _averaged(before, parts, measured)
-    tile = _tile(old, keys, places, means, counts, same, measured)
+    tile = _tile(old, keys, places, means, counts, width, same, measured)
     features = []
     for number, mean in enumerate(means):
         estimate = transitive_between(own[0][1][number], own[0][0], own[1][1][number], own[1][0])
@@ -182,11 +192,12 @@ def _known(
     if same:
         keys = np.maximum(keys, keys.T)
     names = (*SIMILARITIES, "together")
-    if old is None or not len(old["keys"]):
+    held = np.zeros(0) if old is None else keys_in(old, width, same)
+    if old is None or not len(held):
         kinds = dict.fromkeys(SIMILARITIES, np.float32) | {"together": np.int32}
         return keys, {name: np.zeros(keys.shape, kinds[name]) for name in names}, np.full(keys.shape, -1)
-    at = np.minimum(np.searchsorted(old["keys"], keys), len(old["keys"]) - 1)
-    there = old["keys"][at] == keys
+    at = np.minimum(np.searchsorted(held, keys), len(held) - 1)
+    there = held[at] == keys
     before = {name: np.where(there, old[name][at], old[name].dtype.type(0)) for name in names}
     return keys, before, np.where(there, at, -1)
 
@@ -209,6 +220,7 @@ def _tile(
     places: np.ndarray,
     means: list[np.ndarray],
     counts: np.ndarray,
+    width: int,
     same: bool,
     measured: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
@@ -219,18 +231,28 @@ def _tile(
     values = {"together": counts[kept].astype(np.int32)}
     values |= {name: mean[kept].astype(np.float32) for name, mean in zip(SIMILARITIES, means, strict=True)}
     if old is None:
-        return {"keys": keys, **values}  # rows and columns ascend, and so do keys
+        return _stored(keys, values, width, same)  # rows and columns ascend, and so do keys
     new = places < 0
     changed = {name: old[name].copy() for name in values}
     for name, value in values.items():
         changed[name][places[~new]] = value[~new]
     if not new.any():
-        return {"keys": old["keys"], **changed}
-    together = np.concatenate([old["keys"], keys[new]])
+        return {name: array for name, array in old.items() if name not in values} | changed
+    together = np.concatenate([keys_in(old, width, same), keys[new]])
     order = np.argsort(together, kind="stable")
-    return {"keys": together[order]} | {
-        name: np.concatenate([changed[name], value[new]])[order] for name, value in values.items()
-    }
+    merged = {name: np.concatenate([changed[name], value[new]])[order] for name, value in values.items()}
+    return _stored(together[order], merged, width, same)
+
+
+def _stored(
+    keys: np.ndarray, values: Mapping[str, np.ndarray], width: int, same: bool
+) -> dict[str, np.ndarray]:
+    """A tile of these pairs, without keys if they are all of some rows and columns."""
+    rows, columns = (np.flatnonzero(np.bincount(part)).astype(np.uint32) for part in np.divmod(keys, width))
+    every = len(rows) * (len(rows) + 1) // 2 if same else len(rows) * len(columns)
+    if len(keys) == every and (not same or np.array_equal(rows, columns)):
+        return {"rows": rows, "columns": columns, **values}
+    return {"keys": keys, **values}
 
 
 def _rows_of(
@@ -246,7 +268,7 @@ def _rows_of(
     row_of[clients] = np.arange(len(clients))
     for (block, lies), tile in zip(where, tiles, strict=True):
         first = every.index(block) * width
-        rows, columns = np.divmod(tile["keys"].astype(np.int64), width)
+        rows, columns = np.divmod(keys_in(tile, width, lies == "both").astype(np.int64), width)
         for side, own, others in (("rows", rows, columns), ("columns", columns, rows)):
             if lies not in (side, "both"):
                 continue

@@ -78,8 +78,9 @@ def remembered(state: Any) -> dict[tuple[int, int], tuple[float, float, int]]:
     for name, tile in state["pairs"]["tiles"].items():
         rows, columns = (int(part) * width for part in name.split("-"))
         tile = tile.value if isinstance(tile, LeftBehind) else tile
-        assert (np.diff(tile["keys"].astype(int)) > 0).all()
-        for place, key in enumerate(tile["keys"].tolist()):
+        keys = pair_history.keys_in(tile, width, rows == columns).astype(int)
+        assert (np.diff(keys) > 0).all()
+        for place, key in enumerate(keys.tolist()):
             values = (tile[kind][place] for kind in (*pair_history.SIMILARITIES, "together"))
             found[rows + key // width, columns + key % width] = tuple(values)
     return found
@@ -112,7 +113,7 @@ def test_memory_grows_with_pairs_that_met(play, in_tiles) -> None:
     pairs = remembered(state)
     assert len(pairs) < POPULATION * (POPULATION + 1) / 2
     held = sum(array.nbytes for tile in state["pairs"]["tiles"].values() for array in tile.value.values())
-    assert held == 16 * len(pairs)
+    assert 12 * len(pairs) < held <= 16 * len(pairs)
 
 
 def test_arrays_become_tiles_when_there_are_too_many_clients(play, in_tiles, monkeypatch) -> None:
