@@ -64,8 +64,10 @@ class DnC(Defense):
         count, size = updates.num_clients, min(self.dimensions, updates.dim)
         drops = min(int(self.filter_fraction * minority(self.num_byzantine, count)), count - 1)
         drawn = np.zeros((self.repeats, updates.dim), bool)
-        for number, row in enumerate(drawn):
-            row[ctx.generator("dimensions", number).choice(updates.dim, size, replace=False)] = True
+        with ctx.stage("draw"):
+            for number, row in enumerate(drawn):
+                draw = ctx.generator("dimensions", number)
+                row[draw.choice(updates.dim, size, replace=False, shuffle=False)] = True
         grams = updates.reduce_columns("gram", centred_grams, drawn, dtype=np.float64, needs=ACCELERATED)
         with ctx.stage("spectrum"):
             shares = np.stack([leading_shares(gram) for gram in grams])

@@ -65,10 +65,10 @@ class FreqFed(Defense):
 
 
 def low_frequencies(row: np.ndarray, count: int) -> np.ndarray:
-    """The first coefficients [count] float32 of the orthonormal DCT-II of a row [d]."""
+    """The first coefficients [count] of the orthonormal DCT-II of a row [d], in its precision."""
     from scipy.fft import dct
 
-    coefficients: np.ndarray = dct(row.astype(np.float64), norm="ortho")[:count].astype(np.float32)
+    coefficients: np.ndarray = dct(row, norm="ortho")[:count]
     return coefficients
 
 

@@ -87,7 +87,9 @@ class SignGuard(Defense):
         norms = np.sqrt(squared_norms(updates))
         median = float(np.median(norms))
         usual = (norms >= self.lower * median) & (norms <= self.upper * median)
-        drawn = ctx.put(self.drawn(updates.dim, ctx))
+        with ctx.stage("draw"):
+            mask = self.drawn(updates.dim, ctx)
+        drawn = ctx.put(mask)
         counted = updates.map_row_stage(RowStage("signs", _sign_shares, (drawn,), buffers=False))
         features = np.array(counted, np.float64).reshape(-1, 3)
         features /= np.maximum(features.max(axis=0), np.finfo(np.float64).tiny)
@@ -112,7 +114,7 @@ class SignGuard(Defense):
             start = int(draw.integers(dim - size + 1))
             mask[start : start + size] = True
         else:
-            mask[draw.choice(dim, size, replace=False)] = True
+            mask[draw.choice(dim, size, replace=False, shuffle=False)] = True
         return mask
 
     def alikeness(self, updates: Updates, last: np.ndarray | None, ctx: Context) -> np.ndarray:

@@ -37,7 +37,7 @@ BY_STAGE: Mapping[str, set[R]] = {
 }
 """Timed stage of a defense -> what it uses."""
 OTHERS = {
-    "bandwidth", "bulyan", "clip", "closeness", "cluster", "combine", "cosine", "cosines", "counts", "dct", "energies", "energy",
+    "bandwidth", "bulyan", "clip", "closeness", "cluster", "combine", "cosine", "cosines", "counts", "dct", "draw", "energies", "energy",
     "foolsgold", "forest", "gap_statistic", "gradients", "head", "history", "joint_two_means", "keep", "krum", "lbfgs",
     "distances", "leave_one_out", "mix", "mmd", "neighbours", "noise", "norms", "one_class_svm", "probe", "reconstruct",
     "scores", "sign_vote", "signs", "similarity", "sketch", "sketch_codes", "soft", "spectrum", "subsets",
