@@ -41,7 +41,7 @@ class LayerwisePoisoning(Trigger):
 
     paper = "Zhuang et al., ICLR 2024"
     threshold: PositiveFraction = 0.95
-    """Share of the malicious model's success at which no further layer is taken (tau; the paper: 0.95)."""
+    """Share of the malicious model's success at which no further layer is taken (tau)."""
     strength: Positive = 1.0
     """Factor lambda on the malicious update in the critical layers."""
 

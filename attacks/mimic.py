@@ -19,8 +19,8 @@ from raysim.options import PositiveInt
 class Mimic(Attack):
     """Submit one benign client's update, of the one that stands out along the direction in which clients differ most.
 
-    Karimireddy, He and Jaggi, "Byzantine-robust learning on heterogeneous datasets via bucketing" (ICLR 2022), appendix
-    B: nothing that is submitted is unusual, but the data of the client that is copied counts too much.
+    Karimireddy, He and Jaggi, "Byzantine-robust learning on heterogeneous datasets via bucketing" (ICLR 2022):
+    nothing that is submitted is unusual, but the data of the client that is copied counts too much.
 
     target: `variance`, as in the paper: in the first `warmup` rounds (of this attack) the mean mu and the direction z of
     the benign updates u_i are estimated as they come, mu <- t/(1+t) mu + 1/(1+t) mean_i u_i, then z <- t/(1+t) z + 1/(1+t)

@@ -2,8 +2,8 @@
 
 Xu, Zhang and Hu, "Detecting backdoor attacks in federated learning via direction alignment inspection", CVPR 2025.
 
-Published code that differs: a deviation of exactly the radius is rejected there, and the accepted are averaged by their
-data (the paper: uniformly).
+Published code that differs: a deviation of exactly the radius is rejected there, and of an even number of norms the lower
+middle one is what the accepted are clipped to.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class AlignIns(Defense):
 
     paper = "Xu et al., CVPR 2025"
     direction_radius: Positive = 1.0
-    """Largest MZ-score of the cosine to the global model (lambda_c; the paper: 1)."""
+    """Largest MZ-score of the cosine to the global model (lambda_c; published code: 1)."""
     sign_radius: Positive = 1.0
-    """Largest MZ-score of the alignment of signs (lambda_s; the paper: 1)."""
+    """Largest MZ-score of the alignment of signs (lambda_s; published code: 1)."""
     top_share: PositiveFraction = 0.3
-    """Share of an update's entries, the largest, whose signs are compared (the paper: 0.3)."""
+    """Share of an update's entries, the largest, whose signs are compared (published code: 0.3)."""
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Two measures of alignment, one filter, clipped mean."""

@@ -1,6 +1,6 @@
 """Centered clipping: nobody moves the aggregate further than a radius from where it was in the round before.
 
-Karimireddy, He and Jaggi, "Learning from history for Byzantine robust optimization", ICML 2021, algorithm 2: the centre
+Karimireddy, He and Jaggi, "Learning from history for Byzantine robust optimization", ICML 2021: the centre
 of a round is the aggregate of the round before, and one step a round is enough. Published code that differs: Blades
 takes 5 steps (option `iterations`); all of it has a fixed radius (option `radius`).
 """

@@ -2,7 +2,7 @@
 
 Fereidooni et al., "FreqFed: a frequency analysis-based approach for mitigating poisoning attacks in federated learning",
 NDSS 2024. The paper leaves open how HDBSCAN is set; as in FLAME, by the same group, a cluster of more than half of the
-clients is asked for, and always found (option `min_cluster_size`). Published code that differs looks at the last layer
+clients is asked for, and always found (option `min_cluster_size`). A published port that differs looks at the last layer
 alone, and gives HDBSCAN the rows of the distance matrix.
 """
 
@@ -42,7 +42,7 @@ class FreqFed(Defense):
     paper = "Fereidooni et al., NDSS 2024"
     needs = frozenset({Requirement.GRAM})
     kept_share: PositiveFraction = 0.5
-    """Share of the coefficients that are low frequencies and compared (published code: 0.5)."""
+    """Share of the coefficients that are low frequencies and compared (a published port: 0.5)."""
     min_cluster_size: AtLeastTwo | None = None
     """HDBSCAN's smallest cluster, in clients; null: floor(K / 2) + 1."""
 

@@ -4,9 +4,10 @@ El Mhamdi, Guerraoui and Rouault, "The hidden vulnerability of distributed learn
 El Mhamdi et al., "Genuinely distributed Byzantine machine learning", PODC 2020 (minimum-diameter averaging). The set is
 the exact one, as in ByzFL, which tries all C(K, f) sets.
 
-Here the sets are not tried. K - f updates lie within a diameter t where the pairs further apart than t can all be hit by
-removing f updates: a vertex cover of size f, which a search of at most 1.47^f branches decides (Chen, Kanj and Jia, 2001).
-The smallest such t is found by bisection over the K (K - 1) / 2 distances.
+Here the sets are not tried. K - f updates lie within a diameter t if removing f updates hits all pairs further apart than
+t: a vertex cover of size f. The search for one branches on updates that lie too far from at least three others, either
+these go or that one, so that it takes at most 1.47^f steps (1.4656^f = 1.4656^(f - 1) + 1.4656^(f - 3)). The smallest such
+t is found by bisection over the K (K - 1) / 2 distances.
 """
 
 from __future__ import annotations

@@ -189,6 +189,6 @@ class Attack(Declared):
         """Samples of `triggered_test` as they are in this round, as many: for attacks whose trigger changes.
 
         A pure function, called where clients are hosted when a model is evaluated. ctx: of the attack's first client, with
-        the global vector that the round began with; its local training, notes aside, is at hand as in `train`.
+        the global vector that the round began with; what is noted there is not recorded.
         """
         return test
