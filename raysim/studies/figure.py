@@ -32,18 +32,12 @@ def panels(count: int, height: float = PANEL_HEIGHT) -> tuple[Figure, list[Axes]
     """A figure with so many panels side by side, in the style of the report's."""
     from matplotlib.figure import Figure
 
-    from raysim.report.drawing import GRID, LINE, QUIET, WIDE
+    from raysim.report.drawing import WIDE, dressed
 
     figure = Figure(figsize=(WIDE, height), layout="constrained")
     found = [figure.add_subplot(1, count, place + 1) for place in range(count)]
     for axes in found:
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(LINE)
-        axes.tick_params(colors=QUIET, labelsize=9, length=3)
-        axes.yaxis.grid(color=GRID, lw=0.8)
-        axes.set_axisbelow(True)
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set(color=QUIET, fontsize=9)
+        dressed(axes)
     return figure, found
 
 
@@ -176,7 +170,7 @@ def large_parts(bars_of: Sequence[Mapping[str, float]]) -> list[str]:
         whole = sum(bar.values()) or 1.0
         for name, length in bar.items():
             largest[name] = max(largest.get(name, 0.0), length / whole)
-    able = [name for name, share in largest.items() if share >= LEAST_SHARE]
+    able = [name for name, share in largest.items() if share >= LEAST_SHARE and not name.startswith("(")]
     kept = sorted(able, key=lambda name: -largest[name])[: len(COLOURS)]
     return [name for name in largest if name in kept]
 

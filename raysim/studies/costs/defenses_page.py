@@ -12,7 +12,7 @@ from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.composition.registry import defense_title
 from raysim.studies import markdown
 from raysim.studies.costs.defenses import OWN, PEER, DefensesCell, DefensesPlan
-from raysim.studies.scaling.tables import BETWEEN, WHOLE
+from raysim.studies.stages import BETWEEN, WHOLE
 from raysim.studies.study import Page
 from raysim.studies.table import Values, gathered
 

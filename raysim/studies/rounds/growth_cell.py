@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from raysim.backends import ray_connection as ray_cluster
@@ -21,7 +20,7 @@ from raysim.runs.execution import Keeper
 from raysim.studies.memory import RayWatch
 from raysim.studies.rounds.cases import WARM_UP
 from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
-from raysim.studies.scaling.tables import BETWEEN, WHOLE
+from raysim.studies.stages import stage_rows
 from raysim.studies.store import span_rows
 from raysim.studies.table import Row
 
@@ -65,42 +64,17 @@ def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> 
             began, cpu, clock = time.time(), time.process_time(), time.perf_counter()
             spans, state = one_round()
             wall, cpu = time.perf_counter() - clock, time.process_time() - cpu
+            cpu += sum(span.cpu_s for span in spans if span.task != WHOLE_STAGE)
             result = digest(state.global_vector)
-            about = {**common, "round": number, "started_s": began}
-            timed += [{**about, **row} for row in round_rows(spans, wall, cpu, result)]
+            found = stage_rows(spans, wall_s=wall, cpu_s=cpu, started_s=began, result=result)
+            timed += [{**common, "round": number, **row} for row in found]
             kept += span_rows(cell, spans, round=number)
         if watch is None:
             return {"rounds": timed, "memory": [], "spans": kept}
-        with watch.memory() as found:
+        with watch.memory() as peaks:
             one_round()
-        memory = [{**common, "node": number, **vars(node)} for number, node in enumerate(found)]
+        memory = [{**common, "node": number, **vars(node)} for number, node in enumerate(peaks)]
         return {"rounds": timed, "memory": memory, "spans": kept}
-
-
-def round_rows(spans: Sequence[Span], wall_s: float, own_cpu_s: float, result: str) -> list[Row]:
-    """A row for each stage of a round in the order they ran, for what lies between them, and for the whole."""
-    tasks_cpu_s = sum(span.cpu_s for span in spans if span.task != WHOLE_STAGE)
-    whole = {**_summary(spans), "wall_s": wall_s, "cpu_s": own_cpu_s + tasks_cpu_s}
-    stages: list[Row] = []
-    for order, name in enumerate(dict.fromkeys(span.stage for span in spans if span.task == WHOLE_STAGE)):
-        of_stage = _summary([span for span in spans if span.stage == name])
-        stages.append({**of_stage, "stage": name, "order": order, "digest": ""})
-    rest = {key: max(0.0, whole[key] - sum(row[key] for row in stages)) for key in ("wall_s", "cpu_s")}
-    between = {**_summary([]), **rest, "stage": BETWEEN, "order": len(stages), "digest": ""}
-    return [{**whole, "stage": WHOLE, "order": -1, "digest": result}, *stages, between]
-
-
-def _summary(spans: Sequence[Span]) -> Row:
-    """The columns that follow from the spans of one stage, or of several."""
-    stages = [span for span in spans if span.task == WHOLE_STAGE]
-    tasks = [span for span in spans if span.task != WHOLE_STAGE]
-    sums = ("wall_s", "cpu_s", "bytes_in", "bytes_out", "bytes_moved")
-    return {
-        **{name: sum(getattr(span, name) for span in stages) for name in sums},
-        "tasks": len(tasks),
-        "nodes_used": max(1, len({span.node for span in tasks or stages})),
-        "peak_memory_bytes": max((span.peak_memory_bytes for span in spans), default=0),
-    }
 
 
 def _common(plan: GrowthPlan, experiment: Experiment, places: list[Place]) -> Row:

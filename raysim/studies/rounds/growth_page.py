@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,9 +16,17 @@ from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import draw
 from raysim.studies.scaling.fit import growth
 from raysim.studies.scaling.page import growth_table
-from raysim.studies.scaling.read import MatrixSize, Measured, PeakMemory, Setup
-from raysim.studies.scaling.tables import WHOLE
+from raysim.studies.scaling.read import (
+    MatrixSize,
+    Measured,
+    Setup,
+    read_memory,
+    read_stages,
+    setup_of,
+    size_of,
+)
 from raysim.studies.scaling.view import ScalingView, views
+from raysim.studies.stages import WHOLE
 from raysim.studies.study import Page, picture
 from raysim.studies.table import Row
 
@@ -42,10 +50,10 @@ SECONDS = "seconds a round, medians of stages"
 
 def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Sequence[str]) -> Page:
     """The page, its figures, and the fitted exponents as the table `growth`. planned: variants in their order."""
-    rows: list[Row] = tables["rounds"].to_pylist()
-    measured = read_rounds(rows, list(dict.fromkeys([*planned, *map(_variant, rows)])))
+    rows = [as_defense(row) for row in tables["rounds"].to_pylist()]
+    measured = read_rounds(rows, planned)
     laws = growth(measured, "clients")
-    fits, memory = sections.Fits(laws), read_memory(tables["memory"].to_pylist())
+    fits, memory = sections.Fits(laws), read_memory([as_defense(row) for row in tables["memory"].to_pylist()])
     figures: dict[str, tuple[str, Figure]] = {}
     first, last = (pick(row["started_s"] for row in rows) for pick in (min, max))
     dates = " to ".join(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for at in (first, last))
@@ -65,59 +73,38 @@ def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Se
     return Page(["\n".join(lines)], figures, {"growth": growth_table(laws)})
 
 
-def read_rounds(rows: Sequence[Row], order: Sequence[str]) -> list[Measured]:
+def read_rounds(rows: Iterable[Row], order: Sequence[str]) -> list[Measured]:
     """One entry a stage of a cell, over its repeats: of each, the median over its timed rounds.
 
     order: the variants as they are to be listed.
     """
-    grouped: dict[tuple[Setup, str, MatrixSize, str], dict[int, list[Row]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    grouped: dict[tuple[Setup, str, MatrixSize, str, int], list[Row]] = defaultdict(list)
     for row in rows:
-        key = (_setup(row), _variant(row), _size(row), row["stage"])
-        grouped[key][row["repeat"]].append(row)
-    found = []
-    for (setup, variant, size, stage), repeats in sorted(grouped.items()):
-        every = [row for _, of_repeat in sorted(repeats.items()) for row in of_repeat]
-        found.append(
-            Measured(
-                setup=setup,
-                defense=variant,
-                stage=stage,
-                size=size,
-                model=every[0]["model"],
-                order=min(row["order"] for row in every),
-                runs=tuple((every[0]["seed"], repeat) for repeat in sorted(repeats)),
-                started_s=np.array([repeats[repeat][0]["started_s"] for repeat in sorted(repeats)]),
-                wall_s=_medians(repeats, "wall_s"),
-                bytes_moved=_medians(repeats, "bytes_moved"),
-                tasks=max(row["tasks"] for row in every),
-                nodes_used=max(row["nodes_used"] for row in every),
-                peak_memory_bytes=max(row["peak_memory_bytes"] for row in every),
-                spilled_bytes=0,
-                digests=tuple(repeats[repeat][-1]["digest"] for repeat in sorted(repeats)),
-            )
-        )
-    return sorted(found, key=lambda m: (m.setup, order.index(m.defense), m.size, m.order, m.stage))
+        at = (setup_of(row), row["defense"], size_of(row), row["stage"], row["repeat"])
+        grouped[at].append(row)
+    return read_stages([_of_repeat(found) for _, found in sorted(grouped.items())], order)
 
 
-def read_memory(rows: Sequence[Row]) -> list[PeakMemory]:
-    """One entry a node of a cell."""
-    names = ("worker_bytes", "largest_worker_bytes", "store_bytes")
-    return [
-        PeakMemory(_setup(row), _variant(row), _size(row), row["node"], *(row[name] for name in names))
-        for row in sorted(rows, key=lambda row: (_setup(row), _variant(row), _size(row), row["node"]))
-    ]
+def as_defense(row: Row) -> Row:
+    """A row with the names that scaling's tables have: how clients sit in actors is the defense, the case the updates."""
+    return {**row, "defense": _variant(row), "backend": "ray", "updates": row["case"], "spilled_bytes": 0}
+
+
+def _of_repeat(rows: Sequence[Row]) -> Row:
+    """The timed rounds of a repeat as one."""
+    medians = {name: float(np.median([row[name] for row in rows])) for name in ("wall_s", "bytes_moved")}
+    most = {name: max(row[name] for row in rows) for name in ("tasks", "nodes_used", "peak_memory_bytes")}
+    return {**rows[0], **medians, **most, "digest": rows[-1]["digest"]}
 
 
 def _actors(view: ScalingView, rows: Sequence[Row]) -> list[str]:
     """Actors, where they sat, and rounds an hour, by K."""
     actors = {
-        (_variant(row), _size(row)): [
+        (row["defense"], size_of(row)): [
             row[name] for name in ("actors", "actor_nodes", "actor_gpus", "clients_per_stack")
         ]
         for row in rows
-        if _setup(row) == view.setup
+        if setup_of(row) == view.setup
     }
     table = []
     for variant in view.defenses:
@@ -176,19 +163,6 @@ def _digests(rows: Sequence[Row]) -> list[str]:
     if different:
         return [f"**RESULTS DIFFER between nodes, actors or repeats: {'; '.join(different)}.**"]
     return ["Equal global parameters after every round on all numbers of nodes and actors, in all repeats."]
-
-
-def _medians(repeats: dict[int, list[Row]], name: str) -> np.ndarray:
-    """[repeats]"""
-    return np.array([np.median([row[name] for row in repeats[repeat]]) for repeat in sorted(repeats)])
-
-
-def _setup(row: Row) -> Setup:
-    return Setup(row["kind"], row["cpus_per_node"], row["bandwidth"], "ray", row["case"])
-
-
-def _size(row: Row) -> MatrixSize:
-    return MatrixSize(row["clients"], row["parameters"], row["nodes"])
 
 
 def _variant(row: Row) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raysim.runs.table_schema import Columns, TableSchema
+from raysim.studies.stages import MEMORY_COLUMNS, STAGE_COLUMNS
 from raysim.studies.store import SPANS
 
 CELL = {
@@ -34,25 +35,11 @@ COLUMNS: Mapping[str, Columns] = {
     "rounds": {
         **CELL,
         "round": ("int32", "of those that were timed, from 0"),
-        "stage": ("string", "name; (between stages): what no stage covers; (whole): the round"),
-        "order": ("int32", "position in the round; -1: the whole"),
-        "wall_s": ("float64", "wall-clock seconds as the server sees them, waiting and transfers included"),
-        "cpu_s": ("float64", "processor seconds of all processes"),
-        "tasks": ("int32", "tasks and calls of actors"),
-        "nodes_used": ("int32", "nodes that ran any of them"),
-        "bytes_in": ("int64", "bytes of arrays in the tasks' arguments"),
-        "bytes_out": ("int64", "bytes of arrays in their results"),
-        "bytes_moved": ("int64", "bytes of arguments that were brought from other nodes"),
-        "peak_memory_bytes": ("int64", "largest resident memory of any one process meanwhile"),
-        "started_s": ("float64", "start, seconds since the epoch"),
-        "digest": ("string", "SHA-256 of the global vector after the round, (whole) only"),
+        **STAGE_COLUMNS,
     },
     "memory": {
         **CELL,
-        "node": ("int32", "0: the head, where the server is"),
-        "worker_bytes": ("int64", "peak of the sum over worker processes of unshared resident memory"),
-        "largest_worker_bytes": ("int64", "peak of any one of them"),
-        "store_bytes": ("int64", "object store in use after the round"),
+        **MEMORY_COLUMNS,
     },
 }
 """Table -> column -> (type, meaning)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from raysim.studies.costs.subjects import Subject
 from raysim.studies.limits import copy_matrix, gram_product
 from raysim.studies.memory import Watch
 from raysim.studies.scaling.round import RoundMatrix
-from raysim.studies.scaling.tables import BETWEEN, WHOLE
+from raysim.studies.stages import stage_rows, summary
 from raysim.studies.table import Row
 
 LATE = 500
@@ -36,6 +35,12 @@ class Work:
     started_s: float
     inside: bool
     """Whether its tasks ran in this very process."""
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds of all processes."""
+        elsewhere = 0.0 if self.inside else sum(s.cpu_s for s in self.spans if s.task != WHOLE_STAGE)
+        return self.own_cpu_s + elsewhere
 
 
 class Stopwatch:
@@ -79,7 +84,7 @@ def measure_defense(
     clock = Stopwatch(backend)
     verdict, state = judged(defense, state, updates, now, clock)
     del updates
-    stages = stage_rows(clock.work, verdict)
+    stages = stages_of(clock.work, verdict)
     if not memory:
         return stages, [], clock.work.spans
     matrix.renew()
@@ -118,47 +123,17 @@ def rounds_of(defense: Defense) -> tuple[range, int, int]:
     return range(max(0, timed - max(1, past + 1)), timed), timed, timed + interval
 
 
-def stage_rows(work: Work, verdict: Verdict) -> list[Row]:
-    """A row for each stage in the order they ran, for what lies between them, and for the whole."""
-    names = list(dict.fromkeys(span.stage for span in work.spans if span.task == WHOLE_STAGE))
+def stages_of(work: Work, verdict: Verdict) -> list[Row]:
+    """See stage_rows; nothing spilled."""
     arrays = (verdict.aggregate, verdict.weights, verdict.scores, verdict.flagged)
     result = digest(*(array for array in arrays if array is not None))
-    whole = {**_whole(work), "order": -1, "stage": WHOLE, "digest": result}
-    rows: list[Row] = []
-    for number, name in enumerate(names):
-        spans = [span for span in work.spans if span.stage == name]
-        rows.append({**_summary(spans), "order": number, "stage": name})
-    between = {**_summary([]), "order": len(names), "stage": BETWEEN, "started_s": work.started_s}
-    for key in ("wall_s", "cpu_s"):
-        between[key] = max(0.0, whole[key] - sum(row[key] for row in rows))
-    return [*rows, between, whole]
-
-
-def _summary(spans: Sequence[Span]) -> Row:
-    """The columns that follow from the spans of a stage, or of several; nothing spilled, no digest."""
-    stages = [span for span in spans if span.task == WHOLE_STAGE]
-    tasks = [span for span in spans if span.task != WHOLE_STAGE]
-    return {
-        "wall_s": sum(span.wall_s for span in stages),
-        "cpu_s": sum(span.cpu_s for span in stages),
-        "tasks": len(tasks),
-        "nodes_used": max(1, len({span.node for span in tasks or stages})),
-        "bytes_in": sum(span.bytes_in for span in stages),
-        "bytes_out": sum(span.bytes_out for span in stages),
-        "bytes_moved": sum(span.bytes_moved for span in stages),
-        "peak_memory_bytes": max((span.peak_memory_bytes for span in spans), default=0),
-        "started_s": min((span.start_s for span in spans), default=0.0),
-        "spilled_bytes": 0,
-        "digest": "",
-    }
+    rows = stage_rows(
+        work.spans, wall_s=work.wall_s, cpu_s=work.cpu_s, started_s=work.started_s, result=result
+    )
+    return [{**row, "spilled_bytes": 0} for row in rows]
 
 
 def _whole(work: Work) -> Row:
     """The columns of all that was done, seconds as this process saw them."""
-    elsewhere = 0.0 if work.inside else sum(span.cpu_s for span in work.spans if span.task != WHOLE_STAGE)
-    return {
-        **_summary(work.spans),
-        "wall_s": work.wall_s,
-        "cpu_s": work.own_cpu_s + elsewhere,
-        "started_s": work.started_s,
-    }
+    own = {"wall_s": work.wall_s, "cpu_s": work.cpu_s, "started_s": work.started_s, "spilled_bytes": 0}
+    return {**summary(work.spans), **own}

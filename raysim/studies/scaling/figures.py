@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
-from raysim.report.drawing import GRID, INK, LINE, PAPER, QUIET, WIDE
+from raysim.report.drawing import GRID, INK, PAPER, QUIET, WIDE, dressed
 from raysim.studies.figure import COLOURS, MARKERS, REST
 from raysim.studies.scaling.fit import shares, strong_scaling
 from raysim.studies.scaling.read import Measured
@@ -185,7 +185,7 @@ def maps(view: ScalingView) -> Figure | None:
             axes.plot(list(pairs), middle, color=colour, marker=marker, lw=1.6, ms=5, label=label)
             axes.fill_between(list(pairs), low, high, color=colour, alpha=0.18, lw=0)
             curves.append(middle)
-        _style(axes)
+        dressed(axes, grid=False)
         axes.yaxis.grid(color=GRID, lw=0.8)
         axes.set_ylim(0.0, None)
         _title(axes, f"{defense_title(defense)}, {_nodes(count)}, d = {view.parameters:,}", pad=24)
@@ -241,7 +241,7 @@ def nodes(view: ScalingView) -> Figure | None:
         ends.append((int(at[-1]), float(middle[-1]), name, colour))
     if len(ends) == 1:
         return None
-    _style(axes)
+    dressed(axes, grid=False)
     axes.yaxis.grid(color=GRID, lw=0.8)
     axes.set_xticks(view.nodes)
     axes.set_ylim(bottom=max(0.0, min(axes.get_ylim()[0], 0.9)))
@@ -334,7 +334,7 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[int, float, str, str]], right: 
 
 
 def _log_axes(axes: Axes, clients: Sequence[int]) -> None:
-    _style(axes)
+    dressed(axes, grid=False)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.grid(color=GRID, lw=0.8)
@@ -352,21 +352,12 @@ def _bar_axes(bars: float) -> tuple[Figure, Axes]:
     """Room for so many horizontal bars."""
     figure = Figure(figsize=(WIDE, 1.1 + 0.29 * bars), layout="constrained")
     axes = figure.add_subplot()
-    _style(axes)
+    dressed(axes, grid=False)
     axes.xaxis.grid(color=GRID, lw=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.margins(y=0.01)
     return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(LINE)
-    axes.tick_params(which="both", colors=QUIET, labelsize=9, length=3)
-    axes.xaxis.label.set(color=QUIET, fontsize=9)
-    axes.yaxis.label.set(color=QUIET, fontsize=9)
-    axes.set_axisbelow(True)
 
 
 def _title(axes: Axes, text: str, pad: float = 8) -> None:

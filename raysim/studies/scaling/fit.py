@@ -12,7 +12,8 @@ import numpy as np
 
 from raysim.studies.fit import PowerLaw, power_law
 from raysim.studies.scaling.read import MatrixSize, Measured, Setup, Subject
-from raysim.studies.scaling.tables import LIMITS, WHOLE
+from raysim.studies.scaling.tables import LIMITS
+from raysim.studies.stages import WHOLE
 
 Along = Literal["clients", "parameters"]
 

@@ -33,9 +33,9 @@ workers on the same matrix in the same repeat."""
 
 def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str]) -> Page:
     """The page, its figures, and the fitted exponents as the table `growth`. planned: defenses in their order."""
-    measured = read_stages(tables["stages"], planned)
+    measured = read_stages(tables["stages"].to_pylist(), planned)
     laws = [*growth(measured, "clients"), *growth(measured, "parameters")]
-    memory, seen = read_memory(tables["memory"]), views(measured)
+    memory, seen = read_memory(tables["memory"].to_pylist()), views(measured)
     figures: dict[str, tuple[str, Figure]] = {}
     lines = [_dates(measured), "", *_digests(measured), "", NOTES, ""]
     for setup in dict.fromkeys(view.setup for view in seen):

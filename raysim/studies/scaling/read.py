@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from raysim.studies.table import Row
 
@@ -111,25 +110,25 @@ class PeakMemory:
     store_bytes: int
 
 
-def read_stages(table: pa.Table, planned: Sequence[str]) -> list[Measured]:
+def read_stages(rows: Iterable[Row], planned: Sequence[str]) -> list[Measured]:
     """The stages, one entry a stage, ordered by setup, defense (as planned), size and place in the pipeline."""
     grouped: dict[tuple[Setup, str, MatrixSize, str], list[Row]] = defaultdict(list)
-    for row in table.to_pylist():
-        grouped[_setup(row), row["defense"], _size(row), row["stage"]].append(row)
-    found = [_measured(*key, rows) for key, rows in grouped.items()]
-    names = list(dict.fromkeys([*planned, *(entry.defense for entry in found)]))
-    return sorted(found, key=lambda m: (m.setup, names.index(m.defense), m.size, m.order, m.stage))
+    for row in rows:
+        grouped[setup_of(row), row["defense"], size_of(row), row["stage"]].append(row)
+    entries = [_measured(*key, found) for key, found in grouped.items()]
+    names = list(dict.fromkeys([*planned, *(entry.defense for entry in entries)]))
+    return sorted(entries, key=lambda m: (m.setup, names.index(m.defense), m.size, m.order, m.stage))
 
 
-def read_memory(table: pa.Table) -> list[PeakMemory]:
+def read_memory(rows: Iterable[Row]) -> list[PeakMemory]:
     """Memory, one entry a node."""
     grouped: dict[tuple[Setup, str, MatrixSize, int], list[Row]] = defaultdict(list)
-    for row in table.to_pylist():
-        grouped[_setup(row), row["defense"], _size(row), row["node"]].append(row)
+    for row in rows:
+        grouped[setup_of(row), row["defense"], size_of(row), row["node"]].append(row)
     names = ("worker_bytes", "largest_worker_bytes", "store_bytes")
     return [
-        PeakMemory(*key, *(max(row[name] for row in rows) for name in names))
-        for key, rows in sorted(grouped.items())
+        PeakMemory(*key, *(max(row[name] for row in found) for name in names))
+        for key, found in sorted(grouped.items())
     ]
 
 
@@ -154,9 +153,11 @@ def _measured(setup: Setup, defense: str, size: MatrixSize, stage: str, rows: li
     )
 
 
-def _setup(row: Mapping[str, Any]) -> Setup:
+def setup_of(row: Row) -> Setup:
+    """Where a row was measured."""
     return Setup(*(row[name] for name in Setup._fields))
 
 
-def _size(row: Mapping[str, Any]) -> MatrixSize:
+def size_of(row: Row) -> MatrixSize:
+    """At which size."""
     return MatrixSize(*(row[name] for name in MatrixSize._fields))

@@ -12,8 +12,9 @@ from raysim.studies import markdown
 from raysim.studies.scaling.figures import CAPTIONS
 from raysim.studies.scaling.fit import Growth, Ratio, limit_ratio, shares, strong_scaling, weak_scaling
 from raysim.studies.scaling.read import COPY, GRAM, Measured, PeakMemory, Setup, Subject
-from raysim.studies.scaling.tables import LIMITS, WHOLE
+from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.scaling.view import LIMIT_LABELS, ScalingView
+from raysim.studies.stages import WHOLE
 from raysim.studies.study import picture
 
 GIB, MIB = 2**30, 2**20

@@ -109,7 +109,7 @@ class Scaling(Study[ScalingPlan, ScalingCell]):
             (subject,) = [subject for subject in plan.subjects if subject.label == cell.defense]
             last = cell.repeat == plan.repeats - 1
             stages, memory, spans = measure_defense(subject, matrix, bench.watch, memory=last)
-            stages[-1]["spilled_bytes"] = bench.watch.spilled() - before
+            stages[0]["spilled_bytes"] = bench.watch.spilled() - before
         common = bench.common(matrix)
         rows = {"stages": stages, "memory": memory}
         kept: dict[str, Rows] = {name: [{**common, **row} for row in found] for name, found in rows.items()}
@@ -119,7 +119,7 @@ class Scaling(Study[ScalingPlan, ScalingCell]):
         """Seconds of the whole, or of the limits."""
         stages = rows["stages"]
         if any(row["digest"] for row in stages):
-            return f"{stages[-1]['wall_s']:.3f} s"
+            return f"{stages[0]['wall_s']:.3f} s"
         return ", ".join(f"{row['stage']} {row['wall_s']:.3f} s" for row in stages)
 
     def page(self, plan: ScalingPlan, tables: Mapping[str, pa.Table]) -> Page:

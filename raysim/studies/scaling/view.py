@@ -10,7 +10,8 @@ import numpy as np
 
 from raysim.composition.registry import defense_title
 from raysim.studies.scaling.read import COPY, GRAM, MatrixSize, Measured, Setup
-from raysim.studies.scaling.tables import LIMITS, WHOLE
+from raysim.studies.scaling.tables import LIMITS
+from raysim.studies.stages import WHOLE
 
 MAPS, AUTOENCODER = "cam", "autoencoder"
 """The stages of the defenses that train an autoencoder on class-activation maps."""

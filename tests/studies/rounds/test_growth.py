@@ -21,10 +21,11 @@ from raysim.errors import ConfigError, RecordError, RunError
 from raysim.studies.figure import large_parts
 from raysim.studies.rounds import growth as rounds_growth
 from raysim.studies.rounds.growth import Growth, GrowthCell, GrowthPlan
-from raysim.studies.rounds.growth_cell import measure_cell, round_rows
-from raysim.studies.rounds.growth_page import read_rounds
+from raysim.studies.rounds.growth_cell import measure_cell
+from raysim.studies.rounds.growth_page import as_defense, read_rounds
 from raysim.studies.rounds.tables import COLUMNS, TABLES
 from raysim.studies.runner import carry_out
+from raysim.studies.stages import stage_rows
 from raysim.studies.store import Store, read_json
 
 ONE: dict[str, Any] = {"case": ("digits",), "rounds": 1, "cpus_per_node": 2}
@@ -33,6 +34,10 @@ TINY = GrowthPlan(**ONE, clients=(4,), repeats=1)
 
 def measure(plan: GrowthPlan, out: Path, **options: Any) -> str:
     return carry_out(Growth(), plan, out, **{"tell": lambda line: None, **options})
+
+
+def of_round(spans: list[Span], wall_s: float, cpu_s: float, digest: str) -> list[dict[str, Any]]:
+    return stage_rows(spans, wall_s=wall_s, cpu_s=cpu_s, started_s=0.0, result=digest)
 
 
 def rows_of(plan: GrowthPlan, cell: GrowthCell, seconds: float, digest: str = "same") -> list[dict[str, Any]]:
@@ -44,7 +49,7 @@ def rows_of(plan: GrowthPlan, cell: GrowthCell, seconds: float, digest: str = "s
         **{"actors": 2, "actor_nodes": cell.nodes, "actor_gpus": 0, "seed": 0, "round": 0, "started_s": 0.0},
     }
     spans = [span("train", -1, seconds / 2), span("train", 0, seconds / 4), span("gram", -1, seconds / 4)]
-    return [{**common, **row} for row in round_rows(spans, seconds, 0.0, digest)]
+    return [{**common, **row} for row in of_round(spans, seconds, 0.0, digest)]
 
 
 def span(stage: str, task: int, wall_s: float) -> Span:
@@ -194,7 +199,7 @@ def test_a_driver_that_fails_is_an_error_that_says_how_to_go_on(tmp_path, monkey
 
 def test_the_rows_of_a_round_add_up_to_the_whole():
     spans = [span("train", -1, 2.0), span("train", 0, 1.5), span("train", 1, 1.9), span("gram", -1, 1.0)]
-    whole, train, gram, between = round_rows(spans, 4.0, 0.5, "abc")
+    whole, train, gram, between = of_round(spans, 4.0, 2.5, "abc")
     assert [row["stage"] for row in (whole, train, gram, between)] == [
         "(whole)", "train", "gram", "(between stages)"
     ]  # fmt: skip
@@ -209,7 +214,7 @@ def test_a_repeat_counts_with_the_median_of_its_rounds():
     (cell,) = TINY.grid_of(1)
     rows = [row for s in (1.0, 5.0, 2.0) for row in rows_of(TINY, cell, s)]
     rows += rows_of(TINY, replace(cell, repeat=1), 4.0)
-    found = {entry.stage: entry for entry in read_rounds(rows, [cell.variant])}
+    found = {entry.stage: entry for entry in read_rounds(map(as_defense, rows), [cell.variant])}
     np.testing.assert_allclose(found["(whole)"].wall_s, [2.0, 4.0])
     np.testing.assert_allclose(found["train"].wall_s, [1.0, 2.0])
     assert found["(whole)"].runs == ((0, 0), (0, 1))

@@ -18,7 +18,8 @@ from raysim.studies.scaling.fit import (
     weak_scaling,
 )
 from raysim.studies.scaling.read import MatrixSize, Measured, Setup
-from raysim.studies.scaling.tables import LIMITS, WHOLE
+from raysim.studies.scaling.tables import LIMITS
+from raysim.studies.stages import WHOLE
 
 SETUP = Setup("raylets", 1, "", "ray", "synthetic")
 

@@ -16,8 +16,9 @@ from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import moved, nodes, runtime, split, spread_out
 from raysim.studies.scaling.page import page_of
 from raysim.studies.scaling.read import read_stages
-from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES, WHOLE
+from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES
 from raysim.studies.scaling.view import ScalingView, views
+from raysim.studies.stages import WHOLE
 from raysim.studies.study import Page
 
 CELL: dict[str, Any] = {
@@ -111,7 +112,7 @@ def full() -> tuple[Page, str]:
 
 
 def view_of(stages: list[dict[str, Any]]) -> ScalingView:
-    (view,) = views(read_stages(TABLES["stages"].table(stages), ()))
+    (view,) = views(read_stages(TABLES["stages"].table(stages).to_pylist(), ()))
     return view
 
 

@@ -31,11 +31,12 @@ from raysim.models import build_model
 from raysim.runs.directory import digest
 from raysim.studies.memory import ProcessPeaks, SpillFolder
 from raysim.studies.runner import carry_out
-from raysim.studies.scaling.cell import Work, rounds_of, stage_rows
+from raysim.studies.scaling.cell import Work, rounds_of, stages_of
 from raysim.studies.scaling.plan import ParameterCount, ScalingPlan, cells_of, sizes_of
 from raysim.studies.scaling.study import Scaling, estimates, shared_cpus
-from raysim.studies.scaling.tables import BETWEEN, COLUMNS, LIMITS, TABLES, WHOLE
+from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES
 from raysim.studies.scaling.updates import Recorded, in_blocks, source_of
+from raysim.studies.stages import BETWEEN, WHOLE
 
 DIGITS: dict[str, Any] = {"model": "digits_cnn", "image": (1, 8, 8), "classes": 10}
 TINY = ScalingPlan(
@@ -174,19 +175,19 @@ def test_stages_by_hand():
         span("vote", -1, 0.5),
     ]
     verdict = Verdict(np.ones(3, np.float32), flagged=np.array([True]))
-    found = stage_rows(Work(spans, 3.0, 0.25, 9.0, inside=False), verdict)
+    found = stages_of(Work(spans, 3.0, 0.25, 9.0, inside=False), verdict)
     short = [(row["stage"], row["order"], row["wall_s"], row["cpu_s"], row["tasks"]) for row in found]
     assert short == [
+        (WHOLE, -1, 3.0, 1.5, 2),
         ("gram", 0, 2.0, 1.0, 2),
         ("vote", 1, 0.5, 0.25, 0),
         (BETWEEN, 2, 0.5, 0.25, 0),
-        (WHOLE, -1, 3.0, 1.5, 2),
     ]
     assert [(row["nodes_used"], row["bytes_moved"], row["bytes_in"]) for row in found] == [
-        (2, 7, 100), (1, 0, 100), (1, 0, 0), (2, 7, 200),
+        (2, 7, 200), (2, 7, 100), (1, 0, 100), (1, 0, 0),
     ]  # fmt: skip
-    assert found[-1]["digest"] == digest(verdict.aggregate, np.array([True]))
-    assert found[-1]["started_s"] == 9.0
+    assert found[0]["digest"] == digest(verdict.aggregate, np.array([True]))
+    assert found[0]["started_s"] == 9.0
 
 
 def test_what_was_spilled_is_remembered(tmp_path):
