@@ -185,15 +185,7 @@ def _on_cluster(study: Study[Any, Any], plan: OnCluster, out: Path, nodes: int) 
 
     kind = type(study)
     words = [sys.executable, "-m", __name__ if __name__ != "__main__" else "raysim.studies.runner"]
-    with bring_up(
-        plan.kind,
-        nodes=nodes,
-        cpus_per_node=plan.cpus_per_node,
-        gpus_per_node=plan.gpus_per_node,
-        object_store_bytes=plan.object_store_bytes,
-        bandwidth=plan.bandwidth,
-        address=plan.address,
-    ) as cluster:
+    with bring_up(nodes=nodes, address=plan.address, **plan.cluster) as cluster:
         status = cluster.run(
             [*words, f"{kind.__module__}:{kind.__qualname__}", str(out.resolve()), str(nodes)]
         )

@@ -101,9 +101,11 @@ class OnCluster(Plan):
         return self
 
     @property
-    def object_store_bytes(self) -> int | None:
-        """Of each node."""
-        return None if self.object_store is None else int(self.object_store * 2**30)
+    def cluster(self) -> dict[str, Any]:
+        """What `cluster.bring_up` and `cluster.make_plan` take beside the number of nodes."""
+        store = None if self.object_store is None else int(self.object_store * 2**30)
+        shared = ("kind", "cpus_per_node", "gpus_per_node", "bandwidth")
+        return {**{name: getattr(self, name) for name in shared}, "object_store_bytes": store}
 
 
 class InProcesses(Plan):

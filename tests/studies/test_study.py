@@ -215,7 +215,7 @@ def test_what_plans_refuse():
     with pytest.raises(ConfigError, match="nodes: must be one number with kind address"):
         OnCluster(nodes="1,2", kind="address")
     assert OnCluster().cpus_per_node >= 1
-    assert OnCluster(object_store=0.5).object_store_bytes == 2**29
+    assert OnCluster(object_store=0.5).cluster["object_store_bytes"] == 2**29
 
 
 def test_names_of_cells_are_names_of_files():

@@ -172,14 +172,7 @@ class Growth(Study[GrowthPlan, GrowthCell]):
         from raysim.composition.samples import load_data
 
         for nodes in plan.nodes:
-            make_plan(
-                plan.kind,
-                nodes,
-                plan.cpus_per_node,
-                plan.gpus_per_node,
-                plan.object_store_bytes,
-                plan.bandwidth,
-            )
+            make_plan(nodes=nodes, **plan.cluster)
         for case in plan.case:
             load_data(bench_config(case, 1, plan.root))
         left_out = left_out_of(plan)

@@ -193,21 +193,7 @@ def estimates(plan: ScalingPlan, sizes: Sequence[ParameterCount]) -> list[str]:
     disk = shutil.disk_usage(tempfile.gettempdir()).free
     store = None
     if plan.backend != INPROCESS and plan.kind != "address":
-        each = [
-            (
-                nodes,
-                make_plan(
-                    plan.kind,
-                    nodes,
-                    plan.cpus_per_node,
-                    plan.gpus_per_node,
-                    plan.object_store_bytes,
-                    plan.bandwidth,
-                ),
-            )
-            for nodes in plan.nodes
-        ]
-        store = min(nodes * found.object_store_bytes for nodes, found in each)
+        store = min(nodes * make_plan(nodes=nodes, **plan.cluster).object_store_bytes for nodes in plan.nodes)
     lines = []
     for clients in plan.clients:
         for size in sizes:
