@@ -56,6 +56,7 @@ class RuleDefense(Defense):
     def check(self, setting: Setting) -> None:
         """What the rule needs of a round's K clients."""
         if self.rule == "krum":
+            setting.require_all_pairs(type(self).__name__)
             check_cohort(self.num_byzantine, setting.cohort)
         elif self.rule == "trimmed_mean":
             key = "num_byzantine" if self.trim is None else "trim"

@@ -50,7 +50,8 @@ class Bulyan(Defense):
         return most if self.num_byzantine is None else min(self.num_byzantine, most)
 
     def check(self, setting: Setting) -> None:
-        """K >= 4 f + 3."""
+        """K >= 4 f + 3, and no more than one process holds."""
+        setting.require_all_pairs(type(self).__name__)
         most = _tolerated(setting.cohort)
         if self.num_byzantine is not None and self.num_byzantine > most:
             raise ConfigError(

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from raysim.backends.base import ACCELERATED
-from raysim.context import Context, State
+from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.column_tasks import Columns
 from raysim.matrix.pair_distances import pair_products
@@ -42,6 +42,10 @@ class FAADL(Defense):
     """The one-class SVM's nu: at most this share of clients lies strictly outside."""
     margin: Literal["flag", "accept"] = "flag"
     """Clients exactly on the SVM's margin: dropped (`flag`) or kept (`accept`)."""
+
+    def check(self, setting: Setting) -> None:
+        """The SVM holds all pairs."""
+        setting.require_all_pairs(type(self).__name__)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """One Gram matrix, one SVM."""

@@ -26,7 +26,7 @@ from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError
 from raysim.matrix.pair_distances import nearest_scores, pair_distances
-from raysim.matrix.pairs import ARRAY_BYTES, Pairs, is_whole
+from raysim.matrix.pairs import Pairs, is_whole, largest_array
 from raysim.matrix.updates import Updates
 from raysim.options import Count, Fraction, Positive
 from raysim.requirement import Requirement
@@ -130,8 +130,8 @@ class FedGrad(Defense):
         if self.hard and self.num_byzantine is not None and self.num_byzantine > most:
             rule = f"must leave num_byzantine + 3 <= {setting.cohort}, the clients in a round"
             raise ConfigError("num_byzantine", rule, self.num_byzantine, most)
-        if self.scale_similarities and 8 * setting.population**2 > ARRAY_BYTES:
-            rule = "must be off for so many clients: its histories are not symmetric, and are held in one process"
+        if self.scale_similarities and setting.population > largest_array():
+            rule = f"must be off for more than {largest_array():,} clients: its histories are held in one process"
             raise ConfigError("scale_similarities", rule, True, False)
 
     def init(self, ctx: Context) -> State:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from raysim.backends.base import ACCELERATED
-from raysim.context import Context, State
+from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.matrix.column_tasks import Columns
 from raysim.matrix.column_walk import steps
@@ -58,6 +58,11 @@ class Flame(Defense):
     """Standard deviation of the noise in median norms S (the paper's empirical value: 0.001)."""
     clustering: Literal["cosine", "rows"] = "cosine"
     """HDBSCAN by `cosine` distance (the paper), or on the `rows` of the distance matrix (FedGrad's code)."""
+
+    def check(self, setting: Setting) -> None:
+        """Clustering by rows holds all pairs."""
+        if self.clustering == "rows":
+            setting.require_all_pairs("clustering by rows")
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Cluster, clip, average, add noise."""

@@ -41,7 +41,8 @@ class NearestNeighbourMixing(PreAggregation):
         return most if self.num_byzantine is None else min(self.num_byzantine, most)
 
     def check(self, setting: Setting) -> None:
-        """2 f < K."""
+        """2 f < K, and no more than one process holds."""
+        setting.require_all_pairs(type(self).__name__)
         if self.num_byzantine is not None and 2 * self.num_byzantine >= setting.cohort:
             raise ConfigError(
                 "num_byzantine",

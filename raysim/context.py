@@ -14,6 +14,7 @@ from raysim import rng
 from raysim.backends.base import Backend, Needs, Reference
 from raysim.errors import ConfigError
 from raysim.matrix.layout import Layout
+from raysim.matrix.pairs import largest_array
 from raysim.requirement import Requirement
 from raysim.training.recipe import TrainingRecipe
 
@@ -96,6 +97,13 @@ class Setting:
         if self.cam_layer == "":
             rule = f"{method} looks at activation maps, and the model has no convolution"
             raise ConfigError("name", rule, method)
+
+    def require_all_pairs(self, method: str) -> None:
+        """ConfigError unless one process may hold a K x K of float64 for this cohort."""
+        most = largest_array()
+        if self.cohort > most:
+            rule = f"must be at most {most:,} for {method}, which holds all pairs of clients in one process"
+            raise ConfigError("population.cohort", rule, self.cohort, most)
 
     def require_numbers(self, method: str) -> None:
         """ConfigError if inputs are tokens."""

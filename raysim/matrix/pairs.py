@@ -12,6 +12,7 @@ What needs a whole row of the matrix (its nearest, its median, its rank) is give
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,6 +53,15 @@ def cut(count: int) -> tuple[int, ...]:
 def is_whole(count: int) -> bool:
     """Whether a K x K for K = count stays one tile."""
     return 8 * count * count <= WHOLE_BYTES
+
+
+def largest_array(limit: int = ARRAY_BYTES) -> int:
+    """The largest K of which a K x K of float64 has at most `limit` bytes.
+
+    >>> largest_array()
+    16384
+    """
+    return math.isqrt(limit // 8)
 
 
 def places(bounds: Sequence[int]) -> list[tuple[int, int]]:
@@ -180,10 +190,9 @@ class Pairs:
 
     def _require(self, limit: int) -> None:
         if 8 * self.count**2 > limit:
-            most = int((limit / 8) ** 0.5)
             raise RunError(
                 f"a matrix of {self.count:,} x {self.count:,} pairs is not put together in one process; "
-                f"this method takes at most {most:,} clients a round"
+                f"this method takes at most {largest_array(limit):,} clients a round"
             )
 
     def _by_side(self, stage: str, fn: Callable[..., Any], shared: Sequence[Any], needs: Needs) -> list[Any]:

@@ -12,6 +12,8 @@ import pytest
 from attacks import ATTACKS
 from defenses import DEFENSES
 from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.context import Setting
+from raysim.errors import ConfigError
 from raysim.requirement import Requirement as R
 from tests.contract import test_contract_attacks as attacks
 from tests.contract import test_contract_defenses as defenses
@@ -80,6 +82,28 @@ def test_crafted_rows_do_not_depend_on_tiles_of_pairs(name: str, many_tiles: Cal
     tiled, also, _ = attacks.submitted(attack, rows, rows_per_block=5)
     np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-7)
     assert also.keys() == said.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("bulyan", {}),
+        ("faa_dl", {}),
+        ("fedgrad", {"scale_similarities": True}),
+        ("flame", {"clustering": "rows"}),
+        ("nearest_neighbour_mixing", {}),
+        ("pdrr", {"rule": "krum"}),
+    ],
+)
+def test_what_one_process_cannot_hold_is_refused_before_the_start(name: str, options: dict[str, Any]) -> None:
+    defense = DEFENSES[name](**options)
+    most, more = (
+        Setting(population=count, cohort=count, num_malicious=0, rounds=1, num_classes=2)
+        for count in (16_384, 16_385)
+    )
+    defense.check(most)
+    with pytest.raises(ConfigError, match="16,384"):
+        defense.check(more)
 
 
 @pytest.mark.ray
