@@ -20,7 +20,7 @@ from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.distances import squared_distances
-from raysim.matrix.row_products import products_with, squared_norms
+from raysim.matrix.row_products import products_with, squared_norms, squares_about
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import NotNegative, Positive, PositiveFraction
@@ -124,16 +124,12 @@ class SignGuard(Defense):
         elif last is None:
             half = max(1, updates.num_clients // 2)
             values = np.sort(np.sqrt(squared_distances(updates)), axis=1)[:, :half].sum(axis=1)
+        elif self.similarity == "cosine":
+            products = products_with(updates, ctx.put(last), "similarity")
+            both = np.sqrt(products[:, 1] * float(last.astype(np.float64) @ last))
+            values = np.divide(products[:, 0], both, out=np.zeros_like(both), where=both > 0)
         else:
-            products, length = (
-                products_with(updates, ctx.put(last), "similarity"),
-                float(last.astype(np.float64) @ last),
-            )
-            if self.similarity == "cosine":
-                both = np.sqrt(products[:, 1] * length)
-                values = np.divide(products[:, 0], both, out=np.zeros_like(both), where=both > 0)
-            else:
-                values = np.sqrt(np.maximum(products[:, 1] - 2.0 * products[:, 0] + length, 0.0))
+            values = np.sqrt(squares_about(updates, ctx.put(last.astype(np.float64)), "similarity"))
         middle = float(np.median(values))
         if self.similarity == "distance":
             far: np.ndarray = (values >= FAR * middle) / SHARE_OF_SIMILARITY
