@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from raysim.metrics import mean_detection, summarise
 from raysim.report.finished_run import read_finished_run
 from raysim.report.page import render
 from raysim.report.tables import detections
+from tests.report.conftest import write_run_directory
 
 VOID = {"meta", "img", "br", "link", "input", "source"}
 SECTIONS = ["summary", "accuracy", "detection", "heat-maps", "time", "configuration", "environment"]
@@ -80,7 +82,20 @@ def read(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_a_full_run_shows_everything(write_run):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are put together and not drawn, which is most of the time that a page takes."""
+    monkeypatch.setattr("raysim.report.page.data_uri", lambda figure: f"data:,{type(figure).__name__}")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> tuple[Path, str]:
+    """A run of two rounds and three clients, and its page, with every figure drawn; not to be changed."""
+    folder = write_run_directory(tmp_path_factory.mktemp("small") / "layercam-ae", rounds=2, clients=3)
+    return folder, render(folder).read_text(encoding="utf-8")
+
+
+def test_a_full_run_shows_everything(write_run, undrawn):
     folder = write_run(rounds=6, clients=8)
     target = render(folder)
     assert target == folder / "report.html"
@@ -111,7 +126,7 @@ def test_a_full_run_shows_everything(write_run):
     assert next(row for row in page.rows if row[0] == "1")[7] == "-"  # round 1 was not evaluated
 
 
-def test_a_run_of_an_earlier_version_does_not_know_what_was_moved(write_run):
+def test_a_run_of_an_earlier_version_does_not_know_what_was_moved(write_run, undrawn):
     folder = write_run(rounds=1, maps=None)
     spans = pq.read_table(folder / "spans.parquet").drop_columns(["bytes_moved"])
     pq.write_table(spans, folder / "spans.parquet")
@@ -120,8 +135,8 @@ def test_a_run_of_an_earlier_version_does_not_know_what_was_moved(write_run):
     assert "nan" not in page.text
 
 
-def test_the_page_is_self_contained_and_accessible(write_run):
-    text = render(write_run()).read_text(encoding="utf-8")
+def test_the_page_is_self_contained_and_accessible(small):
+    _, text = small
     page = Page(text)
     markup = re.sub(r'src(set)?="data:[^"]*"', "", text)
     assert not re.search(r"https?:|//|url\(|@import|src=", markup)
@@ -135,9 +150,10 @@ def test_the_page_is_self_contained_and_accessible(write_run):
     assert "nan" not in page.text
 
 
-def test_the_same_run_gives_the_same_bytes(write_run):
-    folder = write_run(rounds=2, clients=3)
-    assert render(folder).read_bytes() == render(folder).read_bytes()
+def test_the_same_run_gives_the_same_bytes(small, tmp_path):
+    folder, text = small
+    again = shutil.copytree(folder, tmp_path / folder.name)
+    assert render(again).read_text(encoding="utf-8") == text
 
 
 HOSTILE = "\"><script>alert(1)</script><b x='&amp;$_{ ]]>--></svg>"
@@ -183,8 +199,8 @@ def replace_column(folder: Path, table: str, name: str, values: list[str]) -> No
     pq.write_table(rows.set_column(at, rows.schema.field(at), [values]), file)
 
 
-def test_a_page_in_the_hand_has_figures_of_its_own(write_run):
-    text = render(write_run(rounds=2, clients=3)).read_text(encoding="utf-8")
+def test_a_page_in_the_hand_has_figures_of_its_own(small):
+    _, text = small
     page = Page(text)
     assert [image["media"] for image in page.narrow] == ["(max-width: 760px)"] * len(page.images)
     for wide, narrow in zip(page.images, page.narrow, strict=True):
@@ -201,7 +217,7 @@ def test_a_page_in_the_hand_has_figures_of_its_own(write_run):
     assert "color-scheme: light dark" in text
 
 
-def test_scores_are_counted_beside_their_threshold(write_run):
+def test_scores_are_counted_beside_their_threshold(write_run, undrawn):
     folder = write_run(rounds=3, clients=5, maps=None)
     clients = read_finished_run(folder).clients
     above = {
@@ -223,7 +239,7 @@ def test_scores_that_are_not_finite_are_counted_and_rules_without_threshold_say_
     assert "No scores: the defense gives none." in read(render(folder)).text
 
 
-def test_attackers_and_flagged_are_named_beside_the_heat_maps(write_run):
+def test_attackers_and_flagged_are_named_beside_the_heat_maps(write_run, undrawn):
     folder = write_run(rounds=1, clients=6)
     clients = read_finished_run(folder).clients
     attackers = ", ".join(map(str, clients["client"][clients["malicious"]]))
@@ -246,13 +262,13 @@ def test_no_attack_no_flags_no_maps_one_round(write_run):
     assert "none malicious" in page.text
 
 
-def test_scores_without_flags_give_the_rank_auc_alone(write_run):
+def test_scores_without_flags_give_the_rank_auc_alone(write_run, undrawn):
     page = read(render(write_run(rounds=2, flags=False, maps=None)))
     assert ["Recall", "-", "0"] in page.rows
     assert next(row for row in page.rows if row[0] == "AUC, scores")[2] == "2"
 
 
-def test_no_attackers_leave_the_recall_undefined(write_run):
+def test_no_attackers_leave_the_recall_undefined(write_run, undrawn):
     page = read(render(write_run(rounds=3, attackers=0, success=False, maps=None)))
     assert ["Recall", "-", "0"] in page.rows
     assert next(row for row in page.rows if row[0] == "FPR")[2] == "3"
