@@ -19,6 +19,7 @@ SLOW = (
     "tests/presets/",
     "tests/acceptance/",
     "tests/composition/test_build_once.py",
+    "tests/contract/test_contract_needs.py",
     "tests/contract/test_contract_resume.py",
     "tests/cli/test_interrupts.py",
     "tests/backends/test_shipping.py",

@@ -135,6 +135,7 @@ def test_a_run_of_an_earlier_version_does_not_know_what_was_moved(write_run, und
     assert "nan" not in page.text
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained_and_accessible(small):
     _, text = small
     page = Page(text)
@@ -150,6 +151,7 @@ def test_the_page_is_self_contained_and_accessible(small):
     assert "nan" not in page.text
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(small, tmp_path):
     folder, text = small
     again = shutil.copytree(folder, tmp_path / folder.name)
@@ -159,6 +161,7 @@ def test_the_same_run_gives_the_same_bytes(small, tmp_path):
 HOSTILE = "\"><script>alert(1)</script><b x='&amp;$_{ ]]>--></svg>"
 
 
+@pytest.mark.slow
 def test_what_people_name_is_text_on_the_page_and_nothing_else(write_run):
     """A run's name, strings of the configuration, titles, notes, reasons, stages: all of them try to be markup."""
     folder = write_run(name='<b>a & "b" <img src=x onerror=alert(1)>', maps=None, rounds=2, clients=3)
@@ -199,6 +202,7 @@ def replace_column(folder: Path, table: str, name: str, values: list[str]) -> No
     pq.write_table(rows.set_column(at, rows.schema.field(at), [values]), file)
 
 
+@pytest.mark.slow
 def test_a_page_in_the_hand_has_figures_of_its_own(small):
     _, text = small
     page = Page(text)
@@ -228,6 +232,7 @@ def test_scores_are_counted_beside_their_threshold(write_run, undrawn):
     assert alt == f"Scores by round of 5 clients. Above the threshold: {said}"
 
 
+@pytest.mark.slow
 def test_scores_that_are_not_finite_are_counted_and_rules_without_threshold_say_so(write_run):
     folder = write_run(rounds=1, clients=3, flags=False, maps=None)
     replace_column(folder, "clients", "score", [np.inf, 1.0, 2.0])
@@ -246,6 +251,7 @@ def test_attackers_and_flagged_are_named_beside_the_heat_maps(write_run, undrawn
     assert f"attackers {attackers}" in read(render(folder)).text
 
 
+@pytest.mark.slow
 def test_no_attack_no_flags_no_maps_one_round(write_run):
     folder = write_run(rounds=1, attackers=0, flags=False, scores=False, success=False, maps=None)
     page = read(render(folder))
@@ -275,6 +281,7 @@ def test_no_attackers_leave_the_recall_undefined(write_run, undrawn):
     assert "attackers above the line" not in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sentences", "images"),
     [
@@ -301,6 +308,7 @@ def test_empty_tables_leave_their_sections_out(write_run, name, sentences, image
         assert sentence in page.text
 
 
+@pytest.mark.slow
 def test_never_evaluated(write_run):
     folder = write_run(rounds=2, success=False, maps=None)
     file = folder / "rounds.parquet"
@@ -312,6 +320,7 @@ def test_never_evaluated(write_run):
     assert ["Main accuracy", "-", "-", "-"] in page.rows
 
 
+@pytest.mark.slow
 def test_maps_of_no_client(write_run):
     folder = write_run(rounds=1)
     maps = folder / "artifacts" / "round-000000"
