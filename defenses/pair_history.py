@@ -94,7 +94,7 @@ def met(
     cuts = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(clients)]
     sides = [slice(first, last) for first, last in pairwise(cuts)]
     numbers = [int(blocks[first]) for first in cuts[:-1]]
-    items: list[tuple[Any, ...]] = []
+    items: list[tuple[object, ...]] = []
     names = []
     for i, j in places(cuts):
         names.append(f"{numbers[i]}-{numbers[j]}")

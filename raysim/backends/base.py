@@ -71,7 +71,8 @@ class Place(TypedDict):
 class Backend(ABC):
     """Runs tasks and hosts the clients.
 
-    workers: how many tasks can run at the same time. hosts: how many processes host clients.
+    workers: how many tasks can run at the same time. hosts: how many processes host clients. Answers are `Any` where
+    what is called is named or was begun before: whoever asks knows what it answers.
     """
 
     workers: int

@@ -92,7 +92,7 @@ def _check(group: str, name: str, thing: object) -> None:
         raise ConfigError(f"{group}.name", "must name a class or a function", name)
 
 
-def _options(group: str, call: Any) -> tuple[Option, ...]:
+def _options(group: str, call: Any) -> tuple[Option, ...]:  # a class or a function
     if group == "model":
         return options_of_call(call, given_models.options_of(call))
     if group == "data":

@@ -350,6 +350,7 @@ class ClientHost:
         )
 
     def _fit(self, global_vector: np.ndarray, data: ClientData, **options: Any) -> np.ndarray:
+        """options: those of `LocalTrainer.fit`."""
         return self.trainer.fit(global_vector, data, options.pop("key"), seed=self.setup.seed, **options)
 
     def _accept(

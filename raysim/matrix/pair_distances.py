@@ -141,7 +141,7 @@ class _Tile:
 
 
 def _over_columns(
-    updates: Updates, stage: str, tiles: Sequence[_Tile], along: Sequence[Any], needs: Needs
+    updates: Updates, stage: str, tiles: Sequence[_Tile], along: Sequence[object], needs: Needs
 ) -> list[tuple[Reference, Edges]]:
     """Every tile, and what is close in it: a chain of tasks for each, which carry its sums from shards to shards."""
     works, shards = [], []

@@ -23,6 +23,7 @@ import numpy as np
 
 from raysim.backends.base import Backend, Needs, Reference
 from raysim.errors import RunError
+from raysim.matrix.row_stage import Answer
 
 WHOLE_BYTES = 2**24
 """A K x K of float64 with at most this many bytes (K = 1,448) stays one tile: a core reduces it in tens of
@@ -91,8 +92,8 @@ class Pairs:
         backend: Backend,
         bounds: tuple[int, ...],
         stage: str,
-        fn: Callable[..., tuple[np.ndarray, Any]],
-        items: Sequence[tuple[Any, ...]],
+        fn: Callable[..., tuple[np.ndarray, object]],
+        items: Sequence[tuple[object, ...]],
         needs: Needs = Needs(),
     ) -> tuple[Pairs, list[Any]]:
         """fn(*item) -> (tile [..., a, b], answer) for each of `places(bounds)`, a task per tile: the tiles, and the answers."""
@@ -130,7 +131,7 @@ class Pairs:
         return made
 
     def map_rows(
-        self, stage: str, fn: Callable[..., np.ndarray], *shared: Any, needs: Needs = Needs()
+        self, stage: str, fn: Callable[..., np.ndarray], *shared: object, needs: Needs = Needs()
     ) -> np.ndarray:
         """fn(rows [..., t, K], number of the first, *shared) -> [t, ...], a few rows at a time: [K, ...] in all.
 
@@ -139,7 +140,7 @@ class Pairs:
         return np.concatenate(self._by_side(stage, partial(_on_strips, fn, self.bounds), shared, needs))
 
     def sum_over_rows(
-        self, stage: str, fn: Callable[..., np.ndarray], *shared: Any, needs: Needs = Needs()
+        self, stage: str, fn: Callable[..., np.ndarray], *shared: object, needs: Needs = Needs()
     ) -> np.ndarray:
         """The sum, over all rows, of fn(rows [..., t, K], number of the first, *shared) -> array of any fixed shape.
 
@@ -151,7 +152,7 @@ class Pairs:
             total += part
         return total
 
-    def run(self, stage: str, fn: Callable[..., Any], *shared: Any, limit: int = ARRAY_BYTES) -> Any:
+    def run(self, stage: str, fn: Callable[..., Answer], *shared: object, limit: int = ARRAY_BYTES) -> Answer:
         """fn(matrix [..., K, K], *shared) in one task, which alone puts it together; RunError above `limit`, as `to_array`."""
         self._require(limit)
         whole = partial(_on_whole, fn, self.bounds)
@@ -195,7 +196,9 @@ class Pairs:
                 f"this method takes at most {largest_array(limit):,} clients a round"
             )
 
-    def _by_side(self, stage: str, fn: Callable[..., Any], shared: Sequence[Any], needs: Needs) -> list[Any]:
+    def _by_side(
+        self, stage: str, fn: Callable[..., Answer], shared: Sequence[object], needs: Needs
+    ) -> list[Answer]:
         """fn(side, number of tiles, *tiles of its rows, *shared) for every side."""
         sides = range(len(self.bounds) - 1)
         items = []
@@ -238,7 +241,7 @@ def _number(i: int, j: int) -> int:
     return i * (i + 1) // 2 + j
 
 
-def _kept(fn: Callable[..., np.ndarray], *arguments: Any) -> tuple[np.ndarray, None]:
+def _kept(fn: Callable[..., np.ndarray], *arguments: object) -> tuple[np.ndarray, None]:
     return fn(*arguments), None
 
 
@@ -265,7 +268,7 @@ def _strips(
     bounds: tuple[int, ...],
     side: int,
     tiles: Sequence[np.ndarray],
-    shared: Sequence[Any],
+    shared: Sequence[object],
 ) -> Iterator[np.ndarray]:
     height = bounds[side + 1] - bounds[side]
     for first in range(0, height, STRIP_ROWS):
@@ -273,7 +276,7 @@ def _strips(
         yield fn(strip(tiles, side, bounds, first, last), bounds[side] + first, *shared)
 
 
-def _on_whole(fn: Callable[..., Any], bounds: tuple[int, ...], count: int, *rest: Any) -> Any:
+def _on_whole(fn: Callable[..., Answer], bounds: tuple[int, ...], count: int, *rest: Any) -> Answer:
     return fn(put_together(bounds, rest[:count]), *rest[count:])
 
 

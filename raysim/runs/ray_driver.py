@@ -40,7 +40,7 @@ def drive(experiment: Experiment, path: Path, capacity: Capacity, observe: Obser
         "max_concurrency": 2,
         "scheduling_strategy": here,
     }
-    actor_class: Any = ray.remote(Server).options(**options)
+    actor_class: Any = ray.remote(Server).options(**options)  # Ray's types know no methods of actors
     died_at = 0.0
     for attempt in range(SERVER_RESTARTS + 1):
         observe(Progress(0, config.rounds, awaited="starting the server's process"))
