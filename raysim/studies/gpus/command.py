@@ -41,6 +41,7 @@ SHORTER = {
     "deepsight": "deepsight,samples=1000",
     "vae": "vae,num_snapshots=20",
     "dagmm": "dagmm,num_snapshots=20",
+    "smea": "smea,num_byzantine=3",
 }
 """Options of the defenses that are slow by default, where only verdicts are compared."""
 
