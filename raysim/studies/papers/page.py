@@ -123,7 +123,9 @@ def _figure(cells: Sequence[PaperCell]) -> Figure | None:
     for place, (name, found) in enumerate(points.items()):
         at, values = [reported for reported, _ in found], [values.mean for _, values in found]
         bars = [values.deviation if values.known.size > 1 else 0.0 for _, values in found]
-        axes.errorbar(at, values, yerr=bars, label=name, **style(place, ls="", elinewidth=1, alpha=0.8))
+        drawn = axes.errorbar(at, values, yerr=bars, label=name, **style(place, ls="", elinewidth=1))
+        for line in drawn.lines[2]:
+            line.set_alpha(0.25)
     axes.set(xlabel="reported", ylabel="measured, mean and standard deviation over seeds")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
