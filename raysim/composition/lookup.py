@@ -28,8 +28,9 @@ OBJECT = "object:"
 def find(group: str, table: Mapping[str, object], name: str) -> Any:
     """The class or function that `name` stands for in a configuration group (`defense`, `attack.1`).
 
-    Of whatever kind it is, for the caller to check. A key of `table`; an import path `package.module:Thing` (also of a module in the current folder); the name of an
-    entry point of ENTRY_POINTS. ConfigError for anything else, and where a package claims a name that is taken.
+    Of whatever kind it is, for the caller to check. A key of `table`; an import path `package.module:Thing` (also of a
+    module in the current folder); the name of an entry point of ENTRY_POINTS. ConfigError for anything else, and where a
+    package claims a name that is taken.
     """
     if name.startswith(OBJECT):
         parameter = re.split(r"\.(?!partition)", group)[0].removeprefix("data.")
