@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo gpu results test test-ray-1 test-ray-2 test-without-ray test-fast soak check docs format clean
+.PHONY: help install demo gpu results test test-ray-1 test-ray-2 test-without-ray test-fast test-fast-1 test-fast-2 soak check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
