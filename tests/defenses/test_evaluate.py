@@ -205,7 +205,7 @@ def test_a_label_that_the_server_does_not_have_is_refused_with_the_nearest():
 
 def test_the_state_of_an_earlier_call():
     assert "rounds" in refused(Witness(), ROWS, state={}).rule
-    assert "history" in refused("foolsgold", ROWS, state={}, features="all").rule
+    assert "layers" in refused("foolsgold", ROWS, state={}, features="all").rule
     given, first = evaluate("krum", ROWS, state={}), evaluate("krum", ROWS)
     assert given.aggregate.tobytes() == first.aggregate.tobytes()
 

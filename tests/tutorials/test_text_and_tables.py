@@ -106,7 +106,7 @@ def test_backdoor_detectors_see_last_layers(task: str, tmp_path: Path) -> None:
         ("table", {"attack": {"name": "trigger", "target": 1}}, "works on images"),
         ("table", {"attack": {"name": "edge_case", "target": 1}}, "works on images"),
         ("text", {"attack": {"name": "krum_backdoor", "target": 1}}, "works on images"),
-        ("table", {"model": "digits_cnn"}, "channels, height, width"),
+        ("table", {"model": "digits_cnn"}, r"is for images \[C, H, W\]"),
     ],
 )
 def test_what_needs_images_refuses_before_the_start(
