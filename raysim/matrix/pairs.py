@@ -184,6 +184,24 @@ class Pairs:
         """The largest value of every row [K]."""
         return self.map_rows(stage, _row_maxima)
 
+    def medians(self, stage: str) -> np.ndarray:
+        """The median of every row [K], its own entry included."""
+        return self.map_rows(stage, _row_medians)
+
+    def degrees(self, stage: str, threshold: float) -> np.ndarray:
+        """How many others each row has a value above the threshold with: [K] int64."""
+        return self.map_rows(stage, _row_degrees, threshold)
+
+    def above(self, stage: str, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows [e], columns [e], values [e]) of the pairs above the threshold, each once, with row > column; of one matrix.
+
+        What crosses is these pairs; a task per tile.
+        """
+        items = [(*place, tile) for place, tile in zip(self.places, self.tiles, strict=True)]
+        found = self.backend.map(stage, partial(_above, threshold), items)
+        rows, columns, values = (np.concatenate(part) for part in zip(*found, strict=True))
+        return rows, columns, values
+
     def to_array(self, limit: int = ARRAY_BYTES) -> np.ndarray:
         """The whole matrix [..., K, K] in this process; RunError where it has more than `limit` bytes of float64."""
         self._require(limit)
@@ -308,3 +326,23 @@ def _row_sums(rows: np.ndarray, first: int) -> np.ndarray:
 def _row_maxima(rows: np.ndarray, first: int) -> np.ndarray:
     maxima: np.ndarray = rows.max(axis=-1)
     return maxima
+
+
+def _row_medians(rows: np.ndarray, first: int) -> np.ndarray:
+    medians: np.ndarray = np.median(rows, axis=-1)
+    return medians
+
+
+def _row_degrees(rows: np.ndarray, first: int, threshold: float) -> np.ndarray:
+    above = rows > threshold
+    above[..., np.arange(rows.shape[-2]), first + np.arange(rows.shape[-2])] = False
+    degrees: np.ndarray = above.sum(axis=-1)
+    return degrees
+
+
+def _above(
+    threshold: float, first_row: int, first_column: int, tile: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    above = tile > threshold
+    rows, columns = np.nonzero(np.tril(above, -1) if first_row == first_column else above)
+    return first_row + rows, first_column + columns, tile[rows, columns]

@@ -83,6 +83,21 @@ def test_whole_rows_are_reduced_a_few_at_a_time(small_tiles: None) -> None:
     assert len(spans) == 4
 
 
+def test_medians_degrees_and_what_lies_above_a_threshold(small_tiles: None) -> None:
+    values = symmetric()
+    pairs = in_tiles(values)
+    np.testing.assert_array_equal(pairs.medians("median"), np.median(values, axis=1))
+    above = values > 3
+    np.fill_diagonal(above, False)
+    np.testing.assert_array_equal(pairs.degrees("degree", 3), above.sum(axis=1))
+    rows, columns, found = pairs.above("above", 3)
+    assert (rows > columns).all()
+    sparse = np.zeros_like(above)
+    sparse[rows, columns] = sparse[columns, rows] = True
+    np.testing.assert_array_equal(sparse, above)
+    np.testing.assert_array_equal(found, values[rows, columns])
+
+
 def test_tiles_are_changed_where_they_lie(small_tiles: None) -> None:
     values, along = symmetric(), np.arange(COUNT, dtype=np.float64)
     changed = in_tiles(values).map_tiles("scale", scaled, along)
