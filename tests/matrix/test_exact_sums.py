@@ -340,6 +340,7 @@ def test_arguments_may_be_read_only_as_ray_gives_them():
     assert bits(total) == bits(expected)
 
 
+@pytest.mark.slow
 def test_without_a_folder_for_its_cache_a_process_compiles_for_itself(monkeypatch):
     from numba.core import caching
 

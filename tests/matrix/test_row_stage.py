@@ -108,6 +108,7 @@ def same(plain, other):
         ).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defense",
     [

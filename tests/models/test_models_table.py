@@ -183,6 +183,7 @@ def test_descriptions_are_single_full_lines() -> None:
     assert MODELS["vgg9"].description.startswith("VGG-9 without normalisation")
 
 
+@pytest.mark.slow
 def test_importing_the_table_leaves_torchvision_unimported() -> None:
     code = "import sys, raysim.models; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

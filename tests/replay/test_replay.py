@@ -68,6 +68,7 @@ def test_a_range_of_rounds(recorded):
     assert [row["round"] for row in RunResult(again).rounds] == [1]
 
 
+@pytest.mark.slow
 def test_defenses_are_named_on_the_command_line(recorded):
     words = ["replay", str(recorded), "--defense", "median,krum", "--defense", "krum,num_byzantine=2"]
     result = CliRunner().invoke(app, words)

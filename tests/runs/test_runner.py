@@ -112,6 +112,7 @@ every_kill = pytest.mark.parametrize("left", KILLED, indirect=True)
 # -- killed and resumed ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_kill
 def test_a_killed_run_goes_on_as_if_it_had_not_been(left, undisturbed):
     result = raysim.resume(left, backend="inprocess")
