@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
+from raysim.cli.options import Debug
 from raysim.exit_status import exit_status
 from raysim.studies.options import Written
 from raysim.studies.study import Study
@@ -31,8 +32,8 @@ def command_of(study: Study[Any, Any], out: str | None = None) -> Callable[..., 
     plan may stand, `runs/{paper}`.
     """
 
-    def command(out: str, resume: bool, page: Path | None, **options: Any) -> None:
-        with exit_status():
+    def command(out: str, resume: bool, page: Path | None, debug: bool, **options: Any) -> None:
+        with exit_status(debug):
             from raysim.studies.runner import carry_out
 
             given = {key: value for key, value in options.items() if value not in (None, [], ())}
@@ -49,6 +50,7 @@ def command_of(study: Study[Any, Any], out: str | None = None) -> Callable[..., 
         "out": (Annotated[str, shown], place),
         "resume": (Resume, False),
         "page": (PageFile, None),
+        "debug": (Debug, False),
     }
     parameters = [*_of_plan(study), *(_parameter(name, *about) for name, about in shared.items())]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -59,7 +59,9 @@ class Store:
             other = _differences(before["same"], now["same"])
             other += _differences(before["environment"], {key: now["environment"][key] for key in SAME})
             if other:
-                raise RecordError(f"{self.out} was measured with {'; '.join(other)}")
+                raise RecordError(
+                    f"{self.out} was measured with {'; '.join(other)}: choose another --out, or remove it"
+                )
             now["dates"] = [*before["dates"], *now["dates"]]
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(self.out / "plan.json", now)

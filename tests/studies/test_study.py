@@ -129,7 +129,7 @@ def test_cells_of_another_origin_are_refused(tmp_path: Path, monkeypatch, key: s
         run(tmp_path, resume=True, seed=1)
     here = stores.environment()
     monkeypatch.setattr(stores, "environment", lambda: {**here, key: value})
-    with pytest.raises(RecordError, match=f"{key} .*, not '{value}'"):
+    with pytest.raises(RecordError, match=f"{key} .*, not '{value}': choose another --out"):
         run(tmp_path, resume=True)
 
 
@@ -190,6 +190,13 @@ def test_the_command_has_the_plans_options(tmp_path: Path):
     assert "1 of 1: number 5: 25" in result.stderr
     plan = json.loads((tmp_path / "new" / "plan.json").read_text())["plan"]
     assert (plan["image"], plan["methods"]) == ([3, 4, 4], ["a", "b,c=1", "d"])
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(tmp_path: Path):
+    for words, shown in (((), False), (("--debug",), True)):
+        result = command("--numbers", "13", "--out", str(tmp_path / "new"), *words)
+        assert result.exit_code == 2
+        assert ("Traceback" in result.stderr) == shown
 
 
 @pytest.mark.parametrize("text", ["5,", "a", "1.5", "-1", "5,5", "10,5", "0,5", ","])
