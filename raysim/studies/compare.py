@@ -18,7 +18,7 @@ from raysim.report.tables import flatten
 from raysim.studies import markdown
 from raysim.studies.kept_runs import MEASURES, measures_of
 from raysim.studies.latex import booktabs
-from raysim.studies.study import Page, picture
+from raysim.studies.study import About, Page, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,7 +131,7 @@ def _read(path: Path, name: str) -> Compared:
     return Compared(name, run, measures_of(path), stages, keys)
 
 
-def about_of(paths: Sequence[Path], environment: Mapping[str, Any], date: str) -> dict[str, Any]:
+def about_of(paths: Sequence[Path], environment: Mapping[str, Any], date: str) -> About:
     """What the page says of itself."""
     return {
         "environment": environment,

@@ -20,7 +20,7 @@ from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Methods, Seeds, Words
 from raysim.studies.store import SPANS
 from raysim.studies.study import Bench, Cell, InProcesses, Page, Study, columns
-from raysim.studies.table import Values, gathered, ordered
+from raysim.studies.table import Groups, Values, gathered, ordered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -269,7 +269,7 @@ def _table(
     plan: DetectionPlan,
     data: str,
     table: pa.Table,
-    found: Mapping[str, Any],
+    found: Mapping[str, Groups],
     failed: set[tuple[str, str, str]],
 ) -> str:
     from raysim.composition.registry import defense_title
@@ -316,7 +316,7 @@ def _measured(table: pa.Table) -> tuple[list[str], list[str]]:
     return [list(dict.fromkeys(names)) for names in zip(*attacked, strict=True)]  # type: ignore[return-value]
 
 
-def _figure(table: pa.Table, found: Mapping[str, Any]) -> Figure:
+def _figure(table: pa.Table, found: Mapping[str, Groups]) -> Figure:
     """A panel for each data set and attack: defenses down, recall and false-positive rate across."""
     from raysim.composition.registry import defense_title
     from raysim.report.drawing import GRID, INK

@@ -41,14 +41,14 @@ def panels(count: int, height: float = PANEL_HEIGHT) -> tuple[Figure, list[Axes]
     return figure, found
 
 
-def style(place: int, **more: Any) -> dict[str, Any]:
+def style(place: int, **more: object) -> dict[str, Any]:
     """Colour and marker of the curve at a place in the legend."""
     marker = MARKERS[place % len(MARKERS)]
     return {"color": COLOURS[place % len(COLOURS)], "marker": marker, "ms": 5, "lw": 1.4, **more}
 
 
 def curve(
-    axes: Axes, at: Sequence[float], values: Sequence[Values], place: int, label: str, **more: Any
+    axes: Axes, at: Sequence[float], values: Sequence[Values], place: int, label: str, **more: object
 ) -> None:
     """Medians with bars from quartile to quartile."""
     middle = np.array([found.median for found in values])

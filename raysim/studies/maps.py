@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
@@ -23,7 +23,7 @@ from raysim.studies.fit import growth_text
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Image, Numbers, Written
 from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
-from raysim.studies.table import Values, gathered, medians
+from raysim.studies.table import Groups, gathered, medians
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -225,7 +225,7 @@ def _parts(plan: MapsPlan) -> list[str]:
     return [DRAWING, MAPS, *map(_autoencoder, plan.hidden), *map(_together, plan.hidden)]
 
 
-def _table(plan: MapsPlan, clients: list[int], found: dict[Any, Values]) -> str:
+def _table(plan: MapsPlan, clients: list[int], found: Groups) -> str:
     parts = _parts(plan)
     return markdown_table(
         ["K", *(f"{part} (s)" for part in parts)],
@@ -233,7 +233,7 @@ def _table(plan: MapsPlan, clients: list[int], found: dict[Any, Values]) -> str:
     )
 
 
-def _growth(plan: MapsPlan, clients: list[int], found: dict[Any, Values]) -> str:
+def _growth(plan: MapsPlan, clients: list[int], found: Groups) -> str:
     cells = [[part, growth_text(clients, medians(clients, found, part))] for part in _parts(plan)]
     return markdown_table(
         ["part", "seconds grow with K to the power of (95 % interval), last two sizes"], cells
@@ -254,7 +254,7 @@ def _notes(plan: MapsPlan, map_height: int, map_width: int) -> str:
     )
 
 
-def _figure(plan: MapsPlan, clients: list[int], found: dict[Any, Values]) -> Figure:
+def _figure(plan: MapsPlan, clients: list[int], found: Groups) -> Figure:
     from raysim.report.drawing import QUIET
     from raysim.studies.figure import curve, finish, panels
 

@@ -6,9 +6,8 @@ import re
 import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from raysim.studies.study import Page
+from raysim.studies.study import About, Page
 from raysim.studies.table import Values
 
 WIDTH = 108
@@ -27,7 +26,7 @@ def extent(values: Iterable[float]) -> list[str]:
     return [f"{value:.3f}" for value in (known.known.min(), known.median, known.known.max())]
 
 
-def document(title: str, about: Mapping[str, Any], page: Page, files: Mapping[str, str]) -> str:
+def document(title: str, about: About, page: Page, files: Mapping[str, str]) -> str:
     """The page: its title (none: ""), where and how, the leading figure, the sections.
 
     files: name of a figure -> its file, as the page refers to it.
@@ -46,7 +45,7 @@ def document(title: str, about: Mapping[str, Any], page: Page, files: Mapping[st
     return "\n\n".join([*head, machine, *lead, body]) + "\n"
 
 
-def about_lines(about: Mapping[str, Any]) -> list[str]:
+def about_lines(about: About) -> list[str]:
     """Command, machine, versions, commit, dates and the plan, from what plan.json says; wrapped."""
     machine = about["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())

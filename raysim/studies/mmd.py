@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,7 +22,7 @@ from raysim.studies.markdown import table as markdown_table
 from raysim.studies.memory import MemoryWatch
 from raysim.studies.options import Sizes
 from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
-from raysim.studies.table import Values, gathered, medians
+from raysim.studies.table import Groups, gathered, medians
 from raysim.studies.timing import seconds
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ class Found:
 
     clients: list[int]
     samples: list[int]
-    wall_s: dict[Any, Values]
-    loop_s: dict[Any, float]
-    growth: dict[Any, float]
+    wall_s: Groups
+    loop_s: dict[tuple[int, int], float]
+    growth: dict[tuple[int, int], float]
 
     @classmethod
     def of(cls, table: pa.Table) -> Found:
@@ -210,7 +210,7 @@ def kernel_context(backend: Backend, seed: int) -> Context:
     return Context(backend, seed, "defense", 0, 1, Layout.flat(1), backend.put(vector), vector)
 
 
-def _grid(found: Found, corner: str, cell: Callable[[Any], str]) -> str:
+def _grid(found: Found, corner: str, cell: Callable[[tuple[int, int]], str]) -> str:
     """A table of n down and m across."""
     head = [corner, *(f"m = {samples}" for samples in found.samples)]
     rows = [

@@ -24,7 +24,18 @@ from raysim.runs.directory import write_atomically
 from raysim.runs.table_schema import write_parquet
 from raysim.studies import markdown
 from raysim.studies.store import Store, read_json
-from raysim.studies.study import Bench, Cell, InProcesses, OnBackend, OnCluster, Page, Plan, Study, nodes_of
+from raysim.studies.study import (
+    About,
+    Bench,
+    Cell,
+    InProcesses,
+    OnBackend,
+    OnCluster,
+    Page,
+    Plan,
+    Study,
+    nodes_of,
+)
 
 Tell = Callable[[str], None]
 
@@ -81,9 +92,7 @@ def carry_out(
     return text
 
 
-def write_page(
-    title: str, about: dict[str, Any], page: Page, path: Path, included: Path | None = None
-) -> str:
+def write_page(title: str, about: About, page: Page, path: Path, included: Path | None = None) -> str:
     """Write the page and its figures (SVG and PNG) beside it and, where wanted, once more to be included; its text."""
     from raysim.studies.figure import save
 

@@ -12,7 +12,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,7 +27,7 @@ from raysim.studies.fit import growth_text
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Sizes
 from raysim.studies.study import Bench, Cell, Page, Plan, Study, columns
-from raysim.studies.table import Row, Values, gathered, medians
+from raysim.studies.table import Groups, Row, gathered, medians
 from raysim.studies.timing import seconds
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class Found:
     """The table: sizes ascending, seconds and first rows by (K, way); seconds of `pair` that were scaled up."""
 
     clients: list[int]
-    wall_s: dict[Any, Values]
-    rows: dict[Any, Row]
+    wall_s: Groups
+    rows: dict[tuple[int, str], Row]
     scaled_s: dict[int, float]
 
     @classmethod

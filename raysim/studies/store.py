@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 from raysim.errors import RecordError
 from raysim.runs.directory import COLUMNS, environment, write_atomically
 from raysim.runs.table_schema import Rows, TableSchema, write_parquet
-from raysim.studies.study import Cell, Plan
+from raysim.studies.study import About, Cell, Plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from raysim.backends.telemetry import Span
+    from raysim.studies.table import Row
 
 SAME = ("processor", "cpus", "commit", "versions")
 """What of the environment must be the same for cells to stand in one table."""
@@ -42,7 +45,7 @@ class Store:
         """The table whose part says that a cell is finished."""
         return next(iter(self.tables))
 
-    def claim(self, plan: Plan, *, resume: bool) -> dict[str, Any]:
+    def claim(self, plan: Plan, *, resume: bool) -> About:
         """What plan.json now says, once the folder is known to hold no other measurement's cells.
 
         Raises RecordError for finished cells without `resume`, and where the plan but for its grid, the machine,
@@ -95,7 +98,7 @@ class Store:
         """Whether any cell was."""
         return any((self.out / "parts" / self.whole).glob("*.parquet"))
 
-    def merge(self, cells: Sequence[Cell], about: Mapping[str, Any]) -> dict[str, pa.Table]:
+    def merge(self, cells: Sequence[Cell], about: About) -> dict[str, pa.Table]:
         """Write every table from its parts, those of these cells first and in their order; the tables."""
         import pyarrow as pa
         from pyarrow import csv
@@ -116,7 +119,7 @@ class Store:
         return self.out / "parts" / table / f"{cell.name}.parquet"
 
 
-def about_now(plan: Mapping[str, Any]) -> dict[str, Any]:
+def about_now(plan: Mapping[str, Any]) -> About:
     """What is measured, here and now: `markdown.about_lines` shows it."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return {"plan": dict(plan), "environment": environment(), "dates": [date]}
@@ -136,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def span_rows(cell: Cell, spans: Iterable[Any], **more: Any) -> list[dict[str, Any]]:
+def span_rows(cell: Cell, spans: Iterable[Span], **more: object) -> list[Row]:
     """Spans as rows of a table of SPANS."""
     return [{"cell": cell.name, **more, **asdict(span)} for span in spans]
 

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 Kind = Literal["local", "raylets", "namespaces", "address"]
 
 
+About = dict[str, Any]
+"""What plan.json says: the plan, environment and dates of a measurement."""
+
+
 class Plan(Group):
     """What a study measures. Its fields are the options of its command, the head of its page, and what plan.json holds.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from raysim.studies.kept_runs import MEASURES
 from raysim.studies.latex import booktabs
 from raysim.studies.study import Page
 from raysim.studies.sweep import AS_GIVEN, SweepPlan, points_of
-from raysim.studies.table import Values, gathered
+from raysim.studies.table import Groups, Values, gathered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +74,7 @@ def _missing(plan: SweepPlan, table: pa.Table) -> list[tuple[str, int]]:
     return [(point, seed) for point in plan.points() for seed in plan.seeds if (point, seed) not in known]
 
 
-def _numbers(plan: SweepPlan, points: Sequence[str], found: dict[str, Any], shown: Sequence[str]) -> str:
+def _numbers(plan: SweepPlan, points: Sequence[str], found: dict[str, Groups], shown: Sequence[str]) -> str:
     """The table with all digits, as CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

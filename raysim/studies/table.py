@@ -74,7 +74,11 @@ class Values:
         return f"{significant(self.median)} ({significant(low)} to {significant(high)})"
 
 
-def gathered(table: pa.Table, value: str, *by: str) -> dict[Any, Values]:
+Groups = dict[Any, Values]
+"""Values by what columns say of a group: a value of pyarrow's, or a tuple of several."""
+
+
+def gathered(table: pa.Table, value: str, *by: str) -> Groups:
     """The values of a column by the columns that name a group, groups in the order of their first row.
 
     Keys are tuples, or single values where there is but one column.
@@ -93,6 +97,6 @@ def ordered(table: pa.Table, column: str) -> list[Any]:
     return list(dict.fromkeys(table.column(column).to_pylist()))
 
 
-def medians(sizes: Sequence[Any], found: dict[Any, Values], *rest: Any) -> list[float]:
+def medians(sizes: Sequence[object], found: Groups, *rest: object) -> list[float]:
     """The medians of `found[size, *rest]`."""
     return [found[(size, *rest) if rest else size].median for size in sizes]

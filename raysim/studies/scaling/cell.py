@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from raysim.backends.base import Backend, InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
 from raysim.defense import Defense, Verdict, judged
+from raysim.matrix.updates import Updates
 from raysim.runs.directory import digest
 from raysim.studies.costs.subjects import Subject
 from raysim.studies.limits import copy_matrix, gram_product
@@ -97,7 +98,7 @@ def measure_defense(
 def measure_limits(matrix: RoundMatrix, drawing: Work) -> list[Row]:
     """Rows of the stages `draw`, `copy` and `gram`; the last two are warmed up first."""
     rows = [{**_whole(drawing), "stage": "draw"}]
-    limits: list[tuple[str, Any]] = [("copy", copy_matrix)]
+    limits: list[tuple[str, Callable[[Updates], object]]] = [("copy", copy_matrix)]
     if matrix.updates.num_clients <= MOST_CLIENTS_OF_GRAM:
         limits.append(("gram", gram_product))
     for name, limit in limits:
