@@ -31,10 +31,10 @@ FROM_UPDATES = {Requirement.GRAM, Requirement.ORDER_STATISTICS, Requirement.LAST
 class LineSearched(Attack):
     """Base: every attacker submits one row a(x), x >= 0 the best found for |rule(all updates) - mean(benign updates)|.
 
-    rule: the steps of the rule that is known, each `name,key=value,...`; several are chained. One that works with more
-    than updates (the server's data, models) is refused. A rule that remembers is tried as in its first round, and draws
-    its own randomness. x begins at `start`; steps of `step` double while the distance grows, then shrink by
-    `contraction`, and each is kept where it gains, `evaluations` of the rule in all. A row beyond float32 gains nothing.
+    A rule that works with more than updates (the server's data, models) is refused. A rule that remembers is tried as in
+    its first round, and draws its own randomness. x begins at `start`; steps of `step` double while the distance grows,
+    then shrink by `contraction`, and each is kept where it gains, `evaluations` of the rule in all. A row beyond float32
+    gains nothing.
     """
 
     visibility: ClassVar[Visibility] = Visibility.OMNISCIENT

@@ -23,8 +23,8 @@ class CenteredClipping(Defense):
     """Mean of the updates' differences to the last aggregate, each clipped to a radius; rejects nobody.
 
     v <- v + 1/K sum_i (u_i - v) min(1, tau / |u_i - v|), `iterations` times, from the aggregate of the round before (zero
-    at first). radius: tau; None: the median of the distances to v, anew in every step, so that half of the updates are
-    clipped whatever their scale. The paper's clients send momentum; here they send what they trained.
+    at first). The default tau, the median of the distances to v, is taken anew in every step, so that half of the updates
+    are clipped whatever their scale. The paper's clients send momentum; here they send what they trained.
 
     `weights` are the coefficients of the updates in the aggregate (what is left to 1 is the old centre's), `scores` the
     distances to the centre that the last step began with. State: {"centre": float32 [d]}.

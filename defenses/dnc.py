@@ -30,9 +30,7 @@ class DnC(Defense):
     Scores: s_i as a share of sum s, meaned over the repetitions. The mean is uniform, as in the paper. Where nobody is
     left, the global model stays.
 
-    num_byzantine: the assumed number m of malicious clients, 2 m < K; None: the most that K tolerates. A round left
-    with fewer rows than planned assumes at most that.
-    Only inner products [K, K] leave the tasks: with the centred columns X the projections are X v = sigma u, and u is an
+    A round left with fewer rows than planned assumes at most what those tolerate. Only inner products [K, K] leave the tasks: with the centred columns X the projections are X v = sigma u, and u is an
     eigenvector of X X^T.
     """
 

@@ -33,8 +33,7 @@ class FreqFed(Defense):
     (at least one) are kept. 2. HDBSCAN on their cosine distances. 3. The mean over the largest cluster; the others are
     flagged. K < 4: all are accepted. Scores: mean cosine distance to the accepted.
 
-    min_cluster_size: HDBSCAN's; None: floor(K / 2) + 1, and a single cluster is one (see flame.majority_cluster). With a
-    number, of equally large clusters the first is kept, and without any, everybody.
+    By default a single cluster is one (see flame.majority_cluster). With a number as smallest size, of equally large clusters the first is kept, and without any, everybody.
 
     The coefficients lie where the updates do; inner products [K, K] leave the tasks.
     """

@@ -33,8 +33,7 @@ MOST_BYZANTINE = 30
 class MDA(Defense):
     """Uniform mean of the K - f updates whose largest distance is smallest; the f others are flagged.
 
-    num_byzantine: the assumed number f of malicious clients, 2 f < K and f <= 30; None: the most of both. A round left
-    with fewer rows than planned assumes at most floor((K - 1) / 2). Of several sets of one diameter it is the first in
+    A round left with fewer rows than planned assumes at most floor((K - 1) / 2). Of several sets of one diameter it is the first in
     client order, as in ByzFL. Scores: the distance to the furthest update of the set.
     """
 

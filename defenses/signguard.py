@@ -46,9 +46,8 @@ class SignGuard(Defense):
     MeanShift, its bandwidth from the data (quantile 1/2), groups them, and the largest group passes. 3. The uniform mean
     of those that pass both, each clipped to M. The others are flagged; where nobody is left, the global model stays.
 
-    similarity: a fourth feature, of the cosine to the last aggregate (SignGuard-Sim), or of the distance to it
-    (SignGuard-Dist); in the first round of the median of the cosines to all, and of the sum of the K / 2 smallest
-    distances. Scores: the distance of the features to the mean of the largest group, and 2 more for a rejected norm.
+    The fourth feature of SignGuard-Sim and SignGuard-Dist (`similarity`) is, in the first round, of the median of the
+    cosines to all, and of the sum of the K / 2 smallest distances. Scores: the distance of the features to the mean of the largest group, and 2 more for a rejected norm.
     State: {"last": the last aggregate, float32 [d], or None}.
     """
 

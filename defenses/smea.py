@@ -33,8 +33,7 @@ SETS_PER_TASK = 2**13
 class SMEA(Defense):
     """Uniform mean of the K - f updates whose covariance has the smallest largest eigenvalue; the others are flagged.
 
-    num_byzantine: the assumed number f of malicious clients, 2 f < K; None: the most that K tolerates and whose sets can
-    be tried. All C(K, f) sets are, so that more than 2^17 are refused. A round left with fewer rows than planned assumes
+    All C(K, f) sets are tried, so that more than 2^17 are refused. A round left with fewer rows than planned assumes
     at most floor((K - 1) / 2). Of equal sets it is the first in client order. Scores: distances to the mean of the set.
 
     A set's eigenvalues come from the K x K distances: those of its covariance, and of its centred Gram matrix divided
