@@ -76,10 +76,10 @@ def carry_out(
             if isinstance(placed, OnCluster) and placed.backend == "ray":
                 _on_cluster(study, placed, out, nodes)
             elif isinstance(placed, InProcesses) and placed.workers > 1:
-                _in_processes(study, placed, store, here, Progress(len(here), tell))
+                _in_processes(study, placed, store, here, CellCounter(len(here), tell))
             else:
                 with bench_of(placed, out) as bench:
-                    _measure(study, placed, store, here, bench, Progress(len(here), tell))
+                    _measure(study, placed, store, here, bench, CellCounter(len(here), tell))
     shown = study.page(plan, store.merge(cells, about))
     for name, table in shown.tables.items():
         write_parquet(out / f"{name}.parquet", table)
@@ -111,7 +111,7 @@ def write_page(title: str, about: About, page: Page, path: Path, included: Path 
 
 
 @dataclass
-class Progress:
+class CellCounter:
     """Says which cell was finished, out of how many, and for how long the others will take."""
 
     total: int
@@ -157,7 +157,7 @@ def _measure(
     store: Store,
     cells: Sequence[Cell],
     bench: Bench,
-    progress: Progress,
+    progress: CellCounter,
 ) -> None:
     with study.opened(plan, bench) as opened:
         for cell in cells:
@@ -167,7 +167,7 @@ def _measure(
 
 
 def _in_processes(
-    study: Study[Any, Any], plan: InProcesses, store: Store, cells: Sequence[Cell], progress: Progress
+    study: Study[Any, Any], plan: InProcesses, store: Store, cells: Sequence[Cell], progress: CellCounter
 ) -> None:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(plan.workers, len(cells)), mp_context=spawn) as pool:
@@ -215,7 +215,7 @@ def drive(study: Study[Any, Any], out: Path, nodes: int) -> None:
         if found != nodes:
             raise RunError(f"the cluster has {found} nodes, not {nodes}")
         with _ray_bench(capacity.workers(1), capacity.cpus // nodes, out) as bench:
-            _measure(study, plan, store, cells, bench, Progress(len(cells), to_stderr))
+            _measure(study, plan, store, cells, bench, CellCounter(len(cells), to_stderr))
 
 
 def main(words: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from raysim.studies.figure import curve, finish, panels, style
 from raysim.studies.fit import growth_text
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Image, Methods, Numbers
-from raysim.studies.runner import Progress, carry_out
+from raysim.studies.runner import CellCounter, carry_out
 from raysim.studies.study import Bench, Cell, OnCluster, Page, Plan, Study, columns, picture, shuffled
 from raysim.studies.table import Values, gathered, ordered
 
@@ -270,7 +270,7 @@ def test_groups_come_in_the_order_of_their_first_row():
 
 def test_progress_says_what_is_left():
     told: list[str] = []
-    progress = Progress(2, told.append, began=-1e6)
+    progress = CellCounter(2, told.append, began=-1e6)
     progress.finished(SquaresCell(2), "4")
     progress.finished(SquaresCell(3))
     assert told[0].startswith("1 of 2: number 2: 4 (")
