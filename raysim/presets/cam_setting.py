@@ -25,20 +25,21 @@ RAW: Config = {"normalise": "none"}
 
 @dataclass(frozen=True)
 class Task:
-    """A data set at both scales, and the batch size at paper scale."""
+    """A data set at both scales; the batch size and, as in the published code, the augmentation at paper scale."""
 
     paper: Config
     small: Config
     batch_size: int = 64
     beta: float = 1.0
+    augmentation: str = "none"
 
 
 DIGITS: Config = {"name": "digits", "limit": 960}
 CLOTHES: Config = {"name": "fashion_mnist", "limit": 768}
 TASKS: Mapping[str, Task] = {
     "svhn": Task({"name": "svhn"}, DIGITS),
-    "cifar10": Task({"name": "cifar10"}, CLOTHES),
-    "cifar100": Task({"name": "cifar100"}, CLOTHES),
+    "cifar10": Task({"name": "cifar10"}, CLOTHES, augmentation="crop_flip"),
+    "cifar100": Task({"name": "cifar100"}, CLOTHES, augmentation="crop_flip"),
     "gtsrb": Task({"name": "gtsrb"}, DIGITS, batch_size=128, beta=1.5),
     "tiny_imagenet": Task({"name": "tiny_imagenet"}, CLOTHES),
     "celeba": Task({"name": "celeba"}, CLOTHES),
@@ -87,6 +88,7 @@ def setting(
             "epochs": epochs if paper else 2,
             "batch_size": item.batch_size if paper else 32,
             "optimizer": {"name": "adam", "lr": 1e-4 if paper else 3e-3},
+            "augmentation": item.augmentation if paper else "none",
         },
     }
 
