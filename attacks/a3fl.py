@@ -53,24 +53,24 @@ class A3FL(StampedBackdoor):
 
     The trigger is a square of patch_size pixels, its upper left corner at (2, 2), grey at first. It is searched on at most
     `samples` of what the attackers hold together, anew in every round from grey, so that it depends on the global model
-    alone; every attacker finds the same one. The published code goes on from the round before, and takes for sim the mean
-    cosine of the convolutions' last gradients. How many passes there are, and hardenings between them, is this project's
-    choice of what a round may cost.
+    alone; every attacker finds the same one. The published code goes on from the round before, keeps normalised pixels
+    between -2 and 2, and takes for sim the mean cosine of the convolutions' last gradients. How many passes there are, and
+    hardenings between them, is this project's choice of what a round may cost.
     """
 
     paper = "Zhang et al., NeurIPS 2023"
     patch_size: PositiveInt = 5
     """Side of the trigger in pixels (published code: 5)."""
     trigger_epochs: PositiveInt = 20
-    """Passes over the samples that search the trigger."""
+    """Passes over the samples that search the trigger (published code: 200)."""
     trigger_rate: Positive = 0.02
-    """Step of a pixel between 0, black, and 1, white."""
+    """Step of a pixel between 0, black, and 1, white (published code: 0.01, of normalised pixels)."""
     harden_every: PositiveInt = 5
-    """Passes from one hardening to the next; there is none before the first pass."""
+    """Passes from one hardening to the next; there is none before the first pass (published code: 1)."""
     harden_epochs: Count = 5
     """Epochs of a hardening (published code: 5); 0: the trigger is searched against w_G alone."""
     balance: NotNegative = 0.01
-    """Weight of the hardened model's loss (lambda_0)."""
+    """Weight of the hardened model's loss (lambda_0; published code: 0.01)."""
     samples: PositiveInt = 256
     """Samples, of what all attackers hold, that the trigger is searched on, at most."""
 

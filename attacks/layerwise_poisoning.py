@@ -30,20 +30,24 @@ class LayerwisePoisoning(Trigger):
     (section 3): each layer of the malicious model is in turn replaced by the benign one; layers are ranked by how far the
     backdoor's success falls; in that order malicious layers are put into the benign model until it reaches `threshold`
     times the malicious model's success. These layers, at least one, are critical, L*. Submitted is the benign update, in
-    L* strength * malicious + max(0, 1 - strength) * benign (section 4; the paper's lambda, which its attack on detecting
-    defenses lowers).
+    L* strength * malicious + max(0, 1 - strength) * benign (the paper's lambda).
 
     Success is the share of the client's own samples of other classes that are taken for the target when stamped (of
     samples that it trains on). A layer is a module's parameters; buffers stay with the model that is put together, and are
-    submitted as honestly trained. The benign updates of all attackers, whose mean the paper submits outside L*, are stood
-    in for by the client's own. `scale` applies to the whole. The round's notes name L*.
+    submitted as honestly trained. The benign updates of all attackers, whose mean the published code's adaptive attack submits
+    outside L*, are stood in for by the client's own. `scale` applies to the whole. The round's notes name L*.
+
+    The published code differs: each parameter tensor is a layer, success is measured on a quarter of the samples, kept for
+    that, and the malicious update that is submitted is trained from w_G.
     """
 
     paper = "Zhuang et al., ICLR 2024"
     threshold: PositiveFraction = 0.95
-    """Share of the malicious model's success at which no further layer is taken (tau)."""
+    """Share of the malicious model's success at which no further layer is taken (tau; published code: 0.8, its
+    adaptive attack: 0.95)."""
     strength: Positive = 1.0
-    """Factor lambda on the malicious update in the critical layers."""
+    """Factor lambda on the malicious update in the critical layers (published code: 1; its adaptive attack:
+    1 on CIFAR-10, else 0.5)."""
 
     def train(
         self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext

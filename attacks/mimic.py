@@ -22,11 +22,12 @@ class Mimic(Attack):
     Karimireddy, He and Jaggi, "Byzantine-robust learning on heterogeneous datasets via bucketing" (ICLR 2022):
     nothing that is submitted is unusual, but the data of the client that is copied counts too much.
 
-    target: `variance`, as in the paper: in the first `warmup` rounds (of this attack) the mean mu and the direction z of
+    target: `variance`: in the first `warmup` rounds (of this attack) the mean mu and the direction z of
     the benign updates u_i are estimated as they come, mu <- t/(1+t) mu + 1/(1+t) mean_i u_i, then z <- t/(1+t) z + 1/(1+t)
     sum_i (u_i - mu) <u_i - mu, z>, scaled to length 1, from a random z; each client's <u_i, z> is summed, and the client of
     the largest |sum| among the round's is copied. After these rounds the sums, and so the client, stay. `first`: the
-    first benign client of the round (ByzFL's code).
+    first benign client of the round (ByzFL's default). The authors' code scales each round's sum to length 1 before it
+    joins z, and copies the client of the round's largest <u_i, z>, sign included; after `warmup` the last one.
     A round without a benign client leaves w_G. Ties: the first client. Buffers are copied too.
     """
 

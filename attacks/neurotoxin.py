@@ -29,16 +29,18 @@ class Neurotoxin(Trigger):
     the parameters outside the top_share of largest |g|, and so honest clients do not write over its backdoor.
 
     observed: what g is: the last `global` update, w_t - w_{t-1}, as in the paper, or the gradient of the client's `own`
-    clean data at w_t, as in the published code (which keeps 95 % of the parameters). In the run's first round there is no
-    global update: the own gradient stands in. The projection puts the parameters back after each step, so that momentum
-    and weight decay do not move them either; the code masks gradients. Buffers are as trained.
+    clean data at w_t. The published code takes the gradient of the clean data of 30 other clients (images; 90 for its LSTM),
+    which FLPoison's port, too, replaces by the attacker's own. In the run's first round there is no global update: the own
+    gradient stands in. The projection puts the parameters back after each step, so that momentum and weight decay do not
+    move them either; the code masks gradients. Buffers are as trained.
     """
 
     paper = "Zhang et al., ICML 2022"
     top_share: PositiveFraction = 0.05
-    """Share of the parameters, those that benign updates move most, that are left alone (published code: 0.05)."""
+    """Share of the parameters, those that benign updates move most, that are left alone (published commands:
+    0.05, also 0.01 to 0.08)."""
     observed: Literal["global", "own"] = "global"
-    """What tells which: the last `global` update (the paper), or the client's `own` gradient (its code)."""
+    """What tells which: the last `global` update (the paper), or the client's `own` gradient (FLPoison)."""
 
     def train(
         self, honest_train: Callable[..., np.ndarray], data: ClientData, ctx: ClientContext

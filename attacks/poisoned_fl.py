@@ -36,7 +36,7 @@ class PoisonedFL(Attack):
     trains: ClassVar[bool] = False
     """No: fake clients have no data."""
     factor: Positive = 8.0
-    """Factor c on the length of the last global update that the attack begins with."""
+    """Factor c on the length of the last global update that the attack begins with (published commands: 8)."""
     window: PositiveInt = 50
     """Rounds between two tests of whether the model follows (published code: 50)."""
     significance: PositiveFraction = 0.01

@@ -2,8 +2,8 @@
 
 Xu, Zhang and Hu, "Detecting backdoor attacks in federated learning via direction alignment inspection", CVPR 2025.
 
-Published code that differs: a deviation of exactly the radius is rejected there, and of an even number of norms the lower
-middle one is what the accepted are clipped to.
+Published code that differs: a deviation of exactly the radius is rejected there, of an even number of norms the lower
+middle one is what the accepted are clipped to, their mean is weighted by data, and BatchNorm's statistics count as parameters.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Centered clipping: nobody moves the aggregate further than a radius from where it was in the round before.
 
 Karimireddy, He and Jaggi, "Learning from history for Byzantine robust optimization", ICML 2021: the centre
-of a round is the aggregate of the round before, and one step a round is enough. Published code that differs: Blades
-takes 5 steps (option `iterations`); all of it has a fixed radius (option `radius`).
+of a round is the aggregate of the round before. The authors' experiments take one step a round. Published code that differs:
+Blades takes 5 steps (option `iterations`); all of it has a fixed radius (option `radius`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class CenteredClipping(Defense):
 
     paper = "Karimireddy et al., ICML 2021"
     radius: Positive | None = None
-    """Radius tau that differences to the centre are clipped to (FLPoison, ByzFL: 100; Blades: 10); null: the median
-    distance to the centre."""
+    """Radius tau that differences to the centre are clipped to (the authors' code, FLPoison, ByzFL: 100; Blades: 10);
+    null: the median distance to the centre."""
     iterations: PositiveInt = 1
-    """Steps in a round (the paper: 1; Blades: 5)."""
+    """Steps in a round (the authors' code, FLPoison, ByzFL: 1; Blades: 5)."""
 
     def init(self, ctx: Context) -> State:
         """The centre is the global model."""

@@ -1,8 +1,9 @@
 """DnC: drop the updates that stand out along the direction in which the updates differ most.
 
 Shejwalkar and Houmansadr, "Manipulating the Byzantine: optimizing model poisoning attacks and defenses for federated
-learning", NDSS 2021, algorithm 2 (divide and conquer). Published code that differs: Blades repeats 5 times (option
-`repeats`), FLPoison too, on a fifth of the parameters (option `dimensions`).
+learning", NDSS 2021 (divide and conquer). Ports differ: Blades repeats 5 times (option `repeats`), FLPoison too, on
+a fifth of the parameters (option `dimensions`); SignGuard's authors draw 1,000 parameters once, and drop a share (K - 1) / K
+of num_byzantine (option `filter_fraction`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class DnC(Defense):
 
     A repetition draws `dimensions` parameters, centres the updates there, and projects them on the top right singular
     vector v: s_i = <u_i - mean, v>^2. The filter_fraction * num_byzantine largest are dropped (rounded down), and flagged.
-    Scores: s_i as a share of sum s, meaned over the repetitions. The mean is uniform, as in the paper. Where nobody is
+    Scores: s_i as a share of sum s, meaned over the repetitions. The mean is uniform, as in these ports. Where nobody is
     left, the global model stays.
 
     A round left with fewer rows than planned assumes at most what those tolerate. Only inner products [K, K] leave the tasks: with the centred columns X the projections are X v = sigma u, and u is an
@@ -39,11 +40,12 @@ class DnC(Defense):
     num_byzantine: Count | None = None
     """Assumed number m of malicious clients, 2 m < K; null: floor((K - 1) / 2), the most that K tolerates."""
     repeats: PositiveInt = 1
-    """Draws of parameters, of which each drops updates (Blades, FLPoison: 5)."""
+    """Draws of parameters, of which each drops updates (SignGuard's authors: 1; Blades, FLPoison: 5)."""
     filter_fraction: Positive = 1.0
     """Updates that a repetition drops, in multiples of num_byzantine (Blades, FLPoison: 1)."""
     dimensions: PositiveInt = 10_000
-    """Parameters drawn in a repetition, at most all of them (Blades: 10,000; FLPoison: a fifth of all)."""
+    """Parameters drawn in a repetition, at most all of them (Blades: 10,000; SignGuard's authors: 1,000; FLPoison: a
+    fifth of all)."""
 
     def assumed(self, count: int) -> int | None:
         """m."""

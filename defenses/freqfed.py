@@ -1,9 +1,11 @@
 """FreqFed: compare the low frequencies of the updates, and keep the largest group.
 
 Fereidooni et al., "FreqFed: a frequency analysis-based approach for mitigating poisoning attacks in federated learning",
-NDSS 2024. The paper leaves open how HDBSCAN is set; as in FLAME, by the same group, a cluster of more than half of the
-clients is asked for, and always found (option `min_cluster_size`). A published port that differs looks at the last layer
-alone, and gives HDBSCAN the rows of the distance matrix.
+NDSS 2024. An account of the paper and a port agree that matrices are transformed, in two dimensions, and the coefficients
+(k, l) kept with k + l at most half the matrix's side; they differ in whether a matrix is a layer or the whole model. Here, as
+in another port, an update is one vector. Ports leave HDBSCAN at its defaults or set it as FLAME does, by the same group: a cluster
+of more than half of the clients is asked for, and here always found (option `min_cluster_size`). The port with one vector
+looks at the last layer alone, and both give HDBSCAN the rows of the distance matrix.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class FreqFed(Defense):
     paper = "Fereidooni et al., NDSS 2024"
     needs = frozenset({Requirement.GRAM})
     kept_share: PositiveFraction = 0.5
-    """Share of the coefficients that are low frequencies and compared (a published port: 0.5)."""
+    """Share of the coefficients that are low frequencies and compared (the port with one vector: 0.5)."""
     min_cluster_size: AtLeastTwo | None = None
     """HDBSCAN's smallest cluster, in clients; null: floor(K / 2) + 1."""
 

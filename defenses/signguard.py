@@ -2,9 +2,10 @@
 
 Xu et al., "Byzantine-robust federated learning through collaborative malicious gradient filtering", ICDCS 2022.
 
-As in the published code each share of signs is divided by the round's largest. That code differs: it takes one window of
-consecutive parameters where the paper draws them at random (option `parameters`), rejects norms at the very bounds, and its
-variant with a cosine uses medians in the first three rounds (option `similarity`; here in the first).
+As in the published code each share of signs is divided by the round's largest. That code differs: it counts the signs of
+one window of consecutive parameters, which here are drawn one by one (option `parameters`), rejects norms at the very
+bounds, clips to the lower middle one of an even number of norms, and its variant with a cosine uses medians in the first
+three epochs (option `similarity`; here in the first round).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SHARE_OF_SIMILARITY = 5.0
 """The similarity's feature is divided by this, so that signs weigh more (published code)."""
 
 FAR = 1.1
-"""In medians: a distance from which the distance's feature is 1 (published code)."""
+"""In medians: a distance from which the distance's feature is not 0 (published code)."""
 
 
 REJECTED = 2.0
@@ -54,13 +55,13 @@ class SignGuard(Defense):
     paper = "Xu et al., ICDCS 2022"
     needs = frozenset({Requirement.GRAM})
     lower: NotNegative = 0.1
-    """Least norm that passes, in median norms (the paper: 0.1)."""
+    """Least norm that passes, in median norms (published code: 0.1)."""
     upper: Positive = 3.0
-    """Largest norm that passes, in median norms (the paper: 3)."""
+    """Largest norm that passes, in median norms (published code: 3)."""
     share: PositiveFraction = 0.1
-    """Share of the parameters whose signs are counted (the paper: 0.1)."""
+    """Share of the parameters whose signs are counted (published code: 0.1)."""
     parameters: Literal["random", "window"] = "random"
-    """Which parameters: `random` ones (the paper), or a `window` of consecutive ones (its code)."""
+    """Which parameters: each drawn at `random`, or a `window` of consecutive ones (published code)."""
     similarity: Literal["none", "cosine", "distance"] = "none"
     """A further feature: `none`, the `cosine` to the last aggregate (SignGuard-Sim), or the `distance` to it
     (SignGuard-Dist)."""
