@@ -10,9 +10,10 @@ import pytest
 import raysim.matrix.pair_distances as module
 import raysim.matrix.pairs
 import raysim.matrix.updates
+from raysim.backends import devices
 from raysim.backends.base import InProcessBackend
 from raysim.matrix.distances import krum_scores, squared_distances
-from raysim.matrix.pair_distances import nearest_scores, pair_distances
+from raysim.matrix.pair_distances import nearest_scores, pair_distances, pair_products
 from raysim.matrix.updates import Updates
 
 COUNT, COLUMNS = 23, 9000
@@ -81,6 +82,21 @@ def test_krum_scores_of_tiles(options: dict[str, Any]) -> None:
     distances = pair_distances(updates_of(drawn()))
     expected = krum_scores(distances.to_array(), 4, **options)
     np.testing.assert_array_equal(nearest_scores(distances, "krum", 4, **options), expected)
+
+
+def test_the_path_of_a_gpu() -> None:
+    rows, backend = drawn(), InProcessBackend(accelerator=devices.REHEARSAL)
+    there = Updates.from_array(rows, backend)
+    np.testing.assert_allclose(
+        pair_distances(there).to_array(), pair_distances(updates_of(rows)).to_array(), rtol=1e-9
+    )
+    mean = rows.astype(np.float64).mean(axis=0)
+    options = {"about": mean, "scale": 1 + np.abs(mean)}
+    found, diagonal = pair_products(there, **options)
+    scaled = (rows - options["about"]) * options["scale"]
+    np.testing.assert_allclose(found.to_array(), scaled @ scaled.T, atol=1e-8)
+    np.testing.assert_array_equal(diagonal, np.diagonal(found.to_array()))
+    assert devices.REHEARSAL in {span.device for span in backend.telemetry.drain()}
 
 
 def test_small_matrices_are_those_of_one_gram_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
