@@ -6,6 +6,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -66,15 +67,17 @@ def is_installed(module: ModuleType) -> bool:
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {Path(sysconfig.get_path(kind)).resolve() for kind in kinds}
     parents = Path(file).resolve().parents
-    return "site-packages" in str(parents[0]) or bool(folders & set(parents)) or top in _editable()
+    return "site-packages" in str(parents[0]) or bool(folders & set(parents)) or top in _distributed()
 
 
 def _beside_raysim(file: str) -> bool:
     return Path(__file__).resolve().parents[2] in Path(file).resolve().parents
 
 
-def _editable() -> set[str]:
-    return set(metadata.packages_distributions())
+@cache
+def _distributed() -> frozenset[str]:
+    """Top-level names of installed distributions, editable ones too. Read once: it takes a while where there are many."""
+    return frozenset(metadata.packages_distributions())
 
 
 def registered(cloudpickle: ModuleType) -> set[str]:
