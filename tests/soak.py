@@ -29,7 +29,7 @@ import raysim
 from raysim.backends import ray_connection
 from raysim.runs.ray_driver import SERVER_RESTARTS
 
-WORKERS = ("ray::ClientActor", "ray::run_task")
+WORKERS = ("ray::RayActor", "ray::run_task")
 SETTLED_ROUND = 50
 GROWTH = 1.10
 SAMPLES = 20
