@@ -17,7 +17,7 @@ help:
 	@echo "make results    the tables of docs/results that take minutes, measured anew; a stopped one goes on"
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither Ray nor whole studies"
-	@echo "make soak       a long run whose processes are killed at random: 15 minutes or more"
+	@echo "make soak       a long run whose processes are killed at random: minutes on a quiet machine, more on a busy one"
 	@echo "make check      ruff (lint and format) and mypy"
 	@echo "make docs       the documentation, into site/"
 	@echo "make format     rewrite the code in the project's format"

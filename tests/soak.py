@@ -1,4 +1,4 @@
-"""A long run on Ray whose processes are killed at random, from a seed: `make soak`, about 15 minutes.
+"""A long run on Ray whose processes are killed at random, from a seed: `make soak`, minutes on a quiet machine.
 
     python -m tests.soak --rounds 300 --clients 200 --kill-every-s 4
 
