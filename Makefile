@@ -66,7 +66,7 @@ results-pdrr results-gcama results-fedgrad: results-%: ; $(BIN)/raysim reproduce
 
 # Three processes, since what has several nodes waits for them as much as it computes.
 WITH_RAY := "ray or namespaces"
-RAY_1 := tests/backends tests/cluster tests/contract tests/cli
+RAY_1 := tests/backends tests/cluster tests/contract
 test: $(READY)
 	@echo "the tests in three processes: those that start Ray or make namespaces (ray 1:, ray 2:), and all others"
 	@$(MAKE) --no-print-directory --jobs 3 test-ray-1 test-ray-2 test-without-ray
