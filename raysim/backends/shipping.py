@@ -64,14 +64,19 @@ def is_installed(module: ModuleType) -> bool:
         return True
     if top in OWN:
         return _beside_raysim(file)
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = {Path(sysconfig.get_path(kind)).resolve() for kind in kinds}
-    parents = Path(file).resolve().parents
-    return "site-packages" in str(parents[0]) or bool(folders & set(parents)) or top in _distributed()
+    if "site-packages" in file:  # most of them, and often below the program's own folder
+        return True
+    return bool(_library_folders() & set(Path(file).resolve().parents)) or top in _distributed()
 
 
 def _beside_raysim(file: str) -> bool:
     return Path(__file__).resolve().parents[2] in Path(file).resolve().parents
+
+
+@cache
+def _library_folders() -> frozenset[Path]:
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    return frozenset(Path(sysconfig.get_path(kind)).resolve() for kind in kinds)
 
 
 @cache
