@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from defenses.clip_norm import clip_factors
+from defenses.cosine import cosines_from_products
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.matrix.row_products import products_with
@@ -52,14 +54,14 @@ class AlignIns(Defense):
         with ctx.stage("clip"):
             norms = np.sqrt(products[:, 1])
             both = norms * np.sqrt(reference.astype(np.float64) @ reference)
-            cosines = np.divide(products[:, 0], both, out=np.zeros_like(both), where=both > 0)
+            cosines = cosines_from_products(products[:, 0], both)
             scores = np.maximum(
                 mz_scores(cosines) / self.direction_radius, mz_scores(agreement) / self.sign_radius
             )
             accepted = scores <= 1.0
             weights = accepted / max(accepted.sum(), 1)
             bound = float(np.median(norms[accepted])) if accepted.any() else 0.0
-            scale = np.minimum(1.0, bound / np.where(norms > 0, norms, 1.0))
+            scale = clip_factors(norms, bound)
         return Verdict(updates.combine(weights * scale), weights, scores, ~accepted, threshold=1.0), state
 
 

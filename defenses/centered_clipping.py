@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from defenses.clip_norm import clip_factors
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.matrix.row_products import squares_about
@@ -48,11 +49,7 @@ class CenteredClipping(Defense):
         for _ in range(self.iterations):
             distances = np.sqrt(squares_about(updates, ctx.put(centre), "distances"))
             radius = float(np.median(distances)) if self.radius is None else self.radius
-            steps = (
-                np.minimum(1.0, radius / np.maximum(distances, radius))
-                if radius > 0
-                else np.zeros_like(distances)
-            )
+            steps = clip_factors(distances, radius) if radius > 0 else np.zeros_like(distances)
             steps /= updates.num_clients
             left = 1.0 - steps.sum()
             weights, kept = left * weights + steps, left * kept

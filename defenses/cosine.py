@@ -48,6 +48,12 @@ def cosines_from_gram(gram: np.ndarray) -> np.ndarray:
     return similarities
 
 
+def cosines_from_products(products: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Cosines [K] with one vector from the inner products with it and the products of both lengths; a zero vector's are 0."""
+    similarities: np.ndarray = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    return similarities
+
+
 def transitive_interval(s_iz: float, s_zj: float) -> tuple[float, float]:
     """The least and the largest cosine that i and j can have, given both their cosines with z.
 

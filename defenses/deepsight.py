@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from defenses.client_models import bound_model, map_models
+from defenses.clip_norm import clip_factors
 from defenses.cosine import cosine_similarities
 from raysim import rng
 from raysim.backends import devices
@@ -107,7 +108,7 @@ class DeepSight(Defense):
             scores = suspicious_share(labels, suspicious)
             accepted = scores < MOST_SUSPICIOUS
             bound = float(np.median(norms))
-            scale = np.minimum(1.0, bound / np.where(norms > 0, norms, 1.0))
+            scale = clip_factors(norms, bound)
             weights = accepted / max(accepted.sum(), 1)
         return Verdict(updates.combine(weights * scale), weights, scores, ~accepted), state
 

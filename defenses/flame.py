@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from defenses.clip_norm import clip_factors
 from raysim.backends.base import ACCELERATED
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
@@ -81,7 +82,7 @@ class Flame(Defense):
             norms = np.sqrt(squares)
             bound = float(np.median(norms))
             weights = accepted / accepted.sum()
-            scale = np.minimum(1.0, bound / np.where(norms > 0, norms, 1.0))
+            scale = clip_factors(norms, bound)
             scores = sums / np.maximum(accepted.sum() - accepted, 1)
         aggregate = updates.combine(weights * scale)
         if self.noise_factor * bound > 0:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from defenses.cosine import cosines_from_products
 from raysim.backends import devices
 from raysim.backends.base import ACCELERATED
 from raysim.context import Context, ServerData, State
@@ -59,7 +60,7 @@ class FLTrust(Defense):
             own_length = np.sqrt(reference.astype(np.float64) @ reference)
             lengths = np.sqrt(products[:, 1])
             both = lengths * own_length
-            cosines = np.divide(products[:, 0], both, out=np.zeros_like(both), where=both > 0)
+            cosines = cosines_from_products(products[:, 0], both)
             trust = np.maximum(cosines, 0.0)
             if self.no_trust == "uniform" and not trust.any():
                 trust = np.ones_like(trust)

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from defenses import row_history
+from defenses.clip_norm import clip_factors
 from defenses.cosine import cosines_from_gram
 from defenses.features import head_updates
 from raysim.context import Context, State
@@ -67,7 +68,7 @@ class FoolsGold(Defense):
         scale = np.ones(updates.num_clients)
         if self.clip is not None:
             norms = np.sqrt(squared_norms(rows))
-            scale = np.minimum(1.0, self.clip / np.maximum(norms, self.clip))
+            scale = clip_factors(norms, self.clip)
         names = [str(client) for client in updates.client_ids]
         if self.features == "all":
             histories = self._in_tiles(state["layers"], rows, scale)

@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from defenses.cosine import cosines_from_gram
+from defenses.clip_norm import clip_factors
+from defenses.cosine import cosines_from_gram, cosines_from_products
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
@@ -99,7 +100,7 @@ class SignGuard(Defense):
         with ctx.stage("clip"):
             accepted = usual & group
             weights = accepted / max(accepted.sum(), 1)
-            scale = np.minimum(1.0, median / np.where(norms > 0, norms, 1.0))
+            scale = clip_factors(norms, median)
             apart = np.linalg.norm(features - features[group].mean(axis=0), axis=1)
             scores = np.where(usual, apart, apart + REJECTED)
         aggregate = updates.combine(weights * scale)
@@ -127,7 +128,7 @@ class SignGuard(Defense):
         elif self.similarity == "cosine":
             products = products_with(updates, ctx.put(last), "similarity")
             both = np.sqrt(products[:, 1] * float(last.astype(np.float64) @ last))
-            values = np.divide(products[:, 0], both, out=np.zeros_like(both), where=both > 0)
+            values = cosines_from_products(products[:, 0], both)
         else:
             values = np.sqrt(squares_about(updates, ctx.put(last.astype(np.float64)), "similarity"))
         middle = float(np.median(values))
