@@ -95,9 +95,7 @@ class IID(Declared):
         sizes = np.full(num_clients, size)
         if self.remainder == "spread":
             sizes[:more] += 1
-        owner = np.full(len(labels), NOBODY, np.int64)
-        owner[rng.permutation(len(labels))[: sizes.sum()]] = np.repeat(np.arange(num_clients), sizes)
-        return from_owners(owner, num_clients)
+        return _dealt(len(labels), sizes, rng)
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,7 @@ class LogNormal(Declared):
         sizes = 1 + wanted.astype(np.int64)
         left = len(labels) - sizes.sum()
         sizes[np.argsort(-(wanted % 1), kind="stable")[:left]] += 1
-        owner = np.empty(len(labels), np.int64)
-        owner[rng.permutation(len(labels))] = np.repeat(np.arange(num_clients), sizes)
-        return from_owners(owner, num_clients)
+        return _dealt(len(labels), sizes, rng)
 
 
 @dataclass(frozen=True)
@@ -181,6 +177,13 @@ PARTITIONS: Mapping[str, type[Partitioner]] = MappingProxyType(
         "natural": Natural,
     }
 )
+
+
+def _dealt(num_samples: int, sizes: np.ndarray, rng: np.random.Generator) -> Partition:
+    """Random samples for every client, as many as `sizes` [clients] says; what is left is held by nobody."""
+    owner = np.full(num_samples, NOBODY, np.int64)
+    owner[rng.permutation(num_samples)[: sizes.sum()]] = np.repeat(np.arange(len(sizes)), sizes)
+    return from_owners(owner, len(sizes))
 
 
 def _hands(num_samples: int, num_clients: int, size: int, rng: np.random.Generator) -> Partition:
