@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
@@ -16,7 +16,7 @@ from raysim.options import PositiveInt
 from raysim.presets import PAPERS, Preset, Scale, generated
 from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies.of_runs import OfRuns, placed
-from raysim.studies.options import Seeds, Written
+from raysim.studies.options import Seeds, Words, Written
 from raysim.studies.study import Bench, Cell, Page, Study, columns
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class ReproducePlan(OfRuns):
     overrides: Annotated[tuple[str, ...], Written("KEY=VALUE", argument=True, many=True)] = Field(
         (), description="keys to change in every cell"
     )
-    table: Annotated[str | None, Written("N")] = Field(
-        None, description="3 or table3, fig7, all; default: those that report numbers"
+    table: Annotated[Words, Written("N,...")] = Field(
+        (), description="3 or table3, fig7, with commas between, or all; default: those that report numbers"
     )
     scale: Scale = Field("paper", description="the full setting, or its structure in seconds a cell")
     match: Annotated[str, Written("TEXT")] = Field("", description="only cells with this in their name")
@@ -89,7 +89,7 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
 
     \b
     raysim reproduce flare --scale small
-    raysim reproduce pdrr --table 1 --scale small --seeds 0
+    raysim reproduce pdrr --table 1,fig4 --scale small --seeds 0
     raysim reproduce layercam_ae --table 4 --match cifar100 --address 10.0.0.1:6379
 
     Each cell is a preset (raysim list presets) and each seed a run under DIR/runs; with --resume what is finished there
@@ -151,8 +151,8 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
         return page_of(plan, tables["measures"])
 
 
-def select(paper: str, table: str | None = None) -> dict[str, list[Preset]]:
-    """Table -> its presets, of one table or figure, of `all`, or (None) of those with reported numbers.
+def select(paper: str, wanted: Sequence[str] = ()) -> dict[str, list[Preset]]:
+    """Table -> its presets, of the tables and figures wanted, in that order, of `all`, or of those with reported numbers.
 
     `3` is short for `table3`. ConfigError for what the paper has not.
     """
@@ -162,11 +162,12 @@ def select(paper: str, table: str | None = None) -> dict[str, list[Preset]]:
     for preset in generated().values():
         if preset.source == paper:
             tables.setdefault(preset.table, []).append(preset)
-    if table == "all":
+    if tuple(wanted) == ("all",):
         return tables
-    if table is None:
+    if not wanted:
         return {name: cells for name, cells in tables.items() if any(cell.reported for cell in cells)}
-    wanted = f"table{table}" if table[0].isdigit() else table
-    if wanted not in tables:
-        raise unknown_name("table", wanted, tables)
-    return {wanted: tables[wanted]}
+    names = [f"table{name}" if name[0].isdigit() else name for name in wanted]
+    for name in names:
+        if name not in tables:
+            raise unknown_name("table", name, tables)
+    return {name: tables[name] for name in names}

@@ -37,14 +37,15 @@ def cell(missing: tuple[int, ...] = (), **measured: list[float]) -> PaperCell:
 def test_without_a_table_those_with_reported_numbers_are_chosen():
     assert list(select("pdrr")) == ["table1", "table2", "table2_full", "table3"]
     assert list(select("gcama"))[:2] == ["fig2", "fig2_gae"]
-    assert "fig12" in select("flare", "all")
-    assert list(select("flare", "5")) == list(select("flare", "table5")) == ["table5"]
-    assert len(select("flare", "5")["table5"]) == 10
+    assert "fig12" in select("flare", ["all"])
+    assert list(select("flare", ["5"])) == list(select("flare", ["table5"])) == ["table5"]
+    assert len(select("flare", ["5"])["table5"]) == 10
+    assert list(select("pdrr", ["fig4", "2_full", "1"])) == ["fig4", "table2_full", "table1"]
 
 
 @pytest.mark.parametrize(
     ("paper", "table", "message"),
-    [("flair", None, "did you mean 'flare'"), ("flare", "9", "table"), ("pdrr", "tabel1", "did you mean 'table1'")],
+    [("flair", (), "did you mean 'flare'"), ("flare", ["9"], "table"), ("pdrr", ["1", "tabel1"], "did you mean 'table1'")],
 )  # fmt: skip
 def test_what_there_is_not_is_refused(paper, table, message):
     with pytest.raises(ConfigError, match=message):
