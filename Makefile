@@ -9,12 +9,13 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo gpu results test test-ray-1 test-ray-2 test-without-ray test-fast test-fast-1 test-fast-2 soak check docs format clean
+.PHONY: help install demo gpu results results-caught results-papers test test-ray-1 test-ray-2 test-without-ray test-fast test-fast-1 test-fast-2 soak check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
 	@echo "make gpu        a GPU beside the CPU: the same verdicts, and seconds; in one process, without Ray"
-	@echo "make results    the tables of docs/results that take minutes, measured anew; a stopped one goes on"
+	@echo "make results    the tables of docs/results that take minutes, measured anew; a stopped one goes on; also"
+	@echo "                results-caught and results-papers (hours), results-NAME for one table"
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither Ray nor whole studies"
 	@echo "make soak       a long run whose processes are killed at random: minutes on a quiet machine, more on a busy one"
@@ -48,21 +49,68 @@ gpu:
 	$(if $(and $(filter file,$(origin PYTHON)),$(wildcard $(READY))),$(BIN)/python,$(PYTHON)) -m raysim bench gpu
 
 # Each writes its table where the documentation includes it, and keeps what it measured in runs/results, from which it goes on
-# where it was stopped; cells of another commit or machine are refused there. One after the other: they are timed. The papers'
-# larger tables (layercam_ae, flare), detection and scaling take an hour or more; their pages name the commands.
-RESULTS := defenses kernels rounds population coverage similarity mmd pdrr gcama fedgrad
-results: $(READY)
-	@for name in $(RESULTS); do $(MAKE) --no-print-directory results-$$name || exit 1; done
+# where it was stopped; cells of another commit or machine are refused there. One after the other: they are timed. `results`:
+# what takes minutes; its nodes are network namespaces, which need root. `results-caught`: what attacks do and defenses catch,
+# `results-papers`: the papers' tables; hours of one core, with MNIST, Fashion-MNIST and CIFAR-10 under $RAYSIM_DATA.
+RESULTS := defenses kernels attacks rounds population growth scaling scaling-small nodes maps coverage similarity mmd
+CAUGHT := layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
+PAPERS := pdrr gcama fedgrad layercam_ae flare
+one_by_one = @for name in $(1); do $(MAKE) --no-print-directory results-$$name || exit 1; done
+results: $(READY) ; $(call one_by_one,$(RESULTS))
+results-caught: $(READY) ; $(call one_by_one,$(CAUGHT))
+results-papers: $(READY) ; $(call one_by_one,$(PAPERS))
 
 measured = --out runs/results/$(1) --resume --page docs/results/tables/$(1).md > /dev/null
-results-defenses: ; $(BIN)/raysim bench defenses --peers --repeats 7 $(call measured,defenses)
-results-kernels: ; $(BIN)/raysim bench kernels --peers --repeats 7 --image 3x64x64 $(call measured,kernels)
-results-rounds: ; $(BIN)/raysim bench rounds digits $(call measured,rounds)
-results-population: ; $(BIN)/raysim bench population --clients 10000,100000,1000000 $(call measured,population)
-results-coverage: ; $(BIN)/raysim bench coverage $(call measured,coverage)
-results-similarity: ; $(BIN)/raysim bench similarity $(call measured,similarity)
-results-mmd: ; $(BIN)/raysim bench mmd $(call measured,mmd)
-results-pdrr results-gcama results-fedgrad: results-%: ; $(BIN)/raysim reproduce $* --scale small $(call measured,$*)
+bench = $(BIN)/raysim bench
+of_the_papers := --defense layercam_ae,gradcam_ae,fedgrad,flare,pdrr,krum --repeats 3
+small_cnn := --model digits_cnn --image 1x8x8 --classes 10
+hosts := --nodes 1,2,4 --kind namespaces --bandwidth 1gbit --cpus-per-node 1 --repeats 3
+results-defenses: ; $(bench) defenses --peers --repeats 7 $(call measured,defenses)
+results-kernels: ; $(bench) kernels --peers --repeats 7 --image 3x32x32,3x64x64,3x224x224 $(call measured,kernels)
+results-attacks: ; $(bench) attacks $(call measured,attacks)
+results-rounds: ; $(bench) rounds digits dirichlet lognormal $(if $(RAYSIM_DATA),cifar10) $(call measured,rounds)
+results-population: ; $(bench) population --clients 10000,100000,1000000 --cohort 1000 $(call measured,population)
+results-growth: ; $(bench) growth digits --clients 25,50,100 --nodes 1,2 --repeats 3 $(call measured,growth)
+results-scaling: ; $(bench) scaling $(of_the_papers) --clients 24,48,72,100,200 $(call measured,scaling)
+results-scaling-small: ; $(bench) scaling $(of_the_papers) --clients 24,100,200,500,1000,2000 $(small_cnn) $(call measured,scaling-small)
+results-scaling-spilled: ; $(bench) scaling $(of_the_papers) --clients 400 $(call measured,scaling-spilled)
+results-nodes: ; $(bench) scaling --defense layercam_ae,norm_clip,fedavg,krum,median --clients 48 $(hosts) $(call measured,nodes)
+results-maps: ; $(bench) maps --repeats 1 $(call measured,maps)
+results-coverage: ; $(bench) coverage $(call measured,coverage)
+results-similarity: ; $(bench) similarity $(call measured,similarity)
+results-mmd: ; $(bench) mmd --clients 10,50,100,200,500,1000 --samples 5,10,20,50 $(call measured,mmd)
+
+, := ,
+sweep = $(BIN)/raysim sweep
+alone := --backend inprocess --workers 1
+nobody := --point 'attack=none population.malicious=0'
+noise := $(nobody) --point 'attack=noise population.malicious=3'
+cifar10 := data.name=cifar10 data.limit=10000 model.name=flare_cifar training.batch_size=32 rounds=10
+images := data.name=mnist,fashion_mnist data.limit=4800 training.batch_size=32 rounds=12
+ascents := $(nobody) $(foreach few,3 9,$(foreach attack,gae gae$(,)direction=loss,--point 'attack=$(attack) population.malicious=$(few)'))
+ascents += --point 'attack=gae$(,)bound_factor=4 population.malicious=3'
+semantic := inputs=semantic,source=inverted,boosting=end,samples=100,benign_steps=2,epochs=4
+results-layercam: ; $(sweep) quickstart $(noise) defense.hidden=4,128 defense.normalise=minmax,none --seeds 0,1,2 --metric recall $(alone) $(call measured,layercam)
+results-layercam-cifar10: ; $(sweep) quickstart $(cifar10) $(noise) defense.hidden=4,128 --metric recall $(alone) $(call measured,layercam-cifar10)
+results-layercam-start: ; $(sweep) quickstart attack.schedule.start=0,3,4,5,6 --metric recall $(alone) $(call measured,layercam-start)
+results-gae: ; $(sweep) quickstart defense=fedavg $(ascents) $(alone) $(call measured,gae)
+results-gae-images: ; $(sweep) quickstart $(images) defense=fedavg $(ascents) $(alone) $(call measured,gae-images)
+results-backdoors: ; $(sweep) backdoors \
+	--point 'attack=none population.malicious=0' \
+	--point 'attack=trigger,poisoned_data_rate=0.2 population.malicious=4' \
+	--point 'attack=constrain_and_scale,poisoned_data_rate=0.3,alpha=0.9,scale=5 population.malicious=1' \
+	--point 'attack=dba,poisoned_data_rate=0.3,scale=2.5 population.malicious=4' \
+	--point 'attack=edge_case,source_class=0,target=9 population.malicious=3' \
+	--point 'attack=edge_case_pgd,source_class=0,target=9 population.malicious=3' \
+	--point 'attack=edge_case_pgd_replacement,source_class=0,target=9 population.malicious=1' \
+	--point 'attack=krum_backdoor,boost=7,$(semantic) population.malicious=1' \
+	--point 'attack=coomed_backdoor,boost=2,$(semantic) population.malicious=3' \
+	--point 'attack=flare_adaptive,boost=5,$(semantic) population.malicious=1' \
+	--seeds 0,1 --metric attack_success_rate $(alone) $(call measured,backdoors)
+map_rules := $(foreach rule,gradcam_ae$(,)hidden=4 gradcam_ae$(,)hidden=128 layercam_ae$(,)hidden=4 layercam_ae$(,)hidden=128 gradcam_krum layercam_krum,--defense $(rule) --defense $(rule)$(,)normalise=none)
+results-detection-maps: ; $(bench) detection --seeds 0,1,2 --workers 1 $(map_rules) $(call measured,detection-maps)
+results-detection: ; $(bench) detection --workers 1 $(call measured,detection)
+$(addprefix results-,$(PAPERS)): results-%: ; $(BIN)/raysim reproduce $* --scale small $(call measured,$*)
 
 # Three processes, since what has several nodes waits for them as much as it computes.
 WITH_RAY := "ray or namespaces"

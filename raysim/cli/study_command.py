@@ -117,4 +117,6 @@ def _shown(default: Any, written: Written) -> Any:
         return None
     if not written.text or isinstance(default, str):
         return default
+    if isinstance(default[0], tuple):
+        return ",".join("x".join(map(str, one)) for one in default)
     return ("x" if "x" in written.metavar else ",").join(map(str, default))

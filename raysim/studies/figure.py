@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,18 @@ def bars(values: Mapping[str, Values], x: str) -> Figure:
     low, high = zip(*(found.quartiles for found in values.values()), strict=True)
     axes.hlines(at, low, high, color=INK, lw=1.6)
     _names_down(axes, list(values))
+    axes.set_xlabel(x)
+    return figure
+
+
+def intervals_down(values: Mapping[str, Values], x: str) -> Figure:
+    """Names down, and of each the mean with its 95 % confidence interval."""
+    figure, (axes,) = panels(1, height=1.1 + 0.3 * len(values))
+    at = range(len(values))
+    means = [found.mean for found in values.values()]
+    halves = np.nan_to_num([found.half_interval for found in values.values()])
+    axes.errorbar(means, at, xerr=halves, capsize=3, **style(0, lw=0, elinewidth=1.2))
+    _names_down(axes, [textwrap.fill(name, 44) for name in values])
     axes.set_xlabel(x)
     return figure
 

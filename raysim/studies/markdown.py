@@ -71,7 +71,9 @@ def _commit(name: str | None) -> str:
 
 
 def _word(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return " ".join("x".join(map(str, one)) if isinstance(one, list | tuple) else str(one) for one in value)
 
 
 def _cell(text: str) -> str:

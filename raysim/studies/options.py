@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import MinLen
 from pydantic import BeforeValidator
@@ -74,7 +74,7 @@ def distinct(read: Callable[[str], object], rule: str) -> Callable[[object], obj
     return words
 
 
-def image_shape(value: object) -> object:
+def image_shape(value: object) -> Any:
     """Channels, height and width from `3x32x32`."""
     if not isinstance(value, str):
         return value
@@ -82,6 +82,20 @@ def image_shape(value: object) -> object:
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise ConfigError("", "must be CHANNELSxHEIGHTxWIDTH", value, "1x28x28")
     return tuple(map(int, parts))
+
+
+def image_shapes(value: object) -> object:
+    """Several of these, `1x28x28,3x32x32`."""
+    return tuple(map(image_shape, words_of(value))) if isinstance(value, str) else value
+
+
+def shape_text(shape: tuple[int, int, int]) -> str:
+    """A size as it is written.
+
+    >>> shape_text((3, 32, 32))
+    '3x32x32'
+    """
+    return "x".join(map(str, shape))
 
 
 def labels(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -104,6 +118,13 @@ Words = Annotated[tuple[str, ...], BeforeValidator(listed), Written("NAMES")]
 """Names with commas between."""
 Image = Annotated[tuple[int, int, int], BeforeValidator(image_shape), Written("CHANNELSxHEIGHTxWIDTH")]
 """The size of a model's images."""
+Images = Annotated[
+    tuple[tuple[int, int, int], ...],
+    MinLen(1),
+    BeforeValidator(image_shapes),
+    Written("CHANNELSxHEIGHTxWIDTH,..."),
+]
+"""The same, several with commas between."""
 Methods = Annotated[tuple[str, ...], BeforeValidator(labels), Written("NAME[,KEY=VALUE...]", many=True)]
 """Methods with commas between; a part KEY=VALUE belongs to the name before it."""
 NamedMethods = Annotated[

@@ -38,10 +38,14 @@ AS_GIVEN = "as given"
 class SweepPlan(OfRuns):
     """A configuration, the values that keys of it take, and seeds."""
 
-    grid: ClassVar = OfRuns.grid | {"request", "seeds", "metric"}
+    grid: ClassVar = OfRuns.grid | {"request", "point", "seeds", "metric"}
     request: Annotated[
         tuple[str, ...], Written("CONFIG.yaml|PRESET|KEY=V1,V2...", argument=True, many=True)
     ] = Field((), description="a file or a preset, then keys and their values")
+    point: Annotated[tuple[str, ...], Written("'KEY=V KEY=V...'", many=True)] = Field(
+        (),
+        description="values that go together, spaces between; the other keys' values are combined with each",
+    )
     seeds: Seeds = Field((0,), description="with commas between")
     scale: Literal["paper", "small"] = Field("paper", description="of a paper's preset")
     metric: Literal[
@@ -57,10 +61,10 @@ class SweepPlan(OfRuns):
 
     @model_validator(mode="after")
     def _taken_apart(self) -> Self:
-        for word in self.request[self.source is not None :]:
-            if "=" not in word:
-                raise ConfigError("request", "must be a file or preset, then KEY=VALUE,...", word)
-        _ = self.values
+        for key in self.together:
+            if key in self.values:
+                raise ConfigError("point", "must name other keys than those with values of their own", key)
+        _ = self.settings
         return self
 
     @property
@@ -73,9 +77,7 @@ class SweepPlan(OfRuns):
         """Key -> its values, as they were written."""
         found: dict[str, list[str]] = {}
         for word in self.request[self.source is not None :]:
-            key, _, text = word.partition("=")
-            if key == "seed":
-                raise ConfigError("seed", "must be given as --seeds", word, f"--seeds {text}")
+            key, text = _pair("request", "must be a file or preset, then KEY=VALUE,...", word)
             values = split_methods(key, [text]) or [text]
             if key in found or len(set(values)) < len(values):
                 raise ConfigError(key, "must be given once, with different values", word)
@@ -83,9 +85,32 @@ class SweepPlan(OfRuns):
         return found
 
     @property
+    def together(self) -> list[str]:
+        """The keys whose values go together."""
+        return list(dict.fromkeys(key for point in self._points_given for key in point))
+
+    @property
     def varied(self) -> list[str]:
-        """The keys with more than one value."""
-        return [key for key, values in self.values.items() if len(values) > 1]
+        """The keys that do not have one value."""
+        return [*self.together, *(key for key, values in self.values.items() if len(values) > 1)]
+
+    @property
+    def settings(self) -> dict[str, dict[str, str]]:
+        """Every combination of the values that vary, as the table calls it (`defense=krum rounds=5`) -> the value of every key."""
+        each = [[(key, value) for value in values] for key, values in self.values.items()]
+        found: dict[str, dict[str, str]] = {}
+        for point, chosen in itertools.product(self._points_given or [{}], itertools.product(*each)):
+            own = {**point, **{key: value for key, value in chosen if len(self.values[key]) > 1}}
+            name = " ".join(f"{key}={value}" for key, value in own.items()) or AS_GIVEN
+            if name in found:
+                raise ConfigError("point", "must be given once", name)
+            found[name] = {**dict(chosen), **point}
+        return found
+
+    @property
+    def _points_given(self) -> list[dict[str, str]]:
+        rule = "must be KEY=VALUE words with spaces between"
+        return [dict(_pair("point", rule, word) for word in text.split()) for text in self.point]
 
     def beside_grid(self) -> dict[str, Any]:
         """See Plan: what every run has in common."""
@@ -93,18 +118,23 @@ class SweepPlan(OfRuns):
         return {**super().beside_grid(), "source": self.source, "fixed": fixed, "varied": sorted(self.varied)}
 
     def points(self) -> list[str]:
-        """Every combination of the values that vary: `defense=krum rounds=5`."""
-        choices = [[f"{key}={value}" for value in self.values[key]] for key in self.varied]
-        return [" ".join(point) or AS_GIVEN for point in itertools.product(*choices)]
+        """The names of all settings."""
+        return list(self.settings)
 
     def config(self, cell: SweepCell) -> ExperimentConfig:
         """The configuration of one run."""
-        place = self.points().index(cell.point)
-        choices = [[(key, value) for value in self.values[key]] for key in self.varied]
-        point = dict(list(itertools.product(*choices))[place])
-        chosen = {key: point.get(key, values[0]) for key, values in self.values.items()}
-        overrides = [*(f"{key}={value}" for key, value in chosen.items()), f"seed={cell.seed}"]
-        return load_config(self.source, overrides, self.scale)
+        overrides = [f"{key}={value}" for key, value in self.settings[cell.point].items()]
+        return load_config(self.source, [*overrides, f"seed={cell.seed}"], self.scale)
+
+
+def _pair(field: str, rule: str, word: str) -> tuple[str, str]:
+    """Key and value of a word; ConfigError for one without, and for a seed."""
+    key, mark, text = word.partition("=")
+    if not mark:
+        raise ConfigError(field, rule, word)
+    if key == "seed":
+        raise ConfigError("seed", "must be given as --seeds", word, f"--seeds {text}")
+    return key, text
 
 
 @dataclass(frozen=True)
@@ -122,6 +152,7 @@ class Sweep(Study[SweepPlan, SweepCell]):
     raysim sweep quickstart defense=krum,median,pdrr,rule=median population.malicious=0.1,0.2 --seeds 0,1,2
     raysim sweep mine.yaml training.optimizer.lr=0.01,0.05 rounds=20 --seeds 0,1 --backend inprocess
     raysim sweep mine.yaml attack=noise,ipm --seeds 0,1,2 --resume
+    raysim sweep backdoors --point "attack=dba population.malicious=4" --point attack=trigger --seeds 0,1
 
     The runs are kept under DIR/runs, to be reported on, resumed and compared. A killed sweep goes on with --resume: finished
     runs are skipped, begun ones resumed. More values and seeds may be added then. The table is written as Markdown, CSV

@@ -86,19 +86,25 @@ def _numbers(plan: SweepPlan, points: Sequence[str], found: dict[str, Groups], s
 
 
 def _figure(plan: SweepPlan, points: Sequence[str], found: dict[str, Values]) -> Figure:
-    """One key: means with their intervals. Two or more: heat maps over the first two, one for each setting of the others."""
-    from raysim.studies.figure import heat_map, panels, style
+    """Over numbers of one key: a curve. Over other values of one, or over points: their names down. Over two or more: heat maps
+    over the first two, one for each setting of the others. Values that go together count as those of one key.
+    """
+    from raysim.studies.figure import heat_map, intervals_down, panels, style
 
     label = MEASURES[plan.metric]
-    at = {tuple(values_of(plan, point)): found[point] for point in points}
+    at = {_place(plan, point): found[point] for point in points}
+    names = [", ".join(plan.together)] if plan.together else []
+    names += [key for key in plan.varied if key not in plan.together]
     first = list(dict.fromkeys(values[0] for values in at))
-    if len(plan.varied) == 1:
+    if len(names) == 1:
+        spread = f"{label}, mean and 95 % interval"
+        if not all(word.replace(".", "", 1).isdecimal() for word in first):
+            return intervals_down({name: at[(name,)] for name in first}, spread)
         figure, (axes,) = panels(1)
-        means = np.array([at[(name,)].mean for name in first])
         halves = np.nan_to_num([at[(name,)].half_interval for name in first])
-        axes.errorbar(range(len(first)), means, yerr=halves, capsize=3, **style(0))
-        axes.set_xticks(range(len(first)), first)
-        axes.set(xlabel=plan.varied[0], ylabel=f"{label}, mean and 95 % interval")
+        means = [at[(name,)].mean for name in first]
+        axes.errorbar([float(name) for name in first], means, yerr=halves, capsize=3, **style(0))
+        axes.set(xlabel=names[0], ylabel=spread)
         return figure
     second = list(dict.fromkeys(values[1] for values in at))
     others = list(dict.fromkeys(values[2:] for values in at))
@@ -112,6 +118,15 @@ def _figure(plan: SweepPlan, points: Sequence[str], found: dict[str, Values]) ->
     )
     for axes, values, rest in zip(drawn, grids, others, strict=True):
         heat_map(axes, first, second, values, low, high)
-        axes.set(xlabel=plan.varied[1], ylabel=plan.varied[0] if axes is drawn[0] else "")
+        axes.set(xlabel=names[1], ylabel=names[0] if axes is drawn[0] else "")
+        if axes is not drawn[0]:
+            axes.set_yticklabels([])
         axes.set_title(", ".join([label, *rest]), loc="left", fontsize=10)
     return figure
+
+
+def _place(plan: SweepPlan, point: str) -> tuple[str, ...]:
+    """A point's coordinates: the values that go together as one, then those of the other keys that vary."""
+    values = dict(zip(plan.varied, values_of(plan, point), strict=True))
+    together = [values.pop(key) for key in plan.together]
+    return (*([", ".join(together)] if together else []), *values.values())

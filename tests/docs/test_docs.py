@@ -38,11 +38,11 @@ def commands(page: Path) -> Iterator[str]:
 
 
 def made() -> Iterator[str]:
-    """Every command line of `make results`."""
+    """Every command line of `make results` and its kin."""
     if shutil.which("make"):
-        words = ["make", "--dry-run", "--always-make", "results"]
+        words = ["make", "--dry-run", "--always-make", "results", "results-caught", "results-papers"]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-        for line in done.stdout.splitlines():
+        for line in done.stdout.replace("\\\n", " ").splitlines():
             if line.startswith(".venv/bin/raysim "):
                 yield line.removeprefix(".venv/bin/")
 

@@ -227,8 +227,8 @@ def test_ratios_of_kernels_by_hand():
     sums = {kernels.COMBINE: (3.0, 8.0), kernels.READ: (1.0, 2.0)}
     maps = {kernels.STAGE: (2.0,), kernels.ALONE: (1.0,), kernels.BIND: (0.5,), kernels.PEER: (3.0,)}
     rows = [
-        {"kernel": kernel, "work": work, "repeat": n, "wall_s": s}
-        for kernel, found in (("sums", sums), ("cam", maps))
+        {"kernel": kernel, "image": image, "work": work, "repeat": n, "wall_s": s}
+        for kernel, image, found in (("sums", "1x28x28", sums), ("cam", "3x32x32", maps))
         for work, spent in found.items()
         for n, s in enumerate(spent)
     ]

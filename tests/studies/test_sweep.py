@@ -60,6 +60,52 @@ def test_lists_in_brackets_are_one_value():
     assert plan.config(SweepCell(plan.points()[1], 0)).population.placement == [2, 3]
 
 
+def test_values_that_go_together_are_combined_with_the_others():
+    plan = plan_of(
+        "defense=krum,median",
+        point=("population.malicious=1", "attack.schedule.start=1 population.malicious=2"),
+        seeds="0",
+    )
+    assert plan.varied == ["population.malicious", "attack.schedule.start", "defense"]
+    assert plan.points() == [
+        "population.malicious=1 defense=krum",
+        "population.malicious=1 defense=median",
+        "attack.schedule.start=1 population.malicious=2 defense=krum",
+        "attack.schedule.start=1 population.malicious=2 defense=median",
+    ]
+    config = plan.config(SweepCell(plan.points()[3], 0))
+    assert (config.population.malicious, config.defense[0].name) == (2, "median")
+    assert config.attack[0].schedule.start == 1
+    assert plan.config(SweepCell(plan.points()[0], 0)).attack[0].schedule.start == 0
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        (("attack",), "must be KEY=VALUE words"),
+        (("seed=1",), "must be given as --seeds"),
+        (("defense=krum", "defense=krum"), "must be given once"),
+        (("training.epochs=2",), "must name other keys"),
+    ],
+)
+def test_points_that_cannot_be_are_refused(point: tuple[str, ...], said: str):
+    with pytest.raises(ConfigError, match=said):
+        plan_of("training.epochs=1,2", point=point)
+
+
+def test_the_figure_of_points_takes_them_as_one_axis():
+    points = ("population.malicious=1 attack.schedule.start=1", "population.malicious=2")
+    plan = plan_of(point=points, seeds="0,1")
+    rows = [
+        {**dict.fromkeys(MEASURES, 0.5), "point": point, "seed": seed, "run": ""}
+        for point in plan.points()
+        for seed in (0, 1)
+    ]
+    page = page_of(plan, Sweep.tables["sweep"].table(rows))
+    (axes,) = page.figures["means"][1].axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["1, 1", "2, -"]
+
+
 def test_nothing_varied_is_one_point():
     plan = plan_of(seeds="0,1")
     assert plan.points() == [AS_GIVEN]

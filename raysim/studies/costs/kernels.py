@@ -15,9 +15,9 @@ from raysim import rng
 from raysim.options import Count, PositiveInt
 from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies import markdown
-from raysim.studies.options import Image, Written
+from raysim.studies.options import Images, Written, image_shape, shape_text
 from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
-from raysim.studies.table import Values, gathered, ordered
+from raysim.studies.table import Values, gathered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from raysim.studies.matrix import Matrix, MatrixSpec
 
 Kernel = Literal["sums", "cam"]
+
+LEAF_IMAGE = "1x28x28"
 
 TARGET_CLASS = 3
 """The class that maps explain."""
@@ -47,31 +49,39 @@ COMBINE, READ, COPY, BLAS = (
 class KernelsPlan(OnBackend):
     """What is measured, and how."""
 
-    grid: ClassVar = frozenset({"kernel", "peers"})
+    grid: ClassVar = frozenset({"kernel", "image", "peers"})
     kernel: Annotated[tuple[Kernel, ...], Written("sums|cam", argument=True, many=True)] = Field(
         get_args(Kernel), description="default: both"
     )
-    image: Image = Field(
-        (3, 224, 224), description="what cam shows the networks; the published code enlarges to 224 x 224"
+    image: Images = Field(
+        ((3, 224, 224),),
+        description="what cam shows the networks; the published code enlarges to 224 x 224",
     )
     peers: bool = Field(False, description="also pytorch-grad-cam")
     repeats: PositiveInt = Field(3, description="counted repeats, after one that warms up")
     seed: Count = Field(0, description="what everything is drawn from")
 
-    def spec(self, kernel: str) -> MatrixSpec:
+    def cells(self) -> list[KernelsCell]:
+        """cam by image."""
+        sizes = {"sums": [LEAF_IMAGE], "cam": list(map(shape_text, self.image))}
+        return [KernelsCell(kernel, image) for kernel in self.kernel for image in sizes[kernel]]
+
+    def spec(self, cell: KernelsCell) -> MatrixSpec:
         """sums: 48 rows of LEAF CNN; cam: 24 ResNet-50s."""
         from raysim.studies.matrix import MatrixSpec
 
-        if kernel == "sums":
-            return MatrixSpec("leaf_cnn", (1, 28, 28), 62, clients=48, malicious=0, seed=self.seed)
-        return MatrixSpec("resnet50", self.image, 10, clients=24, malicious=3, seed=self.seed)
+        shape = image_shape(cell.image)
+        if cell.kernel == "sums":
+            return MatrixSpec("leaf_cnn", shape, 62, clients=48, malicious=0, seed=self.seed)
+        return MatrixSpec("resnet50", shape, 10, clients=24, malicious=3, seed=self.seed)
 
 
 @dataclass(frozen=True)
 class KernelsCell(Cell):
-    """One piece of work."""
+    """One piece of work, on networks for images of a size."""
 
     kernel: str
+    image: str
 
 
 class Kernels(Study[KernelsPlan, KernelsCell]):
@@ -90,6 +100,7 @@ class Kernels(Study[KernelsPlan, KernelsCell]):
             "kernels",
             columns(
                 kernel=("string", "sums or cam"),
+                image=("string", "size of the networks' images"),
                 work=("string", "what was timed"),
                 repeat=("int32", "from 0"),
                 wall_s=("float64", "seconds"),
@@ -99,7 +110,7 @@ class Kernels(Study[KernelsPlan, KernelsCell]):
 
     def cells(self, plan: KernelsPlan) -> list[KernelsCell]:
         """See Study."""
-        return [KernelsCell(kernel) for kernel in plan.kernel]
+        return plan.cells()
 
     def check(self, plan: KernelsPlan) -> Iterable[str]:
         """Refuse a peer that is not installed."""
@@ -113,7 +124,7 @@ class Kernels(Study[KernelsPlan, KernelsCell]):
         """See cam_seconds and sums_seconds."""
         from raysim.studies.matrix import build_matrix
 
-        matrix = build_matrix(plan.spec(cell.kernel), bench.backend)
+        matrix = build_matrix(plan.spec(cell), bench.backend)
         if cell.kernel == "sums":
             found = sums_seconds(matrix, plan.repeats)
         else:
@@ -127,20 +138,19 @@ class Kernels(Study[KernelsPlan, KernelsCell]):
         }
 
     def page(self, plan: KernelsPlan, tables: Mapping[str, pa.Table]) -> Page:
-        """A table a kernel, and the ratios that matter."""
+        """A table a kernel and size, and the ratios that matter."""
         from raysim.studies.figure import bars
 
-        table = tables["kernels"]
-        found = gathered(table, "wall_s", "kernel", "work")
+        found = gathered(tables["kernels"], "wall_s", "kernel", "image", "work")
         sections: list[str] = []
         drawn: dict[str, Values] = {}
-        for kernel in ordered(table, "kernel"):
-            spent = {work: values for (of, work), values in found.items() if of == kernel}
+        for kernel, image in dict.fromkeys((kernel, image) for kernel, image, _ in found):
+            spent = {work: values for (*of, work), values in found.items() if of == [kernel, image]}
             lines = [[work, *markdown.extent(values.all)] for work, values in spent.items()]
-            spec = plan.spec(kernel)
-            title = f"## {kernel}: {spec.clients} x {spec.model} at {' x '.join(map(str, spec.input_shape))}"
+            spec = plan.spec(KernelsCell(kernel, image))
+            title = f"## {kernel}: {spec.clients} x {spec.model} at {image}"
             sections += [title, markdown.table(["seconds", "min", "median", "max"], lines), _ratios(spent)]
-            drawn |= {f"{kernel}: {work}": values for work, values in spent.items()}
+            drawn |= {f"{kernel} {image}: {work}": values for work, values in spent.items()}
         caption = "Seconds of single kernels"
         return Page(
             sections, {"seconds": (caption, bars(drawn, x=f"{caption}; line: first to third quartile"))}
