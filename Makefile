@@ -56,7 +56,9 @@ RESULTS := defenses kernels attacks rounds population growth scaling scaling-sma
 CAUGHT := layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
 one_by_one = @for name in $(1); do $(MAKE) --no-print-directory results-$$name || exit 1; done
-results: $(READY) ; $(call one_by_one,$(RESULTS))
+results: $(READY)
+	$(call one_by_one,$(RESULTS))
+	$(BIN)/python docs/headlines.py
 results-caught: $(READY) ; $(call one_by_one,$(CAUGHT))
 results-papers: $(READY) ; $(call one_by_one,$(PAPERS))
 

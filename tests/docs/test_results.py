@@ -1,0 +1,59 @@
+"""The pages of results: their tables were written by commands, which `make results-NAME` runs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+TABLES = sorted((RESULTS / "tables").glob("*.md"))
+PAGES = sorted(RESULTS.glob("*.md"))
+
+STATEMENTS = {"| what breaks | what happens | tests/... |", "| tool | choose it for |"}
+"""The first lines of README's tables that say what is so, not what was measured."""
+
+
+def heads(text: str) -> list[str]:
+    """The first line of every table."""
+    return re.findall(r"(?<!\|\n)^(\|.*)\n\|[ :|-]+\|$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_of_results_holds_no_table_of_its_own(page: Path):
+    assert not heads(page.read_text(encoding="utf-8"))
+
+
+def test_every_table_is_on_a_page_and_every_page_has_its_tables():
+    included = [
+        name
+        for page in PAGES
+        for name in re.findall(r'--8<-- "results/tables/(.+)\.md"', page.read_text(encoding="utf-8"))
+    ]
+    assert sorted(included) == sorted(path.stem for path in TABLES)
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_a_table_says_what_made_it_and_can_be_made_again(path: Path):
+    head = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    assert re.match(r"    raysim ", head), "it begins with its command"
+    assert re.search(r"commit [0-9a-f]{7}", head)
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^results-{path.stem}:|^PAPERS := .*\b{path.stem}\b", makefile, re.MULTILINE)
+
+
+def test_the_readme_has_the_headlines_of_these_tables():
+    headlines = runpy.run_path(str(ROOT / "docs" / "headlines.py"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert headlines["with_headlines"](readme) == readme, "run: python docs/headlines.py"
+    made = headlines["table"]().splitlines()[0]
+    assert set(heads(readme)) == STATEMENTS | {made}
+
+
+def test_a_headline_that_no_table_has_is_an_error():
+    headlines = runpy.run_path(str(ROOT / "docs" / "headlines.py"))
+    with pytest.raises(KeyError, match=r"defenses\.md has no 'x Gram' of \('nobody',\)"):
+        headlines["cell"]("defenses", "x Gram", "nobody")
