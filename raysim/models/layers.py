@@ -54,14 +54,15 @@ def norm_layer(
 def flat_features(model: str, features: nn.Module, shape: Shape) -> int:
     """How many numbers `features` makes of one image; refuses images that its layers shrink to nothing.
 
-    Runs on torch's meta device: shapes only, no arithmetic.
+    Found with one image of zeros: torch's meta device, which computes shapes alone, takes more than a second to import.
     """
-    state = {name: tensor.to("meta") for name, tensor in features.state_dict().items()}
+    features.eval()  # dropout would draw from torch's generator, batch norm remember the image
     try:
-        output = torch.func.functional_call(features, state, torch.empty(1, *shape, device="meta"))
+        with torch.no_grad():
+            output: torch.Tensor = features(torch.zeros(1, *shape))
     except RuntimeError as error:
         raise ConfigError(
             "model.name", f"must fit the data; its images of shape {shape} are too small", model
         ) from error
-    size: int = output.numel()
-    return size
+    features.train()
+    return output.numel()
