@@ -43,6 +43,7 @@ from raysim.data.assignment import Partition
 from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.partition import Partitioner
+from raysim.data.shard_writer import write_shards
 from raysim.defense import Defense, PreAggregation, Verdict, accepted_mean, chain
 from raysim.errors import (
     ConfigError,
@@ -157,6 +158,7 @@ __all__ = [
     "torch_generator",
     "torch_randomness",
     "unknown_name",
+    "write_shards",
 ]
 
 _AT_FIRST_USE: Mapping[str, str] = {

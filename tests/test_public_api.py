@@ -91,6 +91,7 @@ PUBLIC = [
     "torch_generator",
     "torch_randomness",
     "unknown_name",
+    "write_shards",
 ]
 
 ALIASES = {

@@ -11,7 +11,7 @@ import ray
 from raysim.backends import devices
 from raysim.backends.base import Place, prepare_worker
 from raysim.backends.telemetry import Span, measured, num_bytes
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, DataError, RaysimError
 
 
 class RayActor:
@@ -27,13 +27,16 @@ class RayActor:
     ) -> None:
         prepare_worker(threads)
         self.node, self.gpus = node_name(), ray.get_gpu_ids()
-        self.refused: ConfigError | None = None
+        self.refused: RaysimError | None = None
+        self.device = devices.CPU
         try:
             self.device = devices.decided(device, place)
+            with devices.working_on(self.device):
+                self.host = make_host(*args)
+        except DataError as error:
+            self.refused = DataError(f"node {self.node}: {error}")
         except ConfigError as error:  # said by whoever asks, because one raised here would look like a crash
-            self.device, self.refused = devices.CPU, error
-        with devices.working_on(self.device):
-            self.host = make_host(*args)
+            self.refused = error
 
     def call(
         self, stage: str, method: str, number: int, retries: int, keep: int, *args: object

@@ -1,4 +1,4 @@
-"""The command line: run, resume, report, replay, list, show, bench, cluster.
+"""The command line: run, resume, report, replay, list, show, data, bench, cluster.
 
 Exit status: 0 done; 1 the run failed; 2 the request is wrong, and nothing was started; 130 or 143 Ctrl-C or SIGTERM
 ended it. What went wrong goes to stderr, in one line. Commands import what they need themselves: `--help` loads
@@ -16,9 +16,10 @@ import raysim
 from raysim.cli.bench import app as bench_app
 from raysim.cli.cluster import app as cluster_app
 from raysim.cli.compare import compare
+from raysim.cli.data import app as data_app
 from raysim.cli.following import conclude, followed, introduce, subject
 from raysim.cli.listing import list_names
-from raysim.cli.options import Address, Backend, Debug, Explain, RunPath, Tracker
+from raysim.cli.options import Address, Backend, Debug, Explain, Request, RunPath, Tracker
 from raysim.cli.study_command import command_of
 from raysim.config.explain import explained
 from raysim.config.load import load_config
@@ -47,18 +48,11 @@ app = typer.Typer(
 
 app.add_typer(bench_app, name="bench")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(data_app, name="data")
 app.command()(compare)
 app.command("sweep")(command_of(Sweep(), "runs/sweep"))
 app.command("reproduce")(command_of(Reproduce(), "runs/reproduce-{paper}-{scale}"))
 
-Request = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="CONFIG.yaml|PRESET|KEY=VALUE",
-        help="A file or a preset (default: quickstart), then keys to change in it.",
-        show_default=False,
-    ),
-]
 ScaleOption = Annotated[
     Literal["paper", "small"],
     typer.Option("--scale", help="Of a paper's preset: the full setting, or its structure in seconds."),

@@ -12,6 +12,14 @@ from raysim.report.trackers import TrackerName
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="The folder of a run: runs/first.", show_default=False)
 ]
+Request = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG.yaml|PRESET|KEY=VALUE",
+        help="A file or a preset (default: quickstart), then keys to change in it.",
+        show_default=False,
+    ),
+]
 Backend = Annotated[
     Literal["ray", "inprocess"], typer.Option(help="On Ray, or in this one process: same results.")
 ]

@@ -39,8 +39,8 @@ def make_campaigns(
         return (Campaign(Planted(), malicious),)
     if config.attack and not len(malicious):
         raise ConfigError("population.malicious", "must be at least 1 when there is an attack", 0, 1)
-    free = malicious.tolist()
-    chosen: dict[int, list[int]] = {}
+    free = malicious
+    chosen: dict[int, np.ndarray] = {}
     kinds = (list, int, type(None))
     for kind in kinds:
         for number, item in enumerate(config.attack):
@@ -49,17 +49,16 @@ def make_campaigns(
                 continue
             key = numbered("attack", config.attack, number) + ".clients"
             if isinstance(wanted, list):
-                ids, count = np.intersect1d(wanted, free).tolist(), len(wanted)
+                ids, count = np.intersect1d(np.array(wanted, np.int64), free), len(wanted)
             else:
                 count = len(free) if wanted is None else max(wanted, 0)
                 ids = free[:count]
-            if wanted is None and not ids:
+            if wanted is None and not len(ids):
                 raise ConfigError(key, "no malicious client is left for this attack", wanted)
-            if len(ids) != count or not ids:
+            if len(ids) != count or not len(ids):
                 rule = "must name malicious clients that no other attack commands"
                 raise ConfigError(key, rule, wanted, len(free) if isinstance(wanted, int) else None)
-            taken = set(ids)
-            free = [i for i in free if i not in taken]
+            free = np.setdiff1d(free, ids)
             chosen[number] = ids
     campaigns = []
     for number, item in enumerate(config.attack):
@@ -70,7 +69,7 @@ def make_campaigns(
             raise ConfigError(f"{group}.name", rule, item.name)
         when = item.schedule
         schedule = Schedule(when.start, when.stop, when.every, when.participation == "frequency")
-        campaigns.append(Campaign(attack, np.array(chosen[number], np.int64), schedule))
+        campaigns.append(Campaign(attack, chosen[number], schedule))
         joining = sum(len(campaign.client_ids) for campaign in campaigns if campaign.schedule.joins)
         if joining > config.population.cohort_size:
             rule = f"must be pool: {joining} clients cannot join a cohort of {config.population.cohort_size}"

@@ -92,7 +92,7 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     layout = Layout.of(model)
     if config.training.batch_size == 1 and not methods.synthetic:
         check_single_samples(model, source)
-    server_data, train_pool, test = set_aside(config, source)
+    server_data, taken, test = set_aside(config, source)
     setting = replace(
         Setting.of(
             config.population.cohort_size,
@@ -118,7 +118,7 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     if methods.synthetic:
         train_set, partition = hold_one(config, source)
     else:
-        train_set, partition = deal(config, methods.partition, source, train_pool)
+        train_set, partition = deal(config, methods.partition, source, taken)
     least = 1 if methods.synthetic else least_samples(model)
     if single := int(np.count_nonzero((partition.sizes > 0) & (partition.sizes < least))):
         notes.append(f"{single} clients stay out of every round: they hold {ONE_SAMPLE}")
@@ -247,9 +247,9 @@ def triggered_tests(
 def _identified(
     config: ExperimentConfig, given: Given, source: FederatedData, initial: np.ndarray, layout: Layout
 ) -> ExperimentConfig:
-    """The configuration with the digests of given data and of a given model; refused if it holds others."""
+    """The configuration with the digests of given data, of data that have one, and of a given model; refused if it holds others."""
     changed: dict[str, Component] = {}
-    if given.data is not None:
+    if given.data is not None or source.digest is not None:
         changed["data"] = identify("data", config.data, data_digest(source))
     if given.model is not None:
         names = [entry.name for entry in layout.parameters]

@@ -13,9 +13,10 @@ from raysim.composition.lookup import find
 from raysim.config.keys import asked, keys_under
 from raysim.config.schema import ExperimentConfig
 from raysim.context import ServerData
+from raysim.data.assignment import OwnerRuns
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.given import federated
-from raysim.data.partition import Partition, Partitioner
+from raysim.data.partition import Natural, Partition, Partitioner
 from raysim.errors import ConfigError, unknown_name
 from raysim.options import arguments
 
@@ -60,20 +61,20 @@ def load_data(config: ExperimentConfig, given: object = None) -> FederatedData:
 def set_aside(
     config: ExperimentConfig, source: FederatedData
 ) -> tuple[ServerData | None, np.ndarray, Dataset]:
-    """(the server's own data, indices of training samples left for clients, the test set without it)."""
+    """(the server's own data, indices of training samples that clients do not get, the test set without its own)."""
     wanted = config.server_data
-    pool = np.arange(len(source.train))
+    none = np.zeros(0, np.int64)
     if not wanted.samples:
-        return None, pool, source.test
+        return None, none, source.test
     origin = source.train if wanted.source == "train" else source.test
-    candidates = np.arange(len(origin))
+    candidates: np.ndarray | range = range(len(origin))
     if wanted.classes is not None:
         bad = [c for c in wanted.classes if not 0 <= c < source.num_classes]
         if bad or not wanted.classes:
             raise ConfigError(
                 "server_data.classes", f"must list classes from 0 to {source.num_classes - 1}", wanted.classes
             )
-        candidates = np.flatnonzero(np.isin(origin.labels, wanted.classes))
+        candidates = np.flatnonzero(np.isin(origin.labels[:], wanted.classes))
     if wanted.samples >= len(candidates):
         raise ConfigError(
             "server_data.samples",
@@ -82,13 +83,14 @@ def set_aside(
             max(len(candidates) - 1, 0),
         )
     generator = rng.generator(config.seed, "server_data")
-    taken = np.sort(generator.choice(candidates, wanted.samples, replace=False))
+    drawn = generator.choice(len(candidates), wanted.samples, replace=False)
+    taken = np.sort(drawn if isinstance(candidates, range) else candidates[drawn])
     order = generator.permutation(taken)
     held = ServerData(normalise(origin.images[order], source.mean, source.std).numpy(), origin.labels[order])
     if wanted.source == "train":
-        return held, np.setdiff1d(pool, taken), source.test
+        return held, taken, source.test
     rest = np.setdiff1d(np.arange(len(source.test)), taken)
-    return held, pool, source.test.select(rest)
+    return held, none, source.test.select(rest)
 
 
 def hold_one(config: ExperimentConfig, source: FederatedData) -> tuple[Dataset, Partition]:
@@ -99,11 +101,14 @@ def hold_one(config: ExperimentConfig, source: FederatedData) -> tuple[Dataset, 
 
 
 def deal(
-    config: ExperimentConfig, split: Partitioner, source: FederatedData, pool: np.ndarray
+    config: ExperimentConfig, split: Partitioner, source: FederatedData, taken: np.ndarray
 ) -> tuple[Dataset, Partition]:
-    """The training set, and which client holds which samples of it: those in `pool` are dealt by `split`."""
+    """The training set, and which client holds which samples of it: those not `taken` [m], ascending, are dealt by `split`."""
     places = {"num_clients": "population.clients", "partition": "data.partition.name"}
     with asked("data.partition", split, **places):
+        if isinstance(source.owners, OwnerRuns) and type(split) is Natural and not split.subsets:
+            return source.train, split.split_runs(source.owners, config.population.total, taken)
+        pool = np.delete(np.arange(len(source.train)), taken)
         partition = split.split(
             source.train.labels[pool],
             config.population.total,

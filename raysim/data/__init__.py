@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from raysim.data import celeba, gtsrb, image_sets, synthetic, torchvision_sets
+from raysim.data import celeba, gtsrb, image_sets, shards, synthetic, torchvision_sets
 from raysim.data.dataset import Dataset, FederatedData, normalise
 from raysim.data.selection import Selection
 from raysim.errors import ConfigError, unknown_name
@@ -50,6 +50,7 @@ DATASETS: Mapping[str, Loader] = MappingProxyType(
         "parquet": image_sets.parquet,
         "image_folder": image_sets.image_folder,
         "synthetic": synthetic.synthetic,
+        "shards": shards.shards,
     }
 )
 

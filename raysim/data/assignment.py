@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -36,6 +37,51 @@ class Partition:
         if not 0 <= client < self.num_clients:
             raise IndexError(f"client {client} of {self.num_clients}")
         return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+
+@dataclass(frozen=True)
+class AllBut:
+    """Sample indices in order, but those left out [m], ascending: `[a:b]` are the a-th to the b-th that are left.
+
+    In place of an array of as many indices as there are samples.
+
+    >>> AllBut(np.array([1, 2]))[0:3]
+    array([0, 3, 4])
+    """
+
+    left_out: np.ndarray
+    nbytes = 0
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        found = np.arange(places.start, places.stop)
+        below = self.left_out - np.arange(len(self.left_out))
+        return found + np.searchsorted(below, found, "right")
+
+
+@dataclass(frozen=True)
+class OwnerRuns:
+    """Owners of samples that lie one owner after the other: owner i has offsets[i] : offsets[i + 1].
+
+    In place of an array [n] of every sample's owner, which rows (a slice, or indices) give. offsets: [owners + 1] int64.
+    """
+
+    offsets: np.ndarray
+    dtype = np.dtype(np.int64)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(n,), as of the array."""
+        return (int(self.offsets[-1]),)
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        rows = np.arange(*which.indices(*self.shape)) if isinstance(which, slice) else which
+        return np.searchsorted(self.offsets[1:], rows, "right")
+
+    def without(self, left_out: np.ndarray) -> Partition:
+        """The partition with a client for every owner that has samples, but for those left out [m], ascending."""
+        offsets = self.offsets - np.searchsorted(left_out, self.offsets)
+        held = np.concatenate([[True], offsets[1:] > offsets[:-1]])
+        return Partition(cast(np.ndarray, AllBut(left_out)), offsets if held.all() else offsets[held])
 
 
 NOBODY = -1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from annotated_types import doc
 
+from raysim.data.assignment import OwnerRuns
 from raysim.errors import ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ class FederatedData:
 
     mean, std: per channel (or one value for all), applied after scaling to [0, 1]; (0,), (1,) = none.
     attack_std: what attackers' and test images are divided by instead, where published code does so; None = std.
-    owners: [n_train] int64, the client each training sample belongs to, for the natural partition.
-    notes: what the loader decided and its user must know, one sentence each.
+    owners: [n_train] int64, the client each training sample belongs to, for the natural partition; OwnerRuns where the
+    samples are sorted by it.
+    notes: what the loader decided and its user must know, one sentence each. digest: what identifies all samples, where
+    that is known without reading them.
     Raises DataError if sets are empty, shapes differ or a label lies outside the classes.
     """
 
@@ -66,9 +69,10 @@ class FederatedData:
     classes: tuple[str, ...]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    owners: np.ndarray | None = None
+    owners: np.ndarray | OwnerRuns | None = None
     attack_std: tuple[float, ...] | None = None
     notes: tuple[str, ...] = ()
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.train.images.shape[1:] != self.test.images.shape[1:]:

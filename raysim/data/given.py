@@ -67,8 +67,10 @@ def federated(given: object, *, limit: int | None = None, seed: int = 0) -> Fede
 
 def digest(data: FederatedData) -> str:
     """SHA-256 of all samples, labels and the normalisation, the first 16 digits."""
+    if data.digest is not None:
+        return data.digest
     found = hashlib.sha256(repr((data.classes, data.mean, data.std, data.attack_std)).encode())
-    owners = () if data.owners is None else (data.owners,)
+    owners = () if data.owners is None else (data.owners[:],)
     for array in (data.train.images, data.train.labels, data.test.images, data.test.labels, *owners):
         found.update(f"{array.dtype}{array.shape}".encode())
         found.update(np.ascontiguousarray(array).data)

@@ -15,6 +15,7 @@ import numpy as np
 
 from raysim.data.assignment import (
     NOBODY,
+    OwnerRuns,
     Partition,
     check_demand,
     check_served,
@@ -153,17 +154,29 @@ class Natural(Declared):
         if owners.shape != labels.shape:
             raise ConfigError("owners", f"must be one for each of the {len(labels)} samples", owners.shape)
         present, rank = np.unique(owners, return_inverse=True)
-        if not 1 <= num_clients <= len(present):
-            nearest = min(max(1, num_clients), len(present))
-            raise ConfigError(
-                "num_clients", f"must lie in 1..{len(present)} (the owners)", num_clients, nearest
-            )
+        _check_owners(num_clients, len(present))
         if self.subsets:
             client = rng.permutation(np.arange(len(present)) % num_clients)
         else:
             client = np.arange(len(present))
             client[num_clients:] = NOBODY
         return check_served(from_owners(client[rank], num_clients), "use fewer clients")
+
+    def split_runs(self, owners: OwnerRuns, num_clients: int, left_out: np.ndarray) -> Partition:
+        """What `split` deals without subsets, of samples sorted by owner, but for those left out [m], ascending.
+
+        Nothing in it is as long as the samples. The indices are those of all samples, and only slices of them exist.
+        """
+        every = owners.without(left_out)
+        _check_owners(num_clients, every.num_clients)
+        return Partition(every.indices, every.offsets[: num_clients + 1])
+
+
+def _check_owners(num_clients: int, owners: int) -> None:
+    """ConfigError unless every client can be an owner."""
+    if not 1 <= num_clients <= owners:
+        nearest = min(max(1, num_clients), owners)
+        raise ConfigError("num_clients", f"must lie in 1..{owners} (the owners)", num_clients, nearest)
 
 
 PARTITIONS: Mapping[str, type[Partitioner]] = MappingProxyType(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import raysim
 from cluster import Cluster, processes
+from raysim.composition.sharding import write_data
 from raysim.runs.result import RunResult
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "rounds": 2,
     "population": {"clients": 6, "malicious": 1},
-    "data": {"name": "digits", "limit": 300},
+    "data": {"name": "shards", "partition": "natural"},
     "training": {"epochs": 1},
     "attack": {"name": "noise"},
     "defense": {"name": "krum", "num_byzantine": 1},
@@ -25,11 +27,19 @@ CONFIG = {
 
 @pytest.fixture
 def agrees_with_one_process(tmp_path: Path) -> Callable[[Cluster], None]:
-    """Run the same experiment on a cluster of two nodes and in this process: the same bytes, on both nodes."""
+    """Run one experiment on shards on a cluster of two nodes, and in this process with all samples in memory: the same bytes,
+    on both nodes.
+    """
 
     def compare(cluster: Cluster) -> None:
-        here = raysim.run(CONFIG, name="here", out=tmp_path, backend="inprocess")
-        driver = f"import raysim; raysim.run({CONFIG!r}, name='there', out={str(tmp_path)!r})"
+        dealt = {"population": CONFIG["population"], "data": {"name": "digits", "limit": 300}}
+        write_data(raysim.ExperimentConfig.from_mapping(dealt), tmp_path / "shards")
+        whole, sharded = (
+            {**CONFIG, "data": {**CONFIG["data"], "root": str(tmp_path / "shards"), "store": store}}
+            for store in ("memory", "shards")
+        )
+        here = raysim.run(whole, name="here", out=tmp_path, backend="inprocess")
+        driver = f"import raysim; raysim.run({sharded!r}, name='there', out={str(tmp_path)!r})"
         assert cluster.run([sys.executable, "-c", driver]) == 0
         there = RunResult(tmp_path / "there")
         assert there.digest == here.digest

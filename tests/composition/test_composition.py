@@ -243,11 +243,9 @@ def digits():
 
 
 def test_server_samples_leave_the_training_set(digits):
-    held, pool, test = set_aside(config_of(), digits)
-    assert len(held) == 20
-    assert len(pool) == 200 - 20
+    held, taken, test = set_aside(config_of(), digits)
+    assert len(held) == len(taken) == 20
     assert test is digits.test
-    taken = np.setdiff1d(np.arange(200), pool)
     own = {image.tobytes() for image in held.images}
     assert own == {
         image.tobytes() for image in normalise(digits.train.images[taken], digits.mean, digits.std).numpy()
@@ -259,8 +257,8 @@ def test_server_samples_leave_the_training_set(digits):
 
 
 def test_server_samples_leave_the_test_set(digits):
-    held, pool, test = set_aside(config_of(server_data={"samples": 10, "source": "test"}), digits)
-    assert len(pool) == 200
+    held, taken, test = set_aside(config_of(server_data={"samples": 10, "source": "test"}), digits)
+    assert len(taken) == 0
     assert (len(held), len(test)) == (10, len(digits.test) - 10)
     kept = {image.tobytes() for image in test.images}
     assert not kept & {image.tobytes() for image in held.images}
@@ -269,11 +267,10 @@ def test_server_samples_leave_the_test_set(digits):
 @pytest.mark.parametrize("source", ["train", "test"])
 def test_server_samples_of_certain_classes(digits, source):
     wanted = {"samples": 6, "classes": [3, 8], "source": source}
-    held, pool, _ = set_aside(config_of(server_data=wanted), digits)
+    held, taken, _ = set_aside(config_of(server_data=wanted), digits)
     assert set(held.labels.tolist()) <= {3, 8}
     assert len(held) == 6
     if source == "train":
-        taken = np.setdiff1d(np.arange(200), pool)
         assert sorted(digits.train.labels[taken]) == sorted(held.labels)
 
 
@@ -283,9 +280,9 @@ def test_server_samples_follow_the_seed_and_none_are_none(digits):
 
     assert drawn() == drawn()
     assert drawn() != drawn(seed=1)
-    held, pool, test = set_aside(config_of(server_data={"samples": 0}), digits)
+    held, taken, test = set_aside(config_of(server_data={"samples": 0}), digits)
     assert held is None
-    assert len(pool) == 200
+    assert len(taken) == 0
     assert test is digits.test
 
 

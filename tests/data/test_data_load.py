@@ -23,6 +23,7 @@ def test_the_table_is_complete():
         "kather",
         "mnist",
         "parquet",
+        "shards",
         "svhn",
         "synthetic",
         "tiny_imagenet",
