@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LARGEST = 1e36
 """A squared norm above this has no float32 distances: such a representation counts as not finite."""
+KEPT = 1 << 20
+"""Numbers in a round's representations up to which they are kept as an artifact."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,14 @@ class Flare(Defense):
             verdict = Verdict(updates.combine(weights), weights, np.zeros(count), np.zeros(count, bool))
             return verdict, state
         usable = np.einsum("kmo,kmo->k", representations, representations, dtype=np.float64) < LARGEST
-        counts, artifacts = np.zeros(count, np.int64), {}
+        counts = np.zeros(count, np.int64)
+        artifacts: dict[str, np.ndarray] = {}
         discrepancies = self.discrepancies(representations[usable], ctx) if usable.any() else None
         if discrepancies is not None:
             neighbours = self.number_of_neighbours(count)
             counts[usable] = discrepancies.sum_over_rows("trust", votes, neighbours, self.include_self)
+        if representations.size <= KEPT:
+            artifacts["representations"] = representations
         if is_whole(count):
             artifacts["mmd"] = np.full((count, count), np.inf)
             if discrepancies is not None:

@@ -13,6 +13,7 @@ from defenses.krum import assumed_byzantine
 from defenses.order_statistics import ascending_blocks
 from raysim.context import Context, State
 from raysim.defense import Verdict, accepted_mean
+from raysim.errors import ConfigError
 from raysim.matrix.updates import Updates
 from raysim.options import Fraction, NotNegative
 
@@ -32,7 +33,7 @@ class PDRR(RuleDefense):
     - `median`: n_i is in how many parameters client i is the median (either middle one where K is even; the paper
       says d, meaning K); malicious when n_i <= (1 - q) max n.
 
-    Counts leave out parameters with s = 0. The rest is aggregated by the same rule. The paper leaves open what it then
+    Counts leave out parameters with s = 0 (but see `count_unmoved`). The rest is aggregated by the same rule. The paper leaves open what it then
     assumes (`after_removal`), and ties: equal values of a parameter have `shared` what their places count for (the
     default), or the earlier clients have the lower places (`first`, what a stable sort of the clients gives).
     q = 0.5 by default; the paper's usable range, krum: 0.1 to 0.99. Scores: rho_i, n_i / max n, 1 - n_i / max n.
@@ -50,10 +51,20 @@ class PDRR(RuleDefense):
     ties: Literal["shared", "first"] = "shared"
     """Equal values of a parameter have `shared` what their places count for, or the `first` clients the
     lower places."""
+    count_unmoved: bool = False
+    """Whether trimmed_mean and median count in parameters with s = 0, too: the paper's figure 5, which shows why not."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count_unmoved and self.rule == "krum":
+            raise ConfigError(
+                "count_unmoved", "must be false for rule krum, which counts nothing", True, False
+            )
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Pre-aggregate and count in one pass over the columns, remove, aggregate what is left."""
         count, first = updates.num_clients, self.ties == "first"
+        least = -1.0 if self.count_unmoved else self.tol
         if count == 1:
             nobody = np.zeros(1, bool)
             return Verdict(*accepted_mean(updates, nobody), np.zeros(1), nobody), state
@@ -66,11 +77,11 @@ class PDRR(RuleDefense):
         elif self.rule == "trimmed_mean":
             trim = self.assumed_trim(count)
             scores = updates.reduce_columns(
-                "counts", partial(trimmed_counts, trim=trim, tol=self.tol, first=first)
+                "counts", partial(trimmed_counts, trim=trim, tol=least, first=first)
             )
             suspicious = scores >= self.q * scores.max()
         else:
-            counts = updates.reduce_columns("counts", partial(median_counts, tol=self.tol, first=first))
+            counts = updates.reduce_columns("counts", partial(median_counts, tol=least, first=first))
             suspicious = counts <= (1 - self.q) * counts.max()
             scores = counts
         highest = scores.max()
@@ -106,7 +117,7 @@ def correlations(sums: np.ndarray, winner: int) -> np.ndarray:
 def trimmed_counts(columns: np.ndarray, *, trim: int, tol: float, first: bool = False) -> np.ndarray:
     """In how many columns of [K, c] each row is among the `trim` lowest or highest: [K] float64.
 
-    Columns whose trimmed mean is within tol of 0 are left out. Rows that tie for the last trimmed place share
+    Columns whose trimmed mean is within tol of 0 are left out, none where tol is below 0. Rows that tie for the last trimmed place share
     what is left to trim; with `first`, the upper rows have the lower places.
     """
     count = len(columns)
@@ -137,7 +148,7 @@ def trimmed_counts(columns: np.ndarray, *, trim: int, tol: float, first: bool = 
 def median_counts(columns: np.ndarray, *, tol: float, first: bool = False) -> np.ndarray:
     """In how many columns of [K, c] each row is the median, or one of the middle two: [K] float64.
 
-    Columns whose median is within tol of 0 are left out. Rows with the same value share its places; with `first`,
+    Columns whose median is within tol of 0 are left out, none where tol is below 0. Rows with the same value share its places; with `first`,
     the upper rows have the lower ones.
     """
     count = len(columns)

@@ -1,8 +1,11 @@
-"""FLARE (Wang et al., AsiaCCS 2022): tables 2 to 5 and figures 7 to 9, 12 and 13.
+"""FLARE (Wang et al., AsiaCCS 2022): tables 2 to 5 and figures 1, 4, 6 to 13.
 
 n = 10 clients that all take part, one attacker with a backdoor and three without a target, T = 20, E = 5, Adam at
 1e-3, batches of 64 (Fashion-MNIST) or 32. The server holds m = 10 clean samples of one class; FLTrust gets the
 same. Accuracy and attack success (ASR) are those of the last round.
+
+Figures 1, 4, 6, 10 and 11 are representations, a class of the server's samples in each panel; the paper says neither which
+classes, nor the round (the last one here), nor the untargeted attack of 10 and 11 (Fang-Krum here).
 
 Not in the paper: the class of the server's samples (0), the clients' classes in table 5 (five each), what
 is semantic about a photograph or a tissue (the strongest stripes, as for clothing), the numbers of clients and
@@ -16,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raysim.presets.preset import Config, Preset, Scale, numbers, row
+from raysim.presets.preset import Config, Drawn, Preset, Scale, numbers, row
 
 DEFENSES = ("fedavg", "krum", "coomed", "trimmed_mean", "bulyan", "fltrust", "flare")
 SEMANTIC = ("krum_backdoor", "coomed_backdoor", "flare_adaptive")
@@ -75,6 +78,15 @@ TABLE_5 = {
 }
 TABLE_5_DEFENSES = ("krum", "coomed", "trimmed_mean", "bulyan", "flare")
 
+SEEN = (
+    ("fig1", "krum_backdoor", ("fmnist",), (0, 1, 2)),
+    ("fig4", "krum_backdoor", ("kather",), (0,)),
+    ("fig6", "krum_backdoor", ("cifar10", "kather"), (0, 1, 2)),
+    ("fig10", "fang_krum", ("fmnist", "cifar10"), (0, 1, 2)),
+    ("fig11", "fang_krum", ("kather",), (0, 1, 2)),
+)
+"""Figures of representations: attack, data sets, classes of the server's samples."""
+
 
 def presets() -> Iterator[Preset]:
     """Tables first, then figures."""
@@ -100,6 +112,21 @@ def presets() -> Iterator[Preset]:
         for defense, value in zip(TABLE_5_DEFENSES, numbers(text, percent=True), strict=True):
             name, reported = f"table5-{attack}-fmnist-{defense}", {"attack_success_rate": value}
             yield _preset(name, "fmnist", defense, attack, reported=reported, classes=5)
+    for figure, attack, tasks, labels in SEEN:
+        for task in tasks:
+            for label in labels:
+                malicious = 3 if attack == "fang_krum" else 1
+                name = f"{figure}-{task}-class{label}-flare"
+                yield _preset(
+                    name,
+                    task,
+                    "flare",
+                    attack,
+                    malicious,
+                    label=label,
+                    metrics=(*UTILITY[:1], "recall"),
+                    drawn="representations",
+                )
     for figure, task in (("fig7", "fmnist"), ("fig8", "cifar10"), ("fig9", "kather")):
         for attack in ("krum_backdoor", "coomed_backdoor"):
             for defense in DEFENSES:
@@ -128,10 +155,14 @@ def _preset(
     clients: int = 10,
     classes: int | None = None,
     inputs: str = "semantic",
+    label: int = 0,
+    drawn: Drawn | None = None,
     reported: dict[str, float | None] | None = None,
     doubts: dict[str, str] | None = None,
     metrics: tuple[str, ...] = UTILITY,
 ) -> Preset:
+    """label: class of the server's samples."""
+
     def config(scale: Scale) -> Config:
         paper, item = scale == "paper", TASKS[task]
         iid = {"name": "iid"}
@@ -148,7 +179,7 @@ def _preset(
             },
             "attack": _attack(attack, inputs, scale) if attack else None,
             "defense": _defense(defense, malicious, clients),
-            "server_data": {"samples": 10, "classes": [0]},
+            "server_data": {"samples": 10, "classes": [label]},
         }
 
     item = TASKS[task]

@@ -1,4 +1,4 @@
-"""LayerCAM-AE (Zheng et al.): tables 2 to 7 and figures 5, 8 to 13 and 15.
+"""LayerCAM-AE (Zheng et al.): tables 2 to 7 and figures 5, 7 to 15.
 
 21 benign users and 3 attackers, T = 100, E = 25, Adam at 1e-4, batches of 64, Dirichlet .5 where it is not IID. The
 groups `table2` to `table5` use the noise of the published scripts, `table2_gae` to `table5_gae` the graph autoencoder
@@ -6,6 +6,8 @@ attack that the text means, `table4_gae_code` what was published as that attack'
 beside all of them. `_raw`: the defenses that look at heat maps once more, on maps that are not scaled to [0, 1], as in
 equations 9 and 10; the code scales. Figures 2 to 4 and 6 are the accuracies of the same runs. Small: 14 benign users
 and 2 attackers, the same attack rate, so that beta means the same.
+
+Figures 7, 11 and 14 are heat maps; 11 and 14 are of the sixth round, as 7 is here.
 
 Not in the paper: the task of table 7 (ResNet-50 on non-IID CIFAR-100 here).
 """
@@ -25,7 +27,7 @@ from raysim.presets.cam_setting import (
     setting,
     stand_ins,
 )
-from raysim.presets.preset import Config, Preset, Scale, row
+from raysim.presets.preset import Config, Drawn, Preset, Scale, row
 
 DEFENSES = ("auror", "multi_krum", "faa_dl", "gradcam_ae", "layercam_krum", "layercam_ae")
 VOTERS = ("gradcam_ae", "layercam_ae")
@@ -112,6 +114,9 @@ def presets() -> Iterator[Preset]:
             yield _preset(cell, "layercam_ae", beta=beta, reported=reported, raw=raw)
     for name, value in (("cosdefense", 0.01), ("layercam_ae", 0.70)):
         yield _preset(f"fig5-{name}", name, reported={"main_accuracy": value})
+    for figure, names in (("fig7", ("layercam_ae",)), ("fig14", ("gradcam_ae", "layercam_ae"))):
+        for name in names:
+            yield _preset(f"{figure}-{name}", name, "cifar100", "regnet", 0.1, rounds=(6, 6), drawn="maps")
     for figure, model in (("fig8", "resnet50"), ("fig9", "regnet")):
         for task in ("svhn", "cifar100"):
             for alpha in (0.1, 0.3, 0.5, 0.7, 0.9):
@@ -119,7 +124,9 @@ def presets() -> Iterator[Preset]:
                     f"{figure}-{task}-alpha{alpha:g}-layercam_ae", "layercam_ae", task, model, alpha
                 )
     yield _preset("fig10-layercam_ae", "layercam_ae", "tiny_imagenet", reported=row(DETECTION, TINY))
-    yield _preset("fig11-celeba-layercam_ae", "layercam_ae", "celeba", reported=row(DETECTION, PERFECT))
+    for task, printed in (("cifar100", {}), ("celeba", row(DETECTION, PERFECT))):
+        cell, lasting = f"fig11-{task}-layercam_ae", (100, 6) if printed else (6, 6)
+        yield _preset(cell, "layercam_ae", task, rounds=lasting, reported=printed, drawn="maps")
     for users, sizes, value in ((24, (21, 14), 0.70), (100, (97, 48), 0.575)):
         cell, reported = f"fig12-users{users}-layercam_ae", {"main_accuracy": value}
         yield _preset(cell, "layercam_ae", benign=sizes, reported=reported)
@@ -147,6 +154,7 @@ def _preset(
     rounds: tuple[int, int] = (100, 9),
     metrics: tuple[str, ...] = (*DETECTION, *ACCURACY),
     reported: Mapping[str, float | None] | None = None,
+    drawn: Drawn | None = None,
 ) -> Preset:
     """benign, malicious, rounds: at paper and at small scale."""
     model = MODELS[network]
@@ -174,6 +182,7 @@ def _preset(
         reported=reported,
         interval=VOTE if method in VOTERS else 1,
         doubts=found,
+        drawn=drawn,
         stand_ins=f"{stand_ins(task, model)}, {sum(x[0] for x in (benign, malicious))} users -> "
         f"{sum(x[1] for x in (benign, malicious))}",
     )

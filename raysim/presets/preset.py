@@ -8,6 +8,8 @@ from typing import Literal
 
 Scale = Literal["paper", "small"]
 Config = Mapping[str, object]
+Drawn = Literal["scores", "maps", "representations"]
+"""What a figure of a paper shows of each client (raysim.studies.papers.drawn)."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Preset:
     structure that takes seconds. reported: measure -> the paper's number, None if it prints a dash; shares,
     not percent. metrics: the measures to show, reported ones included (see raysim.studies.papers.measures).
     interval: detection rates count in rounds t = 1, 2, ... that it divides. doubts: measure -> why the paper's
-    number disagrees with its others. stand_ins: what the small scale puts in place of what.
+    number disagrees with its others. stand_ins: what the small scale puts in place of what. drawn: what is drawn of the
+    last round, client by client.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Preset:
     interval: int = 1
     doubts: Mapping[str, str] = field(default_factory=dict)
     stand_ins: str = ""
+    drawn: Drawn | None = None
 
     @property
     def source(self) -> str:

@@ -133,6 +133,7 @@ def test_counts_from_the_models_themselves(judge, deltas, tiny_model) -> None:
     mmd = within[:, None] + within - kernel / 15
     verdict = judge(Flare(label=2, samples=6), deltas)
     np.testing.assert_allclose(verdict.artifacts["mmd"], mmd, atol=1e-4)
+    np.testing.assert_allclose(verdict.artifacts["representations"], plr, atol=1e-5)
     votes = np.zeros(9)
     for i in range(9):
         nearest = sorted((j for j in range(9) if j != i), key=lambda j: verdict.artifacts["mmd"][i, j])

@@ -109,6 +109,8 @@ def test_trimmed_counts_by_hand() -> None:
         [1 + fifth, fifth, fifth, fifth, 1 + fifth]
     )
     assert trimmed_counts(columns, trim=0, tol=0.0).tolist() == [0] * 5
+    every = [2 + third + fifth, third + fifth, third + fifth, fifth, 3 + fifth]
+    assert trimmed_counts(columns, trim=1, tol=-1.0).tolist() == pytest.approx(every)
 
 
 def test_median_counts_by_hand() -> None:
@@ -116,6 +118,20 @@ def test_median_counts_by_hand() -> None:
     assert median_counts(odd, tol=0.0).tolist() == pytest.approx([1 / 2 + 1 / 3, 1 + 1 / 2 + 1 / 3, 1 / 3])
     even = np.array([[1, 1], [2, 4], [3, 4], [9, 4]], np.float32)
     assert median_counts(even, tol=0.0).tolist() == pytest.approx([0, 1 + 2 / 3, 1 + 2 / 3, 2 / 3])
+    assert median_counts(odd - 2, tol=-1.0).tolist() == pytest.approx(
+        [1 / 2 + 1 / 3, 2 + 1 / 2 + 1 / 3, 1 / 3]
+    )
+
+
+@pytest.mark.parametrize(("counted", "scores"), [(False, [1, 0, 0, 0, 1]), (True, [0.5, 0, 0.5, 0, 1])])
+def test_parameters_that_nothing_moved_count_where_asked(
+    judge: Callable, counted: bool, scores: list
+) -> None:
+    # The first column's trimmed mean is 0; row 4 is trimmed in both, rows 0 and 2 in one each.
+    columns = np.array([[0, 1], [-1, 2], [-2, 3], [1, 4], [2, 5]], np.float32)
+    verdict = judge(PDRR(rule="trimmed_mean", trim=1, q=0.9, count_unmoved=counted), columns)
+    assert verdict.scores.tolist() == scores
+    assert verdict.flagged.tolist() == [score >= 0.9 for score in scores]
 
 
 def test_counts_with_ties_in_the_order_of_clients_by_hand() -> None:
@@ -224,6 +240,7 @@ def test_trim_falls_back_on_what_is_assumed() -> None:
         {"num_byzantine": -1},
         {"ties": "last"},
         {"after_removal": "none"},
+        {"count_unmoved": True},
     ],
 )
 def test_refuses(wrong: dict) -> None:

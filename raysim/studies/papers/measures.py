@@ -4,11 +4,13 @@ A measure is named by a key:
 
     recall, precision, fpr, acc, f1, auc_hard     mean over the rounds that are judged and define it
     far@R, mar@R                                  PDRR's alarm rates in round R, counted from 1
+    q_from@R, q_to@R                              the honest clients' highest score in that round, the attackers' lowest
     main_accuracy, attack_success_rate            in the last round that measured it
     target_confidence
       with _best, _last_20                        the highest, and the mean of the last 20 rounds
     score_malicious, score_benign                 mean score of attackers, and of the others
-    round_s, defense_s                            seconds a round, and those of the defense (raysim.report.stage_costs)
+    round_s, defense_s, defense_first_s           seconds a round, those of the defense, and in its first round
+                                                  (raysim.report.stage_costs)
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ LABELS: Mapping[str, str] = {
     "attack_success_rate": "ASR %", "attack_success_rate_best": "best ASR %",
     "attack_success_rate_last_20": "last-20 ASR %", "target_confidence": "confidence %",
     "score_malicious": "score, attackers", "score_benign": "score, benign",
-    "round_s": "s a round", "defense_s": "defense s a round",
+    "round_s": "s a round", "defense_s": "defense s a round", "defense_first_s": "its first round, s",
 }  # fmt: skip
+IN_A_ROUND: Mapping[str, str] = {"far": "FAR", "mar": "MAR", "q_from": "q from", "q_to": "q to"}
+"""Measures of one round -> their headings."""
 
 
 def label(key: str) -> str:
@@ -44,7 +48,7 @@ def label(key: str) -> str:
     'FAR, round 20'
     """
     rate, _, number = key.partition("@")
-    return f"{rate.upper()}, round {number}" if number else LABELS[key]
+    return f"{IN_A_ROUND[rate]}, round {number}" if number else LABELS[key]
 
 
 def is_share(key: str) -> bool:
@@ -55,7 +59,10 @@ def is_share(key: str) -> bool:
 def measure(path: Path, preset: Preset, keys: tuple[str, ...]) -> dict[str, float]:
     """The measures of one finished run; NaN if it does not define one.
 
-    Round R of far@R and mar@R is one of the paper's run; in a shorter one it is the round as far into it.
+    Round R of far@R and its like is one of the paper's run; in a shorter one it is the round as far into it.
+
+    A defense that flags whoever scores at least q flags exactly the attackers where q_from < q <= q_to, and for no q where
+    q_from is the higher.
     """
     rounds = read_columns(path, "rounds")
     order = np.argsort(rounds["round"])
@@ -72,6 +79,8 @@ def _one(key: str, preset: Preset, rounds: Columns, clients: Columns, spans: Col
     rate, _, number = key.partition("@")
     if number:
         place = max(1, round(int(number) * count / preset.rounds)) - 1
+        if rate in ("q_from", "q_to"):
+            return _end(clients, rounds["round"][place], attackers=rate == "q_to")
         return float(rounds["fpr"][place] if rate == "far" else 1 - rounds["recall"][place])
     for utility in UTILITIES:
         if key.startswith(utility):
@@ -80,9 +89,19 @@ def _one(key: str, preset: Preset, rounds: Columns, clients: Columns, spans: Col
         return _mean(clients["score"][clients["malicious"] == (key == "score_malicious")])
     if key == "round_s":
         return round_cost(spans, leave_out=KEEPING).median_s
-    if key == "defense_s":
-        return owner_cost(spans, "defense").median_s
+    if key in ("defense_s", "defense_first_s"):
+        cost = owner_cost(spans, "defense")
+        return cost.median_s if key == "defense_s" else cost.first_s
     raise KeyError(key)
+
+
+def _end(clients: Columns, round: int, *, attackers: bool) -> float:
+    """The attackers' lowest score of a round, or the highest of all others."""
+    of_round = (clients["round"] == round) & (clients["malicious"] == attackers)
+    scores = clients["score"][of_round & ~np.isnan(clients["score"])]
+    if not scores.size:
+        return float("nan")
+    return float(scores.min() if attackers else scores.max())
 
 
 def _mean(values: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from raysim.formats import UNDEFINED
 from raysim.presets import Preset, Scale
 from raysim.studies import markdown
+from raysim.studies.papers.figures import figures_of
 from raysim.studies.papers.measures import is_share, label
 from raysim.studies.papers.study import ReproducePlan
 from raysim.studies.study import Page
@@ -53,8 +54,9 @@ class PaperCell:
         return [*stand_ins, *doubted, *lost]
 
 
-def page_of(plan: ReproducePlan, table: pa.Table) -> Page:
+def page_of(plan: ReproducePlan, tables: Mapping[str, pa.Table]) -> Page:
     """See Study."""
+    table = tables["measures"]
     found = gathered(table, "value", "preset", "measure")
     ran = set(zip(table["preset"].to_pylist(), table["seed"].to_pylist(), strict=True))
     cells = {
@@ -71,7 +73,8 @@ def page_of(plan: ReproducePlan, table: pa.Table) -> Page:
     sections = [f"## {name}\n\n{section(of_table, plan.scale)}" for name, of_table in cells.items()]
     caption = f"{plan.paper}: measured against reported, {plan.scale} scale"
     figure = _figure([cell for of_table in cells.values() for cell in of_table])
-    return Page([*sections, HOW_TO_READ], {} if figure is None else {"measured": (caption, figure)})
+    figures = {} if figure is None else {"measured": (caption, figure)}
+    return Page([*sections, HOW_TO_READ], figures | figures_of(plan.tables, found, tables["drawn"]))
 
 
 def keys(cells: Sequence[PaperCell]) -> list[str]:

@@ -17,6 +17,7 @@ from raysim.presets import PAPERS, Preset, Scale, generated
 from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies.of_runs import OfRuns, placed
 from raysim.studies.options import Seeds, Words, Written
+from raysim.studies.papers.drawn import DRAWN
 from raysim.studies.study import Bench, Cell, Page, Study, columns
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
                 measure=("string", "see raysim.studies.papers.measures"),
                 value=("float64", "null where the run does not define it"),
             ),
-        )
+        ),
+        "drawn": TableSchema("drawn", DRAWN),
     }
 
     def cells(self, plan: ReproducePlan) -> list[ReproduceCell]:
@@ -133,6 +135,7 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
     def measure(self, plan: ReproducePlan, cell: ReproduceCell, bench: Bench) -> Mapping[str, Rows]:
         """Finish the run and measure it; no row where it failed or lacks data: the next attempt tries again."""
         from raysim.studies.kept_runs import finish
+        from raysim.studies.papers.drawn import drawn_rows
         from raysim.studies.papers.measures import measure
 
         preset, path = generated()[cell.preset], bench.out / cell.run
@@ -142,13 +145,16 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
             print(f"{cell.preset}, seed {cell.seed}: {error}", file=sys.stderr, flush=True)
             return {"measures": []}
         found = measure(path, preset, preset.metrics)
-        return {"measures": [{"measure": key, "value": value} for key, value in found.items()]}
+        return {
+            "measures": [{"measure": key, "value": value} for key, value in found.items()],
+            "drawn": drawn_rows(path, preset.drawn),
+        }
 
     def page(self, plan: ReproducePlan, tables: Mapping[str, pa.Table]) -> Page:
         """See page.py."""
         from raysim.studies.papers.page import page_of
 
-        return page_of(plan, tables["measures"])
+        return page_of(plan, tables)
 
 
 def select(paper: str, wanted: Sequence[str] = ()) -> dict[str, list[Preset]]:

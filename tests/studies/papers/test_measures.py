@@ -65,6 +65,9 @@ def preset(interval: int = 1, rounds: int = 4) -> Preset:
         ("score_benign", 0.5),
         ("round_s", 4.5),
         ("defense_s", 1.5),
+        ("defense_first_s", 100.0),
+        ("q_from@4", 0.5),
+        ("q_to@4", 6.0),
     ],
 )
 def test_each_measure(finished, key, value):
@@ -95,5 +98,6 @@ def test_an_unknown_measure_is_refused(finished):
 
 def test_labels_tell_percent_from_rates():
     assert (label("mar@50"), label("auc_hard")) == ("MAR, round 50", "AUC")
+    assert label("q_to@1") == "q to, round 1"
     assert is_share("attack_success_rate_best")
     assert not is_share("recall")
