@@ -114,7 +114,7 @@ class DeepSight(Defense):
 
     def division_differences(self, updates: Updates, ctx: Context) -> np.ndarray:
         """[K, seeds, C] float64: mean ratio of a client's outputs on noise to the global model's."""
-        noise = Noise(ctx.seed, self.seeds, self.samples, image_shape(ctx))
+        noise = NoiseImages(ctx.seed, self.seeds, self.samples, image_shape(ctx))
         settings = (ctx.model, ctx.layout, ctx.published, noise, self.outputs)
         reference = ctx.run("inference", noise_outputs, *settings, needs=ACCELERATED)
         shared = (noise, ctx.put(reference), self.outputs)
@@ -124,7 +124,7 @@ class DeepSight(Defense):
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseImages:
     """`seeds` sets of `samples` uniform images, the same for every client and round."""
 
     seed: int
@@ -152,7 +152,7 @@ def noise_outputs(
     factory: ModelFactory,
     layout: Layout,
     global_vector: np.ndarray,
-    noise: Noise,
+    noise: NoiseImages,
     outputs: Outputs = "softmax",
 ) -> np.ndarray:
     """What ratios are taken to: outputs + 1e-6, [seeds, samples, C] float32, of the global model on noise."""
@@ -165,7 +165,7 @@ def noise_outputs(
 
 
 def client_differences(
-    model: nn.Module, noise: Noise, reference: np.ndarray, outputs: Outputs = "softmax"
+    model: nn.Module, noise: NoiseImages, reference: np.ndarray, outputs: Outputs = "softmax"
 ) -> np.ndarray:
     """[seeds, C] of one client's model; reference: the global model's, from `noise_outputs`."""
     offset = np.float32(OFFSET if outputs == "softmax" else 0.0)

@@ -24,7 +24,7 @@ RAW: Config = {"normalise": "none"}
 
 
 @dataclass(frozen=True)
-class Task:
+class CamTask:
     """A data set at both scales; the batch size and, as in the published code, the augmentation at paper scale."""
 
     paper: Config
@@ -36,13 +36,13 @@ class Task:
 
 DIGITS: Config = {"name": "digits", "limit": 960}
 CLOTHES: Config = {"name": "fashion_mnist", "limit": 768}
-TASKS: Mapping[str, Task] = {
-    "svhn": Task({"name": "svhn"}, DIGITS),
-    "cifar10": Task({"name": "cifar10"}, CLOTHES, augmentation="crop_flip"),
-    "cifar100": Task({"name": "cifar100"}, CLOTHES, augmentation="crop_flip"),
-    "gtsrb": Task({"name": "gtsrb"}, DIGITS, batch_size=128, beta=1.5),
-    "tiny_imagenet": Task({"name": "tiny_imagenet"}, CLOTHES),
-    "celeba": Task({"name": "celeba"}, CLOTHES),
+TASKS: Mapping[str, CamTask] = {
+    "svhn": CamTask({"name": "svhn"}, DIGITS),
+    "cifar10": CamTask({"name": "cifar10"}, CLOTHES, augmentation="crop_flip"),
+    "cifar100": CamTask({"name": "cifar100"}, CLOTHES, augmentation="crop_flip"),
+    "gtsrb": CamTask({"name": "gtsrb"}, DIGITS, batch_size=128, beta=1.5),
+    "tiny_imagenet": CamTask({"name": "tiny_imagenet"}, CLOTHES),
+    "celeba": CamTask({"name": "celeba"}, CLOTHES),
 }
 
 RESIDUAL = ({"name": "dba_resnet18", "width": 0.125}, 56)

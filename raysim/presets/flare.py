@@ -28,7 +28,7 @@ CONFIDENCE = (*UTILITY, "target_confidence")
 
 
 @dataclass(frozen=True)
-class Task:
+class FlareTask:
     """A data set with its network."""
 
     model: str
@@ -40,11 +40,11 @@ class Task:
 
 
 TASKS = {
-    "fmnist": Task(
+    "fmnist": FlareTask(
         "flare_fmnist", 64, {"name": "fashion_mnist"}, {"name": "fashion_mnist", "limit": 1500}, 0.125, ""
     ),
-    "cifar10": Task("flare_cifar", 32, {"name": "cifar10"}, {"name": "cifar10", "limit": 1500}, 0.25, ""),
-    "kather": Task(
+    "cifar10": FlareTask("flare_cifar", 32, {"name": "cifar10"}, {"name": "cifar10", "limit": 1500}, 0.25, ""),
+    "kather": FlareTask(
         "flare_kather", 32, {"name": "kather"},
         {"name": "synthetic", "shape": [3, 32, 32], "num_classes": 8, "train_size": 1000, "test_size": 200},
         0.125, "kather -> synthetic, 8 classes",
