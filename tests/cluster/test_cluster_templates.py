@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import jsonschema
 import pytest
@@ -17,9 +17,11 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 import cluster
 from cluster.clusters import WORKER_ENVIRONMENT
+from raysim.version import __version__
 
 TEMPLATES = Path(cluster.__file__).parent / "templates"
 RAY_UP, KUBERAY, SLURM = (TEMPLATES / name for name in ("ray_up.yaml", "kuberay.yaml", "slurm.sh"))
+DOCKERFILE = TEMPLATES / "Dockerfile"
 
 STUB = """#!/bin/bash
 [ "${0##*/}" = srun ] || echo "${0##*/} $*" >> "$CALLS"
@@ -47,6 +49,25 @@ def test_every_template_starts_raysim_the_same_way(template: Path):
     assert "dashboard-host=0.0.0.0" not in text
 
 
+def test_machines_and_images_get_the_wheel_of_this_version():
+    wheel = f"raysim_fl-{__version__}-py3-none-any.whl"
+    shipped = yaml.safe_load(RAY_UP.read_text())["file_mounts"]
+    assert shipped[f"~/{wheel}"] == f"dist/{wheel}"
+    for template in (RAY_UP, DOCKERFILE):
+        installs = re.findall(r"pip install .*", template.read_text())
+        assert len(installs) == 1
+        assert wheel in installs[0]
+        assert "--constraint" in installs[0]
+    for template in (KUBERAY, DOCKERFILE):
+        named = set(re.findall(r"\braysim:([\w.]+)", template.read_text()))
+        assert named == {__version__}, template.name
+    kept = (TEMPLATES / "Dockerfile.dockerignore").read_text().split()
+    copied = re.search(r"COPY (.+) \S+\n", DOCKERFILE.read_text())
+    assert copied
+    for source in copied[1].split():
+        assert any(PurePath(source).match(pattern.removeprefix("!")) for pattern in kept[1:]), source
+
+
 def test_ray_up_fits_rays_schema():
     config = yaml.safe_load(RAY_UP.read_text())
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
@@ -56,7 +77,8 @@ def test_ray_up_fits_rays_schema():
     starts = [prepared["head_start_ray_commands"], prepared["worker_start_ray_commands"]]
     for commands in starts:
         assert commands[0] == "ray stop"
-        assert commands[1].startswith(". ~/.raysim.env && ulimit -n 65536 && ray start ")
+        assert commands[1].startswith(". ~/.raysim.env && ")
+        assert 'ulimit -n "$(ulimit -Hn)" && ray start ' in commands[1]
     assert "--include-dashboard=false" in starts[0][1]
     assert len(config["provider"]["worker_ips"]) == config["max_workers"]
 
