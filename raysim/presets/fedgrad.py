@@ -1,19 +1,21 @@
-"""FedGrad (Nguyen et al., 2023): tables 2 to 4 and figures 7 and 8.
+"""FedGrad (Nguyen et al., 2023): tables 2 to 4, figures 7 to 9, and section 6.3.
 
 A quarter of the clients is malicious, phi = .5. Table 2: CIFAR-10 with VGG-9 (N = 200, K = 10, PDR .33) and EMNIST
 with Wang's LeNet (N = 3,383, K = 30, PDR .5), edge-case backdoors, 1,000 rounds, the best accuracies of any round.
 Table 3: triggers, MNIST (K = 20) and CIFAR-10, by the paper's table 1. Table 4: parts of FedGrad, 100 rounds. Figure
-6 is the course of table 2's runs. Krum and Multi-Krum assume floor(ratio K).
+6 is the course of table 2's runs, 9 the seconds of its defenses, 10 what `raysim bench coverage` simulates. Section 6.3
+(`section6`) is on EMNIST: 70 % of attackers; four fifths of them with a PDR of .15 and one with .5; attackers that each
+poison their own, non-IID data instead of a set that all share. Krum and Multi-Krum assume floor(ratio K).
 
 From the papers whose code FedGrad builds on: SGD with momentum .9 and weight decay 1e-4 and the learning rates of
 the edge-case attacks; an alpha of 1 in constrain-and-scale (no constraint). Theirs start from models pretrained for
-ten epochs, these from random ones. Not in the paper: N for MNIST (200), the values of figures 7 and 8 but their ends
-and defaults. Small: FedGrad's second filter starts after a quarter of the rounds (table 4: half, as in the paper).
+ten epochs, these from random ones. Not in the paper: N for triggers (100, as in Xie et al., whose set-ups it takes over),
+the values of figures 7 and 8 but their ends and defaults, the edge-case attack of 6.3 (black-box). Small: FedGrad's second filter starts after a quarter of the rounds (table 4: half, as in the paper).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from raysim.presets.preset import Config, Preset, Scale, row
 
@@ -65,6 +67,15 @@ TABLE_4 = {
     "fedgrad": "82.13/2.54/100/30",
 }
 
+TRIGGER_CLIENTS = 100
+SECTION_6 = {  # by what differs from table 2: defenses, their numbers where it prints some
+    "ratio0.7": {"krum": "", "rlr": "91.5/-", "fedgrad": "98.5/10"},
+    "mixed_rates": {"fedavg": "", "fedgrad": "99.4/5"},
+    "own_data": {"fedavg": "", "fedgrad": "98.8/5"},
+}
+MIXED_RATES = ((0.8, 0.15), (0.2, 0.5))
+"""Shares of the attackers, and the poisoned share of their samples."""
+
 SIZES = {"cifar10": ((200, 10), (20, 10)), "emnist": ((3383, 30), (30, 12)), "mnist": ((200, 20), (30, 12))}
 """Data set -> clients and cohort, at paper and at small scale."""
 STAND_INS = {
@@ -101,6 +112,14 @@ def presets() -> Iterator[Preset]:
             yield _edge(
                 f"fig7-k{cohort}-{defense}", "emnist", "pgd", defense, cohort=cohort, rounds=(500, 12)
             )
+    for variant, cells in SECTION_6.items():
+        for defense, cell in cells.items():
+            yield _section_6(variant, defense, cell)
+    for defense in DEFENSES:
+        name = f"fig9-cifar10-blackbox-{defense}"
+        yield _edge(
+            name, "cifar10", "blackbox", defense, rounds=(6, 6), metrics=("defense_s", "defense_first_s")
+        )
     for phi in (0, 0.25, 0.5, 0.75, 1):
         for defense in ("fedavg", "fedgrad"):
             yield _edge(f"fig8-phi{phi:g}-{defense}", "cifar10", "pgd", defense, phi=phi)
@@ -118,25 +137,42 @@ def _edge(
     phi: float = 0.5,
     rounds: tuple[int, int] = (1000, 12),
     reported: str = "",
+    metrics: tuple[str, ...] | None = None,
+    rates: Sequence[tuple[float, float]] = (),
+    own_data: bool = False,
 ) -> Preset:
-    """An edge-case backdoor. rate: the poisoned share of an attacker's samples; None: the paper's for the task."""
+    """An edge-case backdoor. rate: the poisoned share of an attacker's samples; None: the paper's for the task.
+
+    rates: shares of the attackers with rates of their own, see MIXED_RATES. own_data: no set that all attackers share.
+    """
     half = task == "emnist"
 
     def config(scale: Scale) -> Config:
         paper = scale == "paper"
         poisoned = rate or (0.5 if half else 1 / 3)
         samples = (200 if half else 600) if paper else 120
-        edge = round(poisoned * samples)
         attack: dict[str, object] = {"name": STRATEGIES[strategy], **_inputs(task, scale)}
-        attack |= {"clean_samples": samples - edge, "edge_samples": edge}
+        if own_data:
+            attack["distinct_poison"] = True
         if strategy != "blackbox":
             attack["epsilon"] = 1.0 if half else 2.0
             if defense in ("krum", "multi_krum"):
                 attack["decay"] = 0.998
+        malicious = round(ratio * SIZES[task][0 if paper else 1][0])
+        attacks = [{**attack, **_amounts(poisoned, samples)}]
+        if rates:
+            attacks = [
+                {
+                    **attack,
+                    **_amounts(of_part, samples),
+                    "clients": None if last else round(share * malicious),
+                }
+                for last, (share, of_part) in zip((False, True), rates, strict=True)
+            ]
         return {
             **_setting(scale, task, "lenet_wang" if half else "vgg9", ratio, cohort, phi, rounds),
             "training": _edge_training(task, scale),
-            "attack": attack,
+            "attack": attacks if rates else attacks[0],
             "defense": _defense(defense, _cohort(task, scale, cohort), ratio, scale, rounds),
         }
 
@@ -147,10 +183,26 @@ def _edge(
         description=f"FedGrad, {name.partition('-')[0]}: {strategy} edge-case attack against {defense}, {task}",
         paper=config("paper"),
         small=config("small"),
-        metrics=COMPONENTS if table_4 else UTILITY,
+        metrics=metrics or (COMPONENTS if table_4 else UTILITY),
         reported=row(shown, reported, percent=True) if reported else {},
         stand_ins=STAND_INS[task, "lenet_wang" if half else "vgg9"],
     )
+
+
+def _section_6(variant: str, defense: str, reported: str) -> Preset:
+    """A scenario of section 6.3."""
+    name = f"section6-{variant}-{defense}"
+    ratio = 0.7 if variant == "ratio0.7" else 0.25
+    rates = MIXED_RATES if variant == "mixed_rates" else ()
+    own = variant == "own_data"
+    return _edge(
+        name, "emnist", "blackbox", defense, ratio=ratio, rates=rates, own_data=own, reported=reported
+    )
+
+
+def _amounts(poisoned: float, samples: int) -> dict[str, int]:
+    edge = round(poisoned * samples)
+    return {"clean_samples": samples - edge, "edge_samples": edge}
 
 
 def _trigger(name: str, task: str, kind: str, defense: str, reported: str) -> Preset:
@@ -170,7 +222,7 @@ def _trigger(name: str, task: str, kind: str, defense: str, reported: str) -> Pr
             attack["alpha"] = 1.0
         model, rounds = "dba_mnist_cnn" if mnist else "dba_resnet18", (1000, 12)
         return {
-            **_setting(scale, task, model, ratio, None, 0.5, rounds),
+            **_setting(scale, task, model, ratio, None, 0.5, rounds, TRIGGER_CLIENTS),
             "training": {
                 "epochs": 2,
                 "batch_size": 64 if scale == "paper" else 16,
@@ -206,9 +258,12 @@ def _setting(
     cohort: int | None,
     phi: float,
     rounds: tuple[int, int],
+    paper_clients: int | None = None,
 ) -> dict[str, object]:
     paper = scale == "paper"
     clients = SIZES[task][0 if paper else 1][0]
+    if paper and paper_clients is not None:
+        clients = paper_clients
     network: dict[str, object] = {"name": model}
     data: dict[str, object] = {"name": task}
     if not paper:

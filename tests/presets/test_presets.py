@@ -35,7 +35,7 @@ REPORTING = {
         **{f"table{n}{attack}_raw": 6 for n in (2, 3, 4, 5) for attack in ("", "_gae")},
         "table6": 1, "table6_raw": 1, "table7": 5, "table7_raw": 5, "fig5": 2, "fig10": 1, "fig11": 1, "fig12": 2, "fig15": 6,
     },
-    "fedgrad": {"table2": 8 * 6 + 1, "table3": 12, "table4": 4},
+    "fedgrad": {"table2": 8 * 6 + 1, "table3": 12, "table4": 4, "section6": 4},
     "pdrr": {"table1": 5, "table2": 5, "table2_full": 1, "table3": 12},
     "flare": {"table2": 18, "table3": 42, "table4": 42, "table5": 10},
 }  # fmt: skip
@@ -70,6 +70,7 @@ def test_names_are_listed_once_behind_the_written_presets():
         ("fedgrad/table3-dba-mnist-fedgrad", {"main_accuracy_best": 0.989, "attack_success_rate_best": 0.001}),
         ("fedgrad/table4-soft",
          {"main_accuracy_best": 0.8162, "attack_success_rate_best": 0.4817, "recall": 0.95, "fpr": 0.36}),
+        ("fedgrad/section6-ratio0.7-rlr", {"main_accuracy_best": 0.915, "attack_success_rate_best": None}),
         ("pdrr/table1-krum-lfr",
          {"far@1": 0, "far@20": 0.1, "far@50": 0.13, "far@100": 0.2,
           "mar@1": 0, "mar@20": 0.15, "mar@50": 0.2, "mar@100": 0.3}),
