@@ -334,27 +334,28 @@ class ThreadLimit:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._modules = -1
-        self._controller: ThreadpoolController | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """The limit, for the length of the block."""
         import torch
-        from threadpoolctl import ThreadpoolController
 
-        # Looking through the loaded libraries takes milliseconds: only when modules were imported since.
-        if self._modules != len(sys.modules):
-            self._controller, self._modules = ThreadpoolController(), len(sys.modules)
-        controller = cast(ThreadpoolController, self._controller)
         before = torch.get_num_threads()
-        with controller.limit(limits=self.threads):
+        with thread_pools(len(sys.modules)).limit(limits=self.threads):
             torch.set_num_threads(self.threads)
             try:
                 with torch.inference_mode(False), torch.enable_grad():
                     yield
             finally:
                 torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def thread_pools(modules: int) -> ThreadpoolController:
+    """Those of the loaded libraries. Looking for them takes milliseconds: done again when the number of modules is another."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -74,11 +76,7 @@ def digits(root: Path, *, download: bool, seed: int, limit: int | None = None) -
 
     Pixels 0..16 are stored as float32 in [0, 1]. `root` and `download` are not used.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = (bunch.images / 16).astype(np.float32)[:, None]
-    labels = bunch.target.astype(np.int64)
+    images, labels = _bundled_digits()
     selection = Selection(limit, seed, test_share=0.2)
     train, test = selection.hold_out(len(labels))
     train, test = train[selection.train(len(train))], test[selection.test(len(test))]
@@ -88,6 +86,16 @@ def digits(root: Path, *, download: bool, seed: int, limit: int | None = None) -
         Dataset(images[test], labels[test]),
         tuple(map(str, range(10))),
     )
+
+
+@lru_cache(maxsize=1)
+def _bundled_digits() -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels, as scikit-learn's `load_digits` reads them; importing that takes longer than a small run."""
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    rows = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", np.float32, delimiter=",")
+    return rows[:, :-1].reshape(-1, 1, 8, 8) / 16, rows[:, -1].astype(np.int64)
 
 
 def _prototypes(shape: tuple[int, ...], num_classes: int, seed: int) -> np.ndarray:
