@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,54 +16,36 @@ GRACE_S = 60.0
 ROWS_OF_LIGHT = 2
 """A block of clients with little work has at most so many times its share of rows: detection takes rows, not examples."""
 
+SMALLEST = 8
+"""No block is meant to have less than one part in so many of a worker's even part of the work: calls cost, too."""
+
 Calls = list[np.ndarray]
-"""Ascending client ids, one array a call; all of them ascend."""
+"""Ascending client ids, one array a call."""
 
 
 def split_cohort(cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0) -> Calls:
-    """The cohort in blocks, one per host call: `clients_per_actor` ids, or as many blocks as `rows_per_block` has, of nearly
-    equal work, with at most ROWS_OF_LIGHT times their even share of rows.
+    """The cohort in blocks, one per host call, clients with most work in the first; those that train together are not parted.
 
-    Clients that train together are not parted: a block ends at the nearest place where none are (of two, the
-    later: long calls first keep workers even).
+    A block has `clients_per_actor` ids, as nearly as groups go. `auto`: half a worker's even part of the work that is
+    left, so that long calls come first and short ones fill the end (guided self-scheduling, Polychronopoulos and Kuck
+    1987), in at most ROWS_OF_LIGHT times the rows that `rows_per_block` says.
     """
-    per_actor = experiment.config.resources.clients_per_actor
-    columns = experiment.setup.layout.num_columns
-    places = _between_groups(experiment, round, cohort)[::-1]
+    groups, work = _groups(experiment, round, cohort)
+    per_actor, columns = experiment.config.resources.clients_per_actor, experiment.setup.layout.num_columns
     if isinstance(per_actor, int):
-        size = most = min(per_actor, most_rows(columns))
-        ends = _nearest(places, range(size, len(cohort), size))
-    else:
-        size = rows_per_block(len(cohort), columns, workers)
-        most = min(ROWS_OF_LIGHT * size, most_rows(columns))
-        done = np.concatenate([[0], np.cumsum(work_of(experiment, cohort))])[places]
-        begun, chosen = 0.0, [0]
-        for left in range(-(-len(cohort) // size), 1, -1):  # an equal part of what is left, after each block
-            place = np.abs(done - begun - (done[0] - begun) / left).argmin()
-            begun = done[place]
-            chosen.append(places[place])
-        ends = np.array(chosen)
-    ends = np.unique([0, *ends, len(cohort)])
-    fuller = [_nearest(places, range(first + most, last, most)) for first, last in pairwise(ends.tolist())]
-    ends = np.unique(np.concatenate([ends, *fuller]))
-    return np.split(cohort, ends[1:-1].astype(int))
+        sizes = [len(group) for group in groups]
+        return list(_blocks(groups, sizes, min(per_actor, most_rows(columns)), lambda left: per_actor))
+    most = min(ROWS_OF_LIGHT * rows_per_block(len(cohort), columns, workers), most_rows(columns))
+    least = sum(work) / workers / SMALLEST
+    return list(_blocks(groups, work, most, lambda left: max(left / workers / 2, least)))
 
 
-def work_of(experiment: Experiment, clients: np.ndarray) -> np.ndarray:
-    """How much work the clients' training is, predicted [n]: batches of all epochs; 1 each where updates are drawn.
+def work_of(experiment: Experiment, round: int, clients: np.ndarray) -> float:
+    """How much work it is to train these clients, predicted: the steps that all groups take, one after the other.
 
     Those of an attacker count as an honest client's, whatever its attack does besides.
     """
-    setup = experiment.setup
-    if setup.synthetic is not None:
-        return np.ones(len(clients))
-    batches: np.ndarray = np.ceil(experiment.sizes[clients] / setup.recipe.batch_size)
-    return setup.recipe.epochs * batches
-
-
-def _nearest(places: np.ndarray, wanted: Iterable[int]) -> np.ndarray:
-    """Of descending places, the nearest to each that is wanted; the later of two."""
-    return np.array([places[np.abs(places - place).argmin()] for place in wanted], int)
+    return sum(_groups(experiment, round, clients)[1])
 
 
 def limits_s(experiment: Experiment, calls: Calls) -> list[float] | None:
@@ -84,26 +65,54 @@ def smaller_where_lost(
 
     So that whoever costs its host its life, or takes more memory than there is beside others, is alone in the end.
     """
-    found = list(zip(calls, answers, strict=True))
-    lost = [(members, _middle(experiment, round, members)) for members, answer in found if answer is None]
-    halves = [half for members, place in lost if place for half in np.split(members, [place])]
+    halves, kept = [], []
+    for members, answer in zip(calls, answers, strict=True):
+        groups = _groups(experiment, round, members)[0] if answer is None else []
+        if len(groups) > 1:
+            middle = len(groups) // 2
+            halves += [_together(groups[:middle]), _together(groups[middle:])]
+        else:
+            kept.append((members, answer))
     if not halves:
         return calls, answers
     again = smaller_where_lost(experiment, round, halves, ask(halves), ask)
-    kept = [pair for pair in found if pair[1] is not None or not _middle(experiment, round, pair[0])]
-    both = sorted([*kept, *zip(*again, strict=True)], key=lambda pair: int(pair[0][0]))
-    return [members for members, _ in both], [answer for _, answer in both]
+    kept += zip(*again, strict=True)
+    return [members for members, _ in kept], [answer for _, answer in kept]
 
 
-def _middle(experiment: Experiment, round: int, members: np.ndarray) -> int:
-    """The place nearest to the middle at which these clients can be parted; 0 where they cannot."""
-    inside = _between_groups(experiment, round, members)[1:-1]
-    return int(inside[np.abs(inside - len(members) // 2).argmin()]) if len(inside) else 0
+def _groups(experiment: Experiment, round: int, clients: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
+    """The ids of those that train together, and the steps that they take: those of the longest.
+
+    Groups with most steps first; of equal ones, those with lower ids.
+    """
+    setup, sizes = experiment.setup, experiment.sizes[clients]
+    steps = setup.steps(sizes).tolist()
+    groups = setup.groups(round, clients, sizes)
+    longest = [max(steps[place] for place in group.tolist()) for group in groups]
+    order = sorted(range(len(groups)), key=lambda number: (-longest[number], int(groups[number][0])))
+    return [clients[groups[number]] for number in order], [longest[number] for number in order]
 
 
-def _between_groups(experiment: Experiment, round: int, clients: np.ndarray) -> np.ndarray:
-    """Where clients [n] can be parted: ascending places from 0 to n, between groups that train together."""
-    whole = np.ones(len(clients) + 1, bool)
-    for group in experiment.setup.groups(round, clients):
-        whole[group[0] + 1 : group[-1] + 1] = False
-    return np.flatnonzero(whole)
+def _blocks(
+    groups: Sequence[np.ndarray], work: Sequence[float], most: int, wanted: Callable[[float], float]
+) -> Iterator[np.ndarray]:
+    """The groups in blocks, each of as nearly `wanted(the work left)` as groups go, of at most `most` rows if of several.
+
+    Of two ends that are equally near, the later.
+    """
+    done = np.cumsum([0, *work])
+    rows = np.cumsum([0, *map(len, groups)])
+    begin = 0
+    while begin < len(groups):
+        aim = done[begin] + wanted(done[-1] - done[begin])
+        end = min(int(np.searchsorted(done, aim)), len(groups))
+        if done[end] - aim > aim - done[end - 1]:
+            end -= 1
+        full = int(np.searchsorted(rows, rows[begin] + most, "right")) - 1
+        end = max(begin + 1, min(end, full))
+        yield _together(groups[begin:end])
+        begin = end
+
+
+def _together(groups: Sequence[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate(groups))

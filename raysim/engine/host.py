@@ -32,7 +32,7 @@ from raysim.models.factory import ModelFactory
 from raysim.training.local import LocalTrainer
 from raysim.training.recipe import TrainingRecipe
 from raysim.training.schedule import LearningRates
-from raysim.training.stacked import CohortTrainer
+from raysim.training.stacked import CohortTrainer, stacks
 
 Done = TypeVar("Done")
 
@@ -80,15 +80,22 @@ class HostSetup:
         """Which of these clients' drawn rows lie away from the others [k] bool."""
         return np.isin(clients, commanded(c for c in self.campaigns if isinstance(c.attack, Planted)))
 
-    def groups(self, round: int, clients: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Positions in `clients`, grouped into stacks of `clients_per_stack`; a client that must train alone forms a group of one.
+    def steps(self, sizes: np.ndarray) -> np.ndarray:
+        """Steps that clients with so many samples take in a round, each for itself [n]; 1 where updates are drawn."""
+        if self.synthetic is not None:
+            return np.ones(len(sizes))
+        return self.recipe.epochs * np.ceil(sizes / self.recipe.batch_size)
 
-        The same for a whole cohort and for parts of it that no group straddles.
+    def groups(self, round: int, clients: Sequence[int] | np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        """Positions in `clients`, which ascend and have so many samples: stacks of `clients_per_stack` with nearly as many
+        steps, and groups of one, of those who must train alone.
+
+        The same for a whole cohort and for any of these groups together.
         """
         solo = commanded(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
         alone = np.isin(clients, solo)
-        rest, size = np.flatnonzero(~alone), self.clients_per_stack
-        together = [rest[first : first + size] for first in range(0, len(rest), size)]
+        rest = np.flatnonzero(~alone)
+        together = [rest[stack] for stack in stacks(self.steps(sizes)[rest], self.clients_per_stack)]
         return [*together, *np.flatnonzero(alone)[:, None]]
 
     def campaign_of(self, round: int, client: int) -> tuple[Campaign, int]:
@@ -167,7 +174,8 @@ class ClientHost:
         """Train these clients; one tile per column shard, the buffers' tile, and the list of UploadMeta."""
         tiles = zero_tiles(len(clients), self.setup.bounds, self.setup.layout.num_columns)
         metas: dict[int, UploadMeta] = {}
-        for group in self.setup.groups(order.round, clients):
+        sizes = np.array([len(self._indices(client)) for client in clients])
+        for group in self.setup.groups(order.round, clients, sizes):
             members = [int(clients[position]) for position in group]
             if len(group) > 1:
                 trained = self._upload_together(tiles, group, order, members, global_vector, previous)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -31,7 +32,7 @@ from raysim.engine.experiment import (
     active_attackers,
     round_context,
 )
-from raysim.engine.host import ClientHost, RoundOrder, UploadMeta
+from raysim.engine.host import ClientHost, RoundOrder
 from raysim.engine.recording import Recording
 from raysim.engine.round_record import evaluated, record_round
 from raysim.engine.server_optimizer import server_step
@@ -249,35 +250,39 @@ def train(
             keep=len(experiment.setup.bounds),
             then=then,
             limits_s=limits_s(experiment, calls),
-            work=[float(work_of(experiment, members).sum()) for members in calls],
+            work=[work_of(experiment, round, members) for members in calls],
         )
 
     with backend.telemetry.owned("client" if trains else "engine"):
         answers = ask(calls, None if stage is None else begin)
         if experiment.config.resources.lost_clients == "split":
             calls, answers = smaller_where_lost(experiment, round, calls, answers, ask)
-    blocks: list[RowBlock] = []
-    metas: list[UploadMeta] = []
+    answered = [
+        (members, *answer) for members, answer in zip(calls, answers, strict=True) if answer is not None
+    ]
     reasons = {
         int(client): ONE_SAMPLE if experiment.sizes[client] else NO_SAMPLES
         for client in np.setdiff1d(cohort, able)
     }
-    for members, answer in zip(calls, answers, strict=True):
-        if answer is None:
-            reasons.update({int(client): "lost: its host failed too often" for client in members})
-            continue
-        tiles, notes = answer
-        every = np.arange(len(members))
-        maxima = np.stack([meta.maxima for meta in notes])
-        blocks.append(RowBlock(len(metas) + every, every, tiles, maxima))
-        metas.extend(notes)
+    sent = np.sort(np.concatenate([members for members, *_ in answered])) if answered else able[:0]
+    reasons |= {int(client): "lost: its host failed too often" for client in np.setdiff1d(able, sent)}
+    metas = sorted((meta for *_, notes in answered for meta in notes), key=attrgetter("client"))
+    blocks = [
+        RowBlock(
+            np.searchsorted(sent, members),
+            np.arange(len(members)),
+            tiles,
+            np.stack([meta.maxima for meta in notes]),
+        )
+        for members, tiles, notes in answered
+    ]
     reasons.update({meta.client: meta.reason for meta in metas if meta.reason})
     if poisoned_s := sum(meta.attack_s for meta in metas):
         backend.telemetry.divide("train", "poison", "attack", poisoned_s)
     updates = Updates(
         backend=backend,
         layout=experiment.setup.layout,
-        client_ids=np.array([meta.client for meta in metas], np.int64),
+        client_ids=sent,
         num_examples=np.array([meta.num_examples for meta in metas], np.int64),
         bounds=experiment.setup.bounds,
         blocks=tuple(blocks),

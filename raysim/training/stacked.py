@@ -106,6 +106,18 @@ class CohortTrainer:
         return updates, means
 
 
+def stacks(steps: np.ndarray, size: int) -> list[np.ndarray]:
+    """Clients that take so many steps [n] in stacks of `size`, the longest together: ascending positions, stack by stack.
+
+    A stack's time is that of its longest client, or nearly. Of equally long ones, those that come first are together.
+
+    >>> [stack.tolist() for stack in stacks(np.array([2, 9, 1, 8, 2]), 2)]
+    [[1, 3], [0, 4], [2]]
+    """
+    order = np.argsort(-steps, kind="stable")
+    return [np.sort(order[first : first + size]) for first in range(0, len(order), size)]
+
+
 def padded(batches: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Batches of different sizes as one: samples [g, w] int64 and their weights [g, w] float32.
 

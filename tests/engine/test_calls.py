@@ -71,41 +71,63 @@ def sized(sizes, **groups):
     return replace(experiment, sizes=np.array(sizes))
 
 
-def test_work_is_counted_in_batches():
-    """11 samples are two batches, in each of two epochs."""
-    experiment = sized([1, 10, 11, 95])
-    assert work_of(experiment, np.array([0, 1, 2, 3])).tolist() == [2, 2, 4, 20]
-    assert work_of(experiment, np.array([3, 0])).tolist() == [20, 2]
+@pytest.mark.parametrize(
+    ("stack", "clients", "work"),
+    [(1, [0, 1, 2, 3], 28), (1, [0, 3], 22), (2, [0, 1, 2, 3], 22), (3, [0, 1], 2)],
+)
+def test_work_is_counted_in_steps(stack, clients, work):
+    """11 samples are two batches, in each of two epochs; a stack takes the steps of its longest client."""
+    experiment = sized([1, 10, 11, 95], training={"batch_size": 10, "epochs": 2, "clients_per_stack": stack})
+    assert work_of(experiment, 0, np.array(clients)) == work
 
 
 @pytest.mark.parametrize(
-    ("sizes", "blocks"),
+    ("stack", "sizes", "blocks"),
     [
-        ([10] * 8, [[0, 1], [2, 3], [4, 5], [6, 7]]),
-        ([60, 10, 10, 10, 10, 10, 10, 30], [[0], [1, 2, 3], [4, 5, 6], [7]]),
-        (
-            [10, 10, 10, 10, 10, 10, 10, 900],
-            [[0, 1, 2, 3], [4, 5, 6], [7]],
-        ),  # nobody is a block of more than 4 rows
+        (1, [10] * 8, [[0, 1], [2, 3], [4], [5], [6], [7]]),  # a quarter of 8, of 6, of 4 and so on
+        (1, [60, 10, 10, 10, 10, 10, 10, 30], [[0], [7], [1, 2], [3], [4], [5], [6]]),
+        (1, [10] * 7 + [900], [[7], [0, 1, 2, 3], [4, 5, 6]]),  # 6 batches would do: 4 rows at most
+        (2, [10, 95, 10, 100, 10, 10, 10, 10], [[1, 3], [0, 2], [4, 5], [6, 7]]),
+        (2, [10] * 4, [[0, 1], [2, 3]]),
     ],
 )
-def test_blocks_have_nearly_equal_work(sizes, blocks):
-    experiment = sized(sizes)
-    assert [block.tolist() for block in split_cohort(np.arange(8), experiment, 2)] == blocks
+def test_blocks_take_half_a_worker_s_part_of_the_work_that_is_left(stack, sizes, blocks):
+    training = {"batch_size": 10, "epochs": 1, "clients_per_stack": stack}
+    experiment = sized(sizes, training=training)
+    assert [block.tolist() for block in split_cohort(np.arange(len(sizes)), experiment, 2)] == blocks
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_blocks_of_skewed_cohorts_are_bounded(workers):
+@pytest.mark.parametrize("stack", [1, 4])
+def test_workers_that_take_blocks_in_turn_end_nearly_together(stack, workers):
     draw = np.random.default_rng(3)
-    sizes = np.maximum(1, draw.lognormal(3, 1.5, 100)).astype(int)
-    experiment = sized(sizes.tolist())
+    sizes = np.maximum(1, draw.lognormal(3, 1.5, 100)).astype(int).tolist()
+    experiment = sized(sizes, training={"batch_size": 10, "clients_per_stack": stack})
     cohort = np.flatnonzero(draw.random(100) < 0.8)
     blocks = split_cohort(cohort, experiment, workers)
-    np.testing.assert_array_equal(np.concatenate(blocks), cohort)
-    even = -(-len(cohort) // (2 * workers))
-    assert max(map(len, blocks)) <= 2 * even
-    work = [work_of(experiment, block).sum() for block in blocks]
-    assert max(work) <= work_of(experiment, cohort).sum() / (2 * workers) + work_of(experiment, cohort).max()
+    np.testing.assert_array_equal(np.sort(np.concatenate(blocks)), cohort)
+    assert max(map(len, blocks)) <= 2 * -(-len(cohort) // (2 * workers))
+    work = [work_of(experiment, 0, block) for block in blocks]
+    assert sum(work) == work_of(experiment, 0, cohort)
+    ends = np.zeros(workers)
+    for block in work:
+        ends[ends.argmin()] += block
+    assert ends.max() <= max(1.05 * sum(work) / workers, work[0])  # else the longest stack alone
+    assert len(blocks) <= 5 * workers + 1
+
+
+def test_stacks_hold_clients_with_as_many_steps():
+    """And no stack's members depend on which others are called with it."""
+    sizes = [5, 500, 30, 490, 5, 25, 480]
+    experiment = sized(sizes, training={"batch_size": 10, "clients_per_stack": 2})
+    groups = experiment.setup.groups
+    stacks = [[1, 3], [2, 6], [0, 5], [4]]
+    everybody = np.arange(7)
+    assert [group.tolist() for group in groups(0, everybody, experiment.sizes)] == stacks
+    for left_out in range(4):
+        some = np.sort(np.concatenate([stack for number, stack in enumerate(stacks) if number != left_out]))
+        found = [some[group].tolist() for group in groups(0, some, experiment.sizes[some])]
+        assert found == [stack for number, stack in enumerate(stacks) if number != left_out]
 
 
 def test_what_actors_host_is_counted_in_clients_where_that_is_asked():

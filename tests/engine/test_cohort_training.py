@@ -289,11 +289,11 @@ def listed(groups):
 def test_groups_are_cut_by_position_and_loners_left_out(tiny):
     loners = Campaign(OwnTraining(), np.array([14, 40]), Schedule(start=1))
     plan = plan_with(tiny, loners, Campaign(Stained(), np.array([12])))
-    cohort = np.array([10, 11, 12, 14, 20, 21, 22, 40, 41])
-    assert listed(plan.groups(0, cohort)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert listed(plan.groups(1, cohort)) == [[0, 1, 2], [4, 5, 6], [8], [3], [7]]
-    assert listed(plan.groups(1, cohort[3:])) == [[1, 2, 3], [5], [0], [4]]
-    assert listed(replace(plan, clients_per_stack=1).groups(0, [7, 3])) == [[0], [1]]
+    cohort, even = np.array([10, 11, 12, 14, 20, 21, 22, 40, 41]), np.full(9, 28)
+    assert listed(plan.groups(0, cohort, even)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert listed(plan.groups(1, cohort, even)) == [[0, 1, 2], [4, 5, 6], [8], [3], [7]]
+    assert listed(plan.groups(1, cohort[3:], even[3:])) == [[1, 2, 3], [5], [0], [4]]
+    assert listed(replace(plan, clients_per_stack=1).groups(0, [3, 7], even[:2])) == [[0], [1]]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
@@ -305,17 +305,18 @@ def test_no_block_parts_a_group(tiny, workers, per_actor):
     experiment = replace(experiment, config=config, setup=plan)
     cohort = np.arange(24)
     blocks = split_cohort(cohort, experiment, workers)
-    np.testing.assert_array_equal(np.concatenate(blocks), cohort)
-    assert all(len(block) for block in blocks)
-    parts = sorted(block[group].tolist() for block in blocks for group in plan.groups(0, block))
-    assert parts == sorted(listed(plan.groups(0, cohort)))
+    np.testing.assert_array_equal(np.sort(np.concatenate(blocks)), cohort)
+    sizes = experiment.sizes
+    assert all((np.diff(block) > 0).all() for block in blocks)
+    parts = sorted(block[group].tolist() for block in blocks for group in plan.groups(0, block, sizes[block]))
+    assert parts == sorted(listed(plan.groups(0, cohort, sizes)))
 
 
 def test_blocks_without_groups_are_as_long_as_asked(tiny):
     experiment = composed({**tiny, "attack": None}, clients_per_stack=1)
     cohort = np.arange(10)
-    assert [len(block) for block in split_cohort(cohort, experiment, 2)] == [3, 2, 3, 2]
-    assert [len(block) for block in split_cohort(cohort, experiment, 1)] == [5, 5]
+    assert [len(block) for block in split_cohort(cohort, experiment, 2)] == [3, 2, 1, 1, 1, 1, 1]
+    assert [len(block) for block in split_cohort(cohort, experiment, 1)] == [5, 3, 1, 1]
 
 
 def rows_of(tiny, plan, clients):

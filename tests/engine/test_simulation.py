@@ -331,7 +331,7 @@ def test_every_stage_and_task_has_a_span(tiny, tmp_path):
         assert {"train", "noise", "gram", "combine", "evaluate"} <= stages
     whole = next(s for s in spans if s["stage"] == "train" and s["task"] == -1)
     tasks = [s for s in spans if s["stage"] == "train" and s["task"] >= 0 and s["round"] == whole["round"]]
-    assert len(tasks) == 2
+    assert len(tasks) == 3
     assert whole["bytes_out"] == sum(s["bytes_out"] for s in tasks) > 8 * 13706 * 4
     assert whole["wall_s"] >= max(s["wall_s"] for s in tasks) > 0
     assert all(s["peak_memory_bytes"] > 2**20 for s in spans)
