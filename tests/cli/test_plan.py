@@ -25,7 +25,7 @@ def test_the_sums(experiment):
     plan = make_plan(experiment, ROOMY, 2**34, calibrate=False)
     model = 4 * 13706
     assert plan.model_bytes == model
-    assert (plan.actors.count, plan.calls_per_round) == (2, 4)
+    assert (plan.actors.count, plan.calls_per_round) == (2, 5)
     assert plan.actor_bytes == PROCESS_BYTES + 5 * model + 3 * model
     data = sum(array.nbytes for array in experiment.arrays)
     assert plan.store_bytes == 10 * model + 3 * model + data

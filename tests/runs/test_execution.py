@@ -44,7 +44,7 @@ def test_news_of_every_stage_and_every_round_in_order(tiny, tmp_path):
     assert [event.row["round"] for event in ends] == [event.round for event in ends] == [0, 1, 2]
     assert events[-1] is ends[-1]
     first = [(event.stage, event.done, event.total) for event in events if event.round == 0 and not event.row]
-    assert first[:3] == [("train", 0, 2), ("train", 1, 2), ("train", 2, 2)]
+    assert first[:4] == [("train", done, 3) for done in range(4)]
     assert first[-1][0] == "evaluate"
     accuracies = RunDirectory(tmp_path).read("rounds")["main_accuracy"].to_pylist()
     assert [event.row["main_accuracy"] for event in ends] == accuracies
