@@ -5,7 +5,7 @@ RaysimError
 ├── DataError        a data set is missing or malformed (exit status 2)
 ├── RecordError      a run directory is missing, damaged or does not fit the request (exit status 2)
 └── RunError         a run failed after it started (exit status 1)
-    ├── LostWork         results are gone with a node: the round is done again
+    ├── LostWork         results are gone with a node: done again, from the round or the checkpoint before
     └── ContractError    an attack or a defense returned what its contract does not allow
 """
 

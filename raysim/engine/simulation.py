@@ -7,7 +7,7 @@ any state, so that a run in one go and a run that was resumed do the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ import numpy as np
 from raysim import rng
 from raysim.attack import Attack
 from raysim.backends.base import Backend, Kept, Reference, located
+from raysim.backends.left_behind import require_whole
 from raysim.config.training import ServerConfig
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable, prepared_model
@@ -84,7 +85,7 @@ Round = tuple[RunState, RoundRecord]
 Result = TypeVar("Result")
 
 
-def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Iterator[Round]:
+def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Generator[Round]:
     """The remaining rounds, one after the other.
 
     With resources.pipeline, and where the backend can, a round is evaluated while the next one trains; a round that
@@ -122,7 +123,7 @@ def _played(experiment: Experiment, backend: Backend, state: RunState) -> Iterat
     while state.round < experiment.config.rounds:
         published = backend.put(state.global_vector)
         work = partial(run_round, experiment, backend, state, published, previous)
-        result = _again_if_lost(state.round, work)
+        result = _again_if_lost(state.round, work, state)
         state, previous = result[0], published
         yield result
         del result, work
@@ -148,14 +149,18 @@ def _let_go(experiment: Experiment, played: Round) -> Round:
     return state, replace(record, judged=judged)
 
 
-def _again_if_lost(round: int, work: Callable[[], Result]) -> Result:
-    """work(), done again when results were lost with a node; the spans of lost attempts are kept."""
+def _again_if_lost(round: int, work: Callable[[], Result], state: RunState | None = None) -> Result:
+    """work(), done again when results were lost with a node; the spans of lost attempts are kept.
+
+    state: what work() goes on from; LostWork at once where a part of that is lost itself, which doing it again cannot mend.
+    """
     try:
         for _ in range(LOST_ROUNDS):
             try:
                 return work()
             except LostWork:
-                continue
+                if state is not None:
+                    require_whole(state.tree())
         return work()
     except RunError as error:
         raise error.located(round=round) from error

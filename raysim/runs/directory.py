@@ -97,7 +97,8 @@ COLUMNS: Mapping[str, Columns] = {
         "peak_memory_bytes": ("int64", "peak resident memory of the process during the span"),
         "retries": (
             "int32",
-            "times the task was started again; of the stage `restart`: servers of this run that died before",
+            "times the task was started again; of the stage `restart`: servers of this run that died before, or returns to a "
+            "checkpoint for what was lost with a node",
         ),
         "bytes_moved": ("int64", "bytes of arrays in the arguments that were brought from other nodes"),
         "owner": (

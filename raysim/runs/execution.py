@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raysim.backends.base import Backend
+from raysim.backends.telemetry import WHOLE_STAGE, Span, peak_memory_bytes
 from raysim.engine import recording
 from raysim.engine.experiment import Experiment, RoundRecord, RunState
 from raysim.engine.simulation import initial_state, rounds, start
-from raysim.errors import RecordError, RunError
+from raysim.errors import LostWork, RecordError, RunError
 from raysim.runs import checkpoint
 from raysim.runs.client_places import common_places, keep_places, remarks
 from raysim.runs.directory import RunDirectory, digest, write_atomically
@@ -39,6 +40,12 @@ class Progress:
 
 STOPPING = "stopping; the last finished round is being saved (a second Ctrl-C does not wait for that)"
 """The remark that answers an interrupt."""
+
+GOES_ON = "the run goes on from the state after {} rounds"
+"""The end of the remark that tells of a return to a checkpoint."""
+
+MOST_RETURNS = 3
+"""How often a run goes back to a checkpoint for what was lost with a node."""
 
 Observer = Callable[[Progress], None]
 """What `run` and `resume` call with every progress event, in the process that called them."""
@@ -119,8 +126,9 @@ def execute(
 ) -> str:
     """Run all rounds that are not done yet, from the newest checkpoint; the digest of the final global vector.
 
-    A run that ends early, by an error or an interrupt, leaves a checkpoint of its last finished round. keeper: given
-    where another thread may stop it.
+    Where what the rounds go on from is lost with a node, they go on from the newest checkpoint again. A run that ends
+    early, by an error or an interrupt, leaves a checkpoint of its last finished round. keeper: given where another
+    thread may stop it.
     """
     config = experiment.config
     keeper = keeper or Keeper(experiment, backend, directory)
@@ -142,10 +150,24 @@ def execute(
             keep_places(directory, places, state.round)
             for remark in remarks(config, places):
                 observe(Progress(state.round, config.rounds, remark=remark))
-        for after, record in rounds(experiment, backend, state):
-            state = after
-            keeper.keep(state, record)
-            observe(Progress(record.number, config.rounds, row=record.row))
+        returns = 0
+        while state.round < config.rounds:
+            try:
+                with closing(rounds(experiment, backend, state)) as playing:
+                    for after, record in playing:
+                        state = after
+                        keeper.keep(state, record)
+                        observe(Progress(record.number, config.rounds, row=record.row))
+            except LostWork as error:
+                if returns == MOST_RETURNS:
+                    raise
+                returns, missed_at = returns + 1, time.time()
+                state = resume_state(experiment, backend, directory)
+                keeper.begin(state)
+                backend.telemetry.spans.append(restart_span(backend, missed_at, returns))
+                observe(
+                    Progress(state.round, config.rounds, remark=f"{error}; {GOES_ON.format(state.round)}")
+                )
     except BaseException as end:
         if isinstance(end, KeyboardInterrupt):
             observe(Progress(state.round, config.rounds, remark=STOPPING))
@@ -173,3 +195,19 @@ def resume_state(experiment: Experiment, backend: Backend, directory: RunDirecto
     require_rounds(directory, state.round)
     directory.forget_rounds_from(state.round)
     return state
+
+
+def restart_span(backend: Backend, missed_at: float, restarts: int) -> Span:
+    """Of going on from a checkpoint, which begins when something is missed (seconds since the epoch) and ends now."""
+    return Span(
+        stage="restart",
+        task=WHOLE_STAGE,
+        node=backend.telemetry.node,
+        start_s=missed_at,
+        wall_s=max(time.time() - missed_at, 0.0),
+        cpu_s=0.0,
+        bytes_in=0,
+        bytes_out=0,
+        peak_memory_bytes=peak_memory_bytes(),
+        retries=restarts,
+    )

@@ -7,16 +7,14 @@ it dies.
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from raysim.backends.base import Place, prepare_worker
 from raysim.backends.capacity import ClientActors
 from raysim.backends.ray_backend import RayBackend
-from raysim.backends.telemetry import WHOLE_STAGE, Span, peak_memory_bytes
 from raysim.engine.experiment import Experiment
 from raysim.runs.directory import RunDirectory
-from raysim.runs.execution import Keeper, Progress, execute
+from raysim.runs.execution import Keeper, Progress, execute, restart_span
 
 
 class Server:
@@ -47,20 +45,7 @@ class Server:
         self._events: list[Progress] = []
         self._lock = threading.Lock()
         if restarts:
-            self.backend.telemetry.spans.append(
-                Span(
-                    stage="restart",
-                    task=WHOLE_STAGE,
-                    node=self.backend.node,
-                    start_s=died_at,
-                    wall_s=max(time.time() - died_at, 0.0),
-                    cpu_s=0.0,
-                    bytes_in=0,
-                    bytes_out=0,
-                    peak_memory_bytes=peak_memory_bytes(),
-                    retries=restarts,
-                )
-            )
+            self.backend.telemetry.spans.append(restart_span(self.backend, died_at, restarts))
 
     def run(self) -> str:
         """Run to the end; the digest of the final global vector."""

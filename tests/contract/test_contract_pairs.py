@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,13 @@ import pytest
 
 from attacks import ATTACKS
 from defenses import DEFENSES
-from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.backends.base import ThreadLimit
 from raysim.context import Setting
 from raysim.errors import ConfigError
 from raysim.requirement import Requirement as R
 from tests.contract import test_contract_attacks as attacks
 from tests.contract import test_contract_defenses as defenses
-
-PAIRWISE = ("fedgrad", "flame", "flare", "foolsgold", "krum")
-"""Defenses that work beside the tiles: in Ray's tasks as in this process."""
+from tests.tiled_methods import small_tiles
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +28,11 @@ def one_thread():
 
 
 @pytest.fixture
-def many_tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def many_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """many_tiles(): from now on a K x K is cut into sides of three rows."""
-
-    def cut() -> None:
-        monkeypatch.setattr("raysim.matrix.pairs.WHOLE_BYTES", 0)
-        monkeypatch.setattr("raysim.matrix.pairs.SIDE", 3)
-        monkeypatch.setattr("defenses.pair_history.SIDE", 3)
-
     monkeypatch.setattr("raysim.matrix.updates.CHUNK_VALUES", 1)  # chunks of 4,096 columns
-    return cut
+    with ExitStack() as patched:
+        yield lambda: patched.enter_context(small_tiles())
 
 
 def judged(name: str, **options: Any) -> list[Any]:
@@ -104,16 +98,3 @@ def test_what_one_process_cannot_hold_is_refused_before_the_start(name: str, opt
     defense.check(most)
     with pytest.raises(ConfigError, match="16,384"):
         defense.check(more)
-
-
-@pytest.mark.ray
-def test_tiles_of_pairs_have_the_same_bytes_on_ray(many_tiles: Callable[[], None], ray_cluster: None) -> None:
-    from raysim.backends.ray_backend import ClientActors, RayBackend
-
-    many_tiles()
-    dim = defenses.layout_and_vector()[0].dim
-    where = {"rows_per_block": 3, "bounds": (0, 4096, dim)}
-    for name in PAIRWISE:
-        here = judged(name, backend=InProcessBackend(), **where)
-        there = judged(name, backend=RayBackend(ClientActors(0), workers=2), **where)
-        assert [defenses.as_bytes(v) for v in here] == [defenses.as_bytes(v) for v in there], name

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from raysim import Defense, Verdict
-from raysim.backends.base import InProcessBackend
+from raysim.backends.base import InProcessBackend, Needs
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.experiment import RunState
-from raysim.errors import RecordError, RunError
+from raysim.errors import LostWork, RecordError, RunError
 from raysim.runs import checkpoint
 from raysim.runs.directory import RunDirectory, digest
 from raysim.runs.execution import execute, resume_state
@@ -120,4 +120,69 @@ def test_a_checkpoint_of_another_model_is_refused(tiny, tmp_path):
     checkpoint.save(saved.parent, 1, checkpoint.load(saved), keep=1, configuration=belongs_to)
     with pytest.raises(RecordError, match=rf"holds 13706 values, this model {other.initial.size}"):
         resume_state(other, InProcessBackend(), RunDirectory(tmp_path))
+    assert RunDirectory(tmp_path).finished_rounds() == 1
+
+
+class Losing(InProcessBackend):
+    """`lose` makes everything that tasks left behind so far lie nowhere, as if on a node that is lost."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.gone = [], []
+
+    def lose(self):
+        self.gone = list(self.left)
+
+    def get(self, reference):
+        if any(reference is lost for lost in self.gone):
+            raise LostWork("gone with its node")
+        return super().get(reference)
+
+    def map(self, stage, fn, items, *, keep=0, needs=Needs()):
+        found = super().map(stage, fn, items, keep=keep, needs=needs)
+        self.left += [reference for references, _ in found for reference in references] if keep else []
+        return found
+
+
+@pytest.mark.parametrize(("every", "goes_on"), [(1, 3), (2, 2), (9, 0)])
+def test_a_memory_that_is_lost_with_a_node_comes_back_from_the_checkpoint(tiny, tmp_path, every, goes_on):
+    config = {
+        **tiny,
+        "rounds": 5,
+        "population": {"clients": 10, "malicious": 2, "cohort": 7},
+        "defense": "tests.tiled_methods:Remembers",
+        "checkpoint": {"every": every},
+    }
+    calm, lost = (RunDirectory(tmp_path / name) for name in ("calm", "lost"))
+    calm.path.mkdir()
+    lost.path.mkdir()
+    expected = carry_out(config, calm.path)
+    events, backend = [], Losing()
+
+    def disturb(event):
+        events.append(event)
+        if event.row and event.round == 2 and not backend.gone:
+            backend.lose()
+
+    experiment = compose(ExperimentConfig.from_mapping(config)).published(backend)
+    assert execute(experiment, backend, lost, disturb) == expected
+    assert (lost.path / "clients.parquet").read_bytes() == (calm.path / "clients.parquet").read_bytes()
+    (remark,) = [event.remark for event in events if "gone with its node" in event.remark]
+    assert remark.endswith(f"goes on from the state after {goes_on} rounds")
+    assert [event.round for event in events if event.row] == [0, 1, 2, *range(goes_on, 5)]
+    again = [span for span in lost.read("spans").to_pylist() if span["stage"] == "restart"]
+    assert [(span["round"], span["retries"]) for span in again] == [(goes_on, 1)]
+
+
+def test_a_run_that_loses_its_memory_time_and_again_says_so(tiny, tmp_path):
+    config = {**tiny, "defense": "tests.tiled_methods:Remembers", "checkpoint": {"every": 9}}
+    backend = Losing()
+
+    def disturb(event):
+        if event.row:
+            backend.lose()
+
+    experiment = compose(ExperimentConfig.from_mapping(config)).published(backend)
+    with pytest.raises(RunError, match=r"round 1.*gone with its node"):
+        execute(experiment, backend, RunDirectory(tmp_path), disturb)
     assert RunDirectory(tmp_path).finished_rounds() == 1

@@ -1,0 +1,65 @@
+"""A defense that remembers in tiles of a few clients, and what cuts every K x K into such tiles; named by import path in tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from defenses.fedgrad import FedGrad
+from defenses.foolsgold import FoolsGold
+from raysim import Defense, Verdict
+from raysim.context import Context, State
+from raysim.matrix.updates import Updates
+from raysim.requirement import Requirement
+
+SIDE = 3
+
+
+@contextmanager
+def small_tiles() -> Iterator[None]:
+    """Inside, this process cuts a K x K into sides of at most SIDE rows, from the smallest K on; tasks follow its cuts."""
+    sizes: dict[str, Any] = {
+        "raysim.matrix.pairs.WHOLE_BYTES": 0,
+        "raysim.matrix.pairs.SIDE": SIDE,
+        "defenses.pair_history.SIDE": SIDE,
+    }
+    with ExitStack() as patched:
+        for name, value in sizes.items():
+            patched.enter_context(patch(name, value))
+        yield
+
+
+@dataclass(frozen=True)
+class Remembers(Defense):
+    """Between FedGrad and FoolsGold, whose memories lie in tiles of pairs and of rows.
+
+    file: which it waits for in the given round, where it is named.
+    """
+
+    file: str = ""
+    round: int = 0
+    needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
+
+    @property
+    def parts(self) -> dict[str, Defense]:
+        """The two, by the name of their memory."""
+        return {"pairs": FedGrad(switch_round=0), "rows": FoolsGold(features="all")}
+
+    def init(self, ctx: Context) -> State:
+        return {name: part.init(ctx) for name, part in self.parts.items()}
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        limit = time.monotonic() + 120
+        while self.file and ctx.round == self.round and not Path(self.file).exists():
+            assert time.monotonic() < limit, self.file
+            time.sleep(0.05)
+        with small_tiles():
+            found = {name: part.apply(state[name], updates, ctx) for name, part in self.parts.items()}
+        (by_pairs, _), (by_rows, _) = found.values()
+        aggregate = (by_pairs.aggregate + by_rows.aggregate) / 2
+        return replace(by_pairs, aggregate=aggregate), {name: after for name, (_, after) in found.items()}
