@@ -28,6 +28,7 @@ from raysim.backends.capacity import ClientActors
 from raysim.backends.devices import CPU, Wanted
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
 from raysim.backends.ray_actors import WORKER_LOST, Actor, Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_waiting import all_that_ended, overdue
 from raysim.backends.ray_worker import node_name, run_task, short_name
 from raysim.backends.telemetry import Span, Telemetry, num_bytes
 from raysim.errors import LostWork, RunError
@@ -43,9 +44,6 @@ Strategy: TypeAlias = str | NodeAffinitySchedulingStrategy
 
 RETRIES = 3
 """How often one task or call is started again after its worker died."""
-
-ENDED_AGAIN_S = 10.0
-"""Seconds from one attempt to end a host that hangs to the next."""
 
 TASKS_PER_WORKER = 4
 """Tasks in flight per CPU: enough to hide scheduling, few enough that their results fit the store."""
@@ -324,6 +322,7 @@ class RayBackend(Backend):
         order = sorted(range(count), key=lambda number: -work[number]) if work else range(count)
         waiting = deque((number, 0) for number in order)
         running: dict[Handle, tuple[int, int, int, list[Handle]]] = {}
+        ended: deque[Handle] = deque()
         arrived: deque[tuple[int, Kept]] = deque()
         due: dict[Handle, float] = {}
         done = 0
@@ -335,19 +334,20 @@ class RayBackend(Backend):
                     place = free.popleft()
                     references = submit(number, retries, place)
                     running[references[-1]] = (number, retries, place, references)
-                    due[references[-1]] = time.monotonic() + (limits_s[number] if limits_s else math.inf)
+                    if limits_s:
+                        due[references[-1]] = time.monotonic() + limits_s[number]
                 while then is not None and arrived:  # told when no place stands idle meanwhile
                     then(*arrived.popleft())
                 if not running:
                     continue
-                first = min(due[reference] for reference in running) - time.monotonic()
-                ready, _ = ray.wait(list(running), timeout=None if first == math.inf else max(first, 0.1))
-                if not ready:
-                    for reference in [item for item in running if due[item] <= time.monotonic()]:
-                        end(running[reference][2])
-                        due[reference] += ENDED_AGAIN_S
+                if not ended:
+                    ended.extend(all_that_ended(list(running), due))
+                    for late in overdue(due):
+                        if late not in ended:
+                            end(running[late][2])
                     continue
-                number, retries, place, references = running.pop(ready[0])
+                number, retries, place, references = running.pop(ended[0])
+                due.pop(ended.popleft(), None)
                 try:
                     answer, (span, sizes) = answered(references[keep:])
                 except WORKER_LOST as error:

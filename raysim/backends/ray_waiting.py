@@ -1,0 +1,35 @@
+"""Waiting for what runs on Ray: whatever has ended, and whatever takes too long."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import ray
+
+if TYPE_CHECKING:
+    from raysim.backends.placement import Handle
+
+ENDED_AGAIN_S = 10.0
+"""Seconds from one attempt to end a host that hangs to the next."""
+
+
+def all_that_ended(running: list[Handle], due: dict[Handle, float]) -> list[Handle]:
+    """Those of what is running that have ended, when at least one has, or when the first is due.
+
+    All at once: waiting looks at everything that is running, so that asked for each one a task would cost the more, the
+    more there are.
+    """
+    first = min(due.values(), default=math.inf) - time.monotonic()
+    ray.wait(running, timeout=None if first == math.inf else max(first, 0.1))
+    ready, _ = ray.wait(running, num_returns=len(running), timeout=0)
+    return ready
+
+
+def overdue(due: dict[Handle, float]) -> list[Handle]:
+    """What has run for too long, which is then given some time to end."""
+    now = time.monotonic()
+    late = [handle for handle, limit in due.items() if limit <= now]
+    due.update(dict.fromkeys(late, now + ENDED_AGAIN_S))
+    return late
