@@ -167,7 +167,7 @@ def cell(text: str) -> str:
 
 
 TITLES = {"datasets": "Data sets"}
-KINDS = ("attacks", "defenses", "models", "datasets", "partitions")
+KINDS = ("attacks", "defenses", "models", "datasets", "partitions", "devices")
 PAGES = {
     "configuration": configuration,
     "cli": command_line,

@@ -16,7 +16,7 @@ mistake with `ConfigError`, naming the key, the rule, the value and the nearest 
 it out and returns a `RunResult`; `resume` continues a run that was killed.
 
 What a method, a model, a data set or a study of your own needs is here by name: the contracts (`Attack`, `Defense`,
-`PreAggregation`, `ModelFactory`, `Partitioner`), what they are handed (`Context`, `ClientContext`, `View`, `Updates`, ...)
+`PreAggregation`, `ModelFactory`, `Partitioner`, `Devices`), what they are handed (`Context`, `ClientContext`, `View`, `Updates`, ...)
 and what they return (`Verdict`, `FederatedData`, ...). Everything in `__all__` is the public interface and changes
 with a line in the changelog; every other module may change without one.
 
@@ -54,6 +54,8 @@ from raysim.errors import (
     nearest_name,
     unknown_name,
 )
+from raysim.fleet.completion import Speeds
+from raysim.fleet.contract import Devices, Fleet
 from raysim.matrix.column_tasks import Columns
 from raysim.matrix.distances import krum_scores, squared_distances
 from raysim.matrix.layout import Entry, Layout
@@ -95,11 +97,13 @@ __all__ = [
     "DataPool",
     "Dataset",
     "Defense",
+    "Devices",
     "Diagnostics",
     "Entry",
     "ExperimentConfig",
     "FederatedData",
     "FlatOptimizer",
+    "Fleet",
     "Fraction",
     "InProcessBackend",
     "Layout",
@@ -127,6 +131,7 @@ __all__ = [
     "RunResult",
     "ServerData",
     "Setting",
+    "Speeds",
     "State",
     "TrainingRecipe",
     "Updates",

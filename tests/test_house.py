@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
     "raysim.training": 4,
     "raysim.matrix": 3,
     "raysim.data": 3,
+    "raysim.fleet": 3,
     "cluster": 3,
     "raysim.backends": 2,
     "raysim.models": 2,

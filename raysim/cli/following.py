@@ -81,6 +81,7 @@ def conclude(result: RunResult, path: Path) -> None:
     """Print the results of a finished run and write its report; a report that fails leaves the run as it is."""
     from raysim.report.finished_run import read_columns
     from raysim.report.remarks import of_run
+    from raysim.report.virtual_time import virtual_time
 
     console = results.console()
     rounds, spans = read_columns(result.path, "rounds"), read_columns(result.path, "spans")
@@ -92,6 +93,8 @@ def conclude(result: RunResult, path: Path) -> None:
     console.print(results.detection(rounds))
     console.print()
     console.print(results.headline(spans), style="bold")
+    if time := virtual_time(rounds, spans):
+        console.print(time.sentence, soft_wrap=True)
     console.print(results.costs(spans))
     console.print()
     for remark in of_run(rounds):

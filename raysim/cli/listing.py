@@ -20,6 +20,7 @@ KINDS: Mapping[str, str] = {
     "datasets": "what is learned: data.name",
     "models": "the network that is trained: model.name",
     "partitions": "how training samples are split among clients: data.partition.name",
+    "devices": "what clients run on, in virtual time: population.devices.name",
     "updates": "where a round's updates come from: updates.name",
     "presets": "whole experiments, to run or to start from",
 }

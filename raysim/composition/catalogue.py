@@ -23,6 +23,7 @@ TABLES: Mapping[str, tuple[str, str, str]] = {
     "datasets": ("data", "raysim.data", "DATASETS"),
     "models": ("model", "raysim.models", "MODELS"),
     "partitions": ("data.partition", "raysim.data.partition", "PARTITIONS"),
+    "devices": ("population.devices", "raysim.fleet", "DEVICES"),
     "updates": ("updates", "raysim.engine.drawn_updates", "UPDATES"),
 }
 """What `raysim list` calls a kind -> the configuration group it is for, and the module and name of its table."""

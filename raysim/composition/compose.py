@@ -33,6 +33,7 @@ from raysim.engine.experiment import Experiment
 from raysim.engine.host import HostSetup
 from raysim.engine.simulation import ONE_SAMPLE
 from raysim.errors import ConfigError
+from raysim.fleet.contract import Fleet
 from raysim.matrix.layout import Layout
 from raysim.matrix.updates import shard_bounds
 from raysim.models.factory import ModelFactory
@@ -62,6 +63,7 @@ class Prepared:
     server_data: ServerData | None
     train_set: Dataset
     partition: Partition
+    fleet: Fleet | None
     tests: tuple[Dataset, ...]
     """The clean test set, then each attack's triggered one."""
     adapting: Mapping[int, int]
@@ -122,7 +124,11 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     least = 1 if methods.synthetic else least_samples(model)
     if single := int(np.count_nonzero((partition.sizes > 0) & (partition.sizes < least))):
         notes.append(f"{single} clients stay out of every round: they hold {ONE_SAMPLE}")
-    rows = rows_of_round(config, partition, least)
+    fleet = None
+    if methods.devices is not None:
+        with asked("population.devices", methods.devices):
+            fleet = methods.devices.fleet(config.seed)
+    rows = None if _may_lose(config, fleet) else rows_of_round(config, partition, least)
     if rows is not None:
         with asked("defense", methods.defense):
             methods = methods.assuming(rows)
@@ -140,6 +146,7 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
         server_data=server_data,
         train_set=train_set,
         partition=partition,
+        fleet=fleet,
         tests=(test, *(part for _, part in triggered)),
         adapting={n: number for n, (number, _) in enumerate(triggered, 1) if campaigns[number].adapts},
         notes=tuple(notes),
@@ -152,6 +159,11 @@ def rows_of_round(config: ExperimentConfig, partition: Partition, least: int = 1
     if config.population.cohort_size == config.population.total:
         return able
     return config.population.cohort_size if able == config.population.total else None
+
+
+def _may_lose(config: ExperimentConfig, fleet: Fleet | None) -> bool:
+    """Whether fewer clients than the cohort may answer in time."""
+    return fleet is not None and (config.population.deadline_s is not None or not fleet.always_online)
 
 
 def place(prepared: Prepared, capacity: Capacity) -> Experiment:
@@ -212,6 +224,7 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
         ),
         test_sizes=tuple(len(part) for part in prepared.tests),
         notes=prepared.notes,
+        fleet=prepared.fleet,
     )
 
 

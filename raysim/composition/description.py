@@ -20,13 +20,14 @@ from raysim.composition.registry import TABLES, check_class
 from raysim.config.yaml_text import values_in
 from raysim.defense import Defense
 from raysim.errors import ConfigError, unknown_name
+from raysim.fleet.contract import Devices
 from raysim.models import Architecture
 from raysim.models import given as given_models
 from raysim.option_docs import Option, options_of_call, options_of_class
 from raysim.options import call_annotations, members, option_annotations
 from raysim.requirement import Requirement
 
-BASES: Mapping[str, type] = {"attack": Attack, "defense": Defense}
+BASES: Mapping[str, type] = {"attack": Attack, "defense": Defense, "population.devices": Devices}
 """Configuration group -> what a class for it must derive from."""
 
 
@@ -164,4 +165,6 @@ def _value(option: Option) -> str:
     """A value to show: the default, or the first that a range allows."""
     if option.default != "required":
         return option.default
+    if option.kind == "str":
+        return option.name.upper()
     return option.range.partition(",")[0].removeprefix("at least ") or "1"

@@ -18,6 +18,7 @@ ENTRY_POINTS: Mapping[str, str] = {
     "model": "raysim.models",
     "data": "raysim.datasets",
     "data.partition": "raysim.partitions",
+    "population.devices": "raysim.devices",
 }
 """Configuration group -> the group of entry points with which packages offer components for it."""
 

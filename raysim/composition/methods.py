@@ -16,11 +16,13 @@ from defenses.table import DEFENSES
 from raysim.attack import Attack
 from raysim.composition.given import Given
 from raysim.composition.registry import make
-from raysim.config.keys import numbered
+from raysim.config.keys import keys_under, numbered
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.data.partition import PARTITIONS, Partitioner
 from raysim.defense import Chain, Defense, chain
 from raysim.engine.drawn_updates import UPDATES, Synthetic, Trained
+from raysim.fleet import DEVICES
+from raysim.fleet.contract import Devices
 from raysim.models.weights import file_digest
 
 
@@ -32,6 +34,7 @@ class Methods:
     attacks: tuple[Attack, ...]
     partition: Partitioner
     updates: Trained | Synthetic
+    devices: Devices | None
 
     @property
     def defense(self) -> Defense:
@@ -68,6 +71,9 @@ def make_methods(config: ExperimentConfig, given: Given = Given()) -> Methods:
         if given.partition is None
         else cast(Partitioner, given.partition),
         updates=make("updates", UPDATES, config.updates),
+        devices=None
+        if config.population.devices is None
+        else make("population.devices", DEVICES, config.population.devices, Devices),
     )
 
 
@@ -91,7 +97,11 @@ def written_out(config: ExperimentConfig, methods: Methods | None = None) -> Exp
     """
     made = methods or make_methods(config)
     data = config.data.model_copy(update={"partition": _written_out(config.data.partition, made.partition)})
-    training, model = config.training, config.model
+    population, training, model = config.population, config.training, config.model
+    if population.devices is not None and made.devices is not None:
+        with keys_under("population.devices"):
+            devices = _written_out(population.devices, made.devices.identified())
+        population = population.model_copy(update={"devices": devices})
     if training.lr_schedule == "cosine" and training.lr_period is None:
         training = training.model_copy(update={"lr_period": config.rounds})
     if model.weights is not None and model.weights_digest is None:
@@ -103,6 +113,7 @@ def written_out(config: ExperimentConfig, methods: Methods | None = None) -> Exp
             "attack": tuple(map(_written_out, config.attack, made.attacks)),
             "data": data,
             "model": model,
+            "population": population,
             "training": training,
             "updates": _written_out(config.updates, made.updates),
         }

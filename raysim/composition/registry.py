@@ -15,6 +15,7 @@ from raysim.data.partition import PARTITIONS
 from raysim.defense import Defense, title
 from raysim.engine.drawn_updates import UPDATES
 from raysim.errors import ConfigError, unknown_name
+from raysim.fleet import DEVICES
 from raysim.models import MODELS
 from raysim.options import construct
 
@@ -27,6 +28,7 @@ TABLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "datasets": ("data", datasets.DATASETS),
     "models": ("model", MODELS),
     "partitions": ("data.partition", PARTITIONS),
+    "devices": ("population.devices", DEVICES),
     "updates": ("updates", UPDATES),
 }
 """What `raysim list` calls a kind -> the configuration group it is for, and the built-in ones."""

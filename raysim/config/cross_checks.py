@@ -37,6 +37,18 @@ def check_across_keys(config: ExperimentConfig) -> None:
             "population.min_cohort", f"must not exceed the cohort of {population.cohort_size}",
             population.min_cohort, population.cohort_size,
         )  # fmt: skip
+    for key in ("deadline_s", "over_selection"):
+        default = type(population).model_fields[key].default
+        if population.devices is None and (value := getattr(population, key)) != default:
+            rule = "needs population.devices, which says how long a client takes"
+            raise ConfigError(f"population.{key}", rule, value, default)
+    if population.num_asked > population.total:
+        raise ConfigError(
+            "population.over_selection",
+            f"must not ask more than the population of {population.total}: {population.num_asked} for a cohort of "
+            f"{population.cohort_size}",
+            population.over_selection, population.total / population.cohort_size,
+        )  # fmt: skip
     if isinstance(population.placement, list):
         ids = population.placement
         if len(set(ids)) != len(ids) or any(not 0 <= i < population.total for i in ids):

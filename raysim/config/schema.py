@@ -77,6 +77,22 @@ class PopulationConfig(Group):
     mode: Literal["replace", "append"] = Field(
         "replace", description="replace: the malicious are among `clients`; append: they come on top of them"
     )
+    devices: Annotated[Component | None, BeforeValidator(named)] = Field(
+        None, description="what clients run on, which makes virtual time; null: nothing is known of it"
+    )
+    deadline_s: float | None = Field(
+        None,
+        gt=0,
+        description="virtual seconds from the start of a round after which the server waits for nobody: later clients are "
+        "recorded dropouts, and are not trained; null: none",
+    )
+    over_selection: float = Field(
+        1.0,
+        ge=1,
+        le=100,
+        description="so many times `cohort`, rounded down, are asked, and the first `cohort` that answer are taken; "
+        "the others are not trained",
+    )
 
     @property
     def num_malicious(self) -> int:
@@ -92,8 +108,13 @@ class PopulationConfig(Group):
 
     @property
     def cohort_size(self) -> int:
-        """Clients in a round."""
+        """Clients in a round, at most."""
         return self.cohort or self.total
+
+    @property
+    def num_asked(self) -> int:
+        """Clients that the server asks in a round."""
+        return int(round(self.cohort_size * self.over_selection, 9))
 
 
 class ModelConfig(Component):

@@ -14,6 +14,7 @@ from raysim.context import Context, ServerData, State
 from raysim.defense import Chain, Defense, title
 from raysim.engine.host import HostSetup
 from raysim.engine.recording import Recording
+from raysim.fleet.contract import Fleet
 from raysim.matrix.updates import Updates
 from raysim.trees import Row, Tree
 
@@ -38,6 +39,8 @@ class Experiment:
     """Samples in the clean test set and in each triggered one."""
     notes: tuple[str, ...] = ()
     """What the data's loader decided and the user must know, one sentence each."""
+    fleet: Fleet | None = None
+    """The clients' devices, which make virtual time; None: nothing is known of them."""
 
     def titles(self) -> dict[str, object]:
         """How reports name the run's defenses, stored with it: the title of each, and whether one is shown the truth."""
@@ -67,6 +70,8 @@ class RunState:
     attacks: tuple[State, ...]
     server: State = field(default_factory=dict)
     """What the server's optimizer remembers."""
+    clock_s: float = 0.0
+    """Virtual seconds since the start, with devices."""
 
     def tree(self) -> dict[str, object]:
         """The state as a tree that a checkpoint holds."""
@@ -77,6 +82,7 @@ class RunState:
             "defense": self.defense,
             "attacks": list(self.attacks),
             "server": self.server,
+            "clock_s": self.clock_s,
         }
 
     @classmethod

@@ -10,6 +10,7 @@ import numpy as np
 
 from raysim.backends.base import Backend
 from raysim.defense import Verdict, assumption
+from raysim.engine.cohort import Arrivals
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads, active_attackers
 from raysim.engine.recording import Recording
 from raysim.metrics import UNJUDGED, Measure, detection
@@ -44,9 +45,16 @@ def evaluated(row: Row, measures: Sequence[Measure]) -> Row:
     return {**row, "notes": as_text({**notes_of(row["notes"]), UNDEFINED: why})}
 
 
+def virtual_seconds(arrivals: Arrivals, client: int) -> Row:
+    """The columns of the table of clients that say how long a client takes on its device; null without one."""
+    download, compute, upload = arrivals.parts_of(client) or (None, None, None)
+    return {"virtual_download_s": download, "virtual_compute_s": compute, "virtual_upload_s": upload}
+
+
 def record_round(
     experiment: Experiment,
     backend: Backend,
+    arrivals: Arrivals,
     uploads: Uploads,
     judged: Recording,
     verdict: Verdict,
@@ -57,9 +65,10 @@ def record_round(
     notes = {**notes, **({"clients": uploads.notes} if uploads.notes else {})}
     if assumed := assumption(experiment.defense, int(judged.usable.sum())):
         notes[ASSUMED] = assumed
+    reasons = {**arrivals.late, **uploads.reasons}
     received = set(updates.client_ids.tolist())
     for note, here in ((REJECTED, True), (ABSENT, False)):
-        counts = Counter(why for client, why in uploads.reasons.items() if (client in received) is here)
+        counts = Counter(why for client, why in reasons.items() if (client in received) is here)
         notes.update({note: dict(counts)} if counts else {})
     row: Row = {
         "round": round,
@@ -68,6 +77,8 @@ def record_round(
         "flagged": 0 if verdict.flagged is None else int(verdict.flagged.sum()),
         "train_loss": uploads.train_loss,
         "threshold": verdict.threshold,
+        "virtual_start_s": arrivals.start_s,
+        "virtual_s": arrivals.duration_s,
         **measured([]),
         "notes": as_text(notes),
     }
@@ -88,11 +99,12 @@ def record_round(
             "score": None if verdict.scores is None else float(verdict.scores[place]),
             "weight": None if verdict.weights is None else float(verdict.weights[place]),
             "num_examples": int(updates.num_examples[place]),
-            "reason": uploads.reasons.get(int(client), ""),
+            "reason": reasons.get(int(client), ""),
+            **virtual_seconds(arrivals, int(client)),
         }
         for place, client in enumerate(updates.client_ids)
     ]
-    lost = np.setdiff1d(np.array(sorted(uploads.reasons), np.int64), updates.client_ids)
+    lost = np.setdiff1d(np.array(sorted(reasons), np.int64), updates.client_ids)
     attacking = np.isin(lost, active_attackers(experiment, round))
     clients += [
         {
@@ -103,7 +115,8 @@ def record_round(
             "score": None,
             "weight": None,
             "num_examples": 0,
-            "reason": uploads.reasons[int(client)],
+            "reason": reasons[int(client)],
+            **virtual_seconds(arrivals, int(client)),
         }
         for client, malicious in zip(lost, attacking, strict=True)
     ]

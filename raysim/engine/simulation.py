@@ -1,7 +1,7 @@
 """One federated experiment, round by round.
 
-`run_round` is the story: draw a cohort, publish the global model, train (or draw the updates), let the attacker craft,
-judge, aggregate, score the verdict against the truth the defense never saw; then `evaluate`. `rounds` repeats it from
+`run_round` is the story: draw a cohort, wait for those who come in time, train (or draw the updates), let the attacker
+craft, judge, aggregate, score the verdict against the truth the defense never saw; then `evaluate`. `rounds` repeats it from
 any state, so that a run in one go and a run that was resumed do the same.
 """
 
@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from raysim import rng
 from raysim.attack import Attack
 from raysim.backends.base import Backend, Kept, Reference, located
 from raysim.backends.left_behind import require_whole
@@ -24,6 +23,7 @@ from raysim.config.training import ServerConfig
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable, prepared_model
 from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort, work_of
+from raysim.engine.cohort import await_arrivals, draw_cohort
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
 from raysim.engine.experiment import (
     Experiment,
@@ -171,9 +171,10 @@ def run_round(
 ) -> Round:
     """One round, from the global model to the next and its record, without evaluation."""
     backend.telemetry.round = state.round
-    cohort = draw_cohort(experiment, state.round)
+    asked = draw_cohort(experiment, state.round, state.clock_s)
+    arrivals = await_arrivals(experiment, asked, state.clock_s)
     stage = stage_ahead(experiment, backend, state, published)
-    uploads = train(experiment, backend, state.round, cohort, published, previous, stage)
+    uploads = train(experiment, backend, state.round, arrivals.cohort, published, previous, stage)
     uploads, attack_states, notes = let_attackers_craft(experiment, backend, state, published, uploads)
     uploads = require_quorum(experiment, uploads)
     usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
@@ -182,25 +183,18 @@ def run_round(
         verdict, uploads.updates, usable, state.global_vector, experiment.config.server, state.server
     )
     next_state = RunState(
-        state.round + 1, new_vector, state.global_vector, defense_state, attack_states, server_state
+        state.round + 1,
+        new_vector,
+        state.global_vector,
+        defense_state,
+        attack_states,
+        server_state,
+        arrivals.end_s,
     )
     truth = np.isin(uploads.updates.client_ids, active_attackers(experiment, state.round))
     rows = replace(uploads.updates, ahead=())
     judged = Recording(state.round, state.global_vector, rows, usable, truth)
-    return next_state, record_round(experiment, backend, uploads, judged, verdict, notes)
-
-
-def draw_cohort(experiment: Experiment, round: int) -> np.ndarray:
-    """Sorted ids [K] of the clients that take part, from (seed, round) alone."""
-    population, wanted = len(experiment.sizes), experiment.config.population.cohort_size
-    if wanted == population:
-        return np.arange(population)
-    generator = rng.generator(experiment.config.seed, "cohort", round)
-    drawn = generator.choice(population, wanted, replace=False)
-    joining = experiment.setup.joining(round)
-    if len(joining):  # they take the places of clients drawn last
-        drawn = np.concatenate([joining, drawn[~np.isin(drawn, joining)]])[:wanted]
-    return np.sort(drawn)
+    return next_state, record_round(experiment, backend, arrivals, uploads, judged, verdict, notes)
 
 
 def stage_ahead(

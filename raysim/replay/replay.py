@@ -25,6 +25,7 @@ from raysim.composition.methods import make_defense
 from raysim.config.load import load_config
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.engine import recording
+from raysim.engine.cohort import Arrivals
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads
 from raysim.engine.round_record import record_round
 from raysim.engine.simulation import initial_state, judge
@@ -190,7 +191,8 @@ def replayed(
         unusable = judged.updates.client_ids[~judged.usable]
         uploads = Uploads(judged.updates, dict.fromkeys(unusable.tolist(), REASON), float("nan"), {})
         notes = {"aggregate": digest(verdict.aggregate)}
-        yield record_round(experiment, backend, uploads, judged, verdict, notes)
+        arrivals = Arrivals(judged.updates.client_ids)
+        yield record_round(experiment, backend, arrivals, uploads, judged, verdict, notes)
 
 
 def _keep(

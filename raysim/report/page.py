@@ -21,6 +21,7 @@ from raysim.report.drawing import NARROW, WIDE, data_uri
 from raysim.report.finished_run import Columns, FinishedRun, read_finished_run
 from raysim.report.stage_costs import owner_costs, owner_seconds, recorded_rounds, stage_costs
 from raysim.report.terminal import headline
+from raysim.report.virtual_time import virtual_stack, virtual_time
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def render(run_directory: Path) -> Path:
         detection=_detection(run),
         heat_maps=_heat_maps(run),
         time=_time(run.spans),
+        simulated=_simulated(run),
         rounds=_rows(run.rounds),
         config_text=run.config_text.rstrip("\n"),
         environment=list(tables.flatten(run.environment)),
@@ -251,6 +253,21 @@ def _time(spans: Columns) -> dict[str, object] | str:
         ),
         "owners": owners,
         "stages": stages,
+    }
+
+
+def _simulated(run: FinishedRun) -> dict[str, object] | None:
+    time = virtual_time(run.rounds, run.spans)
+    if time is None:
+        return None
+    return {
+        "sentence": time.sentence,
+        "rows": time.rows,
+        "drawing": Drawing.of(
+            lambda width: virtual_stack(time, width),
+            f"Stacked bars of seconds by round: {time.sentence}.",
+            "How long each simulated round takes on the clients' devices, and the verdict's wall seconds here on top.",
+        ),
     }
 
 

@@ -72,6 +72,14 @@ COLUMNS: Mapping[str, Columns] = {
             "float64",
             "score above which the defense suspects a client; null where it has no such number",
         ),
+        "virtual_start_s": (
+            "float64",
+            "virtual seconds from the start of the run to that of the round; null without population.devices",
+        ),
+        "virtual_s": (
+            "float64",
+            "virtual seconds from publishing the global model to the last upload that the server waits for",
+        ),
         "notes": ("string", "what attacks reported of themselves, and the engine of the round, as JSON"),
     },
     "clients": {
@@ -83,6 +91,15 @@ COLUMNS: Mapping[str, Columns] = {
         "weight": ("float64", "share in the aggregate; null for coordinate-wise rules"),
         "num_examples": ("int64", "claimed number of training samples"),
         "reason": ("string", "why the engine kept the upload from the defense; empty otherwise"),
+        "virtual_download_s": (
+            "float64",
+            "virtual seconds of the client's download; null without population.devices, and where it was not asked to train",
+        ),
+        "virtual_compute_s": (
+            "float64",
+            "virtual seconds of its training, also where it would come too late",
+        ),
+        "virtual_upload_s": ("float64", "virtual seconds of its upload"),
     },
     "spans": {
         "round": ("int32", "round number, from 0"),
@@ -117,8 +134,15 @@ COLUMNS: Mapping[str, Columns] = {
 LAYOUT = "layout.json"
 
 TABLES: Mapping[str, TableSchema] = {
-    "rounds": TableSchema("rounds", COLUMNS["rounds"], version=2, later=("threshold",)),
-    "clients": TableSchema("clients", COLUMNS["clients"]),
+    "rounds": TableSchema(
+        "rounds", COLUMNS["rounds"], version=3, later=("threshold", "virtual_start_s", "virtual_s")
+    ),
+    "clients": TableSchema(
+        "clients",
+        COLUMNS["clients"],
+        version=2,
+        later=("virtual_download_s", "virtual_compute_s", "virtual_upload_s"),
+    ),
     "spans": TableSchema("spans", COLUMNS["spans"], version=3, later=("bytes_moved", "owner", "device")),
 }
 

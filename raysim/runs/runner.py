@@ -163,7 +163,7 @@ def _parts(prepared: Prepared) -> list[object]:
     """What may be of the caller's own among the things that workers are sent."""
     methods, factory = prepared.methods, prepared.factory
     network = getattr(factory, "module", getattr(factory, "call", factory))
-    return [*methods.defenses, *methods.attacks, network, prepared.model]
+    return [*methods.defenses, *methods.attacks, network, prepared.model, prepared.fleet]
 
 
 def _enter(

@@ -64,8 +64,8 @@ def test_both_examples_ask_for_the_same_and_can_be_made(kind: str, name: str) ->
     asked = load_config(None, words).to_mapping()
     for group, value in yaml.safe_load(about.example_yaml).items():
         part, found = value, asked[group]
-        if kind == "partitions":
-            part, found = value["partition"], found["partition"]
+        for inner in TABLES[kind][0].split(".")[1:]:
+            part, found = part[inner], found[inner]
         found = found[0] if isinstance(found, list) else found
         assert part["name"] == name
         assert {key: found[key] for key in part} == part

@@ -13,8 +13,8 @@ import raysim
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.data.assignment import Partition
+from raysim.engine.cohort import draw_cohort
 from raysim.engine.experiment import active_attackers
-from raysim.engine.simulation import draw_cohort
 
 
 def run(config, tmp_path, name="run", **changes):
