@@ -8,8 +8,7 @@ is a pure function of (round, clients trained together, global vector): any host
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -22,10 +21,11 @@ from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
 from raysim.data.shards import Column
 from raysim.engine.campaigns import HONEST, Campaign, commanded
+from raysim.engine.client_errors import naming
 from raysim.engine.drawn_updates import Planted, Synthetic, acts_in_training
 from raysim.engine.time_limit import OutOfTime, time_limit
 from raysim.engine.uploads import reason_to_reject
-from raysim.errors import RaysimError, RunError
+from raysim.errors import RunError
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import maxima_of, put_row, zero_tiles
 from raysim.models.factory import ModelFactory
@@ -242,7 +242,7 @@ class ClientHost:
         """What `work` returns; where the client drops out instead, the note that says why."""
         limit = self.setup.client_timeout_s
         try:
-            with _naming(order.round, [client]), time_limit(limit):
+            with naming(order.round, [client]), time_limit(limit):
                 return work()
         except OutOfTime:
             reason = f"timed out after {limit:g} s"
@@ -302,7 +302,7 @@ class ClientHost:
                 ready.append((place, client, found[0], found[2], found[3]))
         if ready:
             members = [client for _, client, *_ in ready]
-            with _naming(order.round, members):
+            with naming(order.round, members):
                 updates, losses = self.cohort_trainer.fit(
                     global_vector,
                     [data for _, _, data, *_ in ready],
@@ -385,19 +385,3 @@ def _with_maxima(tiles: Sequence[np.ndarray], metas: Sequence[UploadMeta]) -> li
 
 REASON_LENGTH = 200
 """Characters of an error that a dropout's reason repeats."""
-
-
-@contextmanager
-def _naming(round: int, clients: Sequence[int]) -> Iterator[None]:
-    """Say in errors which client, or which clients trained together, met them, and in which round."""
-    client = clients[0] if len(clients) == 1 else None
-    together = "" if client is not None else f" (training clients {clients} together)"
-    try:
-        yield
-    except RunError as error:
-        raise RunError(error.problem + together, stage=error.stage, round=round, client=client) from error
-    except RaysimError:
-        raise
-    except (Exception, SystemExit) as error:  # an exit would look like a crash of this host
-        problem = f"{type(error).__name__}: {error}{together}"
-        raise RunError(problem, stage="train", round=round, client=client) from error

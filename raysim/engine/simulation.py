@@ -94,8 +94,7 @@ def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Generat
     played = _played(experiment, backend, state)
     aside = backend.apart() if experiment.config.resources.pipeline else None
     if aside is None:
-        for result in played:
-            yield _evaluated(experiment, backend, result)
+        yield from map(partial(_evaluated, experiment, backend), played)
         return
     waiting: Future[Round] | None = None
     failure: Exception | None = None
@@ -107,8 +106,8 @@ def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Generat
                 following, failure = None, error
             earlier, waiting = waiting, None
             if following is not None:
-                waiting = other_thread.submit(_evaluated, experiment, aside, _let_go(experiment, following))
-                del following  # it holds what the round has let go
+                waiting = other_thread.submit(_evaluated, experiment, aside, following)
+                del following  # it may hold rows that are to be recorded
             if earlier is not None:
                 yield earlier.result()
             if failure is not None:
@@ -118,12 +117,12 @@ def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Generat
 
 
 def _played(experiment: Experiment, backend: Backend, state: RunState) -> Iterator[Round]:
-    """The remaining rounds as they are before evaluation."""
+    """The remaining rounds as they are before evaluation. Their rows are given back before the next one trains."""
     previous: Reference = None if state.previous_vector is None else backend.put(state.previous_vector)
     while state.round < experiment.config.rounds:
         published = backend.put(state.global_vector)
         work = partial(run_round, experiment, backend, state, published, previous)
-        result = _again_if_lost(state.round, work, state)
+        result = _let_go(experiment, _again_if_lost(state.round, work, state))
         state, previous = result[0], published
         yield result
         del result, work
@@ -141,7 +140,7 @@ def _evaluated(experiment: Experiment, backend: Backend, played: Round) -> Round
 
 
 def _let_go(experiment: Experiment, played: Round) -> Round:
-    """The round without its rows, unless they are to be recorded."""
+    """The round without its rows, which nobody reads any more, unless they are to be recorded."""
     state, record = played
     if experiment.config.record.updates and record.number % experiment.config.record.every == 0:
         return played

@@ -158,6 +158,7 @@ def execute(
                         state = after
                         keeper.keep(state, record)
                         observe(Progress(record.number, config.rounds, row=record.row))
+                        del record  # and with it the rows that were to be recorded
             except LostWork as error:
                 if returns == MOST_RETURNS:
                     raise

@@ -132,6 +132,7 @@ def configuration(
             "server_data": {"samples": 40},
             "attack": attack,
             "defense": defense,
+            "record": {"updates": True},  # otherwise rows are given back as soon as the round is played
         }
     )
 

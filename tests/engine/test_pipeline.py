@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -196,6 +197,45 @@ def test_evaluation_is_another_threads_and_rows_are_let_go(tiny):
     assert all(record.judged.updates.num_clients == 10 for _, record in kept)
     kept = list(played(tiny, TwoThreads(), record={"updates": True, "every": 2}))
     assert [bool(record.judged.updates.blocks) for _, record in kept] == [True, False, True]
+
+
+class WatchesRows(TwoThreads):
+    """Looks, whenever hosts are called, for tiles of rows that are still held; apart: whether it evaluates aside."""
+
+    def __init__(self, aside: bool) -> None:
+        super().__init__()
+        self.aside, self.tiles, self.held = aside, [], []
+
+    def apart(self):
+        return super().apart() if self.aside else None
+
+    def call_clients(self, stage, method, items, **options):
+        self.held.append((stage, sum(tile() is not None for tile in self.tiles)))
+        answers = super().call_clients(stage, method, items, **options)
+        if stage == "train":
+            self.tiles += [weakref.ref(tile.value) for tiles, _ in answers for tile in tiles]
+        return answers
+
+
+@pytest.mark.parametrize("defense", ["krum", ["clip_norm", "median"]])
+@pytest.mark.parametrize("aside", [False, True])
+def test_rows_are_given_back_before_the_next_round_trains(tiny, aside, defense):
+    """And, without a second thread, before the round is evaluated; the caller holds on to every record."""
+    backend = WatchesRows(aside)
+    kept = list(played(tiny, backend, defense=defense))
+    assert len(kept) == 3
+    assert len(backend.tiles) > 3
+    stages = ["train"] * 3 if aside else ["train", "evaluate"] * 3
+    assert backend.held == [(stage, 0) for stage in stages]
+
+
+def test_rows_that_were_recorded_are_given_back_too(tiny, tmp_path, monkeypatch):
+    backend = WatchesRows(aside=False)
+    monkeypatch.setattr("raysim.runs.runner.InProcessBackend", lambda *given, **options: backend)
+    raysim.run({**tiny, "record": {"updates": True}}, name="run", out=tmp_path, backend="inprocess")
+    assert len(list((tmp_path / "run" / "updates").iterdir())) >= 3
+    assert [held for stage, held in backend.held if stage == "train"] == [0, 0, 0]
+    assert all(held for stage, held in backend.held if stage == "evaluate")
 
 
 def test_a_failure_comes_after_the_round_before_it(tiny):
