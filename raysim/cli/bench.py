@@ -6,9 +6,8 @@ import typer
 
 from raysim.cli.bench_gpu import gpu
 from raysim.cli.study_command import command_of
-from raysim.studies.costs.attacks import Attacks
-from raysim.studies.costs.defenses import Defenses
 from raysim.studies.costs.kernels import Kernels
+from raysim.studies.costs.study import Attacks, Defenses
 from raysim.studies.coverage import Coverage
 from raysim.studies.detection import Detection
 from raysim.studies.maps import Maps

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raysim.formats import significant
 from raysim.studies.table import Values
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PANEL_HEIGHT = 4.2
 """Inches."""
+
+LABEL_PT = 9.0
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#332288")
 DARK_COLOURS = ("#4fa3e3", "#f58d4e", "#35c49b", "#e7a2c9", "#a4dcff", "#f5bd45", "#a79af2")
@@ -120,17 +123,99 @@ def heat_map(
 
 
 def bars(values: Mapping[str, Values], x: str) -> Figure:
-    """A bar a name, with a line from quartile to quartile."""
+    """A bar a name with its median beside it, and a line from quartile to quartile."""
     from raysim.report.drawing import INK
 
     figure, (axes,) = panels(1, height=1.1 + 0.3 * len(values))
     at = range(len(values))
-    axes.barh(at, [found.median for found in values.values()], height=0.7, color=COLOURS[0])
+    middle = [found.median for found in values.values()]
+    axes.barh(at, middle, height=0.7, color=COLOURS[0])
     low, high = zip(*(found.quartiles for found in values.values()), strict=True)
     axes.hlines(at, low, high, color=INK, lw=1.6)
+    for place, (value, end) in enumerate(zip(middle, high, strict=True)):
+        text = {"textcoords": "offset points", "va": "center", "fontsize": LABEL_PT, "color": INK}
+        axes.annotate(significant(value), (max(value, end), place), (6, 0), **text)
     _names_down(axes, list(values))
+    axes.set_xlim(0.0, 1.12 * max([*middle, *high, np.finfo(float).tiny]))
     axes.set_xlabel(x)
     return figure
+
+
+def labelled_curves(
+    shown: Mapping[str, Mapping[str, Mapping[int, Values]]],
+    *,
+    x: str,
+    y: str,
+    log: str = "xy",
+    quiet: Sequence[str] = (),
+) -> Figure:
+    """Panel -> curve -> size -> values: medians, a band from quartile to quartile, each curve named beside its last point.
+
+    quiet: curves that are there to compare with, grey and dashed.
+    """
+    from raysim.report.drawing import QUIET
+
+    most = max(map(len, shown.values()))
+    figure, drawn = panels(len(shown), height=max(PANEL_HEIGHT, 1.3 + 0.19 * most))
+    for axes, (title, curves) in zip(drawn, shown.items(), strict=True):
+        ends = []
+        for place, (name, sizes) in enumerate(curves.items()):
+            at = sorted(sizes)
+            if not at:
+                continue
+            look = style(place, lw=1.6)
+            if name in quiet:
+                look |= {"color": QUIET, "marker": "", "ls": "--"}
+            middle = [sizes[size].median for size in at]
+            axes.plot(at, middle, **look)
+            low, high = zip(*(sizes[size].quartiles for size in at), strict=True)
+            axes.fill_between(at, low, high, color=look["color"], alpha=0.18, lw=0)
+            ends.append((at[-1], middle[-1], name, look["color"]))
+        ticks = sorted({size for sizes in curves.values() for size in sizes})
+        finish(axes, title=title, x=x, ticks=ticks, log=log, legend=False)
+        _end_labels(axes, ends, ticks[-1])
+    drawn[0].set_ylabel(y)
+    return figure
+
+
+def spread_out(values: Sequence[float], gap: float, top: float = 1.0) -> NDArray[np.float64]:
+    """Positions [n] near the values, in their order, at least `gap` apart and, where they fit, within [0, top].
+
+    The nearest such positions in the least-squares sense: an isotonic regression of values minus the gaps below.
+    """
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(values, kind="stable")
+    steps = gap * np.arange(len(order))
+    places = np.empty(len(order))
+    room = max(top - gap * (len(order) - 1), 0.0)
+    places[order] = np.clip(isotonic_regression(np.asarray(values)[order] - steps).x, 0.0, room) + steps
+    return places
+
+
+def _end_labels(axes: Axes, ends: Sequence[tuple[int, float, str, str]], right: int) -> None:
+    """Name each line beside its last point (x, y, name, colour), moved apart, outside of the axes on the right."""
+    figure = axes.figure
+    figure.canvas.draw()  # the layout decides how high the axes are
+    height = axes.get_window_extent().height / figure.dpi * 72
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = [float(to_axes.transform((x, y))[1]) for x, y, _, _ in ends]
+    edge = axes.get_xlim()[1]
+    line = {"arrowstyle": "-", "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3}
+    for (x, y, name, colour), place in zip(ends, spread_out(heights, 1.25 * LABEL_PT / height), strict=True):
+        axes.annotate(
+            name,
+            (x, y),
+            (1.06, place),
+            xycoords="data",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=LABEL_PT,
+            color=colour,
+            annotation_clip=False,
+            arrowprops={**line, "color": colour},
+        )
+    axes.set_xlim(right=max(edge, right))
 
 
 def intervals_down(values: Mapping[str, Values], x: str) -> Figure:

@@ -18,6 +18,7 @@ STAGE_COLUMNS: Columns = {
     "order": ("int32", "position in the pipeline; -1: the whole"),
     "wall_s": ("float64", "wall-clock seconds as the server sees them, waiting and transfers included"),
     "cpu_s": ("float64", "processor seconds of all processes"),
+    "busy_s": ("float64", "wall-clock seconds of its tasks together"),
     "tasks": ("int32", "tasks and calls of actors"),
     "nodes_used": ("int32", "nodes that ran any of them"),
     "bytes_in": ("int64", "bytes of arrays in the tasks' arguments"),
@@ -62,6 +63,7 @@ def summary(spans: Sequence[Span]) -> Row:
     tasks = [span for span in spans if span.task != WHOLE_STAGE]
     return {
         **{name: sum(getattr(span, name) for span in stages) for name in SUMS},
+        "busy_s": sum(task.wall_s for task in tasks),
         "tasks": len(tasks),
         "nodes_used": max(1, len({span.node for span in tasks or stages})),
         "peak_memory_bytes": max((span.peak_memory_bytes for span in spans), default=0),

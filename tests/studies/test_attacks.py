@@ -13,9 +13,8 @@ from raysim.attack import Attack, Visibility
 from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
 from raysim.errors import ConfigError
-from raysim.studies.costs.attack_cost import measure_attack, parse_attacks
-from raysim.studies.costs.attacks import CRAFTING, Attacks, AttacksPlan
-from raysim.studies.costs.subjects import parse_subjects
+from raysim.studies.costs.study import ATTACKS_MEASURED, Attacks, AttacksPlan, measure_subject
+from raysim.studies.costs.subjects import FIRST_ROUND, parse_attacks, parse_subjects
 from raysim.studies.matrix import Matrix, MatrixSpec, build_matrix
 
 SIZE = ["--clients", "8", "--malicious", "3", "--model", "digits_cnn", "--image", "1x8x8", "--classes", "10"]
@@ -30,16 +29,17 @@ def test_every_attack_that_looks_at_others_is_measured():
         name for name, cls in ATTACKS.items()
         if cls.craft is not Attack.craft and (name in ("sign_flip",) or cls().visibility is not Visibility.OWN)
     }  # fmt: skip
-    measured = parse_attacks(CRAFTING)
-    assert {label.partition(",")[0] for label, _ in measured} == looking
-    assert dict(measured)["fang_krum,knowledge=partial"].visibility is Visibility.COLLUDING
+    measured = parse_attacks(ATTACKS_MEASURED)
+    assert {subject.name for subject in measured} == looking
+    (partial,) = [one for one in measured if one.label == "fang_krum,knowledge=partial"]
+    assert partial.attack.visibility is Visibility.COLLUDING
 
 
 def test_crafting_is_timed_beside_the_defense_on_the_same_rows(monkeypatch: pytest.MonkeyPatch):
     matrix, views, judged = tiny_matrix(), [], []
-    ((label, attack),) = parse_attacks(["ipm"])
+    (ipm,) = parse_attacks(["ipm"])
     (krum,) = parse_subjects(["krum"])
-    craft, apply = type(attack).craft, type(krum.defense).apply
+    craft, apply = type(ipm.attack).craft, type(krum.defense).apply
 
     def watched_craft(self, state, view, ctx):
         views.append((view, ctx.round, ctx.role))
@@ -49,38 +49,41 @@ def test_crafting_is_timed_beside_the_defense_on_the_same_rows(monkeypatch: pyte
         judged.append(updates.num_clients)
         return apply(self, state, updates, ctx)
 
-    monkeypatch.setattr(type(attack), "craft", watched_craft)
+    monkeypatch.setattr(type(ipm.attack), "craft", watched_craft)
     monkeypatch.setattr(type(krum.defense), "apply", watched_apply)
-    cost = measure_attack(label, attack, krum, matrix, repeats=2)
-    assert [round for _, round, _ in views] == [0, 1, 2, 3]
+    found, spans = measure_subject(ipm, matrix, 2, beside=krum)
+    assert [round for _, round, _ in views] == [FIRST_ROUND + number for number in range(4)]
     assert judged == [8] * 3
     view, _, role = views[0]
     assert role == "attack 0"
     assert view.own.client_ids.tolist() == np.flatnonzero(matrix.truth).tolist()
     assert view.benign.client_ids.tolist() == np.flatnonzero(~matrix.truth).tolist()
-    assert [len(values) for values in (cost.craft_s, cost.defense_s, cost.gram_s)] == [2] * 3
+    assert all(row[name] > 0 for row in found for name in ("wall_s", "pass_s", "gram_s"))
+    assert len(found) == len(spans) == 2
 
 
 def test_what_an_attack_says_is_kept_and_colluders_see_no_benign_row():
     (krum,) = parse_subjects(["median"])
-    said = [
-        measure_attack(label, attack, krum, tiny_matrix(), 1).said
-        for label, attack in parse_attacks(["alie", "fang_krum,knowledge=partial"])
-    ]
-    assert said[0].keys() == {"z"}
-    assert said[1]["failed"] in (True, False)
+    alie, fang = (
+        measure_subject(attack, tiny_matrix(), 1, krum)[0][0]["said"]
+        for attack in parse_attacks(["alie", "fang_krum,knowledge=partial"])
+    )
+    assert alie.startswith("z ")
+    assert "failed" in fang
 
 
 def test_ratios_are_taken_repeat_by_repeat():
     plan = AttacksPlan(attack=("alie",), defense=("median",))
     rows = [
-        {"attack": "alie", "repeat": n, "craft_s": craft, "defense_s": judged, "gram_s": 1.0, "said": "z 1",
-         "task_memory_bytes": 3 * 2**20}
+        {"method": "alie", "repeat": n, "wall_s": craft, "pass_s": judged, "gram_s": 1.0, "said": "z 1",
+         "task_memory_bytes": 3 * 2**20, "resident_bytes": 2**30, "package": "raysim", "arrays": "", "copy_s": 0.5,
+         "gram32_s": 1.0, "dim": 10, "row_blocks": 2, "column_shards": 1}
         for n, (craft, judged) in enumerate([(2.0, 1.0), (5.0, 1.0), (1.0, 4.0)])
     ]  # fmt: skip
-    page = Attacks().page(plan, {"attacks": Attacks.tables["attacks"].table(rows)})
-    assert "| alie | 2.000 | 2.00 | 2.00 | 3 | z 1 |" in page.sections[0]
-    assert "| x median |" in page.sections[0]
+    tables = {"attacks": Attacks.tables["attacks"].table(rows), "spans": Attacks.tables["spans"].empty()}
+    page = Attacks().page(plan, tables)
+    assert "| **alie** | 2.000 | 4.00 | 2.00 | 2.00 |  |  |  |  | 1024 | 3 | z 1 |" in page.sections[2]
+    assert "| x median |" in page.sections[2]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_the_command_shows_attacks(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "x krum" in result.stdout
     assert "lambda_0" in result.stdout
-    assert (tmp_path / "out" / "attacks-ratios.svg").exists()
+    assert (tmp_path / "out" / "attacks-stages.svg").exists()
     nobody = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "no"), "--malicious", "0"])
     assert nobody.exit_code == 2
     assert "malicious: must be from 1 to 7" in nobody.stderr

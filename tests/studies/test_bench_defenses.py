@@ -17,7 +17,7 @@ from raysim.cli.main import app
 from raysim.defense import Verdict
 from raysim.errors import ConfigError
 from raysim.studies.costs import kernels
-from raysim.studies.costs.defenses import Defenses, DefensesCell, DefensesPlan, measure_defense
+from raysim.studies.costs.study import CostCell, Defenses, DefensesPlan, measure_subject
 from raysim.studies.costs.subjects import FIRST_ROUND, parse_subjects
 from raysim.studies.limits import gram_product
 from raysim.studies.matrix import MatrixSpec, build_matrix
@@ -42,17 +42,16 @@ def test_the_gram_limit_is_the_gram_matrix():
 
 def test_a_defense_is_measured_with_the_spans_of_its_stages():
     matrix = build_matrix(TINY, InProcessBackend())
-    rows, spans = measure_defense(DefensesCell("krum,num_byzantine=1"), matrix, repeats=2)
+    (krum,) = parse_subjects(["krum,num_byzantine=1"])
+    rows, spans = measure_subject(krum, matrix, repeats=2)
     assert [row["repeat"] for row in rows] == [0, 1]
     assert all(row[name] > 0 for row in rows for name in ("wall_s", "copy_s", "gram_s", "gram32_s"))
-    wholes = [span for span in spans if span["task"] == -1]
-    assert [(span["round"], span["stage"]) for span in wholes] == [
-        (repeat, stage) for repeat in (0, 1) for stage in ("gram", "krum", "combine")
-    ]
-    for row in rows:
-        assert sum(span["wall_s"] for span in wholes if span["round"] == row["repeat"]) <= row["wall_s"]
-    assert wholes[0]["bytes_in"] == 4 * 8 * matrix.updates.dim
-    assert wholes[2]["bytes_out"] == 4 * matrix.updates.dim
+    for row, of_it in zip(rows, spans, strict=True):
+        wholes = [span for span in of_it if span.task == -1]
+        assert [span.stage for span in wholes] == ["gram", "krum", "combine"]
+        assert sum(span.wall_s for span in wholes) <= row["wall_s"]
+        assert wholes[0].bytes_in == 4 * 8 * matrix.updates.dim
+        assert wholes[2].bytes_out == 4 * matrix.updates.dim
 
 
 def test_state_goes_on_from_repeat_to_repeat(monkeypatch: pytest.MonkeyPatch):
@@ -65,7 +64,7 @@ def test_state_goes_on_from_repeat_to_repeat(monkeypatch: pytest.MonkeyPatch):
         return Verdict(np.zeros(updates.dim, np.float32)), {"rounds": state.get("rounds", 0) + 1}
 
     monkeypatch.setattr(Krum, "apply", apply)
-    measure_defense(DefensesCell("krum"), build_matrix(TINY, InProcessBackend()), repeats=2)
+    measure_subject(*parse_subjects(["krum"]), build_matrix(TINY, InProcessBackend()), repeats=2)
     assert seen == [(number, FIRST_ROUND + number) for number in range(4)]
 
 
@@ -101,7 +100,7 @@ def test_what_one_process_takes_is_counted_from_where_the_watch_begins():
 
 
 def span(defense: str, repeat: int, stage: str, wall_s: float, **more: object) -> dict[str, object]:
-    own = {"cell": DefensesCell(defense).name, "round": repeat, "stage": stage, "wall_s": wall_s, "node": "n"}
+    own = {"cell": CostCell(defense).name, "round": repeat, "stage": stage, "wall_s": wall_s, "node": "n"}
     numbers = dict.fromkeys(
         ("start_s", "cpu_s", "bytes_in", "bytes_out", "peak_memory_bytes", "retries", "bytes_moved"), 0
     )
@@ -111,8 +110,8 @@ def span(defense: str, repeat: int, stage: str, wall_s: float, **more: object) -
 def measured(
     defense: str, repeat: int, wall_s: float, package: str = "raysim", arrays: str = ""
 ) -> dict[str, object]:
-    own = {"defense": defense, "repeat": repeat, "wall_s": wall_s, "package": package, "arrays": arrays}
-    limits = {"copy_s": 0.5, "gram_s": 1.0 + repeat, "gram32_s": 0.25}
+    own = {"method": defense, "repeat": repeat, "wall_s": wall_s, "package": package, "arrays": arrays}
+    limits = {"copy_s": 0.5, "gram_s": 1.0 + repeat, "gram32_s": 0.25, "pass_s": None, "said": ""}
     memory = {"resident_bytes": 300 * 2**20, "task_memory_bytes": 90 * 2**20}
     return {"dim": 10, "row_blocks": 2, "column_shards": 1, **limits, **memory, **own}
 

@@ -16,7 +16,7 @@ from raysim.data.client_data import ClientData
 from raysim.defense import judged
 from raysim.matrix.layout import Layout
 from raysim.models.recipe import ModelRecipe
-from raysim.studies.costs.subjects import FIRST_ROUND, Subject, check_subjects
+from raysim.studies.costs.subjects import FIRST_ROUND, Judging, check_subjects
 from raysim.studies.gpus.verdicts import difference
 from raysim.studies.matrix import MatrixSpec, build_matrix
 from raysim.studies.timing import Clock, seconds
@@ -40,7 +40,7 @@ class Pair:
 
 
 def stage_pairs(
-    subject: Subject, spec: MatrixSpec, device: str, threads: int, repeats: int
+    subject: Judging, spec: MatrixSpec, device: str, threads: int, repeats: int
 ) -> tuple[list[Pair], Pair]:
     """Every stage of a defense that runs on the device, and its whole `apply`; copies to and from it included."""
     on_cpu, whole_cpu = _stages(subject, spec, InProcessBackend(threads=threads), repeats)
@@ -57,7 +57,7 @@ def stage_pairs(
 
 
 def _stages(
-    subject: Subject, spec: MatrixSpec, backend: InProcessBackend, repeats: int
+    subject: Judging, spec: MatrixSpec, backend: InProcessBackend, repeats: int
 ) -> tuple[dict[str, tuple[float, str]], float]:
     """Stage -> (median seconds, device), and the median seconds of `apply`, after one round that warms up."""
     matrix = build_matrix(spec, backend)

@@ -10,7 +10,7 @@ from raysim.backends import devices
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.defense import Verdict, judged
-from raysim.studies.costs.subjects import FIRST_ROUND, Subject, check_subjects
+from raysim.studies.costs.subjects import FIRST_ROUND, Judging, check_subjects
 from raysim.studies.matrix import MatrixSpec, build_matrix
 
 TOLERANCE = 1e-3
@@ -47,7 +47,7 @@ class Agreement:
         return not self.flags and all(part is None or part <= TOLERANCE for part in parts)
 
 
-def agreement(subject: Subject, spec: MatrixSpec, device: str, threads: int) -> Agreement:
+def agreement(subject: Judging, spec: MatrixSpec, device: str, threads: int) -> Agreement:
     """The defense on the same matrix, on the CPU and with its stages on the device."""
     expected, _ = _judge(subject, spec, InProcessBackend(threads=threads))
     found, stages = _judge(subject, spec, InProcessBackend(threads=threads, accelerator=device))
@@ -89,7 +89,7 @@ def difference(expected: np.ndarray | None, found: np.ndarray | None) -> float |
 
 
 def _judge(
-    subject: Subject, spec: MatrixSpec, backend: InProcessBackend
+    subject: Judging, spec: MatrixSpec, backend: InProcessBackend
 ) -> tuple[list[Verdict], tuple[str, ...]]:
     """The verdicts of each round, and the stages that were not on the CPU."""
     matrix = build_matrix(spec, backend)

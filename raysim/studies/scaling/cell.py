@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import numpy as np
 
 from raysim.backends.base import Backend, InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
-from raysim.defense import Defense, Verdict, judged
 from raysim.matrix.updates import Updates
 from raysim.runs.directory import digest
-from raysim.studies.costs.subjects import Subject
+from raysim.studies.costs.subjects import Judging, Subject
 from raysim.studies.limits import copy_matrix, gram_product
 from raysim.studies.memory import Watch
 from raysim.studies.scaling.round import RoundMatrix
@@ -65,7 +66,7 @@ class Stopwatch:
         self.work = Work(self._telemetry.drain(), wall, cpu, self._started, self._inside)
 
 
-def measure_defense(
+def measure_subject(
     subject: Subject, matrix: RoundMatrix, watch: Watch, *, memory: bool
 ) -> tuple[list[Row], list[Row], list[Span]]:
     """(Rows of stages, rows of memory, spans), without the columns that a cell's rows have in common.
@@ -73,24 +74,20 @@ def measure_defense(
     Rounds to warm up, one that is timed, and, for memory, one more that is watched. The state goes on from one to the
     next, as in a run; the global model stays where it is.
     """
-    defense, backend = subject.defense, matrix.context.backend
-    truth = matrix.updates.client_ids[matrix.truth] if defense.calibration else None
-    warm_ups, timed, watched = rounds_of(defense)
-    state = defense.init(replace(matrix.context, truth=truth))
+    backend = matrix.context.backend
+    warm_ups, timed, watched = rounds_of(subject)
+    state = subject.begin(matrix)
     for number in warm_ups:
-        now = replace(matrix.context, round=number, truth=truth)
-        _, state = judged(defense, state, matrix.updates, now)
+        _, state = subject.once(state, matrix, number)
     matrix.renew()
-    updates, now = matrix.updates, replace(matrix.context, round=timed, truth=truth)
     clock = Stopwatch(backend)
-    verdict, state = judged(defense, state, updates, now, clock)
-    del updates
-    stages = stages_of(clock.work, verdict)
+    result, state = subject.once(state, matrix, timed, clock)
+    stages = stages_of(clock.work, result)
     if not memory:
         return stages, [], clock.work.spans
     matrix.renew()
     with watch.memory() as found:
-        judged(defense, state, matrix.updates, replace(matrix.context, round=watched, truth=truth))
+        subject.once(state, matrix, watched)
     backend.telemetry.drain()
     return stages, [{"node": number, **vars(node)} for number, node in enumerate(found)], clock.work.spans
 
@@ -112,24 +109,23 @@ def measure_limits(matrix: RoundMatrix, drawing: Work) -> list[Row]:
     return [{**row, "order": number} for number, row in enumerate(rows)]
 
 
-def rounds_of(defense: Defense) -> tuple[range, int, int]:
+def rounds_of(subject: Subject) -> tuple[range, int, int]:
     """(Rounds to warm up, the round that is timed, the round whose memory is watched).
 
     A defense that votes at intervals votes in both of the latter; one that keeps a window of rounds, or has a
     burn-in, has warmed up for as long. Others warm up once.
     """
-    interval = int(getattr(defense, "interval", 1))
-    past = max(int(getattr(defense, name, 0) or 0) for name in ("window", "burn_in"))
+    method = subject.defense if isinstance(subject, Judging) else None
+    interval = int(getattr(method, "interval", 1))
+    past = max(int(getattr(method, name, 0) or 0) for name in ("window", "burn_in"))
     timed = interval * -(-(LATE + 1) // interval) - 1
     return range(max(0, timed - max(1, past + 1)), timed), timed, timed + interval
 
 
-def stages_of(work: Work, verdict: Verdict) -> list[Row]:
+def stages_of(work: Work, result: tuple[np.ndarray, ...]) -> list[Row]:
     """See stage_rows; nothing spilled."""
-    arrays = (verdict.aggregate, verdict.weights, verdict.scores, verdict.flagged)
-    result = digest(*(array for array in arrays if array is not None))
     rows = stage_rows(
-        work.spans, wall_s=work.wall_s, cpu_s=work.cpu_s, started_s=work.started_s, result=result
+        work.spans, wall_s=work.wall_s, cpu_s=work.cpu_s, started_s=work.started_s, result=digest(*result)
     )
     return [{**row, "spilled_bytes": 0} for row in rows]
 

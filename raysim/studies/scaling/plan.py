@@ -37,10 +37,11 @@ class ParameterCount:
 class ScalingPlan(OnCluster):
     """The grid defenses x clients x sizes x nodes x repeats, and how it is measured."""
 
-    grid: ClassVar = frozenset({"defense", "clients", "parameters", "nodes", "repeats"})
+    grid: ClassVar = frozenset({"defense", "attack", "clients", "parameters", "nodes", "repeats"})
     defense: Methods = Field(
-        description="with commas between; a part KEY=VALUE belongs to the name before it"
+        (), description="with commas between; a part KEY=VALUE belongs to the name before it"
     )
+    attack: Methods = Field((), description="that make their rows from other clients'")
     clients: Numbers = Field((24, 48, 72, 100), description="K, with commas between")
     parameters: AnyNumbers = Field(
         (),
@@ -71,22 +72,21 @@ class ScalingPlan(OnCluster):
     def _known(self) -> Self:
         from raysim.models import MODELS
 
-        if not self.defense:
-            raise ConfigError("defense", "must name at least one defense", self.defense)
+        if not self.subjects:  # which refuses names and options that do not exist
+            raise ConfigError("defense", "must name at least one defense, or attack one attack", ())
         if self.updates != SYNTHETIC and self.parameters:
             rule = "belongs to synthetic updates; a run has its own model"
             raise ConfigError("parameters", rule, self.parameters)
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
-        _ = self.subjects  # refuses names and options that do not exist
         return self
 
     @property
     def subjects(self) -> list[Subject]:
-        """The defenses, made."""
-        from raysim.studies.costs.subjects import parse_subjects
+        """The defenses and attacks, made."""
+        from raysim.studies.costs.subjects import parse_attacks, parse_subjects
 
-        return parse_subjects(self.defense)
+        return [*parse_subjects(self.defense), *parse_attacks(self.attack)]
 
     @property
     def tile_bytes(self) -> int:
@@ -100,7 +100,7 @@ class ScalingPlan(OnCluster):
 
 @dataclass(frozen=True)
 class ScalingCell(Cell):
-    """One defense (or the limits) on one matrix, in one repeat."""
+    """One defense, or an attack, or the limits, on one matrix, in one repeat."""
 
     nodes: int
     clients: int
@@ -117,7 +117,7 @@ def cells_of(plan: ScalingPlan, sizes: Sequence[ParameterCount]) -> list[Scaling
             every = [(clients, size.parameters) for clients in plan.clients for size in sizes]
             for clients, parameters in shuffled(every, plan.seed, "matrices", nodes, repeat):
                 at = (nodes, clients, parameters, repeat)
-                there = [ScalingCell(*at, label) for label in (LIMITS, *plan.defense)]
+                there = [ScalingCell(*at, label) for label in (LIMITS, *plan.defense, *plan.attack)]
                 found += shuffled(there, plan.seed, "defenses", nodes, repeat, clients, parameters)
     return found
 
@@ -168,12 +168,11 @@ def _nearest_size(wanted: int, count: Callable[..., int]) -> ParameterCount:
     )
 
 
-def check_defenses(
+def check_subjects(
     plan: ScalingPlan, malicious: Callable[[int], int], classes: int, held: np.ndarray | None
 ) -> None:
-    """Refuse a defense that cannot work on one of the matrices. held [s]: labels of the server's samples."""
+    """Refuse a method that cannot work on one of the matrices. held [s]: labels of the server's samples."""
     from raysim.context import Setting
-    from raysim.defense import check_setting
     from raysim.studies.matrix import ROUNDS
 
     for clients in plan.clients:
@@ -186,7 +185,7 @@ def check_defenses(
         )
         for subject in plan.subjects:
             try:
-                check_setting(subject.defense, setting)
+                subject.check(setting)
             except ConfigError as error:
                 where = f"{subject.name}.{error.key}, K = {clients}"
                 raise ConfigError(where, error.rule, error.value, error.nearest) from None

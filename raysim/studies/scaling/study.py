@@ -97,7 +97,7 @@ class Scaling(Study[ScalingPlan, ScalingCell]):
 
     def measure(self, plan: ScalingPlan, cell: ScalingCell, bench: Session) -> Mapping[str, Rows]:
         """A defense, or the limits, on the cell's matrix; memory in the last repeat."""
-        from raysim.studies.scaling.cell import measure_defense, measure_limits
+        from raysim.studies.scaling.cell import measure_limits, measure_subject
 
         matrix, drawn = bench.matrix(cell)
         memory: list[Row] = []
@@ -108,7 +108,7 @@ class Scaling(Study[ScalingPlan, ScalingCell]):
         else:
             (subject,) = [subject for subject in plan.subjects if subject.label == cell.defense]
             last = cell.repeat == plan.repeats - 1
-            stages, memory, spans = measure_defense(subject, matrix, bench.watch, memory=last)
+            stages, memory, spans = measure_subject(subject, matrix, bench.watch, memory=last)
             stages[0]["spilled_bytes"] = bench.watch.spilled() - before
         common = bench.common(matrix)
         rows = {"stages": stages, "memory": memory}
@@ -126,7 +126,7 @@ class Scaling(Study[ScalingPlan, ScalingCell]):
         """See page.py."""
         from raysim.studies.scaling.page import page_of
 
-        return page_of(tables, plan.defense)
+        return page_of(tables, [*plan.defense, *plan.attack])
 
 
 @dataclass

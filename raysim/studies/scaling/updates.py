@@ -27,7 +27,7 @@ from raysim.studies.scaling.plan import (
     SYNTHETIC,
     ParameterCount,
     ScalingPlan,
-    check_defenses,
+    check_subjects,
     sizes_of,
 )
 
@@ -78,7 +78,7 @@ class Drawn:
     def check(self) -> None:
         """See Source."""
         classes = self.plan.classes
-        check_defenses(self.plan, self.plan.num_malicious, classes, server_labels(classes))
+        check_subjects(self.plan, self.plan.num_malicious, classes, server_labels(classes))
 
     def matrix(self, clients: int, size: ParameterCount, backend: Backend) -> Matrix:
         """See Source."""
@@ -150,7 +150,7 @@ class Recorded:
         held = self.experiment.server_data
         labels = None if held is None else held.labels
         count = lambda clients: int(self.truth[:clients].sum())  # noqa: E731
-        check_defenses(self.plan, count, self.recipe.num_classes, labels)
+        check_subjects(self.plan, count, self.recipe.num_classes, labels)
 
     def matrix(self, clients: int, size: ParameterCount, backend: Backend) -> Matrix:
         """See Source."""

@@ -22,7 +22,7 @@ from raysim.studies.figure import large_parts
 from raysim.studies.rounds import growth as rounds_growth
 from raysim.studies.rounds.growth import Growth, GrowthCell, GrowthPlan
 from raysim.studies.rounds.growth_cell import measure_cell
-from raysim.studies.rounds.growth_page import as_defense, read_rounds
+from raysim.studies.rounds.growth_page import views_of
 from raysim.studies.rounds.tables import COLUMNS, TABLES
 from raysim.studies.runner import carry_out
 from raysim.studies.stages import stage_rows
@@ -214,10 +214,11 @@ def test_a_repeat_counts_with_the_median_of_its_rounds():
     (cell,) = TINY.grid_of(1)
     rows = [row for s in (1.0, 5.0, 2.0) for row in rows_of(TINY, cell, s)]
     rows += rows_of(TINY, replace(cell, repeat=1), 4.0)
-    found = {entry.stage: entry for entry in read_rounds(map(as_defense, rows), [cell.variant])}
-    np.testing.assert_allclose(found["(whole)"].wall_s, [2.0, 4.0])
-    np.testing.assert_allclose(found["train"].wall_s, [1.0, 2.0])
-    assert found["(whole)"].runs == ((0, 0), (0, 1))
+    (view,) = views_of(rows, [], [cell.variant])
+    found = {stage: entry for (_, stage, _), entry in view.found.items()}
+    np.testing.assert_allclose(found["(whole)"].wall_s.all, [2.0, 4.0])
+    np.testing.assert_allclose(found["train"].wall_s.all, [1.0, 2.0])
+    assert found["(whole)"].repeats == (0, 1)
 
 
 def test_stages_that_never_matter_are_drawn_together():

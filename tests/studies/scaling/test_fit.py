@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from raysim.studies.fit import power_law
-from raysim.studies.scaling.fit import (
+from raysim.studies.scaling.page import growth_table
+from raysim.studies.scaling.read import (
+    MatrixSize,
+    Measured,
+    View,
     digest_mismatches,
-    growth,
-    limit_ratio,
+    laws,
     shares,
     strong_scaling,
     weak_scaling,
 )
-from raysim.studies.scaling.read import MatrixSize, Measured, Setup
-from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.stages import WHOLE
-
-SETUP = Setup("raylets", 1, "", "ray", "synthetic")
+from raysim.studies.table import Values
 
 
 def entry(
@@ -30,21 +30,19 @@ def entry(
     *,
     stage: str = WHOLE,
     defense: str = "krum",
-    runs: Sequence[tuple[int, int]] | None = None,
+    repeats: Sequence[int] | None = None,
     digests: Sequence[str] = (),
 ) -> Measured:
     count = len(seconds)
     return Measured(
-        setup=SETUP,
         defense=defense,
         stage=stage,
         size=size,
-        model="leaf_cnn",
         order=-1,
-        runs=tuple(runs or [(0, repeat) for repeat in range(count)]),
-        started_s=np.zeros(count),
-        wall_s=np.array(seconds, np.float64),
-        bytes_moved=np.zeros(count, np.int64),
+        repeats=tuple(repeats or range(count)),
+        wall_s=Values.of(seconds),
+        moved_bytes=Values.of([0.0] * count),
+        busy=Values.of([1.0] * count),
         tasks=1,
         nodes_used=1,
         peak_memory_bytes=0,
@@ -106,16 +104,23 @@ def test_growth_is_fitted_along_one_size_with_the_others_fixed():
         for n in (1, 2)
     ]
     measured.append(entry(MatrixSize(10, 10_000, 1), [1e-6 * 100 * 10_000], stage="gram"))
-    in_clients = growth(measured, "clients")
-    assert [(g.clients, g.parameters, g.nodes) for g in in_clients] == [
+    in_clients = laws(measured, "clients")
+    assert [tuple(size) for _, _, size in in_clients] == [
         *((0, 100, 1), (0, 100, 2), (0, 1000, 1), (0, 1000, 2)),
     ]
-    assert [g.law.exponent for g in in_clients] == pytest.approx([2.0] * 4)
-    (in_parameters,) = growth(measured, "parameters")
-    assert (in_parameters.clients, in_parameters.parameters, in_parameters.nodes) == (10, 0, 1)
-    assert in_parameters.law.exponent == pytest.approx(1.0)
-    row = in_parameters.row()
-    assert (row["stage"], row["along"], row["kind"], row["points"]) == ("gram", "parameters", "raylets", 3)
+    assert [law.exponent for law in in_clients.values()] == pytest.approx([2.0] * 4)
+    ((where, law),) = laws(measured, "parameters").items()
+    assert where == ("krum", "gram", MatrixSize(10, 0, 1))
+    assert law.exponent == pytest.approx(1.0)
+    views = [
+        View("", "", "", d, {(m.defense, m.stage, m.size): m for m in measured if m.size.parameters == d})
+        for d in (100, 1000, 10_000)
+    ]
+    rows = growth_table(views).to_pylist()
+    assert [(row["along"], row["stage"], row["points"]) for row in rows] == [
+        *[("clients", "gram", 3)] * 4,
+        ("parameters", "gram", 3),
+    ]
 
 
 def test_strong_scaling_compares_with_the_fewest_nodes():
@@ -125,10 +130,12 @@ def test_strong_scaling_compares_with_the_fewest_nodes():
         MatrixSize(10, 5, 4): entry(MatrixSize(10, 5, 4), [3.0]),
         MatrixSize(20, 5, 2): entry(MatrixSize(20, 5, 2), [1.0]),
     }
-    two, four = strong_scaling(whole)
-    assert (two.size.nodes, two.base, two.speed_up.value, two.efficiency) == (2, 1, 1.5, 0.75)
-    assert (two.speed_up.low, two.speed_up.high) == pytest.approx((8.5 / 6.5, 9.5 / 5.5))
-    assert (four.size.nodes, four.speed_up.value, four.efficiency) == (4, 3.0, 0.75)
+    found = strong_scaling(whole)
+    (base, two), (_, four) = found.values()
+    assert [size.nodes for size in found] == [2, 4]
+    assert (base, two.value) == (1, 1.5)
+    assert (two.low, two.high) == pytest.approx((8.5 / 6.5, 9.5 / 5.5))
+    assert four.value == 3.0
 
 
 def test_weak_scaling_needs_the_share_of_clients_on_one_node():
@@ -138,20 +145,20 @@ def test_weak_scaling_needs_the_share_of_clients_on_one_node():
         MatrixSize(21, 5, 2): 1.0,
         MatrixSize(40, 5, 2): 9.0,
     }
-    (found,) = weak_scaling({size: entry(size, [seconds]) for size, seconds in sizes.items()})
-    assert found.size == MatrixSize(20, 5, 2)
-    assert found.efficiency.value == pytest.approx(0.8)
+    ((size, found),) = weak_scaling({size: entry(size, [seconds]) for size, seconds in sizes.items()}).items()
+    assert size == MatrixSize(20, 5, 2)
+    assert found.value == pytest.approx(0.8)
 
 
 def test_limits_are_compared_repeat_by_repeat():
     size = MatrixSize(10, 5, 1)
     whole = entry(size, [2.0, 8.0, 5.0])
-    slow_in_one = entry(size, [4.0, 1.0, 7.0], stage="gram", defense=LIMITS, runs=[(0, 1), (0, 0), (1, 2)])
-    ratio = limit_ratio(whole, slow_in_one)  # 2 / 1 and 8 / 4; the third repeat has no limit of its seed
+    slow_in_one = entry(size, [4.0, 1.0, 7.0], stage="gram", repeats=[1, 0, 9])
+    ratio = whole.over(slow_in_one)  # 2 / 1 and 8 / 4; the third repeat has no limit of its own
     assert ratio is not None
-    assert (ratio.value, ratio.low, ratio.high) == (2.0, 2.0, 2.0)
-    assert limit_ratio(whole, None) is None
-    assert limit_ratio(whole, entry(size, [1.0], runs=[(9, 9)])) is None
+    assert ratio.all.tolist() == [2.0, 2.0]
+    assert whole.over(None) is None
+    assert whole.over(entry(size, [1.0], repeats=[9])) is None
 
 
 def test_shares_add_up():
@@ -169,13 +176,8 @@ def test_digests_that_differ_are_named():
         entry(one, [1.0], defense="rfa", digests=["dd"]),
         entry(one, [1.0, 1.0], stage="gram", digests=["ee", "ff"]),
     ]
-    (found,), compared = digest_mismatches(measured)
+    different, compared = digest_mismatches(measured)
     assert compared == 2
-    assert (found.defense, found.clients, found.parameters, found.seed) == ("krum", 10, 5, 0)
-    assert found.found == {"aa": ((1, 0), (1, 1), (2, 0)), "bb": ((2, 1),)}
-
-
-def test_other_seeds_are_other_matrices():
-    runs = [(0, 0), (1, 0)]
-    measured = [entry(MatrixSize(10, 5, 1), [1.0, 1.0], runs=runs, digests=["aa", "bb"])]
-    assert digest_mismatches(measured) == ([], 0)
+    assert different == {
+        ("krum", MatrixSize(10, 5, 0)): {"aa": [(1, 0), (1, 1), (2, 0)], "bb": [(2, 1)]},
+    }

@@ -23,12 +23,12 @@ from defenses.layercam_ae import LayerCAMAE
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import Span
 from raysim.cli.main import app
-from raysim.defense import Verdict
 from raysim.engine import recording
 from raysim.errors import ConfigError, RecordError, RunError
 from raysim.matrix.updates import Updates
 from raysim.models import build_model
 from raysim.runs.directory import digest
+from raysim.studies.costs.subjects import Judging, arrays_of
 from raysim.studies.memory import ProcessPeaks, SpillFolder
 from raysim.studies.runner import carry_out
 from raysim.studies.scaling.cell import Work, rounds_of, stages_of
@@ -132,6 +132,19 @@ def test_resume_measures_only_what_is_missing(tmp_path):
         measure(but(plan, seed=1), tmp_path, resume=True)
 
 
+def test_an_attack_is_measured_beside_defenses(tmp_path: Path):
+    plan = but(TINY, defense=("median",), attack=("min_max",), clients=(6,), malicious=0.4, repeats=2)
+    measure(plan, tmp_path)
+    own = [row for row in rows(tmp_path) if row["defense"] == "min_max"]
+    assert {row["stage"] for row in own} >= {WHOLE, "min_max", BETWEEN}
+    (digest_of_both,) = {row["digest"] for row in own if row["stage"] == WHOLE}
+    assert len(digest_of_both) == 64
+    with pytest.raises(ConfigError, match="other clients"):
+        but(TINY, attack=("trigger",))
+    with pytest.raises(ConfigError, match="at least one defense, or attack"):
+        but(TINY, defense=())
+
+
 def test_every_repeat_has_an_order_of_its_own():
     plan = but(TINY, clients=tuple(range(4, 14)), repeats=3)
     cells = cells_of(plan, [ParameterCount(13_706)])
@@ -158,10 +171,10 @@ def test_the_width_with_the_nearest_number_of_parameters():
 
 
 def test_the_timed_round_is_a_full_one():
-    assert rounds_of(Krum()) == (range(499, 500), 500, 501)
-    warm_ups, timed, watched = rounds_of(LayerCAMAE(interval=7, votes=2))
+    assert rounds_of(Judging("", Krum())) == (range(499, 500), 500, 501)
+    warm_ups, timed, watched = rounds_of(Judging("", LayerCAMAE(interval=7, votes=2)))
     assert ((timed + 1) % 7, (watched + 1) % 7, len(warm_ups)) == (0, 0, 1)
-    assert len(rounds_of(FLDetector(window=5, burn_in=8))[0]) == 9
+    assert len(rounds_of(Judging("", FLDetector(window=5, burn_in=8)))[0]) == 9
 
 
 def test_stages_by_hand():
@@ -174,8 +187,8 @@ def test_stages_by_hand():
         span("gram", 1, 1.5, 4),
         span("vote", -1, 0.5),
     ]
-    verdict = Verdict(np.ones(3, np.float32), flagged=np.array([True]))
-    found = stages_of(Work(spans, 3.0, 0.25, 9.0, inside=False), verdict)
+    result = (np.ones(3, np.float32), np.array([True]))
+    found = stages_of(Work(spans, 3.0, 0.25, 9.0, inside=False), result)
     short = [(row["stage"], row["order"], row["wall_s"], row["cpu_s"], row["tasks"]) for row in found]
     assert short == [
         (WHOLE, -1, 3.0, 1.5, 2),
@@ -186,7 +199,7 @@ def test_stages_by_hand():
     assert [(row["nodes_used"], row["bytes_moved"], row["bytes_in"]) for row in found] == [
         (2, 7, 200), (2, 7, 100), (1, 0, 100), (1, 0, 0),
     ]  # fmt: skip
-    assert found[0]["digest"] == digest(verdict.aggregate, np.array([True]))
+    assert found[0]["digest"] == digest(*result)
     assert found[0]["started_s"] == 9.0
 
 
@@ -249,10 +262,10 @@ def test_the_first_rows_of_a_run(recorded, tmp_path):
     (subject,) = but(plan, defense=plan.defense[:1]).subjects
     backend = InProcessBackend()
     updates = Updates.from_array(recorded.updates[:5], backend)
+    assert isinstance(subject, Judging)
     verdict, _ = subject.defense.apply({}, updates, None)  # type: ignore[arg-type]
-    expected = [verdict.aggregate, verdict.weights, verdict.scores, verdict.flagged]
     assert whole == (
-        digest(*(array for array in expected if array is not None)),
+        digest(*arrays_of(verdict)),
         int(recorded.truth[:5].sum()),
         "run",
         13_706,

@@ -1,8 +1,8 @@
-"""The page of `raysim bench defenses`: limits, defenses with their stages, peers, and the figure of stages."""
+"""The page of methods on one matrix: limits, methods with their stages, peers, and the figure of stages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.composition.registry import defense_title
 from raysim.studies import markdown
-from raysim.studies.costs.defenses import OWN, PEER, DefensesCell, DefensesPlan
+from raysim.studies.costs.study import OWN, PEER, CostCell, MatrixPlan
 from raysim.studies.stages import BETWEEN, WHOLE
 from raysim.studies.study import Page
 from raysim.studies.table import Values, gathered
@@ -52,48 +52,43 @@ class Stage:
     peak_bytes: int = 0
 
 
-def page_of(plan: DefensesPlan, tables: Mapping[str, pa.Table]) -> Page:
-    """See Study."""
+def page_of(plan: MatrixPlan, table: pa.Table, spans: pa.Table, beside: str) -> Page:
+    """See Study. beside: the defense whose pass was taken before each; "" for none."""
     from raysim.studies.figure import stacked
 
-    table = tables["defenses"]
     found = {
-        name: gathered(table, name, "defense", "package")
-        for name in ("wall_s", *LIMITS, "resident_bytes", "task_memory_bytes")
+        name: gathered(table, name, "method", "package")
+        for name in ("wall_s", *LIMITS, "pass_s", "resident_bytes", "task_memory_bytes")
     }
-    labels = [defense for defense, package in found["wall_s"] if package == OWN]
-    stages = {label: dict(_stages(tables["spans"], label, found["wall_s"][label, OWN])) for label in labels}
-    limits = [[what, *markdown.extent(table[name].to_pylist())] for name, what in LIMITS.items()]
+    labels = [method for method, package in found["wall_s"] if package == OWN]
+    stages = {label: dict(_stages(spans, label, found["wall_s"][label, OWN])) for label in labels}
+    limits = {**LIMITS, **({"pass_s": f"{beside}'s pass"} if beside else {})}
+    said = dict(zip(table["method"].to_pylist(), table["said"].to_pylist(), strict=True))
+    under = {"x copy": "copy_s", "x Gram": "gram_s", **({f"x {beside}": "pass_s"} if beside else {})}
     rows = []
     for label in labels:
-        wall, copy, gram = (found[name][label, OWN] for name in ("wall_s", "copy_s", "gram_s"))
+        wall, *below = (found[name][label, OWN] for name in ("wall_s", *under.values()))
         memory = [f"{found[n][label, OWN].median / MIB:.0f}" for n in ("resident_bytes", "task_memory_bytes")]
-        rows.append([f"**{defense_title(label)}**", *_times(wall, copy, gram), *[""] * 4, *memory])
+        says = [said[label]] if beside else []
+        rows.append([f"**{defense_title(label)}**", *_times(wall, below), *[""] * 4, *memory, *says])
         for name, stage in stages[label].items():
             peak = f"{stage.peak_bytes / MIB:.0f}" if stage.peak_bytes else ""
             moved = [f"{stage.bytes_in / 1e6:.1f}", f"{stage.bytes_out / 1e6:.1f}"]
             counts = [str(stage.tasks), str(stage.nodes)]
-            rows.append([name, *_times(stage.wall_s, copy, gram), *moved, *counts, peak, ""])
-    head = [
-        "defense, stage",
-        "s",
-        "x copy",
-        "x Gram",
-        "MB in",
-        "MB out",
-        "tasks",
-        "nodes",
-        "peak MiB",
-        "task MiB",
-    ]
+            rows.append(
+                [name, *_times(stage.wall_s, below), *moved, *counts, peak, "", *([""] if beside else [])]
+            )
+    head = ["attack, stage" if beside else "defense, stage", "s", *under]
+    head += ["MB in", "MB out", "tasks", "nodes", "peak MiB", "task MiB", *(["says"] if beside else [])]
     bars = {
         defense_title(label): {name: stage.wall_s.median for name, stage in parts.items()}
         for label, parts in stages.items()
     }
-    caption = "Seconds of one round's verdict by stage"
+    caption = f"Seconds of one round's {'crafting' if beside else 'verdict'} by stage"
+    extents = [[what, *markdown.extent(table[name].to_pylist())] for name, what in limits.items()]
     sections = [
         _matrix(plan, table),
-        markdown.table(["limits (s)", "min", "median", "max"], limits),
+        markdown.table(["limits (s)", "min", "median", "max"], extents),
         markdown.table(head, rows),
         NOTES,
         *_peers(table, labels, stages, found["wall_s"]),
@@ -107,7 +102,7 @@ and every tile that it ever mapped included. Task MiB: the most private memory t
 largest task."""
 
 
-def _matrix(plan: DefensesPlan, table: pa.Table) -> str:
+def _matrix(plan: MatrixPlan, table: pa.Table) -> str:
     dim, blocks, shards = (table[name][0].as_py() for name in ("dim", "row_blocks", "column_shards"))
     return (
         f"{plan.model}: K = {plan.clients} clients, d = {dim:,} parameters, {4 * plan.clients * dim / 1e9:.2f} GB in"
@@ -116,8 +111,8 @@ def _matrix(plan: DefensesPlan, table: pa.Table) -> str:
 
 
 def _stages(spans: pa.Table, label: str, whole: Values) -> Iterator[tuple[str, Stage]]:
-    """The stages of a defense in the order they ran, and what lies between them last."""
-    cell = DefensesCell(label).name
+    """The stages of a method in the order they ran, and what lies between them last."""
+    cell = CostCell(label).name
     own = [span for span in spans.to_pylist() if span["cell"] == cell]
     repeats = range(whole.all.size)
     rest = whole.all.copy()
@@ -141,9 +136,9 @@ def _stages(spans: pa.Table, label: str, whole: Values) -> Iterator[tuple[str, S
     yield BETWEEN, Stage(Values(np.maximum(rest, 0.0)))
 
 
-def _times(wall: Values, copy: Values, gram: Values) -> list[str]:
-    """Median seconds and the ratios to both limits."""
-    return [f"{wall.median:.3f}", *(f"{Values(wall.all / limit.all).median:.2f}" for limit in (copy, gram))]
+def _times(wall: Values, limits: Sequence[Values]) -> list[str]:
+    """Median seconds and the ratios to the limits."""
+    return [f"{wall.median:.3f}", *(f"{Values(wall.all / limit.all).median:.2f}" for limit in limits)]
 
 
 def _peers(
@@ -156,7 +151,7 @@ def _peers(
     theirs = {
         (rule, arrays): values
         for (rule, package, arrays), values in gathered(
-            table, "wall_s", "defense", "package", "arrays"
+            table, "wall_s", "method", "package", "arrays"
         ).items()
         if package == PEER
     }
