@@ -52,8 +52,8 @@ gpu:
 # where it was stopped; cells of another commit or machine are refused there. One after the other: they are timed. `results`:
 # what takes minutes; its nodes are network namespaces, which need root. `results-caught`: what attacks do and defenses catch,
 # `results-papers`: the papers' tables; hours of one core, with MNIST, Fashion-MNIST and CIFAR-10 under $RAYSIM_DATA.
-RESULTS := defenses kernels attacks rounds population growth scaling scaling-small nodes maps coverage similarity mmd
-CAUGHT := layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
+RESULTS := defenses kernels attacks rounds population growth scaling scaling-small nodes pairs maps similarity mmd
+CAUGHT := coverage layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
 one_by_one = @for name in $(1); do $(MAKE) --no-print-directory results-$$name || exit 1; done
 results: $(READY)
@@ -66,18 +66,18 @@ measured = --out runs/results/$(1) --resume --page docs/results/tables/$(1).md >
 bench = $(BIN)/raysim bench
 of_the_papers := --defense layercam_ae,gradcam_ae,fedgrad,flare,pdrr,krum --repeats 3
 small_cnn := --model digits_cnn --image 1x8x8 --classes 10
-hosts := --nodes 1,2,4 --kind namespaces --bandwidth 1gbit --cpus-per-node 1 --repeats 3
-results-defenses: ; $(bench) defenses --peers --repeats 7 $(call measured,defenses)
-results-kernels: ; $(bench) kernels --peers --repeats 7 --image 3x32x32,3x64x64,3x224x224 $(call measured,kernels)
-results-attacks: ; $(bench) attacks $(call measured,attacks)
+results-defenses: ; $(bench) defenses --peers --repeats 5 $(call measured,defenses)
+results-kernels: ; $(bench) kernels --peers --repeats 5 --image 3x32x32,3x64x64,3x224x224 $(call measured,kernels)
+results-attacks: ; $(bench) attacks --repeats 2 $(call measured,attacks)
 results-rounds: ; $(bench) rounds digits dirichlet lognormal $(if $(RAYSIM_DATA),cifar10) $(call measured,rounds)
 results-population: ; $(bench) population --clients 10000,100000,1000000 --cohort 1000 $(call measured,population)
 results-growth: ; $(bench) growth digits --clients 25,50,100 --nodes 1,2 --repeats 3 $(call measured,growth)
-results-scaling: ; $(bench) scaling $(of_the_papers) --clients 24,48,72,100,200 $(call measured,scaling)
+results-scaling: ; $(bench) scaling $(of_the_papers) --clients 24,48,96 $(call measured,scaling)
 results-scaling-small: ; $(bench) scaling $(of_the_papers) --clients 24,100,200,500,1000,2000 $(small_cnn) $(call measured,scaling-small)
 results-scaling-spilled: ; $(bench) scaling $(of_the_papers) --clients 400 $(call measured,scaling-spilled)
-results-nodes: ; $(bench) scaling --defense layercam_ae,norm_clip,fedavg,krum,median --clients 48 $(hosts) $(call measured,nodes)
-results-maps: ; $(bench) maps --repeats 1 $(call measured,maps)
+results-nodes: ; $(bench) nodes --kind namespaces --bandwidth 1gbit $(call measured,nodes)
+results-pairs: ; $(bench) pairs $(call measured,pairs)
+results-maps: ; $(bench) maps --clients 24,48,72 --repeats 1 $(call measured,maps)
 results-coverage: ; $(bench) coverage $(call measured,coverage)
 results-similarity: ; $(bench) similarity $(call measured,similarity)
 results-mmd: ; $(bench) mmd --clients 10,50,100,200,500,1000 --samples 5,10,20,50 $(call measured,mmd)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "docs" / "results" / "tables"
 BEGIN, END = "<!-- headlines: written by docs/headlines.py -->", "<!-- headlines end -->"
 
 CAUGHT, FALSE_ALARMS = 0.9, 0.1
@@ -16,8 +17,8 @@ CAUGHT, FALSE_ALARMS = 0.9, 0.1
 def table() -> str:
     """Question, answer and page, as a Markdown table."""
     noise, flips, rules = caught("noise"), caught("sign_flip"), judging()
-    alone, two = (number(cell("nodes", "K = 48", "layercam_ae", nodes)) for nodes in "12")
-    krum_alone, krum_two = (number(cell("nodes", "K = 48", "krum", nodes)) for nodes in "12")
+    alone, two = (number(cell("nodes", "K =", "layercam_ae", nodes)) for nodes in "12")
+    krum_alone, krum_two = (number(cell("nodes", "K =", "krum", nodes)) for nodes in "12")
     lines = [
         (
             "What does a simulated round cost?",
@@ -33,7 +34,7 @@ def table() -> str:
         ),
         (
             "How does LayerCAM-AE grow with K?",
-            f"K^{cell('scaling', 'growth', 'layercam_ae').replace(' †', '')} up to 200 clients",
+            f"K^{cell('scaling', 'growth', 'layercam_ae').replace(' †', '')} up to {largest('scaling')} clients",
             "scaling",
         ),
         (
@@ -57,12 +58,19 @@ def table() -> str:
 
 
 def cell(name: str, column: str, *first: str) -> str:
-    """Of the first table in NAME.md with that column and a row that begins with these cells; KeyError without one."""
+    """Of the first table in NAME.md with a column that begins so and a row that begins with these cells; KeyError without one."""
     for head, rows in tables_of(name):
-        for row in rows if column in head else ():
-            if [text.strip("*") for text in row[: len(first)]] == list(first) and row[head.index(column)]:
-                return row[head.index(column)]
+        places = [place for place, title in enumerate(head) if title.startswith(column)]
+        for row in rows if places else ():
+            if [text.strip("*") for text in row[: len(first)]] == list(first) and row[places[0]]:
+                return row[places[0]]
     raise KeyError(f"docs/results/tables/{name}.md has no {column!r} of {first}")
+
+
+def largest(name: str) -> str:
+    """The last K of the first table in NAME.md that has columns by K."""
+    by_clients = (found for head, _ in tables_of(name) if (found := re.findall(r"K = (\d+)", " ".join(head))))
+    return next(by_clients)[-1]
 
 
 def caught(attack: str) -> int:
@@ -92,7 +100,7 @@ def number(text: str) -> float:
 
 def tables_of(name: str) -> Iterator[tuple[list[str], list[list[str]]]]:
     """(Head, rows) of every table in NAME.md."""
-    text = (ROOT / "docs" / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
+    text = (TABLES / f"{name}.md").read_text(encoding="utf-8")
     for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
         head, _, *rows = ([part.strip() for part in line[1:-1].split("|")] for line in block.splitlines())
         yield head, rows

@@ -15,11 +15,12 @@ from raysim.studies.mmd import MMD
 from raysim.studies.population import Population
 from raysim.studies.rounds.growth import Growth
 from raysim.studies.rounds.study import Rounds
+from raysim.studies.scaling.presets import Nodes, Pairs
 from raysim.studies.scaling.study import Scaling
 from raysim.studies.similarity import Similarity
 
 STUDIES = (
-    Scaling(), Defenses(), Attacks(), Rounds(), Growth(), Population(), Detection(), Similarity(), MMD(), Coverage(),
+    Scaling(), Nodes(), Pairs(), Defenses(), Attacks(), Rounds(), Growth(), Population(), Detection(), Similarity(), MMD(), Coverage(),
     Maps(), Kernels(),
 )  # fmt: skip
 

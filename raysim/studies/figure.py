@@ -133,8 +133,11 @@ def bars(values: Mapping[str, Values], x: str) -> Figure:
     low, high = zip(*(found.quartiles for found in values.values()), strict=True)
     axes.hlines(at, low, high, color=INK, lw=1.6)
     for place, (value, end) in enumerate(zip(middle, high, strict=True)):
-        text = {"textcoords": "offset points", "va": "center", "fontsize": LABEL_PT, "color": INK}
-        axes.annotate(significant(value), (max(value, end), place), (6, 0), **text)
+        text = significant(value)
+        at_end = (max(value, end), place)
+        axes.annotate(
+            text, at_end, (6, 0), textcoords="offset points", va="center", fontsize=LABEL_PT, color=INK
+        )
     _names_down(axes, list(values))
     axes.set_xlim(0.0, 1.12 * max([*middle, *high, np.finfo(float).tiny]))
     axes.set_xlabel(x)

@@ -22,6 +22,7 @@ from raysim.studies.table import Row
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from raysim.backends.telemetry import Span
     from raysim.studies.costs.subjects import Judging, Subject
     from raysim.studies.matrix import Matrix, MatrixSpec
 
@@ -283,7 +284,7 @@ class Attacks(Costs[AttacksPlan]):
 
 def measure_subject(
     subject: Subject, matrix: Matrix, repeats: int, beside: Judging | None = None
-) -> tuple[list[Row], list[Rows]]:
+) -> tuple[list[Row], list[list[Span]]]:
     """(A row, and the spans, of each repeat).
 
     The state goes on from round to round, as in a run, whose round FIRST_ROUND comes first. What needs more rounds of

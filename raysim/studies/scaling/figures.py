@@ -51,9 +51,9 @@ def draw(view: View, figures: dict[str, tuple[str, Figure]]) -> dict[str, str]:
 
 def runtime(view: View) -> Figure:
     """Seconds of each method at its largest K, slowest first, on the fewest and the most nodes."""
-    found = {}
-    for nodes in _ends(view):
-        found |= {(defense, nodes): whole for defense, whole in view.largest(nodes).items()}
+    found = {
+        (defense, nodes): whole for nodes in _ends(view) for defense, whole in view.largest(nodes).items()
+    }
     slowest = {d: max(w.wall_s.median for (of, _), w in found.items() if of == d) for d in view.defenses}
     ordered = sorted(found, key=lambda at: (-slowest[at[0]], at[1]))
     values = {_name(view, view.label(found[at]), at[1]): found[at].wall_s for at in ordered}

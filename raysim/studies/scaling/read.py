@@ -187,8 +187,9 @@ def views(
     """
     grouped: dict[tuple[str, str], dict[tuple[str, MatrixSize, str], list[Row]]] = {}
     for row in rows:
-        at = (row["defense"], MatrixSize(*(row[name] for name in MatrixSize._fields)), row["stage"])
-        grouped.setdefault(group(row), {}).setdefault(at, []).append(row)
+        size = MatrixSize(*(row[name] for name in MatrixSize._fields))
+        of_group = grouped.setdefault(group(row), {})
+        of_group.setdefault((row["defense"], size, row["stage"]), []).append(row)
     kept = {key: at for key, at in grouped.items() if any(defense != LIMITS for defense, _, _ in at)}
     found = []
     for (slug, title), at in kept.items():

@@ -95,8 +95,9 @@ def limits(view: View) -> str:
     """Every method against the limits, repeat by repeat."""
 
     def cell(method: str, stage: str, size: Size) -> str:
-        whole = view.found.get((method, stage, size))
-        gram, copy = (whole and whole.over(view.found.get((LIMITS, limit, size))) for limit in (GRAM, COPY))
+        if (whole := view.found.get((method, stage, size))) is None:
+            return ""
+        gram, copy = (whole.over(view.found.get((LIMITS, limit, size))) for limit in (GRAM, COPY))
         if gram is None and copy is None:
             return ""
         first = "-" if gram is None else significant(gram.median)
@@ -207,9 +208,9 @@ def memory(view: View) -> str:
         size = view.size(row["clients"], row["nodes"])
         held.setdefault((row["defense"], str(row["node"]), size), []).append(row)
 
-    def cell(*at: object) -> str:
+    def cell(method: str, node: str, size: Size) -> str:
         names = ("worker_bytes", "largest_worker_bytes", "store_bytes")
-        rows = held.get(at, ())  # type: ignore[call-overload]
+        rows = held.get((method, node, size), [])
         return " / ".join(f"{max(row[name] for row in rows) / GIB:.2f}" for name in names) if rows else ""
 
     places = sorted({(node, method) for method, node, _ in held})

@@ -33,6 +33,7 @@ from raysim.studies.memory import ProcessPeaks, SpillFolder
 from raysim.studies.runner import carry_out
 from raysim.studies.scaling.cell import Work, rounds_of, stages_of
 from raysim.studies.scaling.plan import ParameterCount, ScalingPlan, cells_of, sizes_of
+from raysim.studies.scaling.presets import Nodes, Pairs
 from raysim.studies.scaling.study import Scaling, estimates, shared_cpus
 from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES
 from raysim.studies.scaling.updates import Recorded, in_blocks, source_of
@@ -143,6 +144,18 @@ def test_an_attack_is_measured_beside_defenses(tmp_path: Path):
         but(TINY, attack=("trigger",))
     with pytest.raises(ConfigError, match="at least one defense, or attack"):
         but(TINY, defense=())
+
+
+def test_nodes_and_pairs_are_scaling_with_defaults_of_their_own(tmp_path: Path):
+    assert Nodes.plan().nodes == (1, 2, 4)
+    assert Nodes.plan().cpus_per_node == max(1, len(os.sched_getaffinity(0)) // 4)
+    assert (Pairs.plan().nodes, Pairs.plan().model) == ((1, 2), "digits_cnn")
+    words = ["bench", "pairs", "--clients", "6", "--nodes", "1", "--backend", "inprocess", "--repeats", "1"]
+    more = ["--defense", "krum", "--malicious", "0.4", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, [*words, *more])
+    assert result.exit_code == 0, result.stderr
+    assert {row["defense"] for row in rows(tmp_path)} == {"krum", "min_max", LIMITS}
+    assert (tmp_path / "pairs.md").exists()
 
 
 def test_every_repeat_has_an_order_of_its_own():
