@@ -175,8 +175,9 @@ def labelled_curves(
             axes.fill_between(at, low, high, color=look["color"], alpha=0.18, lw=0)
             ends.append((at[-1], middle[-1], name, look["color"]))
         ticks = sorted({size for sizes in curves.values() for size in sizes})
-        finish(axes, title=title, x=x, ticks=ticks, log=log, legend=False)
-        _end_labels(axes, ends, ticks[-1])
+        finish(axes, title=title, x=x, ticks=ticks, log=log if ends else "", legend=False)
+        if ends:
+            _end_labels(axes, ends, ticks[-1])
     drawn[0].set_ylabel(y)
     return figure
 
@@ -201,6 +202,10 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[int, float, str, str]], right: 
     figure = axes.figure
     figure.canvas.draw()  # the layout decides how high the axes are
     height = axes.get_window_extent().height / figure.dpi * 72
+    ends = [
+        (x, y if y > 0 or axes.get_yscale() == "linear" else axes.get_ylim()[0], *rest)
+        for x, y, *rest in ends
+    ]
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = [float(to_axes.transform((x, y))[1]) for x, y, _, _ in ends]
     edge = axes.get_xlim()[1]

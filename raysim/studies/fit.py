@@ -74,15 +74,3 @@ def power_law(sizes: Sequence[int], seconds: Sequence[np.ndarray]) -> PowerLaw |
         smallest=known[0],
         largest=known[-1],
     )
-
-
-def growth_text(sizes: Sequence[int], values: Sequence[float]) -> str:
-    """The exponent of growth with its 95 % confidence interval, and the slope between the two largest sizes.
-
-    >>> growth_text([10, 100, 1000], [3, 300, 30000])
-    '2.00 (2.00 to 2.00), last 2.00'
-    """
-    law = power_law(sizes, [np.array([value]) for value in values])
-    if law is None:
-        return "needs 3 sizes"
-    return f"{law.exponent:.2f} ({law.low:.2f} to {law.high:.2f}), last {law.last_exponent:.2f}"

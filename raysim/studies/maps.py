@@ -19,20 +19,18 @@ from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.errors import unknown_name
 from raysim.options import Count, PositiveInt
 from raysim.runs.table_schema import Rows, TableSchema
-from raysim.studies.fit import growth_text
-from raysim.studies.markdown import table as markdown_table
+from raysim.studies.curves import by_size, curves_of, growth
 from raysim.studies.options import Image, Numbers, Written
 from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
-from raysim.studies.table import Groups, gathered, medians
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from matplotlib.figure import Figure
 
     from defenses.cam_autoencoder import CAMAutoencoder
     from raysim.context import Context
 
 DRAWING, MAPS = "drawing", "maps"
+"""Parts: networks are drawn in no round."""
 
 REPORTED_S = {24: (0.847, 1.647), 48: (1.315, 1.667)}
 """Figure 16 as the text gives it: users -> seconds a round without and with autoencoder, on the paper's machine."""
@@ -86,7 +84,7 @@ class MapsCell(Cell):
 
 
 @dataclass(frozen=True)
-class Warm:
+class MapMaker:
     """The defense whose maps are made, and its context."""
 
     defense: CAMAutoencoder
@@ -123,12 +121,12 @@ class Maps(Study[MapsPlan, MapsCell]):
         return [MapsCell(clients) for clients in plan.clients]
 
     @contextlib.contextmanager
-    def opened(self, plan: MapsPlan, bench: Bench) -> Iterator[Warm]:
+    def opened(self, plan: MapsPlan, bench: Bench) -> Iterator[MapMaker]:
         """One group's maps, and each autoencoder by as many tasks as there are workers."""
         from raysim.studies.matrix import MatrixSpec, build_matrix
 
         spec = MatrixSpec(plan.model, plan.image, plan.classes, clients=1, malicious=0, seed=plan.seed)
-        warm = Warm(plan.defense(), build_matrix(spec, bench.backend).context)
+        warm = MapMaker(plan.defense(), build_matrix(spec, bench.backend).context)
         warm.defense.init(warm.context)  # refuses a probe that the network cannot take
         members = np.arange(min(plan.rows, plan.clients[0]))
         maps, _, _ = group_maps(plan, warm, members, plan.clients[0], 1)
@@ -137,7 +135,7 @@ class Maps(Study[MapsPlan, MapsCell]):
             warm.context.map("autoencoder", _judge_maps, flat, hidden, plan.seed)
         yield warm
 
-    def measure(self, plan: MapsPlan, cell: MapsCell, bench: Warm) -> Mapping[str, Rows]:
+    def measure(self, plan: MapsPlan, cell: MapsCell, bench: MapMaker) -> Mapping[str, Rows]:
         """Drawing (once), maps, each autoencoder, and maps with each autoencoder, at one K."""
         drawn_s, spent, made = 0.0, np.zeros(plan.repeats), []
         for first in range(0, cell.clients, plan.rows):
@@ -162,16 +160,23 @@ class Maps(Study[MapsPlan, MapsCell]):
 
     def page(self, plan: MapsPlan, tables: Mapping[str, pa.Table]) -> Page:
         """See Study."""
+        from raysim.studies.figure import labelled_curves
+
         table = tables["maps"]
-        clients = sorted(set(table["clients"].to_pylist()))
-        found = gathered(table, "wall_s", "clients", "part")
+        seconds = curves_of(table, "wall_s", "clients", "part")
         size = (table["map_height"][0].as_py(), table["map_width"][0].as_py())
-        sections = [_table(plan, clients, found), _growth(plan, clients, found), _notes(plan, *size)]
-        return Page(sections, {"seconds": (self.title, _figure(plan, clients, found))})
+        whole = {
+            part: points for part, points in seconds.items() if part == MAPS or part.startswith(f"{MAPS} +")
+        }
+        parts = {part: points for part, points in seconds.items() if part == MAPS or part not in whole}
+        panels = {"With and without autoencoder": whole, "The parts": parts}
+        figure = labelled_curves(panels, x="clients, K", y="seconds a round", quiet=[DRAWING])
+        sections = [by_size("K; seconds", seconds), growth("part", "K", seconds), _notes(plan, *size)]
+        return Page(sections, {"seconds": (self.title, figure)})
 
 
 def group_maps(
-    plan: MapsPlan, bench: Warm, members: np.ndarray, clients: int, repeats: int
+    plan: MapsPlan, bench: MapMaker, members: np.ndarray, clients: int, repeats: int
 ) -> tuple[np.ndarray, float, np.ndarray]:
     """(maps [k, h, w] of these of the K clients, seconds of drawing their rows, seconds of the maps [repeats]).
 
@@ -221,25 +226,6 @@ def _together(hidden: int) -> str:
     return f"maps + autoencoder, width {hidden}"
 
 
-def _parts(plan: MapsPlan) -> list[str]:
-    return [DRAWING, MAPS, *map(_autoencoder, plan.hidden), *map(_together, plan.hidden)]
-
-
-def _table(plan: MapsPlan, clients: list[int], found: Groups) -> str:
-    parts = _parts(plan)
-    return markdown_table(
-        ["K", *(f"{part} (s)" for part in parts)],
-        [[f"{k:,}", *(str(found[k, part]) for part in parts)] for k in clients],
-    )
-
-
-def _growth(plan: MapsPlan, clients: list[int], found: Groups) -> str:
-    cells = [[part, growth_text(clients, medians(clients, found, part))] for part in _parts(plan)]
-    return markdown_table(
-        ["part", "seconds grow with K to the power of (95 % interval), last two sizes"], cells
-    )
-
-
 def _notes(plan: MapsPlan, map_height: int, map_width: int) -> str:
     channels, height, width = plan.image
     probe = "as it is" if not plan.probe_size else f"enlarged to {plan.probe_size} x {plan.probe_size}"
@@ -252,19 +238,3 @@ def _notes(plan: MapsPlan, map_height: int, map_width: int) -> str:
         f"Reported (LayerCAM-AE, figure 16, ResNet-50 on the paper's machine), without and with autoencoder:"
         f" {reported}."
     )
-
-
-def _figure(plan: MapsPlan, clients: list[int], found: Groups) -> Figure:
-    from raysim.report.drawing import QUIET
-    from raysim.studies.figure import curve, finish, panels
-
-    figure, (whole, parts) = panels(2)
-    for axes, name in ((whole, _together), (parts, _autoencoder)):
-        for place, part in enumerate([MAPS, *map(name, plan.hidden)]):
-            curve(axes, clients, [found[k, part] for k in clients], place, part)
-        axes.set_ylabel("seconds a round")
-    label, drawing = "drawing the networks (not in any round)", [found[k, DRAWING] for k in clients]
-    curve(parts, clients, drawing, 0, label, color=QUIET, marker="x", ls=":")
-    finish(whole, title="Maps with and without autoencoder", x="clients, K", ticks=clients, log="")
-    finish(parts, title="The parts", x="clients, K", ticks=clients, log="y")
-    return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -14,20 +14,17 @@ from pydantic import Field
 
 from raysim import rng
 from raysim.backends.base import ThreadLimit
-from raysim.formats import significant
 from raysim.options import Count, PositiveInt
 from raysim.runs.table_schema import Rows, TableSchema
-from raysim.studies.fit import growth_text
-from raysim.studies.markdown import table as markdown_table
+from raysim.studies.curves import by_size, curves_of, growth
 from raysim.studies.memory import MemoryWatch
 from raysim.studies.options import Sizes
 from raysim.studies.study import Bench, Cell, OnBackend, Page, Study, columns
-from raysim.studies.table import Groups, gathered, medians
+from raysim.studies.table import Values
 from raysim.studies.timing import seconds
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from matplotlib.figure import Figure
 
     from raysim.backends.base import Backend
     from raysim.context import Context
@@ -58,7 +55,7 @@ class MMDCell(Cell):
 
 
 @dataclass(frozen=True)
-class Warm:
+class Warmed:
     """Workers that have loaded what they need, and the memory that all sizes together took so far."""
 
     context: Context
@@ -115,16 +112,16 @@ class MMD(Study[MMDPlan, MMDCell]):
         return sorted(every, key=lambda cell: (cell.clients * cell.samples, cell.clients))
 
     @contextlib.contextmanager
-    def opened(self, plan: MMDPlan, bench: Bench) -> Iterator[Warm]:
+    def opened(self, plan: MMDPlan, bench: Bench) -> Iterator[Warmed]:
         """See Study."""
-        warm = Warm(kernel_context(bench.backend, plan.seed))
+        warm = Warmed(kernel_context(bench.backend, plan.seed))
         warm.context.map("warm up", _begin, [0.2] * bench.workers)
         sets = samples_of(plan, 2, 2)
         warm.all_pairs(sets)
         plain_loop_s(sets, 1.0)
         yield warm
 
-    def measure(self, plan: MMDPlan, cell: MMDCell, bench: Warm) -> Mapping[str, Rows]:
+    def measure(self, plan: MMDPlan, cell: MMDCell, bench: Warmed) -> Mapping[str, Rows]:
         """Memory in a pass of its own that also warms up, then the times, then the plain loop."""
         from defenses.mmd import median_squared_distance
 
@@ -141,39 +138,30 @@ class MMD(Study[MMDPlan, MMDCell]):
 
     def page(self, plan: MMDPlan, tables: Mapping[str, pa.Table]) -> Page:
         """See Study."""
-        found = Found.of(tables["mmd"])
-        time_table = _grid(
-            found,
-            "n; seconds in tiles; a plain loop",
-            lambda at: f"{found.wall_s[at]}; {significant(found.loop_s[at])}",
-        )
-        memory = _grid(found, "n; private memory (MB)", lambda at: f"{found.growth[at] / 1e6:.0f}")
-        figure = {"cost": (self.title, _figure(found))}
-        return Page([time_table, memory, _growth_table(found), _notes(plan)], figure)
+        from raysim.studies.figure import labelled_curves
 
+        table = tables["mmd"]
 
-@dataclass(frozen=True)
-class Found:
-    """The table by (n, m)."""
+        def curves(column: str, label: str) -> dict[str, dict[int, Values]]:
+            return curves_of(table, column, "clients", "samples", lambda samples: f"{label}m = {samples}")
 
-    clients: list[int]
-    samples: list[int]
-    wall_s: Groups
-    loop_s: dict[tuple[int, int], float]
-    growth: dict[tuple[int, int], float]
-
-    @classmethod
-    def of(cls, table: pa.Table) -> Found:
-        """Sizes ascending."""
-        by = ("clients", "samples")
-        loop, growth = gathered(table, "loop_s", *by), gathered(table, "private_growth_bytes", *by)
-        return cls(
-            sorted(set(table["clients"].to_pylist())),
-            sorted(set(table["samples"].to_pylist())),
-            gathered(table, "wall_s", *by),
-            {at: values.median for at, values in loop.items()},
-            {at: values.median for at, values in growth.items()},
-        )
+        tiled, loop = curves("wall_s", ""), curves("loop_s", "plain loop, ")
+        memory = {
+            name: {n: Values(grown.all / 1e6) for n, grown in points.items()}
+            for name, points in curves("private_growth_bytes", "").items()
+        }
+        ends = {name: loop[name] for name in dict.fromkeys((next(iter(loop)), list(loop)[-1]))}
+        along_samples = curves_of(table, "wall_s", "samples", "clients", lambda clients: f"n = {clients}")
+        panels = {"Seconds, all pairs": {**tiled, **ends}, "Private memory gained, MB": memory}
+        sections = [
+            by_size("n; seconds in tiles", tiled, loop),
+            by_size("n; private memory (MB)", memory),
+            growth("seconds", "n", tiled),
+            growth("seconds", "m", along_samples),
+            _notes(plan),
+        ]
+        figure = labelled_curves(panels, x="clients, n", y="", quiet=list(ends))
+        return Page(sections, {"cost": (self.title, figure)})
 
 
 def _begin(pause_s: float) -> None:
@@ -210,52 +198,11 @@ def kernel_context(backend: Backend, seed: int) -> Context:
     return Context(backend, seed, "defense", 0, 1, Layout.flat(1), backend.put(vector), vector)
 
 
-def _grid(found: Found, corner: str, cell: Callable[[tuple[int, int]], str]) -> str:
-    """A table of n down and m across."""
-    head = [corner, *(f"m = {samples}" for samples in found.samples)]
-    rows = [
-        [f"{n:,}", *(cell((n, m)) if (n, m) in found.wall_s else "" for m in found.samples)]
-        for n in found.clients
-    ]
-    return markdown_table(head, rows)
-
-
-def _growth_table(found: Found) -> str:
-    cells = []
-    for samples in found.samples:
-        sizes = [n for n in found.clients if (n, samples) in found.wall_s]
-        cells.append([f"clients, m = {samples:,}", growth_text(sizes, medians(sizes, found.wall_s, samples))])
-    for clients in found.clients:
-        sizes = [m for m in found.samples if (clients, m) in found.wall_s]
-        line = [found.wall_s[clients, m].median for m in sizes]
-        cells.append([f"samples, n = {clients:,}", growth_text(sizes, line)])
-    return markdown_table(["seconds grow with", "to the power of (95 % interval), last two sizes"], cells)
-
-
 def _notes(plan: MMDPlan) -> str:
     return (
         f"Seconds: median of {plan.repeats} (first to third quartile) for the bandwidth and all n x n values from one"
-        " kernel matrix in tiles; behind the semicolon a plain loop in this process, one thread, over pairs i < j, three kernel"
+        " kernel matrix in tiles; plain loop: one in this process, one thread, over pairs i < j, three kernel"
         f" blocks a pair, timed on at most {LOOP_PAIRS} pairs and scaled up. Private memory: what the process that"
         " grew most has gained since before the first size, samples included, in a pass of its own. Sizes run from"
         " the fewest n m to the most, and the largest so far counts, because processes may keep memory they freed."
     )
-
-
-def _figure(found: Found) -> Figure:
-    from raysim.studies.figure import curve, finish, panels, style
-
-    figure, (cost, memory) = panels(2)
-    for place, samples in enumerate(found.samples):
-        at = [n for n in found.clients if (n, samples) in found.wall_s]
-        curve(cost, at, [found.wall_s[n, samples] for n in at], place, f"m = {samples}")
-        if samples in (found.samples[0], found.samples[-1]):
-            loop = [found.loop_s[n, samples] for n in at]
-            cost.plot(at, loop, label=f"plain loop, m = {samples}", **style(place, ls=":", mfc="white"))
-        grown = [found.growth[n, samples] / 1e6 or np.nan for n in at]
-        memory.plot(at, grown, label=f"m = {samples}", **style(place))
-    finish(cost, title="Seconds, all pairs", x="clients, n", ticks=found.clients)
-    finish(memory, title="Private memory gained", x="clients, n", ticks=found.clients)
-    cost.set_ylabel("seconds")
-    memory.set_ylabel("MB")
-    return figure

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -20,22 +20,20 @@ from pydantic import Field, model_validator
 from raysim import rng
 from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
-from raysim.formats import UNDEFINED, significant
 from raysim.options import Count, NotNegative, PositiveFraction, PositiveInt
 from raysim.runs.table_schema import Rows, TableSchema
-from raysim.studies.fit import growth_text
-from raysim.studies.markdown import table as markdown_table
+from raysim.studies.curves import by_size, curves_of, growth
 from raysim.studies.options import Sizes
 from raysim.studies.study import Bench, Cell, Page, Plan, Study, columns
-from raysim.studies.table import Groups, Row, gathered, medians
+from raysim.studies.table import Row, Values, ordered
 from raysim.studies.timing import seconds
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from matplotlib.figure import Figure
 
 DIRECT: tuple[Literal["pair", "batch", "matrix"], ...] = ("pair", "batch", "matrix")
 WAYS = (*DIRECT, "transitive")
+SCALED = "pair, scaled up"
 
 
 class SimilarityPlan(Plan):
@@ -146,34 +144,43 @@ class Similarity(Study[SimilarityPlan, SimilarityCell]):
 
     def page(self, plan: SimilarityPlan, tables: Mapping[str, pa.Table]) -> Page:
         """See Study."""
-        found = Found.of(tables["similarity"])
-        figure = {"cost": (self.title, _figure(found))}
-        return Page([_table(found), _growth(found), _notes(plan, found)], figure)
+        from raysim.studies.figure import labelled_curves
+
+        table = tables["similarity"]
+        spent = curves_of(table, "wall_s", "clients", "way")
+        scaled = scaled_up(spent["pair"], ordered(table, "clients"))
+        largest, mean = (curves_of(table, f"error_{which}", "clients", "way") for which in ("max", "mean"))
+        shares = {
+            heading: {k: f"{values.median:.1%}" for k, values in points.items()}
+            for heading, column in (("pairs that met", "known_share"), ("others covered", "covered_share"))
+            for points in curves_of(table, column, "clients", "way").values()
+        }
+        errors = {
+            **{f"{way}, largest error": points for way, points in largest.items() if way != "matrix"},
+            "transitive, mean error": mean.get("transitive", {}),
+        }
+        short = {
+            name: {k: f"{values.median:.2g}" for k, values in points.items()}
+            for name, points in errors.items()
+        }
+        seconds_of = {**spent, **({SCALED: scaled} if scaled else {})}
+        panels = {"Seconds": seconds_of, "Error against one float64 matrix product": errors}
+        figure = labelled_curves(panels, x="clients, K", y="", quiet=[SCALED])
+        return Page(
+            [
+                by_size("K; seconds", seconds_of, short, shares),
+                growth("way", "K", spent),
+                _notes(plan, table),
+            ],
+            {"cost": (self.title, figure)},
+        )
 
 
-@dataclass(frozen=True)
-class Found:
-    """The table: sizes ascending, seconds and first rows by (K, way); seconds of `pair` that were scaled up."""
-
-    clients: list[int]
-    wall_s: Groups
-    rows: dict[tuple[int, str], Row]
-    scaled_s: dict[int, float]
-
-    @classmethod
-    def of(cls, table: pa.Table) -> Found:
-        """`pair` above its limit gets the seconds of the largest size measured, times the ratio of K^2."""
-        clients = sorted(set(table["clients"].to_pylist()))
-        wall = gathered(table, "wall_s", "clients", "way")
-        rows = {(row["clients"], row["way"]): row for row in reversed(table.to_pylist())}
-        measured = [k for k in clients if wall[k, "pair"].known.size]
-        last = measured[-1]
-        scaled = {k: wall[last, "pair"].median * (k / last) ** 2 for k in clients if k not in measured}
-        return cls(clients, wall, rows, scaled)
-
-    def measured(self, way: str) -> list[int]:
-        """The sizes at which a way was run."""
-        return [k for k in self.clients if way != "pair" or k not in self.scaled_s]
+def scaled_up(pair: Mapping[int, Values], clients: Sequence[int]) -> dict[int, Values]:
+    """The largest size measured, and those above it with its seconds times the ratio of K^2; empty where all were measured."""
+    last = max(pair)
+    more = {k: Values.of([pair[last].median * (k / last) ** 2]) for k in clients if k > last}
+    return {last: Values.of([pair[last].median]), **more} if more else {}
 
 
 def direct_errors(similarities: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -235,39 +242,11 @@ def _spent(repeats: int, work: Callable[[], object]) -> list[float]:
     return [seconds(work) for _ in range(repeats)]
 
 
-def _table(found: Found) -> str:
-    head = ["K", *(f"{way} (s)" for way in WAYS), "pair, batch: largest error", "transitive: mean error"]
-    head += ["largest error", "pairs that met", "others covered"]
-    lines = []
-    for k in found.clients:
-        scaled = found.scaled_s.get(k)
-        first = str(found.wall_s[k, "pair"]) if scaled is None else f"*{significant(scaled)}*"
-        worst = max(found.rows[k, way]["error_max"] for way in ("pair", "batch") if k in found.measured(way))
-        estimate = found.rows[k, "transitive"]
-        cells = [f"{k:,}", first, *(str(found.wall_s[k, way]) for way in WAYS[1:]), f"{worst:.1e}"]
-        cells += [_number(estimate[column], ".3f") for column in ("error_mean", "error_max")]
-        cells += [_number(estimate[column], ".1%") for column in ("known_share", "covered_share")]
-        lines.append(cells)
-    return markdown_table(head, lines)
-
-
-def _number(value: float, form: str) -> str:
-    return UNDEFINED if np.isnan(value) else format(value, form)
-
-
-def _growth(found: Found) -> str:
-    sizes = {way: found.measured(way) for way in WAYS}
-    cells = [[way, growth_text(sizes[way], medians(sizes[way], found.wall_s, way))] for way in WAYS]
-    return markdown_table(
-        ["way", "seconds grow with K to the power of (95 % interval), last two sizes"], cells
-    )
-
-
-def _notes(plan: SimilarityPlan, found: Found) -> str:
-    mean = found.rows[found.clients[-1], "transitive"]["cosine_mean"]
+def _notes(plan: SimilarityPlan, table: pa.Table) -> str:
+    mean = table["cosine_mean"][-1].as_py()
     return (
         f"Seconds: median of {plan.repeats} (first to third quartile), {plan.threads} thread(s), {plan.columns} values"
-        f" a client. Numbers in italics are scaled up by K^2 from the largest size at or below {plan.pair_limit:,}"
+        f" a client. What is scaled up is so by K^2 from the largest size at or below {plan.pair_limit:,}"
         " clients. Errors are absolute, over pairs of different clients, against one float64 matrix product (`matrix`"
         f" itself). transitive: knows the cosines of clients that met in {plan.history_rounds} rounds of"
         f" {plan.share:.0%} of the clients; its errors are over the pairs that did not meet but share a third client"
@@ -275,26 +254,3 @@ def _notes(plan: SimilarityPlan, found: Found) -> str:
         " so the error is that of the estimate alone. The middle of the interval of two equal cosines s is s^2: an"
         f" estimate of clients that all have cosines s is off by s - s^2, at most 1/4; here the mean cosine is {mean:.2f}."
     )
-
-
-def _figure(found: Found) -> Figure:
-    from raysim.studies.figure import curve, finish, panels, style
-
-    figure, (cost, error) = panels(2)
-    for place, way in enumerate(WAYS):
-        sizes = found.measured(way)
-        curve(cost, sizes, [found.wall_s[k, way] for k in sizes], place, way)
-        if way == "pair" and found.scaled_s:
-            rest = [sizes[-1], *found.scaled_s]
-            values = [found.wall_s[sizes[-1], way].median, *found.scaled_s.values()]
-            dotted = style(place, ls=":", mfc="white", zorder=1)
-            cost.plot(rest, values, label=f"{way}, scaled up", **dotted)
-        if way != "matrix":
-            for column, label, dash in (("error_max", "largest", "-"), ("error_mean", "mean", "--")):
-                values = [found.rows[k, way][column] for k in sizes]
-                error.plot(sizes, values, label=f"{way}, {label}", **style(place, ls=dash))
-    finish(cost, title="Cost", x="clients, K", ticks=found.clients)
-    finish(error, title="Error against one float64 matrix product", x="clients, K", ticks=found.clients)
-    cost.set_ylabel("seconds")
-    error.set_ylabel("absolute error of a cosine")
-    return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +95,3 @@ def gathered(table: pa.Table, value: str, *by: str) -> Groups:
 def ordered(table: pa.Table, column: str) -> list[Any]:
     """The different values of a column, in the order of their first row."""
     return list(dict.fromkeys(table.column(column).to_pylist()))
-
-
-def medians(sizes: Sequence[object], found: Groups, *rest: object) -> list[float]:
-    """The medians of `found[size, *rest]`."""
-    return [found[(size, *rest) if rest else size].median for size in sizes]

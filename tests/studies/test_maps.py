@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from raysim.backends.base import Backend, InProcessBackend
 from raysim.cli.main import app
 from raysim.errors import ConfigError
-from raysim.studies.maps import Maps, MapsPlan, Warm, group_maps
+from raysim.studies.maps import MapMaker, Maps, MapsPlan, group_maps
 from raysim.studies.matrix import MatrixSpec, build_matrix
 from raysim.studies.runner import carry_out
 from raysim.studies.study import Bench
@@ -31,9 +31,9 @@ TINY = MapsPlan(
 )
 
 
-def warm(backend: Backend | None = None) -> Warm:
+def warm(backend: Backend | None = None) -> MapMaker:
     spec = MatrixSpec(TINY.model, TINY.image, TINY.classes, clients=1, malicious=0)
-    return Warm(TINY.defense(), build_matrix(spec, backend or InProcessBackend()).context)
+    return MapMaker(TINY.defense(), build_matrix(spec, backend or InProcessBackend()).context)
 
 
 def test_a_clients_map_does_not_depend_on_its_group():

@@ -33,8 +33,8 @@ def test_every_size_is_measured_once(tmp_path: Path):
         assert row["loop_pairs_timed"] == row["clients"] * (row["clients"] - 1) / 2
     grown = [row["private_growth_bytes"] for row in rows]
     assert grown == sorted(grown)
-    assert "| clients, m = 3 |" in text
-    assert "| samples, n = 9 | needs 3 sizes |" in text
+    assert "| seconds | grows with n to the power" in text
+    assert "| n = 9 | needs 3 sizes |" in text
     assert "| n; private memory (MB) | m = 2 | m = 3 |" in text
 
 

@@ -14,14 +14,16 @@ from typer.testing import CliRunner
 from raysim.backends.base import InProcessBackend
 from raysim.cli.main import app
 from raysim.errors import ConfigError
+from raysim.studies.curves import curves_of
 from raysim.studies.similarity import (
+    SCALED,
     WAYS,
-    Found,
     Similarity,
     SimilarityPlan,
     direct_errors,
     estimate_errors,
     met_before,
+    scaled_up,
     vectors_of,
 )
 from raysim.studies.study import Bench, Page
@@ -66,11 +68,18 @@ def test_direct_ways_are_right_and_the_estimate_is_not():
 
 
 def test_pairs_above_the_limit_are_scaled_up_and_marked():
-    found = Found.of(tiny())
-    assert found.measured("pair") == [4, 8]
-    assert found.scaled_s == {12: pytest.approx(found.wall_s[8, "pair"].median * (12 / 8) ** 2)}
-    row = next(line for line in page(TINY, tiny()).sections[0].splitlines() if line.startswith("| 12 |"))
-    assert row.split(" | ")[1].startswith("*")
+    spent = curves_of(tiny(), "wall_s", "clients", "way")
+    assert list(spent["pair"]) == [4, 8]
+    scaled = scaled_up(spent["pair"], [4, 8, 12])
+    assert {k: values.median for k, values in scaled.items()} == {
+        8: spent["pair"][8].median,
+        12: pytest.approx(spent["pair"][8].median * (12 / 8) ** 2),
+    }
+    assert scaled_up(spent["batch"], [4, 8, 12]) == {}
+    head, _, *lines = page(TINY, tiny()).sections[0].splitlines()
+    (line,) = [line for line in lines if line.startswith("| 12 |")]
+    row = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert (row["pair"], row[SCALED] > "") == ("", True)
 
 
 def test_errors_by_hand():
@@ -120,7 +129,7 @@ def test_nothing_to_estimate_is_told_as_such():
     assert (estimate["known_share"], np.isnan(estimate["error_max"])) == (1.0, True)
     shown = page(plan, table)
     line = next(line for line in shown.sections[0].splitlines() if line.startswith("| 4 |"))
-    assert line.endswith("| 0.0e+00 | - | - | 100.0% | - |")
+    assert line.endswith("| 0 | 0 |  | 100.0% |")
     assert shown.figures["cost"][1].axes[1].get_yscale() == "linear"
 
 
