@@ -9,18 +9,18 @@ from raysim.cli.study_command import command_of
 from raysim.studies.costs.kernels import Kernels
 from raysim.studies.costs.study import Attacks, Defenses
 from raysim.studies.coverage import Coverage
-from raysim.studies.detection import Detection
+from raysim.studies.detection import DetectionStudy
 from raysim.studies.maps import Maps
 from raysim.studies.mmd import MMD
 from raysim.studies.population import Population
 from raysim.studies.rounds.growth import Growth
 from raysim.studies.rounds.study import Rounds
-from raysim.studies.scaling.presets import Nodes, Pairs
+from raysim.studies.scaling.presets import NodesStudy, PairsStudy
 from raysim.studies.scaling.study import Scaling
 from raysim.studies.similarity import Similarity
 
 STUDIES = (
-    Scaling(), Nodes(), Pairs(), Defenses(), Attacks(), Rounds(), Growth(), Population(), Detection(), Similarity(), MMD(), Coverage(),
+    Scaling(), NodesStudy(), PairsStudy(), Defenses(), Attacks(), Rounds(), Growth(), Population(), DetectionStudy(), Similarity(), MMD(), Coverage(),
     Maps(), Kernels(),
 )  # fmt: skip
 

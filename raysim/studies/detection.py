@@ -134,7 +134,7 @@ class DetectionCell(Cell):
     seed: int
 
 
-class Detection(Study[DetectionPlan, DetectionCell]):
+class DetectionStudy(Study[DetectionPlan, DetectionCell]):
     """What every defense catches: recall, false positives, accuracy and seconds, a small run each.
 
     \b
@@ -231,12 +231,11 @@ def defense_options(label: str) -> dict[str, Any]:
 
 def measures(rounds: Sequence[Mapping[str, Any]], spans: Columns) -> dict[str, float]:
     """A run's tables as the numbers of a row: means over rounds, and the accuracy of the last one."""
-    from raysim.metrics import Detection as Rates
-    from raysim.metrics import mean_detection
+    from raysim.metrics import Detection, mean_detection
     from raysim.report.stage_costs import owner_cost
 
-    names = [field.name for field in dataclasses.fields(Rates)]
-    rates, _ = mean_detection([Rates(*(row[name] for name in names)) for row in rounds])
+    names = [field.name for field in dataclasses.fields(Detection)]
+    rates, _ = mean_detection([Detection(*(row[name] for name in names)) for row in rounds])
     cost = owner_cost(spans, "defense")
     values = (rates.recall, rates.fpr, rounds[-1]["main_accuracy"], cost.median_s, cost.first_s)
     return dict(zip(SHOWN, values, strict=True))

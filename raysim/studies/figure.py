@@ -202,10 +202,8 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[int, float, str, str]], right: 
     figure = axes.figure
     figure.canvas.draw()  # the layout decides how high the axes are
     height = axes.get_window_extent().height / figure.dpi * 72
-    ends = [
-        (x, y if y > 0 or axes.get_yscale() == "linear" else axes.get_ylim()[0], *rest)
-        for x, y, *rest in ends
-    ]
+    least = -np.inf if axes.get_yscale() == "linear" else axes.get_ylim()[0]
+    ends = [(x, max(y, least), name, colour) for x, y, name, colour in ends]
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = [float(to_axes.transform((x, y))[1]) for x, y, _, _ in ends]
     edge = axes.get_xlim()[1]

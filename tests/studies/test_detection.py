@@ -16,9 +16,9 @@ from raysim.errors import ConfigError
 from raysim.studies.detection import (
     MALICIOUS,
     NO_ATTACK,
-    Detection,
     DetectionCell,
     DetectionPlan,
+    DetectionStudy,
     defense_options,
     mean_text,
     measures,
@@ -32,7 +32,7 @@ TINY = DetectionPlan(
 
 
 def test_cells_and_their_configurations():
-    cells = Detection().cells(TINY)
+    cells = DetectionStudy().cells(TINY)
     assert len(cells) == 2 + 2 * 2
     assert cells[0] == DetectionCell("digits", NO_ATTACK, "fedavg", 0)
     config = TINY.config(DetectionCell("digits", "noise", "pdrr,rule=median", 1))
@@ -61,7 +61,7 @@ def test_all_defenses_where_none_is_named():
 
 def test_a_cell_has_the_numbers_of_its_run(tmp_path: Path):
     cell = DetectionCell("digits", "noise", "krum", 0)
-    rows = Detection().measure(TINY, cell, Bench(InProcessBackend()))
+    rows = DetectionStudy().measure(TINY, cell, Bench(InProcessBackend()))
     (row,) = rows["detection"]
     run = raysim.run(TINY.config(cell), name="same", out=tmp_path, backend="inprocess")
     assert (row["recall"], row["accuracy"]) == (run.rounds[0]["recall"], run.rounds[0]["main_accuracy"])
@@ -72,7 +72,7 @@ def test_a_cell_has_the_numbers_of_its_run(tmp_path: Path):
 
 def test_what_a_defense_refuses_is_kept_as_its_problem():
     cell = DetectionCell("digits", "noise", "krum,num_byzantine=99", 0)
-    rows = Detection().measure(TINY, cell, Bench(InProcessBackend()))
+    rows = DetectionStudy().measure(TINY, cell, Bench(InProcessBackend()))
     assert rows["detection"][0]["problem"].startswith("ConfigError: defense.num_byzantine")
     assert rows["spans"] == []
 
@@ -117,7 +117,7 @@ def test_every_cell_is_a_configuration_that_its_defense_accepts():
     from raysim.defense import check_setting
 
     plan = DetectionPlan()
-    for cell in Detection().cells(plan):
+    for cell in DetectionStudy().cells(plan):
         config = plan.config(cell)
         check_setting(make_defense(config), Setting(24, 24, 3, config.rounds, 10, config.server_data.samples))
         assert config.population.num_malicious == 3

@@ -12,7 +12,7 @@ from raysim.backends import devices
 from raysim.cli.main import app
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError, RunError
-from raysim.studies.gpus.command import Found, GpuPlan, bench_gpu, device_to_measure, measure
+from raysim.studies.gpus.command import Findings, GpuPlan, bench_gpu, device_to_measure, measure
 from raysim.studies.gpus.timings import TrainingCase
 from raysim.studies.gpus.verdicts import TOLERANCE, Agreement, difference
 from raysim.studies.matrix import MatrixSpec
@@ -91,8 +91,8 @@ def test_what_counts_as_the_same_verdict(change, holds):
 
 
 def test_training_that_goes_another_way_is_a_failure():
-    assert Found(training_apart=TOLERANCE / 2).failures() == []
-    assert "trained in other ways" in Found(training_apart=1.0).failures()[0]
+    assert Findings(training_apart=TOLERANCE / 2).failures() == []
+    assert "trained in other ways" in Findings(training_apart=1.0).failures()[0]
 
 
 def test_differences_are_relative_to_the_largest_value():

@@ -71,7 +71,7 @@ class GpuPlan:
 
 
 @dataclass
-class Found:
+class Findings:
     """What was measured; left_out: parts that were not begun in time."""
 
     agreements: list[Agreement] = field(default_factory=list)
@@ -101,9 +101,9 @@ def device_to_measure(rehearse: bool) -> str:
     return devices.decided("cuda")
 
 
-def measure(plan: GpuPlan, tell: Callable[[str], None]) -> Found:
+def measure(plan: GpuPlan, tell: Callable[[str], None]) -> Findings:
     """All parts in order, as far as the time goes; tell: called with what is begun."""
-    found, began = Found(), time.monotonic()
+    found, began = Findings(), time.monotonic()
 
     def due(part: str) -> bool:
         if time.monotonic() - began > plan.limit_s:

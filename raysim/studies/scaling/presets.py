@@ -22,7 +22,7 @@ class NodesPlan(ScalingPlan):
     repeats: PositiveInt = Field(3, description="of every cell; each after a round that warms up")
 
 
-class Nodes(Scaling):
+class NodesStudy(Scaling):
     """What more nodes bring to defenses of three kinds: seconds, bytes moved, idle share. A preset of `raysim bench scaling`.
 
     \b
@@ -50,7 +50,7 @@ class PairsPlan(ScalingPlan):
     classes: PositiveInt = Field(10, description="its classes")
 
 
-class Pairs(Scaling):
+class PairsStudy(Scaling):
     """How the K x K stages of FedGrad, Krum, FLARE and min-max grow with K, on one node and on two. A preset of `raysim bench
     scaling`.
 

@@ -33,7 +33,7 @@ from raysim.studies.memory import ProcessPeaks, SpillFolder
 from raysim.studies.runner import carry_out
 from raysim.studies.scaling.cell import Work, rounds_of, stages_of
 from raysim.studies.scaling.plan import ParameterCount, ScalingPlan, cells_of, sizes_of
-from raysim.studies.scaling.presets import Nodes, Pairs
+from raysim.studies.scaling.presets import NodesStudy, PairsStudy
 from raysim.studies.scaling.study import Scaling, estimates, shared_cpus
 from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES
 from raysim.studies.scaling.updates import Recorded, in_blocks, source_of
@@ -147,9 +147,9 @@ def test_an_attack_is_measured_beside_defenses(tmp_path: Path):
 
 
 def test_nodes_and_pairs_are_scaling_with_defaults_of_their_own(tmp_path: Path):
-    assert Nodes.plan().nodes == (1, 2, 4)
-    assert Nodes.plan().cpus_per_node == max(1, len(os.sched_getaffinity(0)) // 4)
-    assert (Pairs.plan().nodes, Pairs.plan().model) == ((1, 2), "digits_cnn")
+    assert NodesStudy.plan().nodes == (1, 2, 4)
+    assert NodesStudy.plan().cpus_per_node == max(1, len(os.sched_getaffinity(0)) // 4)
+    assert (PairsStudy.plan().nodes, PairsStudy.plan().model) == ((1, 2), "digits_cnn")
     words = ["bench", "pairs", "--clients", "6", "--nodes", "1", "--backend", "inprocess", "--repeats", "1"]
     more = ["--defense", "krum", "--malicious", "0.4", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, [*words, *more])
