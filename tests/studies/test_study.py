@@ -20,8 +20,8 @@ from raysim.errors import ConfigError, RecordError
 from raysim.options import Count
 from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies import store as stores
+from raysim.studies.curves import by_size, growth
 from raysim.studies.figure import curve, finish, panels, style
-from raysim.studies.fit import growth_text
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Image, Methods, Numbers
 from raysim.studies.runner import CellCounter, carry_out
@@ -284,5 +284,11 @@ def test_curves_of_a_figure_are_told_apart():
 
 
 def test_growth_needs_three_sizes():
-    assert growth_text([1, 2, 4], [1.0, 8.0, 64.0]).startswith("3.00 (")
-    assert growth_text([1, 2], [1.0, 8.0]) == "needs 3 sizes"
+    cubic = {size: Values.of([float(size**3)]) for size in (1, 2, 4)}
+    few = {size: cubic[size] for size in (1, 2)}
+    lines = growth("way", "K", {"a": cubic, "b": few}).splitlines()
+    assert lines[2].startswith("| a | 3.00 (3.00 to 3.00), last 3.00")
+    assert lines[3] == "| b | needs 3 sizes |"
+    table = by_size("K", {"a": cubic, "b": few}, {"said": {4: "x"}}).splitlines()
+    assert table[0] == "| K | a | b | said |"
+    assert table[-1] == "| 4 | 64.0 (64.0 to 64.0) |  | x |"
