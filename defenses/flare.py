@@ -50,6 +50,8 @@ class Flare(Defense):
     A client that ranks itself, as algorithm 1 does, is its own nearest, and one of its votes goes to itself.
     Server data of one class (server_data.classes) pretrain a model that knows this class alone: the paper does not say what
     its auxiliary set holds here.
+    With trust=average, S = softmax(-b / (temperature median b)) for b = a - min a, a the average discrepancies, which are the
+    scores: the paper gives no formula.
     Equal discrepancies: the lowest index is nearest. K < 3, or representations that do not differ at all: uniform
     weights. A representation that is not finite is infinitely far from all: it gets no vote and has none.
     """
@@ -78,6 +80,10 @@ class Flare(Defense):
     """Class of these images; null: the one that the server has most of, the lowest if several."""
     include_self: bool = False
     """Whether a client ranks among its own neighbours (algorithm 1 of the paper) or not (its text)."""
+
+    trust: Literal["votes", "average"] = "votes"
+    """What a client's weight follows: the `votes` for it, or its `average` discrepancy from the others, which the paper names
+    and rejects, since colluders whose models are alike bring their own average down."""
 
     pretrain_epochs: Count = 0
     """Epochs of the clients' training, on all that the server holds, that the global model begins with (section 5.2)."""
@@ -146,7 +152,10 @@ class Flare(Defense):
         counts = np.zeros(count, np.int64)
         artifacts: dict[str, np.ndarray] = {}
         discrepancies = self.discrepancies(representations[usable], ctx) if usable.any() else None
-        if discrepancies is not None:
+        averages = np.full(count, np.inf)
+        if discrepancies is not None and self.trust == "average":
+            averages[usable] = discrepancies.map_rows("trust", averages_of_others)
+        elif discrepancies is not None:
             neighbours = self.number_of_neighbours(count)
             counts[usable] = discrepancies.sum_over_rows("trust", votes, neighbours, self.include_self)
         if representations.size <= KEPT:
@@ -156,9 +165,10 @@ class Flare(Defense):
             if discrepancies is not None:
                 artifacts["mmd"][np.ix_(usable, usable)] = discrepancies.to_array()
         with ctx.stage("weights"):
-            weights = softmax(self.evidence(counts))
+            by_average = self.trust == "average" and bool(usable.any())
+            weights = softmax(self.closeness(averages) if by_average else self.evidence(counts))
             flagged = weights < 1.0 / count
-        scores = 1.0 - counts / (count if self.include_self else count - 1)
+        scores = averages if by_average else 1.0 - counts / (count if self.include_self else count - 1)
         return Verdict(updates.combine(weights), weights, scores, flagged, artifacts), state
 
     def images(self, ctx: Context) -> np.ndarray:
@@ -189,6 +199,12 @@ class Flare(Defense):
         """How many each of K clients votes for, itself counted where it may."""
         wanted = round(count / 2) if self.neighbours is None else self.neighbours
         return min(wanted, count - 1)
+
+    def closeness(self, averages: np.ndarray) -> np.ndarray:
+        """What the softmax is taken of with trust=average: -inf for a client that is infinitely far."""
+        beyond = averages - averages.min()
+        scale = float(np.median(beyond[np.isfinite(beyond)]))
+        return -beyond / (self.temperature * scale) if scale > 0 else -beyond
 
     def evidence(self, counts: np.ndarray) -> np.ndarray:
         """What the softmax is taken of."""
@@ -260,6 +276,13 @@ def votes(rows: np.ndarray, first: int, neighbours: int, include_self: bool = Fa
     chosen = nearer | (equal & (np.cumsum(equal, axis=1) <= left))
     counts: np.ndarray = (chosen & (ranked < np.inf)).sum(axis=0)
     return counts
+
+
+def averages_of_others(rows: np.ndarray, first: int) -> np.ndarray:
+    """The mean discrepancy from all others, for rows [t, K] from row `first` on: [t]; 0 where there are none."""
+    own = rows[np.arange(len(rows)), first + np.arange(len(rows))]
+    means: np.ndarray = (rows.sum(axis=1, dtype=np.float64) - own) / max(rows.shape[1] - 1, 1)
+    return means
 
 
 def _not_below_0(discrepancies: np.ndarray) -> np.ndarray:

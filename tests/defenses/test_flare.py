@@ -162,6 +162,21 @@ def test_an_exploded_model_is_infinitely_far(judge, deltas, size: float) -> None
     np.testing.assert_allclose(verdict.scores[kept] * 8, 1 + alone.scores * 7)  # one voter less
 
 
+def test_the_average_discrepancy_is_the_other_trust(judge, deltas) -> None:
+    verdict = judge(Flare(trust="average", temperature=2.0), deltas)
+    mmd = verdict.artifacts["mmd"]
+    means = (mmd.sum(axis=1) - np.diagonal(mmd)) / 8
+    np.testing.assert_allclose(verdict.scores, means, rtol=1e-6)
+    beyond = means - means.min()
+    powers = np.exp(-beyond / (2 * np.median(beyond)))
+    np.testing.assert_allclose(verdict.weights, powers / powers.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(verdict.flagged, verdict.weights < 1 / 9)
+    deltas[1] = 1e30
+    exploded = judge(Flare(trust="average"), deltas)
+    assert exploded.weights[1] == 0
+    assert exploded.flagged[1]
+
+
 def test_nothing_finite_is_uniform(judge, deltas) -> None:
     verdict = judge(Flare(), np.full_like(deltas[:4], 1e30) * np.arange(1, 5)[:, None])
     np.testing.assert_allclose(verdict.weights, [0.25] * 4)
