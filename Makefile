@@ -55,12 +55,15 @@ gpu:
 RESULTS := defenses kernels attacks rounds population growth scaling scaling-small nodes pairs maps similarity mmd
 CAUGHT := coverage layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
+OF_PAPERS := pdrr-figures layercam_ae-figures layercam_ae-votes layercam_ae-gae flare-figures flare-krum flare-samples flare-colluders
+OF_PAPERS += fedgrad-section6 fedgrad-seconds coverage-shares detection-new
 one_by_one = @for name in $(1); do $(MAKE) --no-print-directory results-$$name || exit 1; done
 results: $(READY)
 	$(call one_by_one,$(RESULTS))
 	$(BIN)/python docs/headlines.py
 results-caught: $(READY) ; $(call one_by_one,$(CAUGHT))
 results-papers: $(READY) ; $(call one_by_one,$(PAPERS))
+results-of-papers: $(READY) ; $(call one_by_one,$(OF_PAPERS))
 
 measured = --out runs/results/$(1) --resume --page docs/results/tables/$(1).md > /dev/null
 bench = $(BIN)/raysim bench
@@ -113,6 +116,27 @@ map_rules := $(foreach rule,gradcam_ae$(,)hidden=4 gradcam_ae$(,)hidden=128 laye
 results-detection-maps: ; $(bench) detection --seeds 0,1,2 --workers 1 $(map_rules) $(call measured,detection-maps)
 results-detection: ; $(bench) detection --workers 1 $(call measured,detection)
 $(addprefix results-,$(PAPERS)): results-%: ; $(BIN)/raysim reproduce $* --scale small $(call measured,$*)
+
+tables = $(BIN)/raysim reproduce $(firstword $(subst -, ,$(1))) --scale small --table $(2) $(call measured,$(1))
+small = $(BIN)/raysim sweep $(2) --scale small $(alone) --seeds 0,1,2 $(call measured,$(1))
+voting := $(foreach pair,1-1 2-1 2-2 3-1 3-2 3-3,--point 'defense.interval=$(word 1,$(subst -, ,$(pair))) defense.votes=$(word 2,$(subst -, ,$(pair)))')
+hidden := attack.boost=1 attack.epochs=2
+stealth := --point attack.boost=5 --point attack.boost=1 --point '$(hidden)' --point '$(hidden) attack.benign_steps=1000'
+stealth += --point '$(hidden) attack.rho=1' --point '$(hidden) attack.rho=1 attack.estimate=others'
+trusts := defense.trust=votes,average
+new_rules := centered_clipping,dnc,signguard,alignins,freqfed,backdoor_indicator,mda,smea
+results-pdrr-figures: ; $(call tables,pdrr-figures,fig4$(,)fig5$(,)fig6$(,)fig7$(,)fig11)
+results-layercam_ae-figures: ; $(call tables,layercam_ae-figures,fig7$(,)fig11$(,)fig14 --seeds 0)
+results-layercam_ae-votes: ; $(call small,layercam_ae-votes,layercam_ae/table5-regnet-cifar100-layercam_ae $(voting) --metric recall)
+results-layercam_ae-gae: ; $(call tables,layercam_ae-gae,table3_gae$(,)table3_gae_raw$(,)table2_gae$(,)table4_gae$(,)table4_gae_code)
+results-flare-figures: ; $(call tables,flare-figures,fig1$(,)fig4$(,)fig6$(,)fig10$(,)fig11 --seeds 0)
+results-flare-krum: ; $(call small,flare-krum,flare/table3-krum_backdoor-fmnist-krum $(stealth) --metric recall)
+results-flare-samples: ; $(call small,flare-samples,flare/table3-coomed_backdoor-fmnist-flare server_data.samples=20 defense.samples=3$(,)5$(,)7$(,)10$(,)20 $(trusts) --metric attack_success_rate)
+results-flare-colluders: ; $(call small,flare-colluders,flare/table4-fang_krum-fmnist-flare $(trusts) --metric recall)
+results-fedgrad-section6: ; $(call tables,fedgrad-section6,section6)
+results-fedgrad-seconds: ; $(call tables,fedgrad-seconds,fig9)
+results-coverage-shares: ; $(bench) coverage --population 50,100,150,200,250,300,350 --cohort 20%,40%,60%,80%,100% --trials 100 $(call measured,coverage-shares)
+results-detection-new: ; $(bench) detection --workers 1 --defense $(new_rules) $(call measured,detection-new)
 
 # Three processes, since what has several nodes waits for them as much as it computes.
 WITH_RAY := "ray or namespaces"

@@ -204,7 +204,8 @@ class Flare(Defense):
         """What the softmax is taken of with trust=average: -inf for a client that is infinitely far."""
         beyond = averages - averages.min()
         scale = float(np.median(beyond[np.isfinite(beyond)]))
-        return -beyond / (self.temperature * scale) if scale > 0 else -beyond
+        closeness: np.ndarray = -beyond / (self.temperature * scale) if scale > 0 else -beyond
+        return closeness
 
     def evidence(self, counts: np.ndarray) -> np.ndarray:
         """What the softmax is taken of."""
