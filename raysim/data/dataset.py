@@ -45,6 +45,12 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at_hand(self) -> Dataset:
+        """Itself where all of it can be read; DataError on a machine that lacks shards of it (see raysim.data.shards)."""
+        if require := getattr(self.images, "require", None):
+            require()
+        return self
+
     def select(self, indices: np.ndarray) -> Dataset:
         """The samples at `indices` [m], in that order, as a copy."""
         return Dataset(self.images[indices], self.labels[indices])

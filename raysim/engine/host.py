@@ -19,7 +19,6 @@ from raysim.attack import Attack, ClientContext
 from raysim.backends import devices
 from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
-from raysim.data.shards import Column
 from raysim.engine.campaigns import HONEST, Campaign, commanded
 from raysim.engine.client_errors import naming
 from raysim.engine.drawn_updates import Planted, Synthetic, acts_in_training
@@ -140,8 +139,8 @@ class UploadMeta:
 class ClientHost:
     """Trains any client and evaluates any part of the test sets, with one resident model.
 
-    images, labels: the training set, arrays or columns of shards; indices, offsets: the partition (CSR); tests: (images, labels) of the
-    clean test set and of each triggered one.
+    images, labels: the training set, arrays or columns of shards; indices, offsets: the partition (CSR);
+    tests: (images, labels) of the clean test set and of each triggered one.
     """
 
     def __init__(
@@ -154,9 +153,7 @@ class ClientHost:
         *tests: np.ndarray,
     ) -> None:
         self.setup = setup
-        self.train_set = Dataset(images, labels)
-        if isinstance(images, Column):
-            images.require()
+        self.train_set = Dataset(images, labels).at_hand()
         self.indices, self.offsets = indices, offsets
         self.tests = [Dataset(*pair) for pair in zip(tests[::2], tests[1::2], strict=True)]
         # The one that the backend has decided for this process; a setup for CPUs is one wherever it is carried out.

@@ -1,4 +1,4 @@
-"""The rounds and population benchmarks at tiny size: they measure what they say, and print it."""
+"""The rounds benchmark at tiny size: it measures what it says, and prints it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.host import ClientHost, RoundOrder
 from raysim.studies.memory import TotalMemory, total_pss
-from raysim.studies.population import Population, PopulationPlan
 from raysim.studies.rounds.bare_loop import BareLoop
 from raysim.studies.rounds.cases import bench_config
 from raysim.studies.rounds.measure import RoundTimes, idle_share
-from raysim.studies.study import Bench
 
 
 def test_the_ratio_is_to_bare_time_over_workers():
@@ -94,26 +92,12 @@ def test_memory_watch_sees_an_allocation():
     assert watch.peak_bytes >= wanted
 
 
-def test_a_population_larger_than_its_cohort_is_measured():
-    plan = PopulationPlan(clients=(5000,), cohort=20, rounds=2, backend="inprocess")
-    rows = Population().measure(plan, *Population().cells(plan), Bench(InProcessBackend()))["population"]
-    assert [row["round"] for row in rows] == [0, 1]
-    assert all(row["peak_bytes"] > 2**20 and row["wall_s"] > 0 for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["rounds", "digits", "--repeats", "1"], "| bare loop on the same cores / simulated round |"),
-        (["population", "--clients", "1000", "--cohort", "10", "--rounds", "2"], "| 1,000 | "),
-    ],
-    ids=["rounds", "population"],
-)
-def test_the_commands_show_what_they_measured(words, said, tmp_path):
-    result = CliRunner().invoke(app, ["bench", *words, "--backend", "inprocess", "--out", str(tmp_path)])
+def test_the_command_shows_what_it_measured(tmp_path):
+    words = ["rounds", "digits", "--repeats", "1", "--backend", "inprocess", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["bench", *words])
     assert result.exit_code == 0, result.output
-    assert said in result.stdout
-    assert (tmp_path / f"{words[0]}.parquet").exists()
+    assert "| bare loop on the same cores / simulated round |" in result.stdout
+    assert (tmp_path / "rounds.parquet").exists()
 
 
 def test_an_unknown_case_is_refused():
