@@ -149,7 +149,7 @@ class Column:
         self.shape = (int(self._starts[-1]), *(index.shape if name == INPUT else ()))
         self.ndim = len(self.shape)
         self.dtype = np.dtype(index.read if name == INPUT else np.int64)
-        self._mapped: Callable[[int], tuple[mmap.mmap, np.ndarray]] = lru_cache(OPEN_SHARDS)(self._map)
+        self._rows_of: Callable[[int], _Rows] = lru_cache(OPEN_SHARDS)(self._open)
 
     def __reduce__(self) -> tuple[type[Column], tuple[Path, Index, str]]:
         return Column, (self.folder, self.index, self.name)
@@ -166,21 +166,15 @@ class Column:
         numbers = np.searchsorted(self._starts, rows, "right") - 1
         for number in np.unique(numbers):
             mine = numbers == number
-            mapped, stored = self._mapped(int(number))
-            found[mine] = stored[rows[mine] - self._starts[number]]
-            if hasattr(
-                mmap, "MADV_DONTNEED"
-            ):  # the pages stay in the system's cache, which counts for no process
-                mapped.madvise(mmap.MADV_DONTNEED)
+            found[mine] = self._rows_of(int(number)).read(rows[mine] - self._starts[number])
         if self.name == INPUT:
             return found if self.index.scale == 1 else np.multiply(found, self.index.scale, found)
         if found.size and not 0 <= found.min() <= found.max() < len(self.index.classes):
-            span, files = (
-                f"{found.min()}..{found.max()}",
-                [self.index.train[n].file for n in np.unique(numbers)],
+            files = ", ".join(self.index.train[number].file for number in np.unique(numbers))
+            rule = (
+                f"labels span {found.min()}..{found.max()}, but there are {len(self.index.classes)} classes"
             )
-            rule = f"labels span {span}, but there are {len(self.index.classes)} classes: {_DAMAGED}"
-            raise DataError(f"{self.folder}: {', '.join(files)}: {rule}")
+            raise DataError(f"{self.folder}: {files}: {rule}: {_DAMAGED}")
         return found
 
     def __array__(self, *_: object, **__: object) -> NoReturn:
@@ -200,9 +194,33 @@ class Column:
         """DataError unless all shards are here, on the machine that hosts clients."""
         require(self.folder, self.index)
 
-    def _map(self, number: int) -> tuple[mmap.mmap, np.ndarray]:
+    def _open(self, number: int) -> _Rows:
         mapped, batch = opened(self.folder, self.index, self.index.train[number])
-        return mapped, _array(batch, self.name)
+        return _Rows(mapped, _array(batch, self.name))
+
+
+class _Rows:
+    """Rows [n, ...] of a file that is mapped into memory, `stored` there."""
+
+    def __init__(self, mapped: mmap.mmap, stored: np.ndarray) -> None:
+        self.mapped, self.stored = mapped, stored
+        self.begin = stored.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+        self._advise("MADV_RANDOM")  # a cohort's next client lies elsewhere: nothing is read ahead of a page
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """These rows, as a copy; what follows one another is fetched from the disk in one go."""
+        first, last = int(rows.min()), int(rows.max()) + 1
+        if last - first == len(rows):
+            size = self.stored.nbytes // len(self.stored)
+            start = (self.begin + first * size) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._advise("MADV_WILLNEED", start, self.begin + last * size - start)
+        found: np.ndarray = self.stored[rows]
+        self._advise("MADV_DONTNEED")  # the system's cache keeps the pages, this process none of them
+        return found
+
+    def _advise(self, name: str, *which: int) -> None:
+        if (advice := getattr(mmap, name, None)) is not None:
+            self.mapped.madvise(advice, *which)
 
 
 _DAMAGED = "it is damaged (`raysim data check` names all such files); copy or write it again"
