@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import raysim
+from cluster import bring_up, namespaces
 from raysim.backends.base import Needs
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
 from raysim.runs.result import RunResult
@@ -104,7 +105,9 @@ def test_arrays_given_by_value_travel_every_time():
 
 # -- two nodes ------------------------------------------------------------------------------------------
 
-COLUMNS = 2**17
+HOSTS = namespaces.missing() is None
+"""Whether the two nodes have a network between them, whose traffic can be counted."""
+COLUMNS = 2**20 if HOSTS else 2**17
 BLOCK_BYTES = 4 * COLUMNS * 4
 ROW_NUMBERS = 4 * 8
 """Bytes of the indices that a task on a block of 4 rows is given."""
@@ -112,9 +115,8 @@ ROW_NUMBERS = 4 * 8
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    from cluster import bring_up
-
-    with bring_up("raylets", nodes=2, cpus_per_node=1, gpus_per_node=1, object_store_bytes=2**27) as cluster:
+    kind = "namespaces" if HOSTS else "raylets"
+    with bring_up(kind, nodes=2, cpus_per_node=1, gpus_per_node=1, object_store_bytes=2**28) as cluster:
         yield cluster
 
 
@@ -139,6 +141,21 @@ def test_stages_by_rows_move_next_to_nothing_and_by_columns_one_half(found):
     assert data["columns again"]["moved"] == 0, (
         "every shard was brought together on one node, and its task is sent there"
     )
+
+
+@pytest.mark.ray
+@pytest.mark.namespaces
+@pytest.mark.skipif(not HOSTS, reason=f"network namespaces need {namespaces.missing()}")
+def test_what_spans_say_was_moved_went_over_the_wire(found):
+    """Two blocks of 16 MB; the head's link also carries what Ray's processes say to each other."""
+    large = {"data": ("published", "by value", "columns"), "head": ("rows",)}
+    for placement, stages in large.items():
+        for stage in stages:
+            measured = found[placement][stage]
+            assert measured["moved"] >= 4 * COLUMNS
+            assert measured["wire"] == pytest.approx(measured["moved"], rel=0.2), (placement, stage)
+    for stage in ("rows", "rows again", "columns again"):
+        assert found["data"][stage]["wire"] < 0.1 * 4 * COLUMNS
 
 
 @pytest.mark.ray
@@ -196,8 +213,8 @@ def test_data_on_a_node_without_room_or_gone_is_worked_on_elsewhere(found):
 
 @pytest.mark.ray
 def test_tasks_of_a_run_stay_at_the_head_when_told_and_give_the_same_bytes(two_nodes, tiny, tmp_path):
-    here = raysim.run(tiny, name="here", out=tmp_path, backend="inprocess")
-    config = {**tiny, "resources": {"placement": "head"}}
+    here = raysim.run({**tiny, "rounds": 2}, name="here", out=tmp_path, backend="inprocess")
+    config = {**tiny, "rounds": 2, "resources": {"placement": "head"}}
     driver = f"import raysim; raysim.run({config!r}, name='there', out={str(tmp_path)!r})"
     assert two_nodes.run([sys.executable, "-c", driver]) == 0
     there = RunResult(tmp_path / "there")

@@ -54,7 +54,6 @@ def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
     from raysim.composition.compose import compose
     from raysim.composition.resources import client_actors
     from raysim.config.schema import ExperimentConfig
-    from raysim.engine.simulation import start
 
     config = ExperimentConfig.from_mapping(
         {**tiny, "population": {"clients": 4}, "attack": None, "defense": "fedavg",
@@ -63,7 +62,7 @@ def test_clients_share_a_gpu_and_the_scheduler_knows(ray_cluster, tiny):
     experiment = compose(config, capacity())
     backend = RayBackend(client_actors(experiment.config, capacity()), workers=2)
     try:
-        start(experiment.published(backend), backend)
+        backend.start_clients(host_of_nothing, ())
         places = backend.client_places()
         assert [place["gpus"] for place in places] == [[0]] * 4
         assert len({place["pid"] for place in places}) == 4
@@ -92,27 +91,41 @@ def test_oversubscription_is_refused_before_any_actor_starts(ray_cluster, tiny, 
     assert not (tmp_path / "over").exists()
 
 
-def test_clients_whose_host_keeps_dying_are_recorded_as_lost(ray_cluster, tiny, tmp_path):
-    config = {
-        **tiny, "rounds": 1, "population": {"clients": 4, "malicious": 2}, "defense": "fedavg",
-        "attack": "tests.faulty_methods:DieAlways",
-        "resources": {"clients_per_actor": 2, "lost_clients": "drop"},
-    }  # fmt: skip
-    result = raysim.run(config, name="lost", out=tmp_path)
-    rows = result.table("clients").to_pylist()
-    assert len(rows) == 4
-    assert {row["client"] for row in rows if row["reason"].startswith("lost")} == {2, 3}
-    assert result.rounds[0]["clients"] == 2
-    assert np.isfinite(result.global_vector).all()
+def test_clients_whose_host_keeps_dying_are_recorded_as_lost(ray_cluster, tiny, monkeypatch):
+    """A host of two is lost; the call in two parts then loses one host after the other. Without further retries."""
+    from raysim.backends.capacity import ClientActors
+    from raysim.backends.ray_backend import RayBackend
+    from raysim.composition.compose import compose
+    from raysim.config.schema import ExperimentConfig
+    from raysim.engine.simulation import initial_state, rounds, start
+
+    monkeypatch.setattr("raysim.backends.ray_backend.RETRIES", 0)
+    config = ExperimentConfig.from_mapping(
+        {**tiny, "rounds": 1, "population": {"clients": 4, "malicious": 2}, "defense": "fedavg",
+         "attack": "tests.faulty_methods:DieAlways",
+         "resources": {"clients_per_actor": 2, "lost_clients": "drop"}}
+    )  # fmt: skip
+    backend = RayBackend(ClientActors(2), workers=2)
+    try:
+        experiment = compose(config).published(backend)
+        start(experiment, backend)
+        ((state, record),) = rounds(experiment, backend, initial_state(experiment, backend))
+    finally:
+        backend.close()
+    assert len(record.clients) == 4
+    assert {row["client"] for row in record.clients if row["reason"].startswith("lost")} == {2, 3}
+    assert record.row["clients"] == 2
+    assert np.isfinite(state.global_vector).all()
 
 
-def test_an_error_in_a_task_is_raised_as_it_was_there(ray_cluster, tiny, tmp_path):
-    tiny["resources"] = ONE_ACTOR
-    with pytest.raises(raysim.RunError, match=r"round 0, stage crash: ZeroDivisionError"):
-        raysim.run({**tiny, "defense": "tests.faulty_methods:Crash"}, name="crash", out=tmp_path)
-    attack = {"name": "tests.faulty_methods:BadUpload", "what": "raise"}
-    with pytest.raises(raysim.RunError, match=r"round 0, stage train, client [89]: ZeroDivisionError"):
-        raysim.run({**tiny, "attack": attack}, name="upload", out=tmp_path)
+def test_an_error_in_a_task_is_raised_as_it_was_there(ray_cluster):
+    from raysim.backends.capacity import ClientActors
+    from raysim.backends.ray_backend import RayBackend
+
+    backend = RayBackend(ClientActors(0), workers=1)
+    with pytest.raises(RunError, match=r"stage crash: ZeroDivisionError") as caught:
+        backend.map("crash", divmod, [(1, 0)])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_what_is_lost_with_a_node_is_lost_work_also_when_the_server_reads_it(ray_cluster, monkeypatch):
@@ -140,7 +153,7 @@ def test_a_cohort_takes_turns_on_the_gpus_there_are(ray_cluster, tiny, tmp_path)
     Ray assigns the GPU and torch finds none: with device=auto clients train on the CPU, which is said and written down.
     """
     told = []
-    config = {**tiny, "training": {"clients_per_stack": 1}}
+    config = {**tiny, "rounds": 2, "training": {"clients_per_stack": 1}}
     shared = {**config, "resources": {"client_gpus": 0.25}}
     result = raysim.run(shared, name="shared", out=tmp_path, observe=told.append)
     assert result.config.resources.device == "auto"

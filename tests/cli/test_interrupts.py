@@ -263,4 +263,4 @@ def test_sigterm_on_ray(ray_cluster: None, tmp_path: Path, marker: Path):
     sender.join()
     assert result.exit_code == 143, result.output
     ended(tmp_path / "run")
-    assert raysim.resume(tmp_path / "run").digest == undisturbed(tmp_path, overrides)
+    assert raysim.resume(tmp_path / "run", backend="inprocess").digest == undisturbed(tmp_path, overrides)

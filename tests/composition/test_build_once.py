@@ -63,6 +63,7 @@ def test_a_run_makes_each_method_once_and_validates_once(
 ) -> None:
     if backend == "ray":
         request.getfixturevalue("ray_cluster")
+        counted["resources"] = {"clients_per_actor": 10}
     raysim.run(counted, name="run", out=tmp_path, backend=backend)
     assert sorted(BUILT) == ["attack", "defense", "partition"]
     assert len(VALIDATED) == 1

@@ -15,7 +15,9 @@ FAILURES = {
 
 
 def run(config, path, backend, **changes):
-    return raysim.run({**config, **changes}, name="run", out=path, backend=backend)
+    """On one actor: every process that imports torch costs seconds."""
+    resources = {"clients_per_actor": 10}
+    return raysim.run({**config, "resources": resources, **changes}, name="run", out=path, backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def test_own_model_on_own_arrays(ray_cluster: None, tmp_path: Path) -> None:
         "server_data": {"samples": 8},
     }
     objects = {"model": TinyNet, "data": (bars(160, 0), bars(40, 1))}
-    result = raysim.run(config, name="ray", out=tmp_path, **objects)
+    on_ray = {**config, "resources": {"clients_per_actor": 6}}
+    result = raysim.run(on_ray, name="ray", out=tmp_path, **objects)
     assert result.rounds[-1]["main_accuracy"] > 0.9
     again = raysim.run(config, name="here", out=tmp_path, backend="inprocess", **objects)
     assert again.digest == result.digest
