@@ -252,21 +252,28 @@ def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = F
     \b
     raysim plan
     raysim plan mine.yaml population.clients=1000 population.cohort=200
+    raysim plan layercam_ae/table2-resnet50-svhn-layercam_ae
+
+    Where the data set is not here, random images of its size stand in for it, and everybody is honest. Training is timed on
+    few batches.
     """
     with exit_status(debug):
         import psutil
 
-        from raysim.composition.compose import compose
         from raysim.composition.estimate import lines, local_capacity, make_plan
+        from raysim.composition.outlook import outlook
 
-        capacity = local_capacity()
-        experiment = compose(_requested(request, scale), capacity)
-        estimate = make_plan(experiment, capacity, psutil.virtual_memory().total)
-        table = results.grid(subject(experiment.config), "estimate")
+        capacity, config = local_capacity(), _requested(request, scale)
+        seen = outlook(config, capacity)
+        experiment = seen.experiment
+        estimate = make_plan(experiment, capacity, psutil.virtual_memory().total, lighter=seen.lighter)
+        table = results.grid(subject(config), "estimate")
         for what, much in lines(experiment.config, estimate):
             table.add_row(what, much)
         console = results.console()
         console.print(table)
+        for remark in seen.remarks:
+            console.print(remark, soft_wrap=True, markup=False)
         for warning in estimate.warnings:
             console.print(f"will not fit: {warning}", soft_wrap=True, markup=False)
 

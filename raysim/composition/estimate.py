@@ -69,9 +69,17 @@ def local_capacity() -> Capacity:
 
 
 def make_plan(
-    experiment: Experiment, capacity: Capacity, memory_bytes: int, *, calibrate: bool = True
+    experiment: Experiment,
+    capacity: Capacity,
+    memory_bytes: int,
+    *,
+    calibrate: bool = True,
+    lighter: Experiment | None = None,
 ) -> Estimate:
-    """The estimate for a composed experiment on machines of this capacity and memory in all."""
+    """The estimate for a composed experiment on machines of this capacity and memory in all.
+
+    lighter: one with fewer batches a client, which is timed in its place; training counts as long as its batches.
+    """
     config, layout = experiment.config, experiment.setup.layout
     cohort = config.population.cohort_size
     workers = capacity.workers(config.resources.threads)
@@ -86,7 +94,13 @@ def make_plan(
     gram = 8 * cohort**2 * (chunks_per_shard + 2) if is_whole(cohort) else 4 * cohort**2
     # A host holds the model, its gradient, the start and the optimizer's momenta, and the rows it makes.
     actor = PROCESS_BYTES + 5 * model + rows
-    train_s, evaluate_s = calibration(experiment, calls[0]) if calibrate else (float("nan"), float("nan"))
+    train_s = evaluate_s = float("nan")
+    if calibrate and lighter is None:
+        train_s, evaluate_s = calibration(experiment, calls[0])
+    elif calibrate and lighter is not None:
+        train_s, evaluate_s = calibration(lighter, calls[0])
+        train_s *= middle_batches(experiment) / middle_batches(lighter)
+        evaluate_s *= sum(experiment.test_sizes) / sum(lighter.test_sizes)
     busy = min(workers, actors.count)
     round_s = (cohort * train_s + evaluate_s / max(config.evaluation.every, 1)) / busy
     return Estimate(
@@ -136,6 +150,19 @@ def objections(
     return found
 
 
+def middle_group(experiment: Experiment) -> np.ndarray:
+    """The clients that are timed: a group of middling size, by id."""
+    middle = np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2 :]
+    return np.sort(middle[: experiment.setup.clients_per_stack])
+
+
+def middle_batches(experiment: Experiment) -> int:
+    """Batches that the clients of that group train on in a round."""
+    training = experiment.config.training
+    batches = -(-experiment.sizes[middle_group(experiment)] // training.batch_size)
+    return int(training.epochs * batches.sum())
+
+
 def calibration(experiment: Experiment, call: np.ndarray) -> tuple[float, float]:
     """(seconds a client, training a group of middling size; seconds for all test sets), one worker, warmed up.
 
@@ -144,9 +171,8 @@ def calibration(experiment: Experiment, call: np.ndarray) -> tuple[float, float]
     device = devices.decided("cpu" if experiment.setup.device == "cpu" else "auto")
     with devices.working_on(device):
         host = ClientHost(experiment.setup, *experiment.arrays)
-    middle = np.argsort(experiment.sizes, kind="stable")[len(experiment.sizes) // 2 :]
     drawn = experiment.setup.synthetic is not None
-    group = call if drawn else np.sort(middle[: experiment.setup.clients_per_stack])
+    group = call if drawn else middle_group(experiment)
     batch = min(experiment.config.evaluation.batch_size, experiment.test_sizes[0])
     order = RoundOrder(0, int(experiment.sizes[group].sum()))
 
