@@ -36,6 +36,7 @@ class AlignIns(Defense):
     """
 
     paper = "Xu et al., CVPR 2025"
+    reads_columns = True
     direction_radius: Positive = 1.0
     """Largest MZ-score of the cosine to the global model (lambda_c; published code: 1)."""
     sign_radius: Positive = 1.0

@@ -26,6 +26,7 @@ class Bucketing(PreAggregation):
     """
 
     paper = "Karimireddy et al., ICLR 2022"
+    reads_columns = True
     bucket_size: PositiveInt = 2
     """Updates in a bucket, s (Karimireddy et al.: 2)."""
 

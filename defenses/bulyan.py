@@ -39,6 +39,7 @@ class Bulyan(Defense):
     """
 
     paper = "El Mhamdi et al., ICML 2018"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM, Requirement.ORDER_STATISTICS})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients, K >= 4 f + 3; null: floor((K - 3) / 4), the most that K

@@ -36,6 +36,7 @@ class DnC(Defense):
     """
 
     paper = "Shejwalkar and Houmansadr, NDSS 2021"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None
     """Assumed number m of malicious clients, 2 m < K; null: floor((K - 1) / 2), the most that K tolerates."""

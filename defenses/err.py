@@ -19,6 +19,7 @@ class ERR(ImpactDefense):
     """
 
     paper = "Fang et al., USENIX Security 2020"
+    reads_columns = True
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Evaluate K + 1 aggregates, drop by error impact, aggregate the rest."""

@@ -37,6 +37,7 @@ class FAADL(Defense):
     """
 
     paper = "Shi et al., IEEE JSAC 2022"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM})
     nu: PositiveFraction = 0.5
     """The one-class SVM's nu: at most this share of clients lies strictly outside."""

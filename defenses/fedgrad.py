@@ -66,6 +66,7 @@ class FedGrad(Defense):
     """
 
     paper = "Nguyen et al., preprint 2023"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients (the paper: floor(ratio K)); null: floor((K - 3) / 2)."""

@@ -54,6 +54,7 @@ class Flame(Defense):
     """
 
     paper = "Nguyen et al., USENIX Security 2022"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM})
     noise_factor: NotNegative = 0.001
     """Standard deviation of the noise in median norms S (the paper's empirical value: 0.001)."""

@@ -38,6 +38,7 @@ class MDA(Defense):
     """
 
     paper = "El Mhamdi et al., ICML 2018"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients, 2 f < K and f <= 30; null: the most of both."""

@@ -23,6 +23,7 @@ class Median(Defense):
     """Per parameter, the unweighted median of the updates."""
 
     paper = "Yin et al., ICML 2018"
+    reads_columns = True
     needs = frozenset({Requirement.ORDER_STATISTICS})
     even: Even = "mean"
     """Median of an even number of values: the `mean` of the middle two, or the `lower` or `upper` of them."""

@@ -26,6 +26,7 @@ class MultiKrum(Defense):
     """Mean of the updates with the smallest Krum scores; the others are flagged."""
 
     paper = "Blanchard et al., NIPS 2017"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients, K >= 2 f + 3; null: floor((K - 3) / 2), the most that K

@@ -28,6 +28,7 @@ class NearestNeighbourMixing(PreAggregation):
     """
 
     paper = "Allouah et al., AISTATS 2023"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients; each row becomes the mean of its K - f nearest; null: the

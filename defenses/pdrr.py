@@ -41,6 +41,7 @@ class PDRR(RuleDefense):
     """
 
     paper = "Lu et al., Front. Comput. Sci. 2022"
+    reads_columns = True
     rule: Literal["krum", "trimmed_mean", "median"] = "krum"
     """Rule that aggregates, and whose workings are judged."""
     q: Fraction = 0.5

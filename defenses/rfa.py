@@ -38,6 +38,7 @@ class RFA(Defense):
     """
 
     paper = "Pillutla et al., IEEE TSP 2022"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM})
     max_iterations: PositiveInt = 4
     """Weiszfeld steps at most."""

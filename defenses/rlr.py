@@ -28,6 +28,7 @@ class RLR(Defense):
     """
 
     paper = "Ozdayi et al., AAAI 2021"
+    reads_columns = True
     threshold: Count | None = None
     """Least |sum of signs| for a step along the mean; null: floor(K / 2) + 1."""
     learning_rate: Positive = 1.0

@@ -41,6 +41,7 @@ class SMEA(Defense):
     """
 
     paper = "Allouah et al., ICML 2023"
+    reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None
     """Assumed number f of malicious clients, 2 f < K and C(K, f) <= 2^17; null: the most of both."""

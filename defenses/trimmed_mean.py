@@ -28,6 +28,7 @@ class TrimmedMean(Defense):
     """
 
     paper = "Yin et al., ICML 2018"
+    reads_columns = True
     needs = frozenset({Requirement.ORDER_STATISTICS})
     trim: Count | None = None
     """Values dropped on each side, 2 trim < K; null: K // 5, a fifth."""

@@ -68,6 +68,10 @@ class Defense(Declared):
     calibration: ClassVar[bool] = False
     """True only for an oracle that is shown the truth: named so (`title`) wherever its results are printed."""
 
+    reads_columns: ClassVar[bool] = False
+    """Whether `apply` compares all rows column by column (Gram products, order statistics), as they came in: on several nodes
+    these are brought together while clients still train (resources.gather_bytes)."""
+
     needs: ClassVar[frozenset[Requirement]] = frozenset()
     """What it works with beside the updates, under some choice of its options; `raysim list` shows it."""
 
@@ -158,6 +162,11 @@ class Chain(Defense):
     def calibration(self) -> bool:  # type: ignore[override]
         """Whether one of its steps is shown the truth; the others still are not."""
         return any(step.calibration for step in self.steps)
+
+    @property
+    def reads_columns(self) -> bool:  # type: ignore[override]
+        """What the first step does: the others see what it made of the rows, or some of them."""
+        return self.steps[0].reads_columns
 
     def assuming(self, count: int) -> Chain:
         """Its steps; those behind one that leaves out or merges rows stay as they are."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ ROWS, SHARDS = 4, 4
 class Host:
     """Makes blocks of rows; one host a node."""
 
-    def rows(self, seed: int, bounds: tuple[int, ...]) -> tuple[Any, ...]:
+    def rows(self, seed: int, bounds: tuple[int, ...], after: str = "") -> tuple[Any, ...]:
+        """after: a file that must be there first."""
+        while after and not Path(after).exists():
+            time.sleep(0.01)
         matrix = np.random.default_rng(seed).standard_normal((ROWS, bounds[-1]), np.float32)
         tiles = cut(matrix, bounds)
         return (*tiles, maxima_of(tiles))
@@ -51,7 +55,11 @@ def reservation(tile: np.ndarray) -> dict[str, float]:
 def updates_on_both_nodes(backend: Any, columns: int) -> Updates:
     bounds = tuple(range(0, columns + 1, columns // SHARDS))
     kept = backend.call_clients("make", "rows", [(seed, bounds) for seed in (0, 1)], keep=len(bounds))
-    every = np.arange(ROWS)
+    return put_together(backend, kept, bounds)
+
+
+def put_together(backend: Any, kept: list[Any], bounds: tuple[int, ...]) -> Updates:
+    every, columns = np.arange(ROWS), bounds[-1]
     blocks = tuple(
         RowBlock(number * ROWS + every, every, tiles, maxima) for number, (tiles, maxima) in enumerate(kept)
     )
@@ -94,12 +102,46 @@ def measured_stages(backend: Any, columns: int) -> dict[str, Any]:
         found[stage] = {"moved": moved, "wire": wire, "nodes": nodes}
     needs = Needs(cpus=0.5, gpus=0.25, memory=2**20)
     found["reserved"] = backend.run("reserved", reservation, updates.blocks[1].tiles[0], needs=needs)
-    found["digest"] = digest(*results)
+    found["digest"], found["gram"] = digest(*results), digest(results[-1])
     tiles = [tile for block in updates.blocks for tile in block.tiles[:-1]]
     found["homes"] = [sorted(tile.nodes) for tile in tiles]
     found["homes by Ray"] = locations([tile.object for tile in tiles], found["homes"])
     found["sizes"] = [tile.size for tile in tiles]
     return found
+
+
+def brought_together(backend: Any, columns: int) -> dict[str, Any]:
+    """The second host makes its rows when the first one's are where the column tasks will read them."""
+    from raysim.backends.ray_tasks import ended
+
+    bounds = tuple(range(0, columns + 1, columns // SHARDS))
+    gathering = backend.gathering(SHARDS, 2**30)
+    backend.telemetry.drain()
+    with tempfile.TemporaryDirectory() as folder:
+        there = Path(folder) / "there"
+
+        def land(number: int, answer: Any) -> None:
+            gathering.land(answer[0])
+            while number == 0 and not all(ended(begun) for begun in gathering.begun):
+                time.sleep(0.01)
+            there.touch()
+
+        calls = [(0, bounds), (1, bounds, str(there))]
+        kept = backend.call_clients("make", "rows", calls, keep=len(bounds), then=land)
+    backend.finish("gather", gathering.begun)
+    gram = put_together(backend, kept, bounds).gram("columns")
+    spans = backend.telemetry.drain()
+    last = max(span.start_s + span.wall_s for span in spans if span.stage == "make" and span.task >= 0)
+    gathers = [span for span in spans if span.stage == "gather" and span.task >= 0]
+    return {
+        "moved": {
+            stage: sum(s.bytes_moved for s in spans if s.stage == stage and s.task >= 0)
+            for stage in ("gather", "columns")
+        },
+        "before the last": sum(span.bytes_moved for span in gathers if span.start_s < last),
+        "gram": digest(gram),
+        "without": backend.gathering(SHARDS, 0) is None,
+    }
 
 
 def locations(references: list[Any], expected: list[list[str]], patience_s: float = 5.0) -> list[list[str]]:
@@ -148,6 +190,9 @@ def main(columns: int, target: Path) -> None:
         backend.start_clients(Host, ())
         for backend.placement in ("data", "head", "spread"):
             found[backend.placement] = measured_stages(backend, columns)
+        found["gathers at the head"] = backend.gathering(SHARDS, 2**30) is not None
+        backend.placement = "data"
+        found["gathered"] = brought_together(backend, columns)
         backend.close()
         found["obstacles"] = where_the_data_cannot_be_worked_on(columns)
     target.write_text(json.dumps(found))

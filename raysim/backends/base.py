@@ -27,6 +27,8 @@ from raysim.errors import RaysimError, RunError
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
+    from raysim.backends.gathering import Gathering
+
 T = TypeVar("T")
 
 Reference = object
@@ -164,6 +166,12 @@ class Backend(ABC):
     def homes(self, references: Sequence[Reference]) -> list[str]:
         """Where each of these lies, by the name of a node: of several, the one that holds most of them all."""
         return [""] * len(references)
+
+    def gathering(self, shards: int, most_bytes: int) -> Gathering | None:
+        """What brings the tiles of `shards` column shards together as rows land, for one round (see gathering.py); None where
+        they lie together anyway. most_bytes: under way at a time. What it has begun is for `finish`.
+        """
+        return None
 
     def apart(self) -> Backend | None:
         """This backend for a second thread, with telemetry of its own; None if nothing can overlap."""

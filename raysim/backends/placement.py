@@ -94,8 +94,8 @@ def homes(references: Sequence[Placed]) -> list[str]:
 def beside_data(items: Sequence[Sequence[object]], needs: Needs, nodes: Sequence[Node]) -> list[Node | None]:
     """For every task, the node that holds most bytes of its arguments; None: it is Ray's to place.
 
-    Counted are results that tasks left behind. Of nodes that hold nearly as much as the best, the one with the
-    fewest tasks of this stage for its CPUs is taken, then the one that holds most, then the first by name. Out are
+    Counted are results that tasks left behind. Of nodes that hold all of it or, if none does, nearly as much as the best, the
+    one with the fewest tasks of this stage for its CPUs is taken, then the one that holds most, then the first by name. Out are
     nodes that cannot meet the needs and those that have enough to do already (MOST_OF_ITS_SHARE).
     """
     if len(nodes) == 1:
@@ -107,9 +107,11 @@ def beside_data(items: Sequence[Sequence[object]], needs: Needs, nodes: Sequence
     chosen: list[Node | None] = []
     for item in items:
         held: Counter[str] = Counter()
-        for argument in {argument for argument in item if isinstance(argument, Placed) and argument.made}:
+        made = {argument for argument in item if isinstance(argument, Placed) and argument.made}
+        for argument in made:
             held.update(dict.fromkeys(argument.nodes & able.keys(), argument.size))
-        enough = NEARLY_MOST * max(held.values(), default=0)
+        most = max(held.values(), default=0)
+        enough = most if most == sum(argument.size for argument in made) else NEARLY_MOST * most
         ranks = [
             (given[name] / cpus[name], -size, name)
             for name, size in held.items()

@@ -16,21 +16,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import ray
 from ray import exceptions as gone
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysim.backends.base import Backend, Begun, Kept, Needs, Place, Reference, located
 from raysim.backends.capacity import ClientActors
 from raysim.backends.devices import CPU, Wanted
+from raysim.backends.gathering import STAGE as GATHER
+from raysim.backends.gathering import Courier, Gathering
+from raysim.backends.gathering import arrived as here
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
 from raysim.backends.ray_actors import WORKER_LOST, Actor, Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_tasks import Strategy, answered, at, ended, spilled, task_options
 from raysim.backends.ray_waiting import all_that_ended, overdue
 from raysim.backends.ray_worker import node_name, run_task, short_name
-from raysim.backends.telemetry import Span, Telemetry, num_bytes
+from raysim.backends.telemetry import Telemetry, num_bytes
 from raysim.errors import LostWork, RunError
 from raysim.own_packages import take_names
 
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 take_names()  # workers are sent what a program defines, and need not look for it
 
 Placement = Literal["data", "head", "spread"]
-Strategy: TypeAlias = str | NodeAffinitySchedulingStrategy
 
 RETRIES = 3
 """How often one task or call is started again after its worker died."""
@@ -157,13 +159,20 @@ class RayBackend(Backend):
         )
 
     def begin(
-        self, stage: str, number: int, fn: Callable[..., object], *args: object, needs: Needs = Needs()
+        self,
+        stage: str,
+        number: int,
+        fn: Callable[..., object],
+        *args: object,
+        needs: Needs = Needs(),
+        node: Node | None = None,
     ) -> Begun:
+        """node: where, if that is known to the caller."""
         crew = self._accelerators() if needs.accelerated else None
         if crew is not None:
             actor = crew.actors[number % len(crew.actors)]
             return actor.do.options(num_returns=2).remote(stage, fn, number, 0, 0, *objects(args)), args
-        (strategy,) = self._strategies([args], needs)
+        strategy = self._strategies([args], needs)[0] if node is None else at(node)
         task = self._task.options(**task_options(0, needs), scheduling_strategy=strategy)
         return task.remote(fn, stage, number, 0, 0, self.threads, *objects(args)), args
 
@@ -179,6 +188,15 @@ class RayBackend(Backend):
                 meter.tasks.append(replace(span, bytes_moved=bring(args, span.node, self.node)))
                 answers.append(answer)
         return answers
+
+    def gathering(self, shards: int, most_bytes: int) -> Gathering | None:
+        nodes = [node for node in self._nodes() if node.offers(Needs())]
+        if not most_bytes or self.placement != "data" or len(nodes) < 2 or self._accelerators() is not None:
+            return None
+        return Gathering(Courier(self._bring, ended, spilled), shards, nodes, most_bytes)
+
+    def _bring(self, number: int, tiles: Sequence[Placed], node: Node) -> Begun:
+        return self.begin(GATHER, number, here, *tiles, needs=Needs(cpus=0), node=node)
 
     def homes(self, references: Sequence[Reference]) -> list[str]:
         return homes(cast("Sequence[Placed]", references))
@@ -273,7 +291,7 @@ class RayBackend(Backend):
             chosen: list[Node | None] = [here[0] if here else None] * len(items)
         else:
             chosen = beside_data(items, needs, nodes)
-        return [NodeAffinitySchedulingStrategy(node.id, soft=True) if node else "DEFAULT" for node in chosen]
+        return [at(node) if node else "DEFAULT" for node in chosen]
 
     def _nodes(self) -> list[Node]:
         """The nodes alive, and what the client actors' and this actor's own reservations leave of each."""
@@ -374,15 +392,3 @@ class RayBackend(Backend):
                 if then is not None:
                     arrived.append((number, results[number]))
         return results
-
-
-def answered(references: list[Handle]) -> tuple[object, tuple[Span, list[int]]]:
-    """What `handed_back` returned behind the kept values: the answer, its span, the bytes of each kept value."""
-    answer, about = ray.get(references)
-    return answer, cast("tuple[Span, list[int]]", about)
-
-
-def task_options(keep: int, needs: Needs) -> dict[str, float]:
-    """Ray's options for a task that returns what `handed_back` says."""
-    options: dict[str, float] = {"num_returns": keep + 2, "num_cpus": needs.cpus, "num_gpus": needs.gpus}
-    return {**options, "memory": needs.memory} if needs.memory else options

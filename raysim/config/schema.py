@@ -213,6 +213,12 @@ class ResourcesConfig(Group):
         description="start a defense's work on single rows as they arrive and, on Ray, evaluate a round while the "
         "next one trains; spans then overlap: leave it off to study costs",
     )
+    gather_bytes: Whole = Field(
+        2**30,
+        ge=0,
+        description="bytes of uploads that may be under way, while clients still train, to the nodes that will read them "
+        "column by column, where a defense does; 0: they are brought once the last client has ended",
+    )
     tile_bytes: Literal["auto"] | Annotated[int, Field(ge=4096, lt=2**63)] = Field(
         "auto", description="size of K rows in one column shard, and of one upload call; auto: a rule"
     )

@@ -18,6 +18,7 @@ import numpy as np
 
 from raysim.attack import Attack
 from raysim.backends.base import Backend, Kept, Reference, located
+from raysim.backends.gathering import STAGE as GATHER
 from raysim.backends.left_behind import require_whole
 from raysim.config.training import ServerConfig
 from raysim.context import State
@@ -218,6 +219,8 @@ def train(
 ) -> Uploads:
     """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client.
 
+    Where the defense reads columns, tiles are brought together as they land, on several nodes.
+
     A client without samples, or with too few to train on, has nothing to say: it stays out of the matrix, an attacker
     or not.
     Where updates are drawn instead, hosts draw them, and answer likewise.
@@ -229,9 +232,13 @@ def train(
     calls = split_cohort(able, experiment, hosts, round) if len(able) else []
     ahead: list[Ahead] = []
     replaced = crafting_clients(experiment, round)
+    most_bytes = experiment.config.resources.gather_bytes if experiment.defense.reads_columns else 0
+    gathering = backend.gathering(len(experiment.setup.bounds) - 1, most_bytes) if most_bytes else None
 
-    def begin(number: int, answer: Kept) -> None:
+    def arrive(number: int, answer: Kept) -> None:
         tiles, notes = answer
+        if gathering is not None:
+            gathering.land(tiles)
         fit = [place for place, m in enumerate(notes) if not m.reason and m.client not in replaced]
         if stage is not None and fit:
             ids = np.array([notes[place].client for place in fit], np.int64)
@@ -252,9 +259,12 @@ def train(
         )
 
     with backend.telemetry.owned("client" if trains else "engine"):
-        answers = ask(calls, None if stage is None else begin)
+        answers = ask(calls, arrive)
         if experiment.config.resources.lost_clients == "split":
             calls, answers = smaller_where_lost(experiment, round, calls, answers, ask)
+    if gathering is not None:
+        with backend.telemetry.owned("defense"):
+            backend.finish(GATHER, gathering.begun)
     answered = [
         (members, *answer) for members, answer in zip(calls, answers, strict=True) if answer is not None
     ]

@@ -52,6 +52,11 @@ def test_one_node_leaves_no_choice():
     assert names([(left("a"),)], nodes=(A,)) == [None]
 
 
+def test_of_nodes_that_hold_all_of_it_one_is_taken():
+    shards = [(left("a", 50), left("ab", 50)), (left("a", 50), left("ab", 50))]
+    assert names(shards) == ["a", "a"], "b would have to be brought half"
+
+
 def test_among_nodes_that_hold_nearly_the_same_tasks_are_dealt():
     shards = [(left("a", 52), left("b", 48)) for _ in range(4)]
     assert names(shards) == ["a", "b", "a", "b"]
@@ -164,6 +169,17 @@ def test_sums_of_rows_move_one_partial_sum_for_every_column(found):
     moved = found["data"]["sums"]["moved"]
     assert 8 * COLUMNS <= moved < 8 * COLUMNS + 10 * ROW_NUMBERS
     assert len(set(found["data"]["sums"]["nodes"])) == 2
+
+
+@pytest.mark.ray
+def test_tiles_are_brought_together_while_the_last_client_trains(found):
+    """Half of the first block before the last client has ended; the column tasks then find all of theirs."""
+    gathered = found["gathered"]
+    assert gathered["moved"] == {"gather": BLOCK_BYTES, "columns": 0}
+    assert gathered["before the last"] >= BLOCK_BYTES // 2
+    assert gathered["gram"] == found["data"]["gram"]
+    assert gathered["without"]
+    assert not found["gathers at the head"]
 
 
 @pytest.mark.ray

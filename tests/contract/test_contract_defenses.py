@@ -326,3 +326,27 @@ def bytes_of(verdict: Verdict) -> dict[str, bytes | None]:
         **{f.name: getattr(verdict, f.name) for f in dataclasses.fields(verdict)[:4]},
     }
     return {name: None if array is None else array.tobytes() for name, array in arrays.items()}
+
+
+@every_defense
+def test_what_is_said_of_reading_columns_is_so(name, monkeypatch):
+    """Tiles are brought together while clients train, for those that say so: others would pay for what they never read."""
+    kind, read = DEFENSES[name], []
+    judge_rows, cut = kind.apply, Updates.shards
+    landed: list[Any] = []
+
+    def apply(self, state, updates, ctx):
+        landed[:] = [tile for block in updates.blocks for tile in block.tiles]
+        return judge_rows(self, state, updates, ctx)
+
+    def shards(self, along, with_buffers=False):
+        read.append(any(tile is other for block in self.blocks for tile in block.tiles for other in landed))
+        return cut(self, along, with_buffers)
+
+    monkeypatch.setattr(kind, "apply", apply)
+    monkeypatch.setattr(Updates, "shards", shards)
+    defense = dataclasses.replace(defense_of(name), **EARLY.get(name, {}))
+    state = None
+    for round in range(2):
+        _, state = judge(name, random_rows(), round=round, state=state, defense=defense, rows_per_block=3)
+    assert any(read) == defense.reads_columns
