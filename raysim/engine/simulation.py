@@ -41,6 +41,7 @@ from raysim.engine.server_optimizer import server_step
 from raysim.errors import LostWork, RunError
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import Ahead, RowStage, begin_ahead
+from raysim.matrix.stacking import stacked
 from raysim.matrix.updates import Updates
 from raysim.metrics import Measure
 
@@ -296,6 +297,7 @@ def train(
         blocks=tuple(blocks),
         ahead=tuple(ahead),
     )
+    updates = stacked(updates)
     honest = ~np.isin(updates.client_ids, active_attackers(experiment, round))
     losses = [
         meta.train_loss

@@ -20,6 +20,7 @@ from raysim.errors import ConfigError
 from raysim.matrix import row_blocks
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import RowBlock, maxima_of
+from raysim.matrix.stacking import stacked
 from raysim.matrix.updates import CHUNK_VALUES, Updates, shard_bounds
 
 
@@ -122,7 +123,7 @@ def synthetic_updates(
         RowBlock(part, np.arange(len(part)), tiles, maxima)
         for part, (tiles, maxima) in zip(parts, kept, strict=True)
     )
-    return Updates(backend, layout, ids, np.ones(count, np.int64), bounds, blocks), mask
+    return stacked(Updates(backend, layout, ids, np.ones(count, np.int64), bounds, blocks)), mask
 
 
 def tensor_scales(layout: Layout) -> list[tuple[int, float]]:

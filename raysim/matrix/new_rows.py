@@ -15,6 +15,7 @@ from raysim.backends.base import Reference
 from raysim.matrix.column_tasks import TRANSFORM_COLUMNS
 from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import maxima_of, put_row, zero_tiles
+from raysim.matrix.stacking import stacked
 from raysim.matrix.updates import CHUNK_VALUES, Updates, shard_bounds
 
 
@@ -44,16 +45,19 @@ def rows_from(
             items.append((fn, row_of[sources[members]], members, len(block.tiles), *block.tiles, *along))
     kept = updates.backend.map(stage, _make, items, keep=len(updates.bounds))
     made = [
-        replace(block, positions=members, rows=np.arange(len(members)), tiles=tiles, maxima=maxima)
+        replace(
+            block, positions=members, rows=np.arange(len(members)), tiles=tiles, maxima=maxima, stack=None
+        )
         for (block, members), (tiles, maxima) in zip(blocks, kept, strict=True)
     ]
-    return replace(
+    new = replace(
         updates,
         client_ids=np.asarray(client_ids, np.int64),
         num_examples=np.asarray(num_examples, np.int64),
         blocks=tuple(made),
         ahead=(),
     )
+    return stacked(new)
 
 
 def rows_of_another_width(
@@ -66,12 +70,13 @@ def rows_of_another_width(
     ]
     kept = updates.backend.map(stage, _remake, items, keep=len(bounds))
     made = [
-        replace(block, rows=np.arange(len(block.rows)), tiles=tiles, maxima=maxima)
+        replace(block, rows=np.arange(len(block.rows)), tiles=tiles, maxima=maxima, stack=None)
         for block, (tiles, maxima) in zip(updates.blocks, kept, strict=True)
     ]
-    return Updates(
+    new = Updates(
         updates.backend, Layout.flat(width), updates.client_ids, updates.num_examples, bounds, tuple(made)
     )
+    return stacked(new)
 
 
 def _remake(

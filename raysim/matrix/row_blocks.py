@@ -16,16 +16,27 @@ BLOCK_BYTES = 2**29
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Where the tiles `of` a block lie once more, below those of other blocks: in `tiles`, from row `first` on."""
+
+    of: tuple[Reference, ...]
+    tiles: tuple[Reference, ...]
+    first: int
+
+
+@dataclass(frozen=True)
 class RowBlock:
     """Rows `rows` [m] of the tiles fill the matrix rows `positions` [m]. The last tile holds the buffers.
 
-    maxima: what `maxima_of` says of the tiles, a row for each of theirs.
+    maxima: what `maxima_of` says of the tiles, a row for each of theirs. stack: their copy, if there is one; it holds for
+    no other tiles (stacking.py).
     """
 
     positions: np.ndarray
     rows: np.ndarray
     tiles: tuple[Reference, ...]
     maxima: np.ndarray
+    stack: Stack | None = None
 
 
 def rows_per_block(count: int, num_columns: int, workers: int) -> int:

@@ -30,6 +30,7 @@ from raysim.matrix.layout import Layout
 from raysim.matrix.row_blocks import RowBlock, cut, maxima_of, put_together
 from raysim.matrix.row_stage import Ahead, Answer, RowStage, finish_ahead, on_block
 from raysim.matrix.row_sums import as_type, sum_buffers, sum_parameters, weighted
+from raysim.matrix.stacking import for_columns
 
 CHUNK_VALUES = 2**24
 """Values in one chunk of columns (64 MiB of float32): what is summed at a time."""
@@ -253,14 +254,10 @@ class Updates:
             start, stop = max(entry.start, first), min(entry.stop, last)
             if start < stop:
                 pieces.append((shard, slice(start - first, stop - first)))
-        items = [
-            (block.rows, [piece for _, piece in pieces], *(block.tiles[shard] for shard, _ in pieces))
-            for block in self.blocks
-        ]
+        slices, blocks = [piece for _, piece in pieces], for_columns(self.blocks)
+        items = [(block.rows, slices, *(block.tiles[shard] for shard, _ in pieces)) for block in blocks]
         out = np.empty((self.num_clients, entry.stop - entry.start), np.float32)
-        for block, part in zip(
-            self.blocks, self.backend.map(stage, column_tasks.slice_rows, items), strict=True
-        ):
+        for block, part in zip(blocks, self.backend.map(stage, column_tasks.slice_rows, items), strict=True):
             out[block.positions] = part
         return out.reshape(self.num_clients, *entry.shape)
 
@@ -280,7 +277,8 @@ class Updates:
     def _sum(
         self, weights: np.ndarray, stage: str, centre: np.ndarray | None, dtype: DTypeLike
     ) -> np.ndarray:
-        parts = weighted(self.blocks, weights)
+        blocks = for_columns(self.blocks)
+        parts = weighted(blocks, weights)
         if not parts or not self.dim:
             return np.zeros(self.dim, dtype)
         # Where few row blocks are read, a task takes more shards: as many bytes as a shard of all rows has.
@@ -289,7 +287,7 @@ class Updates:
             stage,
             parts,
             self.bounds,
-            shards_per_task=len(self.blocks) // len(parts),
+            shards_per_task=len(blocks) // len(parts),
             centre=centre,
             dtype=dtype,
         )
@@ -297,7 +295,7 @@ class Updates:
     def combine_buffers(self, weights: np.ndarray, stage: str = "buffers") -> np.ndarray:
         """The weighted sum of buffer changes [b] float32; integer counters are copied from the first row of weight > 0."""
         size = self.layout.num_columns - self.dim
-        parts = weighted(self.blocks, weights)
+        parts = weighted(for_columns(self.blocks), weights)
         if not size or not parts:
             return np.zeros(size, np.float32)
         total = as_type(sum_buffers(self.backend, stage, parts, self.dim, size), np.float32)
@@ -379,8 +377,8 @@ class Updates:
 
     def shards(self, along: Sequence[object], with_buffers: bool = False) -> list[tuple[object, ...]]:
         """Arguments of one task per column shard: where rows go, columns, the tiles, then `along`."""
-        positions = [block.positions for block in self.blocks]
-        rows = [block.rows for block in self.blocks]
+        blocks = for_columns(self.blocks)
+        positions, rows = [block.positions for block in blocks], [block.rows for block in blocks]
         whole = [not isinstance(vector, np.ndarray | tuple) for vector in along]
         bounds = list(pairwise(self.bounds))
         if with_buffers:
@@ -389,7 +387,7 @@ class Updates:
         for shard, (first, last) in enumerate(bounds):
             grid = Grid(positions, rows, self.num_clients, first, last, self.chunk, whole)
             sliced = (_of_shard(vector, shard, first, last) for vector in along)
-            items.append((grid, *(block.tiles[shard] for block in self.blocks), *sliced))
+            items.append((grid, *(block.tiles[shard] for block in blocks), *sliced))
         return items
 
 

@@ -60,7 +60,9 @@ class RoundMatrix:
             ]
             items.append((self._anchors[number % len(self._anchors)], *tiles))
         copied = self._backend.map("renew", _copy, items, keep=len(blocks[0].tiles))
-        return [replace(block, tiles=tiles) for block, (tiles, _) in zip(blocks, copied, strict=True)]
+        return [
+            replace(block, tiles=tiles, stack=None) for block, (tiles, _) in zip(blocks, copied, strict=True)
+        ]
 
 
 def anchor(backend: Backend, node: str) -> Placed:
