@@ -52,7 +52,7 @@ gpu:
 # where it was stopped; cells of another commit or machine are refused there. One after the other: they are timed. `results`:
 # what takes minutes; its nodes are network namespaces, which need root. `results-caught`: what attacks do and defenses catch,
 # `results-papers`: the papers' tables; hours of one core, with MNIST, Fashion-MNIST and CIFAR-10 under $RAYSIM_DATA.
-RESULTS := defenses kernels attacks rounds population growth scaling scaling-small nodes pairs maps similarity mmd
+RESULTS := defenses kernels attacks rounds population growth scaling scaling-small nodes pairs maps similarity mmd tasks
 CAUGHT := coverage layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
 OF_PAPERS := pdrr-figures layercam_ae-figures layercam_ae-votes layercam_ae-gae flare-figures flare-krum flare-samples flare-colluders
@@ -84,6 +84,7 @@ results-maps: ; $(bench) maps --clients 24,48,72 --repeats 1 $(call measured,map
 results-coverage: ; $(bench) coverage $(call measured,coverage)
 results-similarity: ; $(bench) similarity $(call measured,similarity)
 results-mmd: ; $(bench) mmd --clients 10,50,100,200,500,1000 --samples 5,10,20,50 $(call measured,mmd)
+results-tasks: ; $(bench) tasks --cpus-per-node 1 --object-store 0.5 $(call measured,tasks)
 
 , := ,
 sweep = $(BIN)/raysim sweep

@@ -18,10 +18,11 @@ from raysim.studies.rounds.study import Rounds
 from raysim.studies.scaling.presets import NodesStudy, PairsStudy
 from raysim.studies.scaling.study import Scaling
 from raysim.studies.similarity import Similarity
+from raysim.studies.tasks import Tasks
 
 STUDIES = (
     Scaling(), NodesStudy(), PairsStudy(), Defenses(), Attacks(), Rounds(), Growth(), Population(), DetectionStudy(), Similarity(), MMD(), Coverage(),
-    Maps(), Kernels(),
+    Maps(), Kernels(), Tasks(),
 )  # fmt: skip
 
 app = typer.Typer(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raysim.backends.base import Reference
 from raysim.matrix.row_blocks import RowBlock, Stack
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def stacked(updates: Updates, stage: str = "stack") -> Updates:
         return updates
     homes = np.array(backend.homes([block.tiles[0] for block in blocks]))
     groups: list[np.ndarray] = []
-    for home in dict.fromkeys(homes.tolist()):
+    for home in dict.fromkeys(homes.tolist()):  # a stack lies where its blocks do
         here = np.flatnonzero(homes == home)
         groups += np.array_split(here, -(-len(here) // most))
     items = [
@@ -68,25 +69,25 @@ def _stack(*tiles: np.ndarray) -> tuple[np.ndarray, None]:
 
 def for_columns(blocks: tuple[RowBlock, ...]) -> tuple[RowBlock, ...]:
     """The rows of these blocks as column tasks read them: those of one stack, or of the same tiles, in one block."""
-    found: dict[int, list[tuple[int, RowBlock]]] = {}
+    found: dict[int, list[tuple[tuple[Reference, ...], int, RowBlock]]] = {}
     for block in blocks:
         stack = block.stack
-        if stack is not None and stack.of is block.tiles:
-            found.setdefault(id(stack.tiles), []).append((stack.first, replace(block, tiles=stack.tiles)))
-        else:
-            found.setdefault(id(block.tiles), []).append((0, block))
+        held = stack is not None and stack.of is block.tiles
+        tiles, first = (stack.tiles, stack.first) if stack is not None and held else (block.tiles, 0)
+        found.setdefault(id(tiles), []).append((tiles, first, block))
     return tuple(
-        parts[0][1] if len(parts) == 1 and parts[0][1].stack is None else _together(parts)
+        parts[0][2] if len(parts) == 1 and parts[0][0] is parts[0][2].tiles else _together(parts)
         for parts in found.values()
     )
 
 
-def _together(parts: list[tuple[int, RowBlock]]) -> RowBlock:
-    """One block of the rows of several, each with the row at which it begins in the tiles that they share."""
-    count = max(first + len(block.maxima) for first, block in parts)
-    maxima = np.zeros((count, parts[0][1].maxima.shape[1]), np.float32)
-    for first, block in parts:
+def _together(parts: list[tuple[tuple[Reference, ...], int, RowBlock]]) -> RowBlock:
+    """One block of the rows of several, each with the tiles that they share and the row at which it begins there."""
+    count = max(first + len(block.maxima) for _, first, block in parts)
+    maxima = np.zeros((count, parts[0][2].maxima.shape[1]), np.float32)
+    for _, first, block in parts:
         maxima[first : first + len(block.maxima)] = block.maxima
-    positions = np.concatenate([block.positions for _, block in parts])
-    rows = np.concatenate([first + block.rows for first, block in parts])
-    return RowBlock(positions, rows, parts[0][1].tiles, maxima)
+    positions = np.concatenate([block.positions for *_, block in parts])
+    begins = np.repeat([first for _, first, _ in parts], [len(block.rows) for *_, block in parts])
+    rows = begins + np.concatenate([block.rows for *_, block in parts])
+    return RowBlock(positions, rows, parts[0][0], maxima)
