@@ -151,15 +151,17 @@ def labelled_curves(
     y: str,
     log: str = "xy",
     quiet: Sequence[str] = (),
+    alike: bool = False,
 ) -> Figure:
     """Panel -> curve -> size -> values: medians, a band from quartile to quartile, each curve named beside its last point.
 
-    quiet: curves that are there to compare with, grey and dashed.
+    quiet: curves that are there to compare with, grey and dashed. alike: panels have one scale.
     """
     from raysim.report.drawing import QUIET
 
     most = max(map(len, shown.values()))
     figure, drawn = panels(len(shown), height=max(PANEL_HEIGHT, 1.3 + 0.19 * most))
+    ends_of = []
     for axes, (title, curves) in zip(drawn, shown.items(), strict=True):
         ends = []
         for place, (name, sizes) in enumerate(curves.items()):
@@ -176,6 +178,12 @@ def labelled_curves(
             ends.append((at[-1], middle[-1], name, look["color"]))
         ticks = sorted({size for sizes in curves.values() for size in sizes})
         finish(axes, title=title, x=x, ticks=ticks, log=log if ends else "", legend=False)
+        ends_of.append((ends, ticks))
+    if alike:
+        low, high = zip(*(axes.get_ylim() for axes in drawn), strict=True)
+        for axes in drawn:
+            axes.set_ylim(min(low), max(high))
+    for axes, (ends, ticks) in zip(drawn, ends_of, strict=True):
         if ends:
             _end_labels(axes, ends, ticks[-1])
     drawn[0].set_ylabel(y)
@@ -240,6 +248,10 @@ def stacked(parts: Mapping[str, Mapping[str, Mapping[str, float]]], x: str) -> F
     """Panel -> bar -> part -> length, parts one after the other: the large ones in colours, all others together in grey."""
     from raysim.report.drawing import INK, PAPER
 
+    parts = {  # what ran in the first round alone has no median
+        title: {name: {part: x for part, x in bar.items() if x == x} for name, bar in bars_of.items()}
+        for title, bars_of in parts.items()
+    }
     shown = large_parts([bar for bars_of in parts.values() for bar in bars_of.values()])
     most = max(map(len, parts.values()))
     figure, panels_of = panels(len(parts), height=1.6 + 0.34 * most)

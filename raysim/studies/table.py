@@ -71,7 +71,8 @@ class Values:
 
     def __str__(self) -> str:
         low, high = self.quartiles
-        return f"{significant(self.median)} ({significant(low)} to {significant(high)})"
+        spread = f" ({significant(low)} to {significant(high)})" if low < high else ""
+        return f"{significant(self.median)}{spread}"
 
 
 Groups = dict[Any, Values]

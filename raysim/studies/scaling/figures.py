@@ -71,7 +71,7 @@ def growth(view: View) -> Figure | None:
         }
         for nodes in _ends(view)
     }
-    return labelled_curves(panels, x="clients K", y=QUARTILES, quiet=_limits(view))
+    return labelled_curves(panels, x="clients K", y=QUARTILES, quiet=_limits(view), alike=True)
 
 
 def split(view: View) -> Figure:
@@ -99,7 +99,7 @@ def maps(view: View) -> Figure | None:
             "maps alone": {K: pair[0] for K, pair in known.items()},
             "and autoencoder": {K: pair[1] for K, pair in known.items()},
         }
-    return labelled_curves(panels, x="clients K", y=QUARTILES, log="")
+    return labelled_curves(panels, x="clients K", y=QUARTILES, log="", alike=True)
 
 
 def speed_up(view: View) -> Figure | None:
