@@ -297,15 +297,12 @@ def train(
         blocks=tuple(blocks),
         ahead=tuple(ahead),
     )
-    updates = stacked(updates)
     honest = ~np.isin(updates.client_ids, active_attackers(experiment, round))
-    losses = [
-        meta.train_loss
-        for meta, fair in zip(metas, honest, strict=True)
-        if fair and np.isfinite(meta.train_loss)
-    ]
+    losses = np.array([meta.train_loss for meta in metas], np.float64)[honest]
+    losses = losses[np.isfinite(losses)]
     remarks = {str(meta.client): meta.note for meta in metas if meta.note}
-    return Uploads(updates, reasons, float(np.mean(losses)) if losses else float("nan"), remarks)
+    loss = float(losses.mean()) if len(losses) else float("nan")
+    return Uploads(stacked(updates), reasons, loss, remarks)
 
 
 def require_quorum(experiment: Experiment, uploads: Uploads) -> Uploads:
