@@ -345,15 +345,22 @@ def _processor() -> str:
     return platform.processor()
 
 
+WRITTEN = (":(top,exclude)docs/results", ":(top,exclude)README.md")
+"""Paths that `make results` writes, as git leaves them out."""
+
+
 def _commit() -> str | None:
-    """The commit of the checkout raysim runs from, with "+" when it was changed; None outside of one."""
+    """The commit of the checkout raysim runs from, with "+" when it was changed; None outside of one.
+
+    What measurements write for the documentation is no change.
+    """
     folder = Path(__file__).parent
     try:
         run = [
             subprocess.run(
                 ["git", *command], cwd=folder, capture_output=True, text=True, timeout=10, check=True
             )
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ":/", *WRITTEN])
         ]
     except (OSError, subprocess.SubprocessError):
         return None
