@@ -54,6 +54,11 @@ class FoolsGold(Defense):
     """Divisor of the weighted sum: the sum of `weights` (the paper), the number of `clients`, or
     `nothing`."""
 
+    @property
+    def reads_columns(self) -> bool:  # type: ignore[override]
+        """Where whole updates are compared."""
+        return self.features == "all"
+
     def needed(self) -> frozenset[Requirement]:
         """The last layer, unless all parameters are compared."""
         return self.needs - {Requirement.LAST_LAYER} if self.features == "all" else self.needs

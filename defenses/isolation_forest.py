@@ -40,6 +40,11 @@ class IsolationForestFilter(Defense):
     num_byzantine: Count | None = None
     """Highest scores to drop; null: all above threshold."""
 
+    @property
+    def reads_columns(self) -> bool:  # type: ignore[override]
+        """Where whole updates are compared."""
+        return self.features == "components"
+
     def needed(self) -> frozenset[Requirement]:
         """What the features are made of."""
         return frozenset({Requirement.LAST_LAYER if self.features == "head" else Requirement.GRAM})

@@ -328,8 +328,15 @@ def bytes_of(verdict: Verdict) -> dict[str, bytes | None]:
     return {name: None if array is None else array.tobytes() for name, array in arrays.items()}
 
 
-@every_defense
-def test_what_is_said_of_reading_columns_is_so(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in sorted(DEFENSES)),
+        ("foolsgold", {"features": "all"}),
+        ("isolation_forest", {"features": "components"}),
+    ],
+)
+def test_what_is_said_of_reading_columns_is_so(name, options, monkeypatch):
     """Tiles are brought together while clients train, for those that say so: others would pay for what they never read."""
     kind, read = DEFENSES[name], []
     judge_rows, cut = kind.apply, Updates.shards
@@ -345,7 +352,7 @@ def test_what_is_said_of_reading_columns_is_so(name, monkeypatch):
 
     monkeypatch.setattr(kind, "apply", apply)
     monkeypatch.setattr(Updates, "shards", shards)
-    defense = dataclasses.replace(defense_of(name), **EARLY.get(name, {}))
+    defense = dataclasses.replace(defense_of(name), **EARLY.get(name, {}), **options)
     state = None
     for round in range(2):
         _, state = judge(name, random_rows(), round=round, state=state, defense=defense, rows_per_block=3)
