@@ -43,6 +43,8 @@ class Capacity:
     """0: no object store (in-process)."""
     nodes: tuple[NodeCapacity, ...] = ()
     """Each node's part; (): one node has it all."""
+    gpu_memory_bytes: int = 0
+    """Memory of the smallest GPU; 0: not known."""
     elsewhere: bool = False
     """Whether the work is done by other processes, perhaps on other machines, which alone know their devices."""
 

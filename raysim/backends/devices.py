@@ -78,6 +78,23 @@ def tensor(values: np.ndarray) -> torch.Tensor:
     return source.to(here(), copy=True)
 
 
+def reset_peak_bytes() -> None:
+    """Start a new peak of this process's tensors on `here()`, where that is a GPU."""
+    if kind(here()) == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(here())
+
+
+def peak_bytes() -> int | None:
+    """The most bytes of this process's tensors on `here()` since `reset_peak_bytes`; None where that is no GPU."""
+    if kind(here()) != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(here()))
+
+
 def obstacle() -> str:
     """Why torch cannot compute on a GPU in this process, or ""."""
     import torch

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,9 @@ from raysim.errors import ConfigError, unknown_name
 from raysim.interruption import terminable_still
 
 RUNTIME_ENV = "resources.runtime_env"
+
+ENDPOINT = ("aiohttp", "opencensus", "opentelemetry", "prometheus_client")
+"""What Ray's own extra `default` installs, without which its nodes have no endpoint for Prometheus."""
 
 OWN_CLUSTER = {
     # Without support for several machines, which a cluster of one has no use for, Ray stays on 127.0.0.1.
@@ -135,6 +139,13 @@ def check_runtime_env(wanted: Mapping[str, object]) -> None:
     if ray.is_initialized():
         rule = "must be given when Ray is connected, which it is already: raysim.session(runtime_env=...)"
         raise ConfigError(RUNTIME_ENV, rule, dict(wanted))
+
+
+def check_metrics() -> None:
+    """ConfigError where Ray has no endpoint for Prometheus, because what it needs for that is not installed."""
+    if any(find_spec(module) is None for module in ENDPOINT):
+        rule = "needs Ray's endpoint for Prometheus on every node: pip install raysim-fl[metrics]"
+        raise ConfigError("resources.metrics", rule, True, False)
 
 
 def what_starts(address: str | None = None) -> str:

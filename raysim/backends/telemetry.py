@@ -56,6 +56,8 @@ class Span:
     """Who caused the work."""
     device: str = devices.CPU
     """What it ran on: `cpu`, `cuda:0`; of a whole stage, those of its tasks, joined by +."""
+    peak_gpu_bytes: int | None = None
+    """Peak bytes of the process's tensors on that GPU; None on a CPU."""
 
 
 @dataclass
@@ -132,6 +134,9 @@ class Telemetry:
                     bytes_moved=sum(span.bytes_moved for span in tasks),
                     owner=self.owner,
                     device="+".join(sorted({span.device for span in tasks})) or devices.CPU,
+                    peak_gpu_bytes=max(
+                        (s.peak_gpu_bytes for s in tasks if s.peak_gpu_bytes is not None), default=None
+                    ),
                 )
             )
             self.spans.extend(tasks)
@@ -168,6 +173,7 @@ def measured(
 ) -> tuple[T, Span]:
     """Run fn(*args) and measure it in this process. A SystemExit becomes a RunError: it would look like a crash."""
     reset_peak_memory()
+    devices.reset_peak_bytes()
     start, clock, cpu = time.time(), time.perf_counter(), time.process_time()
     try:
         result = fn(*args)
@@ -186,6 +192,7 @@ def measured(
         peak_memory_bytes=peak_memory_bytes(),
         retries=retries,
         device=devices.here(),
+        peak_gpu_bytes=devices.peak_bytes(),
     )
     return result, span
 

@@ -15,6 +15,7 @@ import psutil
 from raysim.backends import devices
 from raysim.backends.base import ThreadLimit
 from raysim.backends.capacity import Capacity, ClientActors
+from raysim.composition.gpu_memory import host_gpu_bytes, refuse_too_many
 from raysim.composition.resources import client_actors
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.calls import split_cohort
@@ -41,6 +42,8 @@ class Estimate:
     calls_per_round: int
     model_bytes: int
     actor_bytes: int
+    gpu_bytes: int
+    """What a client actor takes of a GPU's memory while it trains; 0 on CPUs."""
     store_bytes: int
     """Object-store bytes of one round: uploads, global vectors, data, test sets, partition."""
     column_shards: int
@@ -60,10 +63,12 @@ def local_capacity() -> Capacity:
     """What a Ray cluster on this machine alone would offer."""
     import torch
 
-    memory = psutil.virtual_memory().total
+    memory, gpus = psutil.virtual_memory().total, range(torch.cuda.device_count())
+    held = [torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus]
     return Capacity(
         cpus=psutil.cpu_count() or 1,
-        gpus=float(torch.cuda.device_count()),
+        gpus=float(len(gpus)),
+        gpu_memory_bytes=min(held, default=0),
         object_store_bytes=int(STORE_SHARE * memory),
     )
 
@@ -79,6 +84,7 @@ def make_plan(
     """The estimate for a composed experiment on machines of this capacity and memory in all.
 
     lighter: one with fewer batches a client, which is timed in its place; training counts as long as its batches.
+    ConfigError if client actors are to share a GPU whose memory does not hold them.
     """
     config, layout = experiment.config, experiment.setup.layout
     cohort = config.population.cohort_size
@@ -94,6 +100,9 @@ def make_plan(
     gram = 8 * cohort**2 * (chunks_per_shard + 2) if is_whole(cohort) else 4 * cohort**2
     # A host holds the model, its gradient, the start and the optimizer's momenta, and the rows it makes.
     actor = PROCESS_BYTES + 5 * model + rows
+    trains = experiment.setup.synthetic is None
+    gpu = host_gpu_bytes(experiment) if trains and capacity.gpus and config.resources.device != "cpu" else 0
+    refuse_too_many(experiment, capacity, actors, gpu)
     train_s = evaluate_s = float("nan")
     if calibrate and lighter is None:
         train_s, evaluate_s = calibration(experiment, calls[0])
@@ -108,6 +117,7 @@ def make_plan(
         calls_per_round=len(calls),
         model_bytes=model,
         actor_bytes=actor,
+        gpu_bytes=gpu,
         store_bytes=store,
         column_shards=len(experiment.setup.bounds) - 1,
         row_blocks=len(calls),
@@ -207,6 +217,7 @@ def lines(config: ExperimentConfig, plan: Estimate) -> list[tuple[str, str]]:
             "memory of an actor",
             f"{size(plan.actor_bytes)} ({size(actors.count * plan.actor_bytes)} in all)",
         ),
+        *([("of a GPU, an actor", f"about {size(plan.gpu_bytes)}")] if plan.gpu_bytes else []),
         ("model", f"{size(plan.model_bytes)}, buffers included"),
         ("object store, a round", size(plan.store_bytes)),
         ("tiles", f"{plan.row_blocks} row blocks x {plan.column_shards} column shards (and one of buffers)"),

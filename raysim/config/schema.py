@@ -219,6 +219,11 @@ class ResourcesConfig(Group):
         description="bytes of uploads that may be under way, while clients still train, to the nodes that will read them "
         "column by column, where a defense does; 0: they are brought once the last client has ended",
     )
+    metrics: bool = Field(
+        False,
+        description="tell Prometheus, through Ray, seconds and memory of every stage, by stage and node, as rounds end; on "
+        "Ray alone",
+    )
     tile_bytes: Literal["auto"] | Annotated[int, Field(ge=4096, lt=2**63)] = Field(
         "auto", description="size of K rows in one column shard, and of one upload call; auto: a rule"
     )

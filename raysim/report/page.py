@@ -252,6 +252,7 @@ def _time(spans: Columns) -> dict[str, object] | str:
             "Wall seconds as the server saw them, waiting and transfer included.",
         ),
         "owners": owners,
+        "on_gpus": any(stage.peak_gpu_bytes > 0 for stage in stages),
         "stages": stages,
     }
 

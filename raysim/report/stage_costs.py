@@ -39,7 +39,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage over the whole run. bytes_moved is NaN if the run was recorded before it was measured."""
+    """One stage over the whole run. NaN are bytes_moved if the run was recorded before it was measured, and peak_gpu_bytes
+    if nothing ran on a GPU.
+    """
 
     stage: str
     owner: str
@@ -51,6 +53,7 @@ class StageCost:
     peak_memory_bytes: int
     tasks: int
     retries: int
+    peak_gpu_bytes: float = float("nan")
 
 
 def cost(seconds: Sequence[float] | NDArray[np.float64]) -> Cost:
@@ -90,6 +93,7 @@ def stage_costs(spans: Columns) -> list[StageCost]:
                 peak_memory_bytes=int(here["peak_memory_bytes"].max()),
                 tasks=int(np.count_nonzero(of_stage & ~whole)),
                 retries=int(here["retries"].sum()),
+                peak_gpu_bytes=float(np.fmax.reduce(here["peak_gpu_bytes"])),
             )
         )
     return sorted(found, key=lambda entry: (-entry.cost.total_s, entry.stage))

@@ -127,6 +127,10 @@ COLUMNS: Mapping[str, Columns] = {
             "string",
             "what it ran on: cpu, cuda:0; of a whole stage, those of its tasks, joined by +",
         ),
+        "peak_gpu_bytes": (
+            "int64",
+            "peak bytes of one process's tensors on its GPU during the span; null on a CPU",
+        ),
     },
 }
 """Table -> column -> (type, meaning). Units are in the names."""
@@ -143,7 +147,9 @@ TABLES: Mapping[str, TableSchema] = {
         version=2,
         later=("virtual_download_s", "virtual_compute_s", "virtual_upload_s"),
     ),
-    "spans": TableSchema("spans", COLUMNS["spans"], version=3, later=("bytes_moved", "owner", "device")),
+    "spans": TableSchema(
+        "spans", COLUMNS["spans"], version=4, later=("bytes_moved", "owner", "device", "peak_gpu_bytes")
+    ),
 }
 
 

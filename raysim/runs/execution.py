@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +57,15 @@ class Keeper:
     Where a run ends early, `stop`, also from another thread, saves the last finished round.
     """
 
-    def __init__(self, experiment: Experiment, backend: Backend, directory: RunDirectory) -> None:
-        self.experiment, self.backend, self.directory = experiment, backend, directory
+    def __init__(
+        self,
+        experiment: Experiment,
+        backend: Backend,
+        directory: RunDirectory,
+        tell: Callable[[Sequence[Span]], None] = lambda spans: None,
+    ) -> None:
+        """tell: called with the spans of every round that is kept."""
+        self.experiment, self.backend, self.directory, self.tell = experiment, backend, directory, tell
         self.state: RunState | None = None
         self._saved = 0
         self._stopped = False
@@ -82,6 +89,7 @@ class Keeper:
                     recording.write(self.directory.path / "updates", record.judged)
                 self.directory.write_artifacts(record.number, record.artifacts)
                 self.directory.write_round(record.number, record.row, record.clients, record.spans)
+            self.tell(record.spans)
             self.state = state
             if state.round % config.checkpoint.every == 0 or state.round == config.rounds:
                 with (

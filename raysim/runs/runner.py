@@ -87,6 +87,10 @@ def _carry_out(
                 "resources", "client_gpus and client_cpus are reservations with Ray: use backend ray, or leave them at 0",
                 {"client_gpus": config.resources.client_gpus, "client_cpus": config.resources.client_cpus},
             )  # fmt: skip
+        if config.resources.metrics:
+            raise ConfigError(
+                "resources.metrics", "needs backend ray, which Prometheus asks for them", True, False
+            )
         _in_process(config, path, observe, given, resumed)
     elif backend == "ray":
         _on_ray(config, path, address, observe, given, resumed)
@@ -131,6 +135,8 @@ def _on_ray(
 ) -> None:
     from raysim.backends import ray_connection as ray_cluster
 
+    if config.resources.metrics:
+        ray_cluster.check_metrics()
     prepared = prepare(config, given)  # mistakes and missing data cost no start-up
     address = address or os.environ.get("RAY_ADDRESS")
     if awaited := ray_cluster.what_starts(address):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raysim.backends.base import Place, prepare_worker
 from raysim.backends.capacity import ClientActors
+from raysim.backends.metrics import RoundMetrics
 from raysim.backends.ray_backend import RayBackend
 from raysim.engine.experiment import Experiment
 from raysim.runs.directory import RunDirectory
@@ -41,7 +42,8 @@ class Server:
             device=resources.device,
             elastic=resources.elastic,
         )
-        self.keeper = Keeper(experiment, self.backend, self.directory)
+        told = {"tell": RoundMetrics().tell} if resources.metrics else {}
+        self.keeper = Keeper(experiment, self.backend, self.directory, **told)
         self._events: list[Progress] = []
         self._lock = threading.Lock()
         if restarts:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from raysim.backends import devices
 from raysim.backends.telemetry import (
     WHOLE_STAGE,
     Span,
@@ -68,6 +69,30 @@ def test_peak_memory_is_of_the_task_alone():
     busy = measured("busy", 0, "n", lambda: np.ones(size, np.uint8).sum(), ())[1]
     assert busy.peak_memory_bytes - idle.peak_memory_bytes > size // 2
     assert peak_memory_bytes() > 2**20
+
+
+def test_memory_of_a_gpu_is_measured_where_the_work_is_on_one(monkeypatch):
+    """Where a GPU would be asked: a new peak before the task, the peak after it; of a stage, the largest of its tasks'."""
+    import torch
+
+    asked = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: asked.append(("reset", device)))
+    monkeypatch.setattr(
+        torch.cuda, "max_memory_allocated", lambda device: asked.append(("peak", device)) or 640
+    )
+    monkeypatch.setattr(devices, "here", lambda: "cuda:1")
+    _, on_gpu = measured("cam", 0, "n", lambda: asked.append("work"), ())
+    assert asked == [("reset", "cuda:1"), "work", ("peak", "cuda:1")]
+    assert (on_gpu.device, on_gpu.peak_gpu_bytes) == ("cuda:1", 640)
+    monkeypatch.undo()
+    _, on_cpu = measured("cam", 0, "n", lambda: None, ())
+    assert on_cpu.peak_gpu_bytes is None
+    telemetry = Telemetry()
+    with telemetry.stage("cam") as meter:
+        meter.tasks += [on_cpu, on_gpu]
+    with telemetry.stage("gram") as meter:
+        meter.tasks.append(on_cpu)
+    assert [span.peak_gpu_bytes for span in telemetry.drain() if span.task == WHOLE_STAGE] == [640, None]
 
 
 def test_a_stage_adds_up_its_tasks():

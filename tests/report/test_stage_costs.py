@@ -31,6 +31,7 @@ def spans(*rows: tuple) -> dict[str, np.ndarray]:
     }
     columns["retries"] = np.ones(len(rows), np.int64)
     columns["bytes_moved"] = np.arange(len(rows), dtype=np.float64)
+    columns["peak_gpu_bytes"] = np.array([5.0 if row[1] == "train" and row[0] else np.nan for row in rows])
     return columns
 
 
@@ -58,6 +59,8 @@ def test_a_stage_costs_the_median_of_the_rounds_after_its_first():
     assert found["gram"].cost == Cost(first_s=4.0, median_s=1.0, rounds=4, total_s=6.5)
     gram = found["gram"]
     assert (gram.owner, gram.bytes_in, gram.bytes_out, gram.peak_memory_bytes) == ("defense", 70, 5, 500)
+    assert np.isnan(gram.peak_gpu_bytes)
+    assert found["train"].peak_gpu_bytes == 5.0
     assert (gram.tasks, gram.retries, gram.cpu_s, gram.bytes_moved) == (2, 5, 3.0, 1.0 + 6 + 7 + 9 + 13)
 
 

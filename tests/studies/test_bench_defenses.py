@@ -104,7 +104,7 @@ def span(defense: str, repeat: int, stage: str, wall_s: float, **more: object) -
     numbers = dict.fromkeys(
         ("start_s", "cpu_s", "bytes_in", "bytes_out", "peak_memory_bytes", "retries", "bytes_moved"), 0
     )
-    return {**numbers, "task": -1, "owner": "defense", "device": "cpu", **own, **more}
+    return {**numbers, "task": -1, "owner": "defense", "device": "cpu", "peak_gpu_bytes": None, **own, **more}
 
 
 def measured(

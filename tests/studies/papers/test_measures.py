@@ -37,7 +37,7 @@ def finished(tmp_path: Path) -> Path:
     spans = [
         dict.fromkeys(schema("spans").names, 0)
         | {"round": t, "stage": stage, "task": -1, "node": "here", "wall_s": wall if t else 50.0}
-        | {"owner": owners.get(stage, "defense"), "device": "cpu"}
+        | {"owner": owners.get(stage, "defense"), "device": "cpu", "peak_gpu_bytes": None}
         for t in range(4)
         for stage, wall in stages.items()
     ]
