@@ -58,7 +58,7 @@ def make_campaigns(
             if len(ids) != count or not len(ids):
                 rule = "must name malicious clients that no other attack commands"
                 raise ConfigError(key, rule, wanted, len(free) if isinstance(wanted, int) else None)
-            free = np.setdiff1d(free, ids, assume_unique=True)
+            free = np.setdiff1d(free, ids) if isinstance(wanted, list) else free[len(ids) :]
             chosen[number] = ids
     campaigns = []
     for number, item in enumerate(config.attack):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,21 @@ HONEST = Campaign(Attack(), np.zeros(0, np.int64))
 
 
 def commanded(campaigns: Iterable[Campaign]) -> np.ndarray:
-    """Sorted ids of all clients that these campaigns command."""
+    """Sorted ids of all clients that these campaigns command; those of a single one are not copied."""
     ids = [campaign.client_ids for campaign in campaigns]
+    if len(ids) == 1:
+        return ids[0]
     return np.sort(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
+
+
+def among(clients: Sequence[int] | np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Which of these clients [k] are among sorted ids [m], bool: in k log m steps, of however large a population.
+
+    >>> among([3, 1, 9], np.array([1, 2, 3, 5]))
+    array([ True,  True, False])
+    """
+    asked = np.asarray(clients, np.int64)
+    if not len(ids):
+        return np.zeros(len(asked), bool)
+    found: np.ndarray = ids[np.minimum(np.searchsorted(ids, asked), len(ids) - 1)] == asked
+    return found

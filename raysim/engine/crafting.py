@@ -13,6 +13,7 @@ from raysim.attack import Attack, View, Visibility
 from raysim.backends.base import Backend, Reference, located
 from raysim.config.keys import numbered
 from raysim.context import Context, State
+from raysim.engine.campaigns import among, commanded
 from raysim.engine.experiment import Experiment, RunState, Uploads, active_attackers, round_context
 from raysim.engine.uploads import NEGATIVE_VARIANCE
 from raysim.errors import ContractError
@@ -20,14 +21,14 @@ from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 
 
-def crafting_clients(experiment: Experiment, round: int) -> frozenset[int]:
-    """Ids of the clients whose rows may be replaced in this round."""
-    crafting = [
-        campaign.client_ids.tolist()
+def crafting_clients(experiment: Experiment, round: int, cohort: np.ndarray) -> frozenset[int]:
+    """Ids of the cohort's clients whose rows may be replaced in this round."""
+    crafting = commanded(
+        campaign
         for campaign in experiment.setup.campaigns
         if campaign.schedule.active(round) and campaign.attack.visibility is not Visibility.OWN
-    ]
-    return frozenset(client for ids in crafting for client in ids)
+    )
+    return frozenset(cohort[among(cohort, crafting)].tolist())
 
 
 def let_attackers_craft(
@@ -42,12 +43,12 @@ def let_attackers_craft(
     notes: dict[str, object] = {}
     attackers = active_attackers(experiment, state.round)
     sent = np.array(sorted(set(updates.client_ids.tolist()) - set(reasons)), np.int64)
-    benign = updates.select(np.isin(updates.client_ids, np.setdiff1d(sent, attackers)))
+    benign = updates.select(np.isin(updates.client_ids, sent[~among(sent, attackers)]))
     for number, campaign in enumerate(experiment.setup.campaigns):
         attack = campaign.attack
         if attack.visibility is Visibility.OWN or not campaign.schedule.active(state.round):
             continue
-        own = updates.select(np.isin(updates.client_ids, np.intersect1d(sent, campaign.client_ids)))
+        own = updates.select(np.isin(updates.client_ids, sent[among(sent, campaign.client_ids)]))
         if not own.num_clients:
             continue
         overheard = benign if attack.visibility is Visibility.OMNISCIENT and benign.num_clients else None

@@ -19,7 +19,7 @@ from raysim.attack import Attack, ClientContext
 from raysim.backends import devices
 from raysim.data.client_data import ClientData, DataPool
 from raysim.data.dataset import Dataset, normalise
-from raysim.engine.campaigns import HONEST, Campaign, commanded
+from raysim.engine.campaigns import HONEST, Campaign, among, commanded
 from raysim.engine.client_errors import naming
 from raysim.engine.drawn_updates import Planted, Synthetic, acts_in_training
 from raysim.engine.time_limit import OutOfTime, time_limit
@@ -77,7 +77,7 @@ class HostSetup:
 
     def planted(self, clients: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which of these clients' drawn rows lie away from the others [k] bool."""
-        return np.isin(clients, commanded(c for c in self.campaigns if isinstance(c.attack, Planted)))
+        return among(clients, commanded(c for c in self.campaigns if isinstance(c.attack, Planted)))
 
     def steps(self, sizes: np.ndarray) -> np.ndarray:
         """Steps that clients with so many samples take in a round, each for itself [n]; 1 where updates are drawn."""
@@ -92,7 +92,7 @@ class HostSetup:
         The same for a whole cohort and for any of these groups together.
         """
         solo = commanded(c for c in self.campaigns if c.schedule.active(round) and c.trains_alone)
-        alone = np.isin(clients, solo)
+        alone = among(clients, solo)
         rest = np.flatnonzero(~alone)
         together = [rest[stack] for stack in stacks(self.steps(sizes)[rest], self.clients_per_stack)]
         return [*together, *np.flatnonzero(alone)[:, None]]

@@ -10,6 +10,7 @@ import numpy as np
 
 from raysim.backends.base import Backend
 from raysim.defense import Verdict, assumption
+from raysim.engine.campaigns import among
 from raysim.engine.cohort import Arrivals
 from raysim.engine.experiment import Experiment, RoundRecord, Uploads, active_attackers
 from raysim.engine.recording import Recording
@@ -105,7 +106,7 @@ def record_round(
         for place, client in enumerate(updates.client_ids)
     ]
     lost = np.setdiff1d(np.array(sorted(reasons), np.int64), updates.client_ids)
-    attacking = np.isin(lost, active_attackers(experiment, round))
+    attacking = among(lost, active_attackers(experiment, round))
     clients += [
         {
             "round": round,

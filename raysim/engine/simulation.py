@@ -24,6 +24,7 @@ from raysim.config.training import ServerConfig
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable, prepared_model
 from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort, work_of
+from raysim.engine.campaigns import among
 from raysim.engine.cohort import await_arrivals, draw_cohort
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
 from raysim.engine.experiment import (
@@ -192,7 +193,7 @@ def run_round(
         server_state,
         arrivals.end_s,
     )
-    truth = np.isin(uploads.updates.client_ids, active_attackers(experiment, state.round))
+    truth = among(uploads.updates.client_ids, active_attackers(experiment, state.round))
     rows = replace(uploads.updates, ahead=())
     judged = Recording(state.round, state.global_vector, rows, usable, truth)
     return next_state, record_round(experiment, backend, arrivals, uploads, judged, verdict, notes)
@@ -232,7 +233,7 @@ def train(
     hosts = max(backend.workers, backend.hosts)
     calls = split_cohort(able, experiment, hosts, round) if len(able) else []
     ahead: list[Ahead] = []
-    replaced = crafting_clients(experiment, round)
+    replaced = crafting_clients(experiment, round, able)
     most_bytes = experiment.config.resources.gather_bytes if experiment.defense.reads_columns else 0
     gathering = backend.gathering(len(experiment.setup.bounds) - 1, most_bytes) if most_bytes else None
 
@@ -297,7 +298,7 @@ def train(
         blocks=tuple(blocks),
         ahead=tuple(ahead),
     )
-    honest = ~np.isin(updates.client_ids, active_attackers(experiment, round))
+    honest = ~among(updates.client_ids, active_attackers(experiment, round))
     losses = np.array([meta.train_loss for meta in metas], np.float64)[honest]
     losses = losses[np.isfinite(losses)]
     remarks = {str(meta.client): meta.note for meta in metas if meta.note}
