@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ SLOW = (
     "tests/contract/test_contract_resume.py",
     "tests/cli/test_interrupts.py",
     "tests/backends/test_shipping.py",
+    "tests/test_without_ray.py",
 )
 """What `make test-fast` leaves out besides Ray: studies, whole runs of every method, processes of their own."""
 
@@ -34,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("ray")
         if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """What collecting leaves stays; else every full garbage collection would look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from raysim.engine.simulation import initial_state, rounds, start
 from tests.contract import test_contract_defenses as contract
 
 GPU = "pretend:0"
+FEWEST = {"epochs": 1, "num_snapshots": 2}
 
 
 def install() -> None:
@@ -83,9 +84,11 @@ def elsewhere(backend: InProcessBackend) -> dict[str, str]:
 
 
 def judged_by(name: str) -> dict[str, str]:
-    """One round of a defense whose stages may use the device."""
-    backend = InProcessBackend(accelerator=GPU)
-    contract.judge(name, contract.random_rows(), backend=backend)
+    """One round of a defense whose stages may use the device, and that learns for as short as it may."""
+    backend, defense = InProcessBackend(accelerator=GPU), contract.defense_of(name)
+    options = {field.name for field in fields(defense)}
+    defense = replace(defense, **{option: few for option, few in FEWEST.items() if option in options})
+    contract.judge(name, contract.random_rows(), defense=defense, backend=backend)
     return elsewhere(backend)
 
 

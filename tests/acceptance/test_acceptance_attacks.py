@@ -286,11 +286,12 @@ def test_colluders_that_are_not_drawn_contribute_nothing():
 
 
 def test_a_backdoor_undefended_succeeds_and_leaves_accuracy_alone(data_root, monkeypatch):
-    """On Fashion-MNIST, ten clients: above 80 % of the targeted inputs, within 3 points of the run without it."""
+    """On Fashion-MNIST, five clients: above 80 % of the targeted inputs, within 3 points of the run without it."""
     monkeypatch.setenv("RAYSIM_DATA", str(data_root))
     attack = "attack={name: edge_case_pgd_replacement, source_class: 0, target: 9}"
+    fewer = ("rounds=5", "evaluation.every=5", "population.clients=5", "data.limit=1500")
     attacked, clean = (
-        last_row(load_config("backdoors", ["evaluation.every=10", *words]))
+        last_row(load_config("backdoors", [*fewer, *words]))
         for words in ([attack], ["population.malicious=0"])
     )
     assert attacked["attack_success_rate"] > 0.8

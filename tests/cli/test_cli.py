@@ -340,6 +340,7 @@ def test_help_has_examples(command: str):
     assert result.stdout.count(f"  raysim {command}") >= 1
 
 
+@pytest.mark.slow
 def test_what_trains_nothing_loads_neither_torch_nor_ray(finished: Result, runs: Path):
     """In one process, command after command: the first that loads one of them is at fault."""
     commands = [

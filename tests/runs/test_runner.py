@@ -125,6 +125,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(left, undisturbed):
     assert not (left / "parts").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("left", "whole"), FINISHED.items(), indirect=["left"])
 def test_finished_rounds_of_a_killed_run_can_be_read(left, whole, undisturbed):
     directory = RunDirectory(left)
@@ -138,6 +139,7 @@ def test_finished_rounds_of_a_killed_run_can_be_read(left, whole, undisturbed):
     assert not (left / "parts").exists()
 
 
+@pytest.mark.slow
 @every_kill
 def test_a_killed_run_that_was_put_together_can_still_be_resumed(left, undisturbed):
     RunDirectory(left).finish()
@@ -145,6 +147,7 @@ def test_a_killed_run_that_was_put_together_can_still_be_resumed(left, undisturb
     assert files(left, *RESULTS) == files(undisturbed.path, *RESULTS)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_yet_has_no_model(killed):
     with pytest.raises(RecordError, match="has no checkpoint yet"):
         _ = RunResult(killed / "early").digest
