@@ -13,7 +13,7 @@ from torch import nn
 from defenses.client_models import bound_model
 from defenses.deepsight import (
     DeepSight,
-    Noise,
+    NoiseImages,
     client_differences,
     ensemble_clusters,
     image_shape,
@@ -103,7 +103,7 @@ def test_too_few_for_a_cluster_are_outside_all() -> None:
 
 
 def test_noise_is_the_same_every_time_and_differs_between_sets() -> None:
-    noise = Noise(seed=0, seeds=2, samples=1001, shape=(1, 2, 2))
+    noise = NoiseImages(seed=0, seeds=2, samples=1001, shape=(1, 2, 2))
     sizes = [len(batch) for batch in noise.batches(0)]
     assert sizes == [500, 500, 1]
     first, again, other = (torch.cat(list(noise.batches(number))) for number in (0, 0, 1))
@@ -119,7 +119,7 @@ def test_division_differences_against_the_models(make_updates, make_context, tin
     differences = FAST.division_differences(updates, context)
     assert differences.shape == (10, 2, 10)
     np.testing.assert_allclose(differences[0], 1)
-    noise = Noise(0, 2, 30, (1, 8, 8))
+    noise = NoiseImages(0, 2, 30, (1, 8, 8))
     images = torch.cat(list(noise.batches(1)))
     ours, theirs = (
         bound_model(tiny_model.factory, tiny_model.layout, tiny_model.vector + row)(images)
@@ -144,7 +144,7 @@ class Affine(nn.Module):
 
 
 def test_ratios_of_raw_outputs_by_hand() -> None:
-    noise = Noise(seed=0, seeds=1, samples=7, shape=(1, 1, 1))
+    noise = NoiseImages(seed=0, seeds=1, samples=7, shape=(1, 1, 1))
     pixels = torch.cat(list(noise.batches(0))).double().numpy().ravel()
     reference = np.full((1, 7, 2), 1e-6, np.float32)  # class 1: nothing but the offset
     reference[..., 0] -= 4.0
@@ -159,7 +159,7 @@ def test_raw_division_differences_against_the_models(make_updates, make_context,
     updates = make_updates(cohort, layout=tiny_model.layout)
     context = make_context(updates, global_vector=tiny_model.vector, factory=tiny_model.factory)
     found = DeepSight(samples=30, seeds=2, outputs="raw").division_differences(updates, context)
-    images = torch.cat(list(Noise(0, 2, 30, (1, 8, 8)).batches(1)))
+    images = torch.cat(list(NoiseImages(0, 2, 30, (1, 8, 8)).batches(1)))
     theirs = bound_model(tiny_model.factory, tiny_model.layout, tiny_model.vector)(images).double()
     ours = bound_model(tiny_model.factory, tiny_model.layout, tiny_model.vector + cohort[8])(images).double()
     np.testing.assert_allclose(found[8, 1], (ours / (theirs + 1e-6)).mean(0).numpy(), rtol=1e-3)
