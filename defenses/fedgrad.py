@@ -25,6 +25,7 @@ from raysim.backends.base import Backend
 from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.errors import ConfigError
+from raysim.matrix.central_row import central_row
 from raysim.matrix.pair_distances import nearest_scores, pair_distances
 from raysim.matrix.pairs import Pairs, is_whole, largest_array
 from raysim.matrix.updates import Updates
@@ -62,7 +63,8 @@ class FedGrad(Defense):
     trust_count [n]; with the hard filter weight_similarity, bias_similarity [n, n] float32 and together [n, n] int32,
     the number of measurements: 12 n^2 bytes. From n = 1,449 on these are `pairs`, in tiles that lie where they are updated:
     16 bytes for every pair that met (pair_history.py); scale_similarities, which is not symmetric, keeps the arrays.
-    From K = 1,449 on, the 2-means is made by Lloyd steps beside the tiles (pair_clusters.py), and no K x K is an artifact.
+    From K = 1,449 on, the 2-means is made by Lloyd steps beside the tiles (pair_clusters.py), no K x K is an artifact,
+    and, where scores are the soft filter's, the client of the least Krum score is found mostly in float32 (central_row.py).
     """
 
     paper = "Nguyen et al., preprint 2023"
@@ -170,9 +172,12 @@ class FedGrad(Defense):
             del features  # they are let go before distances are made, which take as much memory
             if second is not None:
                 assumed = assumed_byzantine(self.num_byzantine, count)
-                closeness = nearest_scores(pair_distances(updates), "closeness", assumed)
-                flagged = flagged | (second != second[np.argmin(closeness)])
-                scores = closeness if scores is None else scores
+                if scores is None:
+                    scores = nearest_scores(pair_distances(updates), "closeness", assumed)
+                    honest = int(np.argmin(scores))
+                else:
+                    honest = central_row(updates, assumed)
+                flagged = flagged | (second != second[honest])
         if self.trust:
             judged = flagged
             cleared = self._trusted(state, here) & (ctx.round >= self.trust_round)
