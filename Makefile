@@ -150,7 +150,7 @@ test-ray-1:
 	@$(BIN)/python -m pytest -m $(WITH_RAY) $(RAY_1) 2>&1 | sed --unbuffered 's/^/ray 1: /'
 
 test-ray-2:
-	@$(BIN)/python -m pytest -m $(WITH_RAY) $(addprefix --ignore ,$(RAY_1)) 2>&1 | sed --unbuffered 's/^/ray 2: /'
+	@$(BIN)/python -m pytest -m $(WITH_RAY) tests $(addprefix --ignore ,$(RAY_1)) 2>&1 | sed --unbuffered 's/^/ray 2: /'
 
 test-without-ray:
 	@$(BIN)/python -m pytest -m "not ray and not namespaces" 2>&1 | sed --unbuffered ''

@@ -19,6 +19,7 @@ SLOW = (
     "tests/studies/",
     "tests/presets/",
     "tests/acceptance/",
+    "tests/tutorials/",
     "tests/composition/test_build_once.py",
     "tests/contract/test_contract_needs.py",
     "tests/contract/test_contract_resume.py",

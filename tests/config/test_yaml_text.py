@@ -195,13 +195,13 @@ def assert_a_configuration_or_a_sentence(text: str) -> None:
             assert shown(path) == first
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(INDICATORS | INDICATORS.map(lambda text: f"defense: {text}"))
 def test_any_text_is_a_configuration_or_refused(text):
     assert_a_configuration_or_a_sentence(text)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.dictionaries(st.sampled_from(GROUPS + DOTTED), VALUES, min_size=1, max_size=3))
 def test_any_values_are_a_configuration_or_refused(values):
     assert_a_configuration_or_a_sentence(yaml.safe_dump(nested(values)))

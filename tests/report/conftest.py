@@ -22,6 +22,12 @@ OWNERS = {"train": "client", "evaluate": "engine"}
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are put together and not drawn, which is most of the time that a page takes."""
+    monkeypatch.setattr("raysim.report.page.data_uri", lambda figure: f"data:,{type(figure).__name__}")
+
+
+@pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
     def write(name: str = "layercam-ae", **options) -> Path:
         return write_run_directory(tmp_path / "runs" / name, **options)

@@ -82,12 +82,6 @@ def read(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are put together and not drawn, which is most of the time that a page takes."""
-    monkeypatch.setattr("raysim.report.page.data_uri", lambda figure: f"data:,{type(figure).__name__}")
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> tuple[Path, str]:
     """A run of two rounds and three clients, and its page, with every figure drawn; not to be changed."""

@@ -57,6 +57,7 @@ def follow(name: Any, path: Path) -> None:
             observe(Progress(number, 2, row=row))
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_the_numbers_of_every_round(tmp_path: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -58,7 +58,7 @@ def test_the_verdict_is_the_defenses_stages_of_the_round(write_run: Callable[...
     )  # fmt: skip
 
 
-def test_the_page_has_it_where_there_is_virtual_time(write_run: Callable[..., Path]) -> None:
+def test_the_page_has_it_where_there_is_virtual_time(write_run: Callable[..., Path], undrawn: None) -> None:
     folder = write_run(maps=None)
     run = read_finished_run(folder)
     assert virtual_time(run.rounds, run.spans) is None
