@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
@@ -30,10 +30,12 @@ from raysim.studies.table import Row, Values
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 EVENTS = ("linked", "estimable", "met")
+
+EXACT, PRINTED = "all linked, exact", "theorem 1 as printed"
+"""Curves of the figure that are not simulated."""
 
 DRAWN_AT_ONCE = 64
 """Rounds whose cohorts are drawn together."""
@@ -238,51 +240,29 @@ def _notes(rows: Sequence[Row]) -> str:
 
 def _figure(plan: CoveragePlan, rows: Sequence[Row]) -> Figure:
     """One population: rounds against K. Several: a panel for each cohort, rounds against n."""
-    from raysim.studies.figure import finish, panels
+    from raysim.studies.figure import labelled_curves
 
-    at = {(cell.population, cell.cohort) for cell in coverage_cells(plan)}
-    rows = [row for row in rows if (row["population"], row["cohort"]) in at]
-    if len(plan.population) == 1:
-        groups = {f"n = {plan.population[0]}": list(rows)}
-        x, label = "cohort", "clients in a round, K"
-    else:
-        count = len(plan.cohort)
-        groups = {f"K = {word}": list(rows[place::count]) for place, word in enumerate(plan.cohort)}
-        groups = {name + (" of n" if "%" in name else ""): found for name, found in groups.items()}
-        x, label = "population", "clients in all, n"
-    figure, drawn = panels(len(groups))
-    for axes, (title, found) in zip(drawn, groups.items(), strict=True):
-        _panel(axes, sorted(found, key=lambda row: row[x]), x)
-        ticks = sorted({row[x] for row in found})
-        finish(axes, title=title, x=label, ticks=ticks, log="y", legend=len(groups) == 1)
-    drawn[0].set_ylabel("rounds")
-    high = max(axes.get_ylim()[1] for axes in drawn)
-    for axes in drawn:
-        axes.set_ylim(0.8, high)  # no event comes before round 1
-    if len(groups) > 1:
-        handles, labels = drawn[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
-    return figure
+    by_cell = {(row["population"], row["cohort"]): row for row in rows}
+    panels: dict[str, dict[str, dict[int, Values]]] = {}
+    several = len(plan.population) > 1
+    for n in plan.population:
+        for word in plan.cohort:
+            row = by_cell.get((n, cohort_size(word, n)))
+            if row is not None:
+                title = f"K = {word}{' of n' * ('%' in word)}" if several else f"n = {n}"
+                at = row["population" if several else "cohort"]
+                for name, values in _curves(row).items():
+                    panels.setdefault(title, {}).setdefault(name, {})[at] = values
+    x = "clients in all, n" if several else "clients in a round, K"
+    exact = [EXACT, PRINTED]
+    return labelled_curves(panels, x=x, y="rounds; band: 95 % interval", log="y", quiet=exact, alike=True)
 
 
-def _panel(axes: Axes, rows: Sequence[Row], x: str) -> None:
-    from raysim.report.drawing import INK
-    from raysim.studies.figure import COLOURS
-
-    at = [row[x] for row in rows]
-    exact = [row["exact_rounds"] for row in rows]
-    printed = [row["theorem_1_rounds"] for row in rows]
-    axes.plot(at, exact, color=INK, lw=1.4, label="all linked: exact recursion")
-    axes.plot(at, printed, color=COLOURS[5], lw=1.4, ls=(0, (5, 3)), label="theorem 1 as printed")
-    names = (
-        "all linked: simulated",
-        "every pair met or shares a third: simulated",
-        "every pair met: simulated",
-    )
-    for event, name, colour in zip(EVENTS, names, COLOURS[:3], strict=True):
-        means = [row[f"{event}_rounds_mean"] for row in rows]
-        halves = [row[f"{event}_rounds_half_ci"] for row in rows]
-        style: dict[str, Any] = {"color": colour, "marker": "D", "ms": 5, "lw": 1.2}
-        if event == "linked":  # rings, because the others' marks may lie inside
-            style |= {"marker": "o", "ms": 9, "mfc": "none", "lw": 0, "zorder": 5}
-        axes.errorbar(at, means, yerr=halves, label=name, elinewidth=1.2, capsize=3, **style)
+def _curves(row: Row) -> dict[str, Values]:
+    """Name -> rounds, of the recursion, the printed bound, and the three events."""
+    found = {EXACT: Values.of([row["exact_rounds"]]), PRINTED: Values.of([row["theorem_1_rounds"]])}
+    names = ("all linked", "met or shares a third", "met")
+    for event, name in zip(EVENTS, names, strict=True):
+        mean, half = row[f"{event}_rounds_mean"], row[f"{event}_rounds_half_ci"]
+        found[name] = Values.within(mean - half, mean, mean + half)
+    return found

@@ -31,6 +31,11 @@ class Values:
         """From any numbers."""
         return cls(np.array(list(values), np.float64))
 
+    @classmethod
+    def within(cls, low: float, middle: float, high: float) -> Values:
+        """Values with this median and these quartiles, where nothing else is known of them."""
+        return cls.of([low, low, middle, high, high])
+
     @property
     def known(self) -> NDArray[np.float64]:
         """Those that are numbers."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
 from raysim.studies.figure import bars, labelled_curves, stacked
-from raysim.studies.scaling.read import Ratio, View, shares, strong_scaling
+from raysim.studies.scaling.read import View, shares, strong_scaling
 from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.table import Values
 
@@ -111,7 +111,11 @@ def speed_up(view: View) -> Figure | None:
         if found:
             top = max(size.clients for size in found)
             name = label if top == view.clients[-1] else f"{label} (K = {top})"
-            points = {s.nodes: _extent(ratio) for s, (_, ratio) in found.items() if s.clients == top}
+            points = {
+                s.nodes: Values.within(ratio.low, ratio.value, ratio.high)
+                for s, (_, ratio) in found.items()
+                if s.clients == top
+            }
             curves[name] = {view.nodes[0]: Values.of([1.0]), **points}
     if not curves:
         return None
@@ -130,12 +134,6 @@ def moved(view: View) -> Figure | None:
         if entry.moved_bytes.median > 0
     }
     return bars(values, "MB moved between nodes in a round") if values else None
-
-
-def _extent(ratio: Ratio) -> Values:
-    """Values with this median and these quartiles."""
-    value, low, high = ratio
-    return Values.of([low, low, value, high, high])
 
 
 def _name(view: View, label: str, nodes: int) -> str:
