@@ -64,6 +64,15 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture
+def nothing_kept() -> None:
+    """Memory that earlier tests freed goes back to the kernel: else what is taken next may come from it, and not show."""
+    import ctypes
+
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture
 def tiny() -> dict[str, Any]:
     """A configuration of 3 rounds that takes a fraction of a second: 10 clients, 2 of them attacking."""
     return {

@@ -81,7 +81,7 @@ def test_a_mistaken_defense_is_refused(name, said):
         parse_subjects([name])
 
 
-def test_memory_that_is_held_is_seen():
+def test_memory_that_is_held_is_seen(nothing_kept: None):
     with MemoryWatch() as watch:
         held = np.ones(2**23)  # 64 MiB
         assert held.sum() == 2**23
@@ -89,7 +89,7 @@ def test_memory_that_is_held_is_seen():
     assert watch.peak > watch.growth
 
 
-def test_what_one_process_takes_is_counted_from_where_the_watch_begins():
+def test_what_one_process_takes_is_counted_from_where_the_watch_begins(nothing_kept: None):
     def work(watch: MemoryWatch) -> None:
         with watch:
             held = np.ones(2**23)  # 64 MiB, until the last look

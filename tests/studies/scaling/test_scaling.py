@@ -227,7 +227,7 @@ def test_what_was_spilled_is_remembered(tmp_path):
     assert folder.total() == 1024
 
 
-def test_peaks_of_a_process():
+def test_peaks_of_a_process(nothing_kept):
     peaks = ProcessPeaks(lambda: [psutil.Process()])
     before = peaks.total
     held = np.ones(2**23)  # 64 MiB
