@@ -32,6 +32,9 @@ milliseconds, of which handing out pieces would save little."""
 SIDE = 1024
 """Most rows of a side: a tile of 8 MiB in float64, for which a product in BLAS is as fast as for a larger one."""
 
+LEAST_SIDES = 4
+"""Sides of whatever is not one tile: of two there are three tiles, which two nodes cannot share evenly."""
+
 STRIP_ROWS = 128
 """Rows of the matrix that a function of whole rows is given at a time: 20 MiB in float64 for K = 20,000."""
 
@@ -42,12 +45,12 @@ ARRAY_BYTES = 2**31
 def cut(count: int) -> tuple[int, ...]:
     """Where the sides of K = count rows begin and end: (0, ..., K).
 
-    >>> cut(1000), cut(2000), cut(2500)
-    ((0, 1000), (0, 1000, 2000), (0, 833, 1666, 2500))
+    >>> cut(1000), cut(2000), cut(5000)
+    ((0, 1000), (0, 500, 1000, 1500, 2000), (0, 1000, 2000, 3000, 4000, 5000))
     """
     if is_whole(count):
         return (0, count)
-    pieces = -(-count // SIDE)
+    pieces = max(min(LEAST_SIDES, count), -(-count // SIDE))
     return tuple(count * place // pieces for place in range(pieces + 1))
 
 

@@ -66,7 +66,7 @@ def test_sums_are_carried_from_task_to_task() -> None:
     updates = updates_of(drawn()[:2], bounds=(0, 4096, 8192, COLUMNS))
     pair_distances(updates, "pairs")
     spans = [span for span in updates.backend.telemetry.spans if span.stage == "pairs" and span.task >= 0]
-    assert len(spans) == 3 + 1  # of the one tile, after the norms of the one row block
+    assert len(spans) == 3 * 3 + 1  # of each of the three tiles, after the norms of the one row block
 
 
 def test_around_a_point() -> None:

@@ -57,6 +57,7 @@ def test_small_matrices_are_one_tile_and_large_ones_nearly_equal_sides() -> None
     sides = np.diff(cut(20_000))
     assert (len(sides), sides.min(), sides.max(), sides.sum()) == (20, 1000, 1000, 20_000)
     assert np.ptp(np.diff(cut(2500))) <= 1
+    assert len(np.diff(cut(1449))) == 4
 
 
 @pytest.mark.parametrize("leading", [(), (2,)])
