@@ -193,6 +193,7 @@ def _preset(
         metrics=metrics,
         reported=reported or {},
         doubts=doubts or {},
+        drawn=drawn,
         stand_ins=", ".join(filter(None, [item.stand_in, narrow, other])),
     )
 

@@ -50,6 +50,18 @@ def test_every_number_of_the_tables_has_a_preset():
     assert found == REPORTING
 
 
+def test_figures_that_show_clients_say_what_of_them():
+    drawn: dict[str, set[str]] = {}
+    for preset in generated().values():
+        if preset.drawn:
+            drawn.setdefault(f"{preset.source}, {preset.drawn}", set()).add(preset.table)
+    assert drawn == {
+        "pdrr, scores": {"fig4", "fig5", "fig6", "fig7"},
+        "layercam_ae, maps": {"fig7", "fig11", "fig14"},
+        "flare, representations": {"fig1", "fig4", "fig6", "fig10", "fig11"},
+    }
+
+
 def test_names_are_listed_once_behind_the_written_presets():
     names = preset_names()
     assert names[:2] == ["backdoors", "quickstart"]
