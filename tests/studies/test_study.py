@@ -21,7 +21,7 @@ from raysim.options import Count
 from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies import store as stores
 from raysim.studies.curves import by_size, growth
-from raysim.studies.figure import curve, finish, panels, style
+from raysim.studies.figure import curve, finish, panels, stacked, style
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Image, Methods, Numbers
 from raysim.studies.runner import CellCounter, carry_out
@@ -292,3 +292,10 @@ def test_growth_needs_three_sizes():
     table = by_size("K", {"a": cubic, "b": few}, {"said": {4: "x"}}).splitlines()
     assert table[0] == "| K | a | b | said |"
     assert table[-1] == "| 4 | 64.0 |  | x |"
+
+
+def test_what_has_no_length_does_not_move_the_bars_that_have_one():
+    figure = stacked({"": {"krum": {"init": float("nan"), "gram": 2.0, "combine": 1.0}}}, x="s")
+    (axes,) = figure.axes
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches if bar.get_width()]  # type: ignore[attr-defined]
+    assert bars == [(0.0, 2.0), (2.0, 1.0)]
