@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, get_args, get_origin
 
 from raysim.options import allowed, call_annotations, option_annotations, type_name
@@ -109,6 +110,7 @@ def _doc(annotation: object) -> str:
     )
 
 
+@cache
 def _own_attribute_docs(cls: type) -> dict[str, str]:
     try:
         lines, _ = inspect.findsource(cls)
