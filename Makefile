@@ -74,6 +74,8 @@ results-kernels: ; $(bench) kernels --peers --repeats 5 --image 3x32x32,3x64x64,
 results-attacks: ; $(bench) attacks --repeats 2 $(call measured,attacks)
 results-rounds: ; $(bench) rounds digits dirichlet lognormal $(if $(RAYSIM_DATA),cifar10) $(call measured,rounds)
 results-population: ; $(bench) population --clients 10000,100000,1000000 --cohort 1000 $(call measured,population)
+# Writes 20 GB below the folder of temporary files, twice, one after the other.
+results-population-shards: ; $(bench) population --data images,tokens --cohort 1000 --rounds 6 $(call measured,population-shards)
 results-growth: ; $(bench) growth digits --clients 25,50,100 --nodes 1,2 --repeats 3 $(call measured,growth)
 results-scaling: ; $(bench) scaling $(of_the_papers) --clients 24,48,96 $(call measured,scaling)
 results-scaling-small: ; $(bench) scaling $(of_the_papers) --clients 24,100,200,500,1000,2000 $(small_cnn) $(call measured,scaling-small)
