@@ -44,6 +44,8 @@ OTHERS = {
     "surrogates", "trust", "two_means", "vote", "weights", "weiszfeld",
 }  # fmt: skip
 """Stages that use nothing worth declaring. A stage in neither is an error: say there what it uses."""
+BESIDE: Mapping[tuple[str, str], dict[str, Any]] = {("pdrr", "count_unmoved"): {"rule": "median"}}
+"""Options of a defense that are refused beside the defaults -> what they go with."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def variants(name: str) -> Iterator[Defense]:
         for part in members(annotation):
             choices = get_args(part) if get_origin(part) is Literal else (True, False) if part is bool else ()
             for choice in choices:
-                yield cls(**{**small, option: choice})
+                yield cls(**{**small, **BESIDE.get((name, option), {}), option: choice})
     if "pretrain_epochs" in option_annotations(cls):
         yield cls(**{**small, "pretrain_epochs": 1})
 
