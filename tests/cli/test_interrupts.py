@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -24,6 +24,14 @@ from raysim.runs.directory import RunDirectory
 
 DONE = 2
 """Rounds that are finished when the signal comes; no checkpoint is due before the last one, after round 4."""
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell lets its background jobs ignore SIGINT, and the tests may be one of them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -263,4 +271,4 @@ def test_sigterm_on_ray(ray_cluster: None, tmp_path: Path, marker: Path):
     sender.join()
     assert result.exit_code == 143, result.output
     ended(tmp_path / "run")
-    assert raysim.resume(tmp_path / "run", backend="inprocess").digest == undisturbed(tmp_path, overrides)
+    assert raysim.resume(tmp_path / "run").digest == undisturbed(tmp_path, overrides)
