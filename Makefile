@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo gpu results results-caught results-papers test test-ray-1 test-ray-2 test-without-ray test-fast test-fast-1 test-fast-2 soak check docs format clean
+.PHONY: help install demo gpu results results-caught results-papers test test-ray-1 test-ray-2 test-ray-3 test-without-ray test-fast test-fast-1 test-fast-2 soak check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
@@ -141,18 +141,22 @@ results-fedgrad-seconds: ; $(call tables,fedgrad-seconds,fig9)
 results-coverage-shares: ; $(bench) coverage --population 50,100,150,200,250,300,350 --cohort 20%,40%,60%,80%,100% --trials 100 $(call measured,coverage-shares)
 results-detection-new: ; $(bench) detection --workers 1 --defense $(new_rules) $(call measured,detection-new)
 
-# Three processes, since what has several nodes waits for them as much as it computes.
+# Four processes, since what has several nodes waits for them more than it computes.
 WITH_RAY := "ray or namespaces"
-RAY_1 := tests/backends tests/cluster tests/contract
+RAY_1 := tests/backends
+RAY_2 := tests/cluster tests/contract
 test: $(READY)
-	@echo "the tests in three processes: those that start Ray or make namespaces (ray 1:, ray 2:), and all others"
-	@$(MAKE) --no-print-directory --jobs 3 test-ray-1 test-ray-2 test-without-ray
+	@echo "the tests in four processes: those that start Ray or make namespaces (ray 1: to ray 3:), and all others"
+	@$(MAKE) --no-print-directory --jobs 4 test-ray-1 test-ray-2 test-ray-3 test-without-ray
 
 test-ray-1:
 	@$(BIN)/python -m pytest -m $(WITH_RAY) $(RAY_1) 2>&1 | sed --unbuffered 's/^/ray 1: /'
 
 test-ray-2:
-	@$(BIN)/python -m pytest -m $(WITH_RAY) tests $(addprefix --ignore ,$(RAY_1)) 2>&1 | sed --unbuffered 's/^/ray 2: /'
+	@$(BIN)/python -m pytest -m $(WITH_RAY) $(RAY_2) 2>&1 | sed --unbuffered 's/^/ray 2: /'
+
+test-ray-3:
+	@$(BIN)/python -m pytest -m $(WITH_RAY) tests $(addprefix --ignore ,$(RAY_1) $(RAY_2)) 2>&1 | sed --unbuffered 's/^/ray 3: /'
 
 test-without-ray:
 	@$(BIN)/python -m pytest -m "not ray and not namespaces" 2>&1 | sed --unbuffered ''

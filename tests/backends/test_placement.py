@@ -230,7 +230,7 @@ def test_data_on_a_node_without_room_or_gone_is_worked_on_elsewhere(found):
 @pytest.mark.ray
 def test_tasks_of_a_run_stay_at_the_head_when_told_and_give_the_same_bytes(two_nodes, tiny, tmp_path):
     here = raysim.run({**tiny, "rounds": 2}, name="here", out=tmp_path, backend="inprocess")
-    config = {**tiny, "rounds": 2, "resources": {"placement": "head"}}
+    config = {**tiny, "rounds": 2, "resources": {"placement": "head", "gather_bytes": 0}}
     driver = f"import raysim; raysim.run({config!r}, name='there', out={str(tmp_path)!r})"
     assert two_nodes.run([sys.executable, "-c", driver]) == 0
     there = RunResult(tmp_path / "there")
