@@ -161,9 +161,9 @@ test-ray-3:
 test-without-ray:
 	@$(BIN)/python -m pytest -m "not ray and not namespaces" 2>&1 | sed --unbuffered ''
 
-METHODS := tests/contract tests/defenses tests/attacks tests/cli
+METHODS := tests/contract tests/defenses tests/attacks tests/cli tests/report tests/matrix
 test-fast: $(READY)
-	@echo "the quick tests in two processes: those of methods and the command line (fast 1:), and all others (fast 2:)"
+	@echo "the quick tests in two processes: those of methods, matrices, reports and the command line (fast 1:), and all others (fast 2:)"
 	@$(MAKE) --no-print-directory --jobs 2 test-fast-1 test-fast-2
 
 test-fast-1:
