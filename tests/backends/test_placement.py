@@ -240,4 +240,6 @@ def test_tasks_of_a_run_stay_at_the_head_when_told_and_give_the_same_bytes(two_n
     assert len({span["node"] for span in spans if span["stage"] == "train" and span["task"] >= 0}) == 2
     (server,) = {span["node"] for span in spans if span["task"] < 0}
     assert {span["node"] for span in spans if span["stage"] == "gram"} == {server}
-    assert sum(span["bytes_moved"] for span in spans if span["stage"] != "train") > 0, "to the first that reads rows"
+    assert sum(span["bytes_moved"] for span in spans if span["stage"] != "train") > 0, (
+        "to the first that reads rows"
+    )

@@ -13,7 +13,7 @@ from raysim.studies.figure import stacked
 from raysim.studies.rounds.growth import GrowthCell
 from raysim.studies.scaling.figures import draw
 from raysim.studies.scaling.page import GROWTH, growth_table
-from raysim.studies.scaling.read import MatrixSize, View, views
+from raysim.studies.scaling.read import MatrixSize, OneMatrix, views
 from raysim.studies.scaling.sections import by_clients, count, sections_of
 from raysim.studies.stages import WHOLE
 from raysim.studies.study import Page, picture
@@ -46,7 +46,7 @@ def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Se
     return Page(sections, figures, {"growth": growth_table(seen)})
 
 
-def views_of(rows: Iterable[Row], memory: Sequence[Row], planned: Sequence[str]) -> list[View]:
+def views_of(rows: Iterable[Row], memory: Sequence[Row], planned: Sequence[str]) -> list[OneMatrix]:
     """One view a case, whose methods are the ways in which clients sit in actors; the timed rounds of a repeat count as one, with
     their median.
     """
@@ -79,7 +79,7 @@ def _of_repeat(rows: Sequence[Row]) -> Row:
     return {**rows[0], **middle, **most, "digest": rows[-1]["digest"]}
 
 
-def _actors(view: View, rows: Sequence[Row]) -> str:
+def _actors(view: OneMatrix, rows: Sequence[Row]) -> str:
     """Actors, where they sat, and rounds an hour, by K."""
     names = ("actors", "actor_nodes", "actor_gpus", "clients_per_stack")
     of_cell = {_cell_of(row): [row[name] for name in names] for row in rows}
@@ -100,7 +100,7 @@ def _actors(view: View, rows: Sequence[Row]) -> str:
     return by_clients(view, title, cell)
 
 
-def _stacked(view: View, figures: dict[str, tuple[str, Figure]]) -> list[str]:
+def _stacked(view: OneMatrix, figures: dict[str, tuple[str, Figure]]) -> list[str]:
     """A figure of the stages against K for each way to sit."""
     sections = []
     for number, variant in enumerate(view.defenses):

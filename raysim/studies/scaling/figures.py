@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
 from raysim.studies.figure import bars, labelled_curves, stacked
-from raysim.studies.scaling.read import View, shares, strong_scaling
+from raysim.studies.scaling.read import OneMatrix, shares, strong_scaling
 from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.table import Values
 
@@ -31,9 +31,9 @@ CAPTIONS = {
 QUARTILES = "seconds per round, median; band: quartiles"
 
 
-def draw(view: View, figures: dict[str, tuple[str, Figure]]) -> dict[str, str]:
+def draw(view: OneMatrix, figures: dict[str, tuple[str, Figure]]) -> dict[str, str]:
     """Add every figure there are data for to those of the page; kind -> its name there."""
-    kinds: dict[str, Callable[[View], Figure | None]] = {
+    kinds: dict[str, Callable[[OneMatrix], Figure | None]] = {
         "runtime": runtime,
         "growth": growth,
         "split": split,
@@ -49,7 +49,7 @@ def draw(view: View, figures: dict[str, tuple[str, Figure]]) -> dict[str, str]:
     return drawn
 
 
-def runtime(view: View) -> Figure:
+def runtime(view: OneMatrix) -> Figure:
     """Seconds of each method at its largest K, slowest first, on the fewest and the most nodes."""
     found = {
         (defense, nodes): whole for nodes in _ends(view) for defense, whole in view.largest(nodes).items()
@@ -60,7 +60,7 @@ def runtime(view: View) -> Figure:
     return bars(values, "seconds per round; line: first to third quartile")
 
 
-def growth(view: View) -> Figure | None:
+def growth(view: OneMatrix) -> Figure | None:
     """Seconds against K, on the fewest and the most nodes."""
     if len(view.clients) < 2:
         return None
@@ -74,7 +74,7 @@ def growth(view: View) -> Figure | None:
     return labelled_curves(panels, x="clients K", y=QUARTILES, quiet=_limits(view), alike=True)
 
 
-def split(view: View) -> Figure:
+def split(view: OneMatrix) -> Figure:
     """What part of each method's seconds each of its stages takes."""
     found = {}
     for defense in view.defenses:
@@ -86,7 +86,7 @@ def split(view: View) -> Figure:
     return stacked({"": found}, "share of the seconds of a round, stages in the order they run")
 
 
-def maps(view: View) -> Figure | None:
+def maps(view: OneMatrix) -> Figure | None:
     """Heat maps alone and with the autoencoder against K, on the fewest nodes; a panel for each defense."""
     names = view.with_autoencoder()
     if not names or len(view.clients) < 2:
@@ -102,7 +102,7 @@ def maps(view: View) -> Figure | None:
     return labelled_curves(panels, x="clients K", y=QUARTILES, log="", alike=True)
 
 
-def speed_up(view: View) -> Figure | None:
+def speed_up(view: OneMatrix) -> Figure | None:
     """Speed-up against the number of nodes at the largest K, beside the ideal."""
     curves = {}
     for method, stage, label in view.lines():
@@ -125,7 +125,7 @@ def speed_up(view: View) -> Figure | None:
     return labelled_curves({title: curves}, x="nodes", y=y, log="", quiet=(*_limits(view), "ideal"))
 
 
-def moved(view: View) -> Figure | None:
+def moved(view: OneMatrix) -> Figure | None:
     """Megabytes that stages brought from other nodes, on the most nodes; those that moved any."""
     values = {
         f"{view.label(whole)}: {entry.stage}": Values(entry.moved_bytes.all / 1e6)
@@ -136,7 +136,7 @@ def moved(view: View) -> Figure | None:
     return bars(values, "MB moved between nodes in a round") if values else None
 
 
-def _name(view: View, label: str, nodes: int) -> str:
+def _name(view: OneMatrix, label: str, nodes: int) -> str:
     return f"{label}, {_nodes(nodes)}" if len(view.nodes) > 1 else label
 
 
@@ -144,10 +144,10 @@ def _nodes(count: int) -> str:
     return f"{count} node{'s' * (count != 1)}"
 
 
-def _ends(view: View) -> list[int]:
+def _ends(view: OneMatrix) -> list[int]:
     """The fewest and the most nodes."""
     return sorted({view.nodes[0], view.nodes[-1]})
 
 
-def _limits(view: View) -> list[str]:
+def _limits(view: OneMatrix) -> list[str]:
     return [label for method, _, label in view.lines() if method == LIMITS]

@@ -10,7 +10,7 @@ from raysim.composition.registry import defense_title
 from raysim.report.tables import ids
 from raysim.runs.table_schema import TableSchema
 from raysim.studies.scaling.figures import draw
-from raysim.studies.scaling.read import View, digest_mismatches, laws, views
+from raysim.studies.scaling.read import OneMatrix, digest_mismatches, laws, views
 from raysim.studies.scaling.sections import count, growth_in_parameters, sections_of
 from raysim.studies.study import Page
 from raysim.studies.table import Row
@@ -50,7 +50,7 @@ def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str]) -> Page:
     return Page([*sections, growth_in_parameters(seen)], figures, {"growth": growth_table(seen)})
 
 
-def growth_table(seen: Sequence[View]) -> pa.Table:
+def growth_table(seen: Sequence[OneMatrix]) -> pa.Table:
     """One row a fit. What is 0 varies; the others: see PowerLaw."""
     kinds = {
         **dict.fromkeys(("defense", "stage", "along"), "string"),
@@ -70,7 +70,7 @@ def growth_table(seen: Sequence[View]) -> pa.Table:
     return schema.table(rows)
 
 
-def _digests(seen: Sequence[View]) -> str:
+def _digests(seen: Sequence[OneMatrix]) -> str:
     different, compared = digest_mismatches(entry for view in seen for entry in view.found.values())
     if not compared:
         return "No result was computed twice, so nothing is said of equal bytes."

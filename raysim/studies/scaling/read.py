@@ -94,7 +94,7 @@ Line = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class View:
+class OneMatrix:
     """All measurements of one matrix (or case), by (method, stage, size). slug: ends the names of its figures' files; what: what the
     methods are called; planned: they in their order; memory: rows of the table of memory.
     """
@@ -181,7 +181,7 @@ def views(
     planned: Sequence[str],
     group: Callable[[Row], tuple[str, str]],
     what: str = "defense",
-) -> list[View]:
+) -> list[OneMatrix]:
     """One view for each group of rows in which a method was measured. planned: the methods in their order. group: of a row, the
     end of its figures' names and its title.
     """
@@ -201,7 +201,7 @@ def views(
         held = [row for row in memory if group(row) == (slug, title)]
         by_place = {(m.defense, m.stage, m.size): m for m in entries}
         parameters = entries[0].size.parameters
-        found.append(View(title, f"-{slug}" if len(kept) > 1 else "", what, parameters, by_place, held))
+        found.append(OneMatrix(title, f"-{slug}" if len(kept) > 1 else "", what, parameters, by_place, held))
     return found
 
 

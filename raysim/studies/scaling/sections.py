@@ -15,8 +15,8 @@ from raysim.studies.scaling.read import (
     LIMIT_LABELS,
     Line,
     Measured,
+    OneMatrix,
     Ratio,
-    View,
     laws,
     shares,
     strong_scaling,
@@ -37,7 +37,7 @@ LAW = ["growth", "last step", "off"]
 """The headings of `_law`."""
 
 
-def sections_of(view: View, drawn: Mapping[str, str]) -> list[str]:
+def sections_of(view: OneMatrix, drawn: Mapping[str, str]) -> list[str]:
     """All of them. drawn: kind of figure -> its name on the page, of those that were drawn."""
 
     def with_figures(text: str, *kinds: str) -> str:
@@ -57,7 +57,7 @@ def sections_of(view: View, drawn: Mapping[str, str]) -> list[str]:
 
 
 def by_clients(
-    view: View,
+    view: OneMatrix,
     title: str,
     cell: Callable[[str, str, Size], str],
     *,
@@ -79,7 +79,7 @@ def by_clients(
     return f"#### {title}\n\n{markdown.table([*columns, *head], rows)}"
 
 
-def seconds(view: View) -> str:
+def seconds(view: OneMatrix) -> str:
     """Whole seconds of every method by K, and the growth."""
     table = by_clients(
         view,
@@ -91,7 +91,7 @@ def seconds(view: View) -> str:
     return table if len(view.clients) > 2 else f"{table}\n\nFewer than three K: no growth exponent is fitted."
 
 
-def limits(view: View) -> str:
+def limits(view: OneMatrix) -> str:
     """Every method against the limits, repeat by repeat."""
 
     def cell(method: str, stage: str, size: Size) -> str:
@@ -107,7 +107,7 @@ def limits(view: View) -> str:
     return by_clients(view, "Times the Gram product (times the copy)", cell, lines=lines)
 
 
-def stages(view: View) -> str:
+def stages(view: OneMatrix) -> str:
     """Each stage at the largest K, a table for each number of nodes."""
     tables = []
     for nodes in view.nodes:
@@ -138,7 +138,7 @@ def stages(view: View) -> str:
     return "\n\n".join([*tables, note])
 
 
-def maps(view: View) -> str:
+def maps(view: OneMatrix) -> str:
     """Maps alone beside maps and autoencoder, by K."""
 
     def cell(defense: str, stage: str, size: Size) -> str:
@@ -152,7 +152,7 @@ def maps(view: View) -> str:
     return by_clients(view, "Maps alone / maps and autoencoder (s)", cell, lines=lines)
 
 
-def strong(view: View) -> str:
+def strong(view: OneMatrix) -> str:
     """Speed-up over the fewest nodes."""
 
     def cell(method: str, stage: str, size: Size) -> str:
@@ -165,7 +165,7 @@ def strong(view: View) -> str:
     return by_clients(view, "Strong scaling: speed-up over one node [quartiles], efficiency", cell)
 
 
-def weak(view: View) -> str:
+def weak(view: OneMatrix) -> str:
     """Efficiency where clients grow with nodes."""
 
     def cell(method: str, stage: str, size: Size) -> str:
@@ -177,7 +177,7 @@ def weak(view: View) -> str:
     return f"{table}\n\n{bound}" if table else ""
 
 
-def moved(view: View) -> str:
+def moved(view: OneMatrix) -> str:
     """Bytes between nodes, a round."""
 
     def cell(method: str, stage: str, size: Size) -> str:
@@ -187,7 +187,7 @@ def moved(view: View) -> str:
     return by_clients(view, "MB moved between nodes a round (share of the matrix)", cell, lines=lines)
 
 
-def spilled(view: View) -> str:
+def spilled(view: OneMatrix) -> str:
     """Where the object store did not suffice."""
     rows = []
     for (method, stage, size), m in view.found.items():
@@ -201,7 +201,7 @@ def spilled(view: View) -> str:
     return "\n".join(["#### Spilled to disk", "", *rows]) if rows else ""
 
 
-def memory(view: View) -> str:
+def memory(view: OneMatrix) -> str:
     """Peak memory of each node, by K: the largest over the repeats."""
     held: dict[tuple[str, str, Size], list[Row]] = {}
     for row in view.memory:
@@ -229,7 +229,7 @@ def memory(view: View) -> str:
     return f"{table}\n\n{note}" if table else ""
 
 
-def growth_in_parameters(seen: Sequence[View]) -> str:
+def growth_in_parameters(seen: Sequence[OneMatrix]) -> str:
     """Exponents in d at the largest K; "" where no stage was measured at three."""
     found = laws([entry for view in seen for entry in view.found.values()], "parameters")
     top: dict[tuple[str, str, int], int] = {}

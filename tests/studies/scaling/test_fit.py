@@ -13,7 +13,7 @@ from raysim.studies.scaling.page import growth_table
 from raysim.studies.scaling.read import (
     MatrixSize,
     Measured,
-    View,
+    OneMatrix,
     digest_mismatches,
     laws,
     shares,
@@ -113,7 +113,9 @@ def test_growth_is_fitted_along_one_size_with_the_others_fixed():
     assert where == ("krum", "gram", MatrixSize(10, 0, 1))
     assert law.exponent == pytest.approx(1.0)
     views = [
-        View("", "", "", d, {(m.defense, m.stage, m.size): m for m in measured if m.size.parameters == d})
+        OneMatrix(
+            "", "", "", d, {(m.defense, m.stage, m.size): m for m in measured if m.size.parameters == d}
+        )
         for d in (100, 1000, 10_000)
     ]
     rows = growth_table(views).to_pylist()

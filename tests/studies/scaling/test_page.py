@@ -16,7 +16,7 @@ from raysim.studies.runner import write_page
 from raysim.studies.scaling import sections
 from raysim.studies.scaling.figures import moved, runtime, speed_up, split
 from raysim.studies.scaling.page import page_of
-from raysim.studies.scaling.read import View, views
+from raysim.studies.scaling.read import OneMatrix, views
 from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES
 from raysim.studies.stages import WHOLE
 from raysim.studies.study import Page
@@ -112,7 +112,7 @@ def full() -> tuple[Page, str]:
     return shown, text(shown)
 
 
-def view_of(stages: list[dict[str, Any]]) -> View:
+def view_of(stages: list[dict[str, Any]]) -> OneMatrix:
     (view,) = views(TABLES["stages"].table(stages).to_pylist(), [], (), lambda row: ("", "a matrix"))
     return view
 
@@ -245,7 +245,7 @@ def test_the_oracle_is_named_so_in_every_table():
 def test_several_sizes_get_figures_and_sections_of_their_own(monkeypatch: pytest.MonkeyPatch):
     drawn: list[str] = []
 
-    def draw_nothing(view: View, figures: object) -> dict[str, str]:
+    def draw_nothing(view: OneMatrix, figures: object) -> dict[str, str]:
         drawn.append(view.slug)
         return {}
 
