@@ -32,7 +32,7 @@ from raysim.runs.ray_driver import SERVER_RESTARTS
 WORKERS = ("ray::RayActor", "ray::run_task")
 SETTLED_ROUND = 50
 GROWTH = 1.10
-SAMPLES = 20
+SAMPLES = 10
 """A process is judged by the medians of its first and last so many samples, a second apart, once it has four times as many."""
 
 
