@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
@@ -155,9 +156,9 @@ P = TypeVar("P", bound=MatrixPlan)
 class Costs(Study[P, CostCell]):
     """What both studies have in common."""
 
+    @abstractmethod
     def subjects(self, plan: P) -> Sequence[Subject]:
         """The methods, made."""
-        raise NotImplementedError
 
     def beside(self, plan: P) -> Judging | None:
         """The defense whose pass is taken before each."""

@@ -57,7 +57,7 @@ def q_ranges(cells: Sequence[Preset], measured: Groups) -> Figure:
 
     measured: (preset, measure) -> values over seeds.
     """
-    figure, drawn = panels(len(cells), height=3.2)
+    figure, drawn = _titled(cells, height=3.2)
     for axes, cell in zip(drawn, cells, strict=True):
         rounds = [key.partition("@")[2] for key in cell.metrics if key.startswith("q_to@")]
         for at, number in enumerate(rounds):
@@ -73,41 +73,36 @@ def q_ranges(cells: Sequence[Preset], measured: Groups) -> Figure:
                     axes.plot([x, x], [low, high], color=ATTACKER, ls="", marker="x", ms=4)
         axes.set_xticks(range(len(rounds)), rounds)
         axes.set(xlabel="round of the full setting", ylim=(-0.1, 1.03))
-        axes.set_title(cell.cell, loc="left", fontsize=9)
     drawn[0].set_ylabel("q")
     return figure
 
 
 def scores(cells: Sequence[tuple[Preset, Mapping[str, Columns]]]) -> Figure:
     """A bar a client."""
-    figure, drawn = panels(len(cells), height=3.2)
-    for axes, (cell, series) in zip(drawn, cells, strict=True):
+    figure, drawn = _titled([cell for cell, _ in cells], height=3.2)
+    for axes, (_, series) in zip(drawn, cells, strict=True):
         rows = series["score"]
         colours = [ATTACKER if attacks else HONEST for attacks in rows["malicious"]]
         axes.bar(np.arange(len(colours)), rows["value"], color=colours)
         axes.set(xlabel="client (attackers orange)")
-        axes.set_title(cell.cell, loc="left", fontsize=9)
     drawn[0].set_ylabel("score")
     return figure
 
 
 def representations(cells: Sequence[tuple[Preset, Mapping[str, Columns]]]) -> Figure:
     """A point a client and sample; each panel says how far the attackers' and the others' models are from all others."""
-    figure, drawn = panels(len(cells), height=3.6)
-    for axes, (cell, series) in zip(drawn, cells, strict=True):
+    figure, drawn = _titled([cell for cell, _ in cells], height=3.6)
+    for axes, (_, series) in zip(drawn, cells, strict=True):
         for attacks, colour, mark, word in (
             (False, HONEST, "o", "honest"),
             (True, ATTACKER, "x", "attacker"),
         ):
-            here = series["x"]["malicious"] == attacks
-            mean = (
-                series["mmd"]["value"][series["mmd"]["malicious"] == attacks].mean() if here.any() else np.nan
-            )
+            here, far = (series[name]["malicious"] == attacks for name in ("x", "mmd"))
+            mean = series["mmd"]["value"][far].mean() if here.any() else np.nan
             axes.plot(
                 series["x"]["value"][here], series["y"]["value"][here],
                 color=colour, marker=mark, ls="", ms=3.5, label=f"{word}, mean MMD² {mean:.2g}",
             )  # fmt: skip
-        axes.set_title(cell.cell, loc="left", fontsize=9)
         axes.legend(frameon=False, fontsize=7, loc="best")
         _bare(axes)
     return figure
@@ -129,6 +124,14 @@ def maps(series: Mapping[str, Columns]) -> Figure:
     layers = {name: of["value"].astype(np.float32).reshape(count, side, side) for name, of in series.items()}
     figure, _ = heat_map_grid(HeatMaps(0, clients["client"], layers["map"], layers.get("rebuilt")), clients)
     return figure
+
+
+def _titled(cells: Sequence[Preset], height: float) -> tuple[Figure, list[Axes]]:
+    """A panel for each cell, with its name above."""
+    figure, drawn = panels(len(cells), height=height)
+    for axes, cell in zip(drawn, cells, strict=True):
+        axes.set_title(cell.cell, loc="left", fontsize=9)
+    return figure, drawn
 
 
 def _clients(drawn: pa.Table, cell: Preset) -> dict[str, Columns]:
