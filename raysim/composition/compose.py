@@ -89,8 +89,7 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     source = load_data(config, given.data)
     factory, model = make_network(config, source, given)
     model = with_weights(config, model)
-    if config.training.augmentation != "none":
-        check_augmentable(source.input_shape)
+    check_augmentable(source.input_shape, config.training.augmentation, config.training.crop_padding or 4)
     layout = Layout.of(model)
     if config.training.batch_size == 1 and not methods.synthetic:
         check_single_samples(model, source)
@@ -188,6 +187,7 @@ def place(prepared: Prepared, capacity: Capacity) -> Experiment:
             weight_decay=config.training.optimizer.weight_decay,
             proximal_mu=config.training.proximal_mu,
             augmentation=config.training.augmentation,
+            crop_padding=config.training.crop_padding or 4,
         ),
         rates=LearningRates(
             config.training.lr_schedule, config.training.lr_decay, config.training.lr_period or 1

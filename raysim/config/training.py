@@ -45,10 +45,13 @@ class TrainingConfig(Group):
         ge=0,
         description="FedProx: mu / 2 times the squared distance from the global parameters, in the loss",
     )
-    augmentation: Literal["none", "crop_flip"] = Field(
+    augmentation: Literal["none", "crop", "flip", "crop_flip"] = Field(
         "none",
-        description="crop_flip: each image of a batch, padded by 4 reflected pixels, is cropped to its size at random and "
-        "mirrored half of the time",
+        description="crop: each image of a batch, padded by crop_padding reflected pixels, is cropped to its size at random; "
+        "flip: it is mirrored half of the time",
+    )
+    crop_padding: Whole | None = Field(
+        None, ge=1, description="pixels on each side, see augmentation; null: 4"
     )
     clients_per_stack: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST)] = Field(
         "auto",
@@ -63,6 +66,14 @@ class TrainingConfig(Group):
             )
         if self.lr_schedule == "exponential" and self.lr_period is not None:
             raise ValueError("must not have lr_period with lr_schedule=exponential, which has none")
+        return self
+
+    @model_validator(mode="after")
+    def _padding(self) -> Self:
+        if self.crop_padding is not None and "crop" not in self.augmentation:
+            raise ValueError(
+                f"must not have crop_padding with augmentation={self.augmentation}: nothing is cropped"
+            )
         return self
 
     @model_validator(mode="before")

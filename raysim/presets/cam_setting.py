@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raysim.presets.preset import Config, Scale
 
@@ -25,22 +25,28 @@ RAW: Config = {"normalise": "none"}
 
 @dataclass(frozen=True)
 class CamTask:
-    """A data set at both scales; the batch size and, as in the published code, the augmentation at paper scale."""
+    """A data set at both scales; the batch size and, as in the published code, the augmentation at paper scale.
+
+    augmentation: keys of `training`.
+    """
 
     paper: Config
     small: Config
     batch_size: int = 64
     beta: float = 1.0
-    augmentation: str = "none"
+    augmentation: Config = field(default_factory=dict)
 
 
 DIGITS: Config = {"name": "digits", "limit": 960}
 CLOTHES: Config = {"name": "fashion_mnist", "limit": 768}
+CROP_FLIP: Config = {"augmentation": "crop_flip"}
 TASKS: Mapping[str, CamTask] = {
-    "svhn": CamTask({"name": "svhn"}, DIGITS),
-    "cifar10": CamTask({"name": "cifar10"}, CLOTHES, augmentation="crop_flip"),
-    "cifar100": CamTask({"name": "cifar100"}, CLOTHES, augmentation="crop_flip"),
-    "gtsrb": CamTask({"name": "gtsrb"}, DIGITS, batch_size=128, beta=1.5),
+    "svhn": CamTask({"name": "svhn"}, DIGITS, augmentation={"augmentation": "crop", "crop_padding": 2}),
+    "cifar10": CamTask({"name": "cifar10"}, CLOTHES, augmentation=CROP_FLIP),
+    "cifar100": CamTask({"name": "cifar100"}, CLOTHES, augmentation=CROP_FLIP),
+    "gtsrb": CamTask(
+        {"name": "gtsrb"}, DIGITS, batch_size=128, beta=1.5, augmentation={"augmentation": "flip"}
+    ),
     "tiny_imagenet": CamTask({"name": "tiny_imagenet"}, CLOTHES),
     "celeba": CamTask({"name": "celeba"}, CLOTHES),
 }
@@ -88,7 +94,7 @@ def setting(
             "epochs": epochs if paper else 2,
             "batch_size": item.batch_size if paper else 32,
             "optimizer": {"name": "adam", "lr": 1e-4 if paper else 3e-3},
-            "augmentation": item.augmentation if paper else "none",
+            **(item.augmentation if paper else {}),
         },
     }
 

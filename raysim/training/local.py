@@ -18,7 +18,7 @@ from raysim.data.client_data import ClientData
 from raysim.data.dataset import Dataset, normalise
 from raysim.matrix.layout import Layout
 from raysim.models.factory import ModelFactory
-from raysim.training.augmentation import crop_flip
+from raysim.training.augmentation import augmented
 from raysim.training.flat_optimizer import FlatOptimizer
 from raysim.training.recipe import TrainingRecipe
 
@@ -119,8 +119,9 @@ class LocalTrainer:
                 if number in drops:
                     steps.learning_rate /= 10
                 x, y = images[batch], labels[batch]
-                if self.recipe.augmentation == "crop_flip":
-                    x = crop_flip(x, rng.generator(seed, *key, "augmentation", number))
+                if self.recipe.augmentation != "none":
+                    draws = rng.generator(seed, *key, "augmentation", number)
+                    x = augmented(x, self.recipe.augmentation, self.recipe.crop_padding, draws)
                 x = channels_last(x)
                 if on_batch is not None:
                     x, y = on_batch(x, y, number)

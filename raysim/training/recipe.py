@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Augmentation = Literal["none", "crop", "flip", "crop_flip"]
+
 
 @dataclass(frozen=True)
 class TrainingRecipe:
@@ -18,5 +20,7 @@ class TrainingRecipe:
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
     """FedProx (Li et al., MLSys 2020): mu / 2 times the squared distance from the global parameters, in the loss."""
-    augmentation: Literal["none", "crop_flip"] = "none"
+    augmentation: Augmentation = "none"
     """What is done to each batch of images (raysim.training.augmentation)."""
+    crop_padding: int = 4
+    """Pixels on each side by which an image is padded before it is cropped."""

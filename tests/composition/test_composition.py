@@ -530,7 +530,7 @@ def test_what_the_parts_of_an_experiment_are():
     plan = experiment.setup
     assert plan.recipe.__dict__ == {
         "epochs": 3, "batch_size": 7, "optimizer": "sgd", "learning_rate": 0.2, "momentum": 0.5, "weight_decay": 0.1,
-        "proximal_mu": 0.0, "augmentation": "none",
+        "proximal_mu": 0.0, "augmentation": "none", "crop_padding": 4,
     }  # fmt: skip
     assert plan.rates == LearningRates("exponential", 0.9, 1)
     assert experiment.malicious.tolist() == [6, 7]

@@ -94,7 +94,8 @@ def test_a_cosine_schedule_keeps_its_length_where_a_run_is_extended(tiny, tmp_pa
         ({"lr_period": 3}, "must not have lr_period"),
         ({"lr_schedule": "cosin"}, "cosine"),
         ({"proximal_mu": -1}, "proximal_mu"),
-        ({"augmentation": "flip"}, "crop_flip"),
+        ({"augmentation": "flop"}, "crop_flip"),
+        ({"augmentation": "flip", "crop_padding": 2}, "nothing is cropped"),
     ],
 )
 def test_what_makes_no_sense_is_refused(training: dict[str, Any], says: str) -> None:

@@ -100,7 +100,9 @@ def test_the_proximal_term_pulls_towards_the_global_parameters():
 
 
 def test_each_batch_is_augmented_before_hooks_see_it(monkeypatch):
-    monkeypatch.setattr(local, "crop_flip", lambda images, draw: images + draw.random())  # ours are 4 x 4
+    monkeypatch.setattr(
+        local, "augmented", lambda images, kind, padding, draw: images + draw.random()
+    )  # ours are 4 x 4
     seen = []
     fit = partial(trainer_of(recipe=replace(RECIPE, augmentation="crop_flip")).fit, start_of(), DATA, KEY)
     fit(seed=SEED, on_batch=lambda x, y, step: (seen.append(x.clone()) or x, y))
