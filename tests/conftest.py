@@ -64,6 +64,15 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in a worker: one thread of torch and BLAS, so that sums have one order."""
+    from raysim.backends.base import ThreadLimit
+
+    with ThreadLimit(1)():
+        yield
+
+
+@pytest.fixture
 def nothing_kept() -> None:
     """Memory that earlier tests freed goes back to the kernel: else what is taken next may come from it, and not show."""
     import ctypes

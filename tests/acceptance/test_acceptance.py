@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from attacks.fang_krum import FangKrum
-from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.backends.base import InProcessBackend
 from raysim.composition.compose import compose
 from raysim.composition.evaluate import evaluate
 from raysim.config.load import load_config
@@ -36,10 +36,7 @@ TOP_C = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with ThreadLimit(1)():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", TOP_C)

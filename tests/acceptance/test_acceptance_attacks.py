@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from attacks import ATTACKS
-from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.backends.base import InProcessBackend
 from raysim.composition.compose import compose
 from raysim.config.load import load_config
 from raysim.config.schema import ExperimentConfig
@@ -83,10 +83,7 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with ThreadLimit(1)():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,11 @@ from attacks.graph_autoencoder import (
     initial_weights,
     laplacian_basis,
 )
-from raysim.backends.base import ThreadLimit
 from raysim.errors import ConfigError
 from tests.attacks.crafting import craft, layout_of, round_of, tilings
 from tests.attacks.local_attackers import client_context, client_data, honest_training, tiny_trainer
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with ThreadLimit(1)():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 ROWS = np.random.default_rng(0).normal(0.05, 0.2, size=(9, 30)).astype(np.float32)

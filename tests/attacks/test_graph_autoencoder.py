@@ -14,13 +14,8 @@ from attacks.graph_autoencoder import (
     propagation,
     repeated,
 )
-from raysim.backends.base import ThreadLimit
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with ThreadLimit(1)():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 PATH = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], float)

@@ -14,7 +14,7 @@ import pytest
 
 from attacks import ATTACKS
 from raysim.attack import Attack, View, Visibility
-from raysim.backends.base import Backend, InProcessBackend, ThreadLimit
+from raysim.backends.base import Backend, InProcessBackend
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.context import Context
@@ -29,10 +29,7 @@ SMALLER = {"a3fl": {"trigger_epochs": 2, "harden_every": 1}, "gae": {"num_coordi
 every_attack = pytest.mark.parametrize("name", sorted(ATTACKS))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with ThreadLimit(1)():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

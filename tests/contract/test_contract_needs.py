@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from defenses import DEFENSES
-from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.backends.base import InProcessBackend
 from raysim.context import Context, ServerData, Setting
 from raysim.defense import Defense, Verdict, chain, check_setting
 from raysim.errors import ConfigError
@@ -72,10 +72,7 @@ class WatchedContext(Context):
         return super().__getattribute__(name)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with ThreadLimit(1)():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def variants(name: str) -> Iterator[Defense]:

@@ -12,7 +12,6 @@ import pytest
 
 from attacks import ATTACKS
 from defenses import DEFENSES
-from raysim.backends.base import ThreadLimit
 from raysim.context import Setting
 from raysim.errors import ConfigError
 from raysim.requirement import Requirement as R
@@ -20,11 +19,7 @@ from tests.contract import test_contract_attacks as attacks
 from tests.contract import test_contract_defenses as defenses
 from tests.tiled_methods import small_tiles
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with ThreadLimit(1)():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raysim.attack import Attack, ClientContext
-from raysim.backends.base import InProcessBackend, ThreadLimit
+from raysim.backends.base import InProcessBackend
 from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.data.dataset import Dataset
@@ -50,10 +50,7 @@ def experiment_of(*attacks: str) -> Experiment:
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with ThreadLimit(1)():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_success_is_measured_on_the_test_of_the_round() -> None:

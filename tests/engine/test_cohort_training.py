@@ -40,12 +40,7 @@ SIZES = (7, 22, 0, 1, 10, 22)
 KEYS = [("train", 3, client) for client in range(len(SIZES))]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def clients_of(*sizes):

@@ -26,12 +26,7 @@ DATA = ClientData(*samples(22, seed=4))
 RECIPE = TrainingRecipe(epochs=3, batch_size=5, learning_rate=0.1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trainer_of(kind="linear", recipe=RECIPE):
