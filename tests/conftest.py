@@ -6,9 +6,12 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from cluster import Cluster
 
 # Before anything imports Ray: its processes bind to loopback only.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -31,9 +34,9 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray through the shared cluster, and what is slow by its place."""
+    """Mark what starts Ray through a shared cluster, and what is slow by its place."""
     for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
+        if {"ray_cluster", "two_nodes"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
         if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
@@ -61,6 +64,25 @@ def ray_cluster() -> Iterator[None]:
 
     with ray_cluster.connected(num_cpus=2, num_gpus=1, object_store_memory=2**29):
         yield
+
+
+@pytest.fixture(scope="session")
+def two_nodes() -> Iterator[Cluster]:
+    """Two Ray nodes of one CPU and one logical GPU for all tests that need no more: hosts of a network where there may be
+    one, else raylets."""
+    from cluster import bring_up, namespaces
+
+    kind = "raylets" if namespaces.missing() else "namespaces"
+    with bring_up(kind, nodes=2, cpus_per_node=1, gpus_per_node=1, object_store_bytes=2**28) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def joins_ray(ray_cluster: None) -> dict[str, str]:
+    """The environment of a process that joins the shared cluster instead of starting one, which takes seconds."""
+    import ray
+
+    return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 @pytest.fixture

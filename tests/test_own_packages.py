@@ -33,6 +33,7 @@ config = {{
     "data": {{"name": "digits", "limit": 60}},
     "defense": {{"name": "krum", "num_byzantine": 1}},
     "server_data": {{"samples": 5}},
+    "resources": {{"clients_per_actor": 5}},
 }}
 if __name__ == "__main__":
     runs = [raysim.run(config, out=sys.argv[1], name=backend, backend=backend, attack=Louder()) for backend in sys.argv[2:]]
@@ -42,28 +43,28 @@ if __name__ == "__main__":
 """
 
 
-def run(project: Path, *backends: str) -> list[str]:
+def run(project: Path, *backends: str, env: dict[str, str]) -> list[str]:
     done = subprocess.run(
         [sys.executable, str(project / "program.py"), str(project / "runs"), *backends],
-        cwd=project, capture_output=True, text=True, check=False,
+        cwd=project, capture_output=True, text=True, env=env, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.split()
 
 
 @pytest.mark.ray
-def test_own_modules_of_our_names(tmp_path: Path) -> None:
+def test_own_modules_of_our_names(tmp_path: Path, joins_ray: dict[str, str]) -> None:
     (tmp_path / "attacks.py").write_text(ATTACKS.format(imports="import raysim"))
     (tmp_path / "cluster.py").write_text("raise SystemExit('a script of its own, which nobody imports')\n")
     (tmp_path / "program.py").write_text(
         PROGRAM.format(imports="import raysim\nfrom attacks import Louder\nimport defenses")
     )
     (tmp_path / "defenses.py").write_text("krum = None\n")
-    first = run(tmp_path, "inprocess", "ray")
+    first = run(tmp_path, "inprocess", "ray", env=joins_ray)
     assert len(set(first)) == 1
     (tmp_path / "runs").rename(tmp_path / "earlier")
     (tmp_path / "program.py").write_text(PROGRAM.format(imports="from attacks import Louder\nimport raysim"))
-    assert run(tmp_path, "inprocess") == first[:1]
+    assert run(tmp_path, "inprocess", env=joins_ray) == first[:1]
 
 
 def test_a_folder_that_has_our_files_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import raysim
-from cluster import bring_up, namespaces
+from cluster import namespaces
 from raysim.backends.base import Needs
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
 from raysim.runs.result import RunResult
@@ -116,13 +116,6 @@ COLUMNS = 2**20 if HOSTS else 2**17
 BLOCK_BYTES = 4 * COLUMNS * 4
 ROW_NUMBERS = 4 * 8
 """Bytes of the indices that a task on a block of 4 rows is given."""
-
-
-@pytest.fixture(scope="module")
-def two_nodes():
-    kind = "namespaces" if HOSTS else "raylets"
-    with bring_up(kind, nodes=2, cpus_per_node=1, gpus_per_node=1, object_store_bytes=2**28) as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")

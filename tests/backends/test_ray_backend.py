@@ -19,27 +19,18 @@ def digests(result):
     return result.digest, (result.path / "clients.parquet").read_bytes()
 
 
-ONE_ACTOR = {"clients_per_actor": 10}
-THREE_ACTORS = {"clients_per_actor": 4, "tile_bytes": 4096}
-LATE = {"cohort": 8, "over_selection": 1.25, "devices": "lognormal"}
-"""Two of ten clients come too late."""
-
-
 @pytest.mark.parametrize(
-    ("model", "defense", "resources", "population"),
+    ("model", "defense"),
     [
-        ({"name": "lenet_wang", "width": 0.1}, "layercam_ae", THREE_ACTORS, {}),
-        ({"name": "dba_resnet18", "width": 0.1}, "krum", THREE_ACTORS, {}),
-        ({"name": "digits_cnn"}, "layercam_ae", ONE_ACTOR, LATE),
+        ({"name": "lenet_wang", "width": 0.1}, "layercam_ae"),
+        ({"name": "dba_resnet18", "width": 0.1}, "krum"),
     ],
-    ids=["dropout", "batchnorm", "trained in groups, two too late"],
+    ids=["dropout", "batchnorm"],
 )
-def test_ray_and_in_process_agree_for_any_number_of_actors(
-    ray_cluster, tiny, tmp_path, model, defense, resources, population
-):
-    """One actor, or three of 4, 4 and 2 clients whose updates are cut into small tiles."""
-    population = {**tiny["population"], **population}
-    config = {**tiny, "model": model, "defense": defense, "population": population}
+def test_ray_and_in_process_agree_for_any_number_of_actors(ray_cluster, tiny, tmp_path, model, defense):
+    """Three actors of 4, 4 and 2 clients whose updates are cut into small tiles; tests/engine/test_cohort_training.py: groups."""
+    config = {**tiny, "model": model, "defense": defense}
+    resources = {"clients_per_actor": 4, "tile_bytes": 4096}
     here = raysim.run(config, name="here", out=tmp_path, backend="inprocess")
     there = raysim.run({**config, "resources": resources}, name="there", out=tmp_path)
     assert digests(there) == digests(here)

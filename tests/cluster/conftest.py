@@ -51,7 +51,7 @@ def agrees_with_one_process(tmp_path: Path) -> Callable[[Cluster], None]:
     return compare
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def keepers() -> Callable[[], list[int]]:
     """The ids of the keepers that this process has: each the leader of its nodes' session."""
 
@@ -61,7 +61,7 @@ def keepers() -> Callable[[], list[int]]:
     return find
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def nothing_left() -> Callable[[Cluster, int], None]:
     """Neither processes nor the token of a cluster that was."""
 

@@ -35,31 +35,39 @@ def said(words) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.ray
-def test_two_hosts(keepers, nothing_left):
-    """What runs there has the same bytes as in one process: tests/backends/test_placement.py."""
+@pytest.fixture(scope="module")
+def two_hosts(keepers, nothing_left):
+    """Notices within seconds that a host is gone. The last test kills one; nothing is left of either afterwards."""
     before, outside = made(), said(["ip", "-brief", "address"])
-    with bring_up(
-        "namespaces", nodes=2, cpus_per_node=1, object_store_bytes=2**27, bandwidth="2gbit"
-    ) as cluster:
-        (keeper,) = keepers()
-        assert len(made() - before) == 3
-        assert said(["ip", "-brief", "address"]) == outside
-        assert "rate 2Gbit" in said(cluster.command(["tc", "qdisc", "show", "dev", "eth0"]))
-
-        join = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}"]
-        stranger = {
-            **cluster.environment,
-            "RAY_AUTH_TOKEN": "another cluster's",
-            "RAY_NUM_REDIS_GET_RETRIES": "1",
-        }
-        refused = subprocess.run(
-            cluster.command(join), env=stranger, capture_output=True, text=True, check=False
-        )
-        assert refused.returncode != 0
-        assert "InvalidAuthToken" in refused.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("period_ms", 500), ("timeout_ms", 1000), ("failure_threshold", 3)):
+            patch.setenv(f"RAY_health_check_{name}", str(value))
+        with bring_up(
+            "namespaces", nodes=2, cpus_per_node=1, object_store_bytes=2**27, bandwidth="2gbit"
+        ) as cluster:
+            (keeper,) = keepers()
+            assert len(made() - before) == 3
+            assert said(["ip", "-brief", "address"]) == outside
+            yield cluster
     nothing_left(cluster, keeper)
     assert made() == before
+
+
+@pytest.mark.ray
+def test_links_have_their_rate_and_a_stranger_is_refused(two_hosts):
+    """What runs there has the same bytes as in one process: tests/backends/test_placement.py."""
+    assert "rate 2Gbit" in said(two_hosts.command(["tc", "qdisc", "show", "dev", "eth0"]))
+    join = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={two_hosts.address}"]
+    stranger = {
+        **two_hosts.environment,
+        "RAY_AUTH_TOKEN": "another cluster's",
+        "RAY_NUM_REDIS_GET_RETRIES": "1",
+    }
+    refused = subprocess.run(
+        two_hosts.command(join), env=stranger, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert "InvalidAuthToken" in refused.stderr
 
 
 def test_the_limit_is_on_both_ends_of_every_link():
@@ -82,14 +90,14 @@ def test_the_limit_is_on_both_ends_of_every_link():
 
 
 def test_what_was_made_goes_when_it_cannot_be_finished(keepers):
-    before = made()
+    before, earlier = made(), keepers()
     with (
         pytest.raises(RunError, match=r"2 nodes of kind namespaces did not come up: RuntimeError: tc "),
         bring_up("namespaces", nodes=2, bandwidth="0bit"),
     ):
         pytest.fail("came up")
     assert made() == before
-    assert keepers() == []
+    assert keepers() == earlier
 
 
 SAYS_WHEN_A_ROUND_ENDED = """
@@ -103,13 +111,11 @@ raysim.run(config, name="disturbed", out=out, observe=lambda event: event.row an
 
 
 @pytest.mark.ray
-def test_a_host_whose_link_goes_down_before_it_dies(tiny, tmp_path, monkeypatch):
+def test_a_host_whose_link_goes_down_before_it_dies(two_hosts, tiny, tmp_path):
     """Nothing says goodbye: neither a closed connection nor an answer. Ray's health checks find out.
 
     Round 1 does not end before the host is gone: its defense waits for a file.
     """
-    for name, value in (("period_ms", 500), ("timeout_ms", 1000), ("failure_threshold", 3)):
-        monkeypatch.setenv(f"RAY_health_check_{name}", str(value))
     script, ended, gone = (tmp_path / name for name in ("driver.py", "ended", "gone"))
     script.write_text(SAYS_WHEN_A_ROUND_ENDED)
     defense = {"name": "tests.faulty_methods:WaitForFile", "file": str(gone), "round": 1}
@@ -118,17 +124,16 @@ def test_a_host_whose_link_goes_down_before_it_dies(tiny, tmp_path, monkeypatch)
     expected = raysim.run(config, name="calm", out=tmp_path, backend="inprocess")
     gone.unlink()
     words = [sys.executable, str(script), json.dumps(config), str(tmp_path), str(ended)]
-    with bring_up("namespaces", nodes=2, cpus_per_node=1, object_store_bytes=2**27) as cluster:
-        network = cluster.inside[-1].removesuffix("-0")
-        with subprocess.Popen(cluster.command(words), env=cluster.environment) as driver:
-            while not ended.exists():
-                assert driver.poll() is None
-                time.sleep(0.1)
-            said(["ip", "-n", network, "link", "set", "port1", "down"])
-            for pid in said(["ip", "netns", "pids", f"{network}-1"]).split():
-                os.kill(int(pid), signal.SIGKILL)
-            gone.touch()
-            assert driver.wait() == 0
+    network = two_hosts.inside[-1].removesuffix("-0")
+    with subprocess.Popen(two_hosts.command(words), env=two_hosts.environment) as driver:
+        while not ended.exists():
+            assert driver.poll() is None
+            time.sleep(0.1)
+        said(["ip", "-n", network, "link", "set", "port1", "down"])
+        for pid in said(["ip", "netns", "pids", f"{network}-1"]).split():
+            os.kill(int(pid), signal.SIGKILL)
+        gone.touch()
+        assert driver.wait() == 0
     result = RunResult(tmp_path / "disturbed")
     assert result.digest == expected.digest
     assert (result.path / "clients.parquet").read_bytes() == (expected.path / "clients.parquet").read_bytes()

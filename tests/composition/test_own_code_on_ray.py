@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +76,7 @@ if __name__ == "__main__":
         except raysim.ConfigError as error:
             assert "connected, which it is already" in str(error)
         first = raysim.run(config, name="ray", out=sys.argv[1], **objects)
-        assert ray.is_initialized(), "the session keeps the cluster"
+        assert ray.is_initialized(), "the session keeps the connection"
         named = {**config, "model": "network:Net"}
         second = raysim.run(named, name="named", out=sys.argv[1], **{**objects, "model": None})
     assert not ray.is_initialized(), "the session is over"
@@ -89,7 +88,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.ray
-def test_own_code_does_the_same_on_ray(tmp_path: Path) -> None:
+def test_own_code_does_the_same_on_ray(tmp_path: Path, joins_ray: dict[str, str]) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "sizes.py").write_text("WIDTH = 5\n")
@@ -99,7 +98,7 @@ def test_own_code_does_the_same_on_ray(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "lazily.py").write_text("LOADED = True\n")
     done = subprocess.run(
         [sys.executable, str(project / "program.py"), str(tmp_path / "runs"), str(tmp_path / "elsewhere")],
-        cwd=tmp_path, capture_output=True, text=True, env={**os.environ}, check=False,
+        cwd=tmp_path, capture_output=True, text=True, env=joins_ray, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     digests = done.stdout.split()

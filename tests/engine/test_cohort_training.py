@@ -386,7 +386,13 @@ def test_a_run_in_groups_is_a_run_one_after_another(tiny, tmp_path):
 
 @pytest.mark.ray
 def test_ray_gives_the_bytes_of_in_process(ray_cluster, tiny, tmp_path):
-    config = grouped(tiny)
-    expected = digests(raysim.run(config, name="inprocess", out=tmp_path, backend="inprocess"))
-    placed = {**config, "resources": {"clients_per_actor": 5}}
+    """Groups on two actors; some of the clients that are asked come too late."""
+    config = {**grouped(tiny), "defense": "layercam_ae"}
+    late = {"cohort": 11, "over_selection": 1.25, "devices": "lognormal"}
+    config["population"] = {**config["population"], **late}
+    here = raysim.run(config, name="inprocess", out=tmp_path, backend="inprocess")
+    rows = here.table("clients").to_pylist()
+    assert sum(row["reason"].startswith("too late") for row in rows) == 2 * 3
+    expected = digests(here)
+    placed = {**config, "resources": {"clients_per_actor": 7}}
     assert digests(raysim.run(placed, name="ray", out=tmp_path)) == expected

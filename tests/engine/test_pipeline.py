@@ -35,11 +35,15 @@ def spans_of(result, stage, round, whole):
 
 
 @pytest.mark.ray
-def test_crafted_rows_and_evaluation_beside_training_on_ray(ray_cluster, tiny, tmp_path):
-    """Same bytes; maps of crafted rows are a stage of their own; every round has the spans of its evaluation."""
-    config = {**tiny, "defense": "layercam_ae"}
+def test_crafted_rows_and_evaluation_beside_training_while_an_actor_dies(ray_cluster, tiny, tmp_path):
+    """Same bytes; maps of crafted rows are a stage of their own; every round has the spans of its evaluation, and the actor
+    that died while the round before was evaluated is replaced."""
+    dies = {"name": "tests.faulty_methods:DieWhileTraining", "clients": 1}
+    config = {**tiny, "defense": "layercam_ae", "attack": [{"name": "noise"}, dies]}
     expected = results(raysim.run(config, name="inprocess", out=tmp_path, backend="inprocess"))
+    dies["marker"] = str(tmp_path / "died")
     other = raysim.run(pipelined(config, 5), name="ray", out=tmp_path)
+    assert (tmp_path / "died").exists()
     assert results(other) == expected
     assert not list(other.path.rglob("*.tensor"))
     for number in range(3):
@@ -60,34 +64,24 @@ def test_rows_with_nan_and_recorded_rounds_on_ray(ray_cluster, tiny, tmp_path):
 
 
 @pytest.mark.ray
-def test_an_actor_that_dies_while_another_round_is_evaluated_is_replaced(ray_cluster, tiny, tmp_path):
-    attack = {"name": "tests.faulty_methods:DieWhileTraining"}
-    calm = raysim.run({**tiny, "attack": attack}, name="calm", out=tmp_path, backend="inprocess")
-    attack["marker"] = str(tmp_path / "died")
-    result = raysim.run(pipelined({**tiny, "attack": attack}, 5), name="killed", out=tmp_path)
+def test_a_server_that_dies_goes_on_and_a_round_is_kept_when_the_next_one_fails(ray_cluster, tiny, tmp_path):
+    """The server dies in round 2, goes on from its checkpoint, and fails for good in round 3: three rounds are there, in the
+    bytes of a run that failed only then."""
+    fails = {"name": "tests.faulty_methods:BadUpload", "what": "raise", "schedule": {"start": 3}}
+    dies = {"name": "tests.faulty_methods:DieWhileJudging", "round": 2}
+    config = {**tiny, "rounds": 4, "attack": fails, "defense": dies}
+    tables = []
+    for name, backend in (("calm", "inprocess"), ("killed", "ray")):
+        with pytest.raises(raysim.RunError, match=r"round 3, stage train, client 8"):
+            raysim.run(pipelined(config), name=name, out=tmp_path, backend=backend)
+        left = raysim.runs.runner.RunResult(tmp_path / name)
+        assert [row["round"] for row in left.rounds] == [0, 1, 2]
+        assert all(np.isfinite(row["main_accuracy"]) for row in left.rounds)
+        assert sorted(path.name for path in (left.path / "checkpoints").iterdir())[-1].endswith("3")
+        tables.append([(left.path / f"{table}.parquet").read_bytes() for table in ("rounds", "clients")])
+        dies["marker"] = str(tmp_path / "died")
     assert (tmp_path / "died").exists()
-    assert results(result) == results(calm)
-
-
-@pytest.mark.ray
-def test_a_server_that_dies_goes_on_from_its_checkpoint(ray_cluster, tiny, tmp_path):
-    defense = {"name": "tests.faulty_methods:DieWhileJudging", "round": 2}
-    calm = raysim.run({**tiny, "defense": defense}, name="calm", out=tmp_path, backend="inprocess")
-    defense["marker"] = str(tmp_path / "died")
-    result = raysim.run(pipelined({**tiny, "defense": defense}), name="killed", out=tmp_path)
-    assert (tmp_path / "died").exists()
-    assert results(result) == results(calm)
-
-
-@pytest.mark.ray
-def test_a_round_is_kept_when_the_next_one_fails(ray_cluster, tiny, tmp_path):
-    attack = {"name": "tests.faulty_methods:BadUpload", "what": "raise", "schedule": {"start": 2}}
-    with pytest.raises(raysim.RunError, match=r"round 2, stage train, client 8"):
-        raysim.run(pipelined({**tiny, "attack": attack}), name="failed", out=tmp_path)
-    left = raysim.runs.runner.RunResult(tmp_path / "failed")
-    assert [row["round"] for row in left.rounds] == [0, 1]
-    assert all(np.isfinite(row["main_accuracy"]) for row in left.rounds)
-    assert sorted(path.name for path in (left.path / "checkpoints").iterdir())[-1].endswith("2")
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.ray

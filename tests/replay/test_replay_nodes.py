@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from typer.testing import CliRunner
@@ -38,7 +38,12 @@ def replays(run, **plan):
 
 
 @pytest.mark.ray
-def test_two_nodes_give_the_live_verdicts(run_path):
+def test_two_nodes_give_the_live_verdicts(run_path, two_nodes, monkeypatch):
+    def up_already(nodes, cpus_per_node, **others):
+        assert (nodes, cpus_per_node) == (2, 1)
+        return nullcontext(two_nodes)
+
+    monkeypatch.setattr("cluster.clusters.bring_up", up_already)
     replays(run_path, defense=KRUM)
     text = replays(run_path, defense=KRUM, nodes="2", cpus_per_node=1, rounds="0-1", warm_up=True)
     directory = run_path / "replays" / f"{KRUM}@2nodes"

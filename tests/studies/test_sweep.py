@@ -249,11 +249,13 @@ def test_the_command(tmp_path: Path):
     assert "| median | 1 |" in result.stdout
 
 
-@pytest.mark.ray
-def test_runs_share_one_cluster(tmp_path: Path, swept: tuple[SweepPlan, Path, str]):
+def test_runs_share_one_cluster(ray_cluster: None, tmp_path: Path, swept: tuple[SweepPlan, Path, str]):
     """Two runs at a time, in processes of their own, end in the bytes of those that ran in one process."""
-    plan = plan_of("defense=krum,median", "population.malicious=1,2", seeds="0", backend="ray", workers=2)
+    points = ("defense=krum population.malicious=1", "defense=median population.malicious=2")
+    plan = plan_of("resources.clients_per_actor=6", point=points, seeds="0", backend="ray", workers=2)
     sweep(plan, tmp_path)
-    for cell in Sweep().cells(plan):
+    cells = Sweep().cells(plan)
+    assert {cell.name for cell in cells} < {cell.name for cell in Sweep().cells(swept[0])}
+    for cell in cells:
         digests = [(out / "runs" / cell.name / "digest.txt").read_text() for out in (tmp_path, swept[1])]
         assert digests[0] == digests[1]
