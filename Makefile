@@ -15,7 +15,8 @@ help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
 	@echo "make gpu        a GPU beside the CPU: the same verdicts, and seconds; in one process, without Ray"
 	@echo "make results    the tables of docs/results that take minutes, measured anew; a stopped one goes on; also"
-	@echo "                results-caught and results-papers (hours), results-NAME for one table"
+	@echo "                results-caught and results-papers (hours), results-NAME for one table,"
+	@echo "                results-flare-paper and the like for a paper at full scale, a run at a time"
 	@echo "make test       all tests"
 	@echo "make test-fast  those that need neither Ray nor whole studies"
 	@echo "make soak       a long run whose processes are killed at random: minutes on a quiet machine, more on a busy one"
@@ -56,6 +57,7 @@ RESULTS := defenses kernels attacks rounds population growth scaling scaling-sma
 CAUGHT := coverage layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
 OF_PAPERS := pdrr-figures layercam_ae-figures layercam_ae-votes layercam_ae-gae flare-figures flare-krum flare-samples flare-colluders
+OF_PAPERS += flare-pretrained flare-seconds
 OF_PAPERS += fedgrad-section6 fedgrad-seconds coverage-shares detection-new
 one_by_one = @for name in $(1); do $(MAKE) --no-print-directory results-$$name || exit 1; done
 results: $(READY)
@@ -120,6 +122,10 @@ results-detection-maps: ; $(bench) detection --seeds 0,1,2 --workers 1 $(map_rul
 results-detection: ; $(bench) detection --workers 1 $(call measured,detection)
 $(addprefix results-,$(PAPERS)): results-%: ; $(BIN)/raysim reproduce $* --scale small $(call measured,$*)
 
+# A paper at full scale, as many runs (CELLS=1) as there are hours for; what is finished is kept, and the table says what is not.
+# OF='--table 3 --match dba' chooses among its cells.
+$(PAPERS:%=results-%-paper): results-%-paper: ; $(BIN)/raysim reproduce $* --scale paper --at-most $(or $(CELLS),1) $(OF) $(call measured,$*-paper)
+
 tables = $(BIN)/raysim reproduce $(firstword $(subst -, ,$(1))) --scale small --table $(2) $(call measured,$(1))
 small = $(BIN)/raysim sweep $(2) --scale small $(alone) --seeds 0,1,2 $(call measured,$(1))
 voting := $(foreach pair,1-1 2-1 2-2 3-1 3-2 3-3,--point 'defense.interval=$(word 1,$(subst -, ,$(pair))) defense.votes=$(word 2,$(subst -, ,$(pair)))')
@@ -131,11 +137,15 @@ new_rules := centered_clipping,dnc,signguard,alignins,freqfed,backdoor_indicator
 results-pdrr-figures: ; $(call tables,pdrr-figures,fig4$(,)fig5$(,)fig6$(,)fig7$(,)fig11)
 results-layercam_ae-figures: ; $(call tables,layercam_ae-figures,fig7$(,)fig11$(,)fig14 --seeds 0)
 results-layercam_ae-votes: ; $(call small,layercam_ae-votes,layercam_ae/table5-regnet-cifar100-layercam_ae $(voting) --metric recall)
-results-layercam_ae-gae: ; $(call tables,layercam_ae-gae,table3_gae$(,)table3_gae_raw$(,)table2_gae$(,)table4_gae$(,)table4_gae_code)
+# Into the folder of results-layercam_ae, which has these tables, too.
+of_gae := table2_gae,table3_gae,table3_gae_raw,table4_gae,table4_gae_code
+results-layercam_ae-gae: ; $(BIN)/raysim reproduce layercam_ae --scale small --table $(of_gae) $(subst results/layercam_ae-gae ,results/layercam_ae ,$(call measured,layercam_ae-gae))
 results-flare-figures: ; $(call tables,flare-figures,fig1$(,)fig4$(,)fig6$(,)fig10$(,)fig11 --seeds 0)
 results-flare-krum: ; $(call small,flare-krum,flare/table3-krum_backdoor-fmnist-krum $(stealth) --metric recall)
 results-flare-samples: ; $(call small,flare-samples,flare/table3-coomed_backdoor-fmnist-flare server_data.samples=20 defense.samples=3$(,)5$(,)7$(,)10$(,)20 $(trusts) --metric attack_success_rate)
 results-flare-colluders: ; $(call small,flare-colluders,flare/table4-fang_krum-fmnist-flare $(trusts) --metric recall)
+results-flare-pretrained: ; $(BIN)/raysim reproduce flare defense.pretrain_epochs=5 --scale small --match=-flare $(call measured,flare-pretrained)
+results-flare-seconds: ; $(call tables,flare-seconds,seconds)
 results-fedgrad-section6: ; $(call tables,fedgrad-section6,section6)
 results-fedgrad-seconds: ; $(call tables,fedgrad-seconds,fig9)
 results-coverage-shares: ; $(bench) coverage --population 50,100,150,200,250,300,350 --cohort 20%,40%,60%,80%,100% --trials 100 $(call measured,coverage-shares)

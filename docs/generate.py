@@ -22,7 +22,8 @@ from raysim.composition.description import Description, describe
 from raysim.composition.registry import TABLES
 from raysim.config.explain import Key, explained
 from raysim.config.preset_list import preset_descriptions
-from raysim.presets import generated
+from raysim.config.schema import ExperimentConfig
+from raysim.presets import Preset, generated
 from raysim.runs.directory import COLUMNS
 
 
@@ -124,6 +125,33 @@ def presets() -> Iterator[str]:
         yield f"| `{name}` | {cell(description)} |"
 
 
+def full_scale() -> Iterator[str]:
+    """The papers' cells at full scale, by what they need, with the command for one."""
+    papers: dict[str, dict[tuple[str, ...], list[Preset]]] = {}
+    for preset in generated().values():
+        config = ExperimentConfig.from_mapping(preset.paper)
+        cohort, everybody = config.population.cohort_size, config.population.total
+        clients = str(everybody) if cohort == everybody else f"{cohort} of {everybody}"
+        needs = (str(config.data.name), config.model.name, clients, str(config.rounds))
+        papers.setdefault(preset.source, {}).setdefault(needs, []).append(preset)
+    heads = (
+        "data",
+        "network",
+        "clients",
+        "rounds",
+        "cells",
+        "of tables and figures",
+        "one of them: `raysim reproduce`",
+    )
+    for paper, rows in papers.items():
+        yield from (f"## {TITLES[paper]}", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}")
+        for needs, cells in rows.items():
+            tables = ", ".join(dict.fromkeys(cell.table for cell in cells))
+            one = f"`{paper} --table {cells[0].table} --match {cells[0].cell} --seeds 0`"
+            yield f"| {' | '.join((*needs, str(len(cells)), escaped(tables), one))} |"
+        yield ""
+
+
 def columns() -> Iterator[str]:
     """The tables that a run leaves, column by column."""
     for table, its in COLUMNS.items():
@@ -166,7 +194,14 @@ def cell(text: str) -> str:
     return escaped(" ".join(text.split()))
 
 
-TITLES = {"datasets": "Data sets"}
+TITLES = {
+    "datasets": "Data sets",
+    "gcama": "GradCAM-AE",
+    "layercam_ae": "LayerCAM-AE",
+    "fedgrad": "FedGrad",
+    "pdrr": "PDRR",
+    "flare": "FLARE",
+}
 KINDS = ("attacks", "defenses", "models", "datasets", "partitions", "devices")
 PAGES = {
     "configuration": configuration,
@@ -174,4 +209,4 @@ PAGES = {
     "presets": presets,
     **{kind: partial(methods, kind) for kind in KINDS},
 }
-MARKERS = {"columns": columns, "api": interface}
+MARKERS = {"columns": columns, "api": interface, "full scale": full_scale}

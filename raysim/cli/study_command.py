@@ -12,10 +12,21 @@ from pydantic.fields import FieldInfo
 
 from raysim.cli.options import Debug
 from raysim.exit_status import exit_status
+from raysim.studies.of_runs import OfRuns
 from raysim.studies.options import Written
 from raysim.studies.study import Study
 
 Resume = Annotated[bool, typer.Option("--resume", help="Measure only the cells that OUT lacks.")]
+AtMost = Annotated[
+    int | None,
+    typer.Option(
+        "--at-most",
+        min=0,
+        metavar="CELLS",
+        show_default=False,
+        help="Measure only so many cells now; 0: none, only write the page.",
+    ),
+]
 PageFile = Annotated[
     Path | None,
     typer.Option(
@@ -32,14 +43,16 @@ def command_of(study: Study[Any, Any], out: str | None = None) -> Callable[..., 
     plan may stand, `runs/{paper}`.
     """
 
-    def command(out: str, resume: bool, page: Path | None, debug: bool, **options: Any) -> None:
+    def command(
+        out: str, resume: bool, page: Path | None, debug: bool, at_most: int | None = None, **options: Any
+    ) -> None:
         with exit_status(debug):
             from raysim.studies.runner import carry_out
 
             given = {key: value for key, value in options.items() if value not in (None, [], ())}
             plan = study.plan(**given)
             folder = Path(out.format(**plan.model_dump()) if out == place else out)
-            typer.echo(carry_out(study, plan, folder, resume=resume, page=page))
+            typer.echo(carry_out(study, plan, folder, resume=resume, page=page, at_most=at_most))
 
     place = out or f"runs/bench-{study.name}"
 
@@ -49,6 +62,7 @@ def command_of(study: Study[Any, Any], out: str | None = None) -> Callable[..., 
     shared = {
         "out": (Annotated[str, shown], place),
         "resume": (Resume, False),
+        **({"at_most": (AtMost, None)} if issubclass(study.plan, OfRuns) else {}),
         "page": (PageFile, None),
         "debug": (Debug, False),
     }

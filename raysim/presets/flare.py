@@ -1,4 +1,4 @@
-"""FLARE (Wang et al., AsiaCCS 2022): tables 2 to 5 and figures 1, 4, 6 to 13.
+"""FLARE (Wang et al., AsiaCCS 2022): tables 2 to 5, figures 1, 4, 6 to 13, and the two times that its text gives.
 
 n = 10 clients that all take part, one attacker with a backdoor and three without a target, T = 20, E = 5, Adam at
 1e-3, batches of 64 (Fashion-MNIST) or 32. The server holds m = 10 clean samples of one class; FLTrust gets the
@@ -78,6 +78,9 @@ TABLE_5 = {
 }
 TABLE_5_DEFENSES = ("krum", "coomed", "trimmed_mean", "bulyan", "flare")
 
+SECONDS = {10: 3.2, 50: 28.3}
+"""The text's times (section 7.3): clients -> seconds of FLARE, of which rounds it does not say."""
+
 SEEN = (
     ("fig1", "krum_backdoor", ("fmnist",), (0, 1, 2)),
     ("fig4", "krum_backdoor", ("kather",), (0,)),
@@ -140,6 +143,10 @@ def presets() -> Iterator[Preset]:
         for defense in ("fedavg", "flare"):
             name = f"fig12-p{5 * malicious}-{defense}"
             yield _preset(name, "fmnist", defense, "krum_backdoor", malicious, clients=20)
+    for clients, seconds in SECONDS.items():
+        timed = ("defense_s", "defense_first_s")
+        name, reported = f"seconds-n{clients}-flare", {"defense_s": seconds}
+        yield _preset(name, "fmnist", "flare", clients=clients, rounds=3, reported=reported, metrics=timed)
     for defense in ("fedavg", "flare"):
         name = f"fig13-flare_adaptive-fmnist-{defense}"
         yield _preset(name, "fmnist", defense, "flare_adaptive", metrics=(*CONFIDENCE, "recall"))
@@ -153,6 +160,7 @@ def _preset(
     malicious: int = 1,
     *,
     clients: int = 10,
+    rounds: int | None = None,
     classes: int | None = None,
     inputs: str = "semantic",
     label: int = 0,
@@ -161,14 +169,14 @@ def _preset(
     doubts: dict[str, str] | None = None,
     metrics: tuple[str, ...] = UTILITY,
 ) -> Preset:
-    """label: class of the server's samples."""
+    """label: class of the server's samples. rounds: at both scales; None: 20, and 6 at small scale."""
 
     def config(scale: Scale) -> Config:
         paper, item = scale == "paper", TASKS[task]
         iid = {"name": "iid"}
         split = iid if classes is None else {"name": "classes_per_client", "classes_per_client": classes}
         return {
-            "rounds": 20 if paper else 6,
+            "rounds": rounds or (20 if paper else 6),
             "population": {"clients": clients, "malicious": malicious if attack else 0},
             "data": {**(item.paper if paper else item.small), "partition": split},
             "model": {"name": item.model, **({} if paper else {"width": item.width})},

@@ -52,11 +52,13 @@ def carry_out(
     *,
     resume: bool = False,
     page: Path | None = None,
+    at_most: int | None = None,
     tell: Tell = to_stderr,
 ) -> str:
     """Measure the cells of the plan that `out` lacks, write the tables and the page there; the page.
 
-    page: a file that gets the page without its title, to be included by one in the folder above.
+    page: a file that gets the page without its title, to be included by one in the folder above. at_most: how many cells are
+    measured now, of a study whose cells are runs; the page is of those that are finished by then.
 
     Raises ConfigError for a plan that cannot be carried out, before anything starts; RecordError for an `out` that holds
     another measurement, or any without `resume`; RunError if a driver fails: the cells it finished stay.
@@ -70,6 +72,8 @@ def carry_out(
     waiting = [cell for cell in cells if not store.is_finished(cell)]
     if len(waiting) < len(cells):
         tell(f"{len(cells) - len(waiting)} of {len(cells)} cells are finished already")
+    later = waiting[at_most:] if at_most is not None else []
+    waiting = waiting[: len(waiting) - len(later)]
     with study.around(plan) if waiting else contextlib.nullcontext(plan) as placed:
         for nodes in dict.fromkeys(map(nodes_of, waiting)):
             here = [cell for cell in waiting if nodes_of(cell) == nodes]
@@ -86,7 +90,9 @@ def carry_out(
     for name, content in shown.files.items():
         write_atomically(out / name, content.encode())
     text = write_page(study.title, about, shown, out / f"{study.name}.md", page)
-    if lost := [cell for cell in cells if not store.is_finished(cell)]:
+    if later:
+        tell(f"{len(later)} of {len(cells)} cells are left for another time: --resume measures them")
+    if lost := [cell for cell in cells if cell not in later and not store.is_finished(cell)]:
         first = f"{len(lost)} of {len(cells)} cells have no numbers ({lost[0]}, ...)"
         raise RunError(f"{first}; {out / study.name}.md shows the others; --resume tries again")
     return text

@@ -122,6 +122,16 @@ def test_a_measurement_goes_on_and_grows(tmp_path: Path):
     assert "| 4 |" in text  # nothing measured is lost
 
 
+def test_only_so_many_cells_are_measured_at_a_time(tmp_path: Path):
+    told: list[str] = []
+    for most, numbers in ((0, []), (1, [2]), (1, [2, 3]), (None, [2, 3, 4])):
+        plan = SquaresPlan(numbers="2,3,4")
+        text = carry_out(Squares(), plan, tmp_path, resume=True, at_most=most, tell=told.append)
+        assert [number for number in (2, 3, 4) if f"| {number} | " in text] == numbers
+    left = [line.partition(" cells are left")[0] for line in told if "another time" in line]
+    assert left == ["3 of 3", "2 of 3", "1 of 3"]
+
+
 @pytest.mark.parametrize(("key", "value"), [("commit", "abc"), ("processor", "abacus")])
 def test_cells_of_another_origin_are_refused(tmp_path: Path, monkeypatch, key: str, value: str):
     run(tmp_path)

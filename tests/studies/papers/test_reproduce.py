@@ -85,6 +85,15 @@ def reproduce(out: Path, resume: bool = False, **plan: Any) -> str:
     return carry_out(Reproduce(), ReproducePlan(**options), out, resume=resume, tell=lambda line: None)
 
 
+def test_a_page_says_what_is_not_measured_yet(tmp_path):
+    plan = ReproducePlan(paper="flare", scale="paper", table="5", match="krum_backdoor", seeds="0,1")
+    text = carry_out(Reproduce(), plan, tmp_path, at_most=0, tell=lambda line: None)
+    (row,) = (line for line in text.splitlines() if line.startswith("| krum_backdoor-fmnist-flare |"))
+    assert row.endswith(" 1.6 \\| - |")
+    assert "- not run: seed 0, 1\n" in text
+    assert not (tmp_path / "runs").exists()
+
+
 def test_finished_runs_are_kept_seeds_are_added_and_another_configuration_is_refused(tmp_path, monkeypatch):
     import raysim
 
