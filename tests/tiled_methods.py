@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,11 +38,13 @@ def small_tiles() -> Iterator[None]:
 class Remembers(Defense):
     """Between FedGrad and FoolsGold, whose memories lie in tiles of pairs and of rows.
 
-    file: which it waits for in the given round, where it is named.
+    file: which it waits for in the given round, where it is named. folder: in each round it waits while `before-<round>` lies
+    there, and once it has judged while `after-<round>` does.
     """
 
     file: str = ""
     round: int = 0
+    folder: str = ""
     needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
 
     @property
@@ -54,12 +56,20 @@ class Remembers(Defense):
         return {name: part.init(ctx) for name, part in self.parts.items()}
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
-        limit = time.monotonic() + 120
-        while self.file and ctx.round == self.round and not Path(self.file).exists():
-            assert time.monotonic() < limit, self.file
-            time.sleep(0.05)
+        file, folder = Path(self.file), Path(self.folder)
+        wait_while(lambda: self.file and ctx.round == self.round and not file.exists())
+        wait_while((folder / f"before-{ctx.round}").exists)
         with small_tiles():
             found = {name: part.apply(state[name], updates, ctx) for name, part in self.parts.items()}
+        wait_while((folder / f"after-{ctx.round}").exists)
         (by_pairs, _), (by_rows, _) = found.values()
         aggregate = (by_pairs.aggregate + by_rows.aggregate) / 2
         return replace(by_pairs, aggregate=aggregate), {name: after for name, (_, after) in found.items()}
+
+
+def wait_while(shut: Callable[[], object]) -> None:
+    """Return once `shut` does not hold; AssertionError after two minutes."""
+    limit = time.monotonic() + 120
+    while shut():
+        assert time.monotonic() < limit
+        time.sleep(0.05)

@@ -173,6 +173,12 @@ class Backend(ABC):
         """
         return None
 
+    def recount(self, left: Sequence[Reference] = ()) -> None:  # noqa: B027 (what most backends have never changes)
+        """Count the machines again, between rounds: use those that have joined, leave those that are about to go.
+
+        left: what is still needed of what tasks left behind; it is taken off machines that are about to go.
+        """
+
     def apart(self) -> Backend | None:
         """This backend for a second thread, with telemetry of its own; None if nothing can overlap."""
         return None
@@ -232,16 +238,8 @@ class InProcessBackend(Backend):
             self._host = make_host(*(self.get(argument) for argument in args))
 
     def client_places(self) -> list[Place]:
-        model = devices.name(self.device)
-        return [
-            {
-                "node": self.telemetry.node,
-                "pid": os.getpid(),
-                "gpus": [],
-                "device": self.device,
-                "model": model,
-            }
-        ]
+        here, device = self.telemetry.node, self.device
+        return [Place(node=here, pid=os.getpid(), gpus=[], device=device, model=devices.name(device))]
 
     def call_clients(
         self,

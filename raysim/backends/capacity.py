@@ -45,6 +45,9 @@ class Capacity:
     """Each node's part; (): one node has it all."""
     gpu_memory_bytes: int = 0
     """Memory of the smallest GPU; 0: not known."""
+    most_cpus: float | None = None
+    most_gpus: float | None = None
+    """What an autoscaler brings the cluster to, at most; None: it has not told."""
     elsewhere: bool = False
     """Whether the work is done by other processes, perhaps on other machines, which alone know their devices."""
 
@@ -87,3 +90,5 @@ class ClientActors:
     gpus: float = 0.0
     detection_gpus: tuple[float, ...] = ()
     lend: bool = False
+    most: int = 0
+    """How many there may be when machines join, where nothing is reserved; 0: they stay as many."""

@@ -28,20 +28,21 @@ class LeftBehind:
 
 def require_whole(state: object) -> None:
     """LostWork where something that a state left behind lies nowhere any more. A task looks at each, beside it."""
-    left = list(_left_in(state))
+    left = list(left_in(state))
     if left:
         left[0].backend.map("look", _seen, [(part.reference,) for part in left])
 
 
-def _left_in(tree: object) -> Iterator[LeftBehind]:
+def left_in(tree: object) -> Iterator[LeftBehind]:
+    """The parts of a state that were left behind."""
     if isinstance(tree, LeftBehind):
         yield tree
     elif isinstance(tree, dict):
         for part in tree.values():
-            yield from _left_in(part)
+            yield from left_in(part)
     elif isinstance(tree, list | tuple):
         for part in tree:
-            yield from _left_in(part)
+            yield from left_in(part)
 
 
 def _seen(tree: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from raysim.backends import devices
 from raysim.backends.base import Place
 from raysim.backends.placement import Placed
+from raysim.backends.ray_nodes import nodes_by_cpu
 from raysim.backends.ray_worker import RayActor
 from raysim.errors import ConfigError, RunError
 
@@ -27,6 +29,7 @@ WORKER_LOST = (
     exceptions.WorkerCrashedError,
     exceptions.ActorDiedError,
     exceptions.ActorUnavailableError,
+    exceptions.ActorUnschedulableError,
     exceptions.NodeDiedError,
     exceptions.OutOfMemoryError,
 )
@@ -59,8 +62,10 @@ class Crew:
         self._replacing = threading.Lock()
         self._class = ray.remote(max_restarts=0, max_task_retries=0)(RayActor)
         self.device: devices.Wanted = device
+        self._unfit: set[str] = set()
         nodes = nodes_by_cpu()
-        self.actors = [self._start(place, nodes) for place in range(len(shares))]
+        self._on = [nodes[place % len(nodes)] for place in range(len(shares))]
+        self.actors = [self._start(place, node) for place, node in enumerate(self._on)]
         # Waits for all: a slow starter would leave its share of the first round to the others.
         if places := self.places():
             self.device = common_device(places)
@@ -77,12 +82,49 @@ class Crew:
                 raise as_own_error(error) from error
         return found
 
-    def replace(self, place: int, dead: Actor) -> None:
-        """Start another actor where `dead` was, unless that has been done."""
+    def replace(self, place: int, dead: Actor) -> Actor:
+        """Start another actor where `dead` was, unless that has been done or it has been let go; whom to ask instead."""
         with self._replacing:
-            if self.actors[place] is dead:
-                ray.kill(dead)
-                self.actors[place] = self._start(place, nodes_by_cpu())
+            for place_now, actor in enumerate(self.actors):
+                if actor is dead:
+                    ray.kill(dead)
+                    nodes = [node for node in nodes_by_cpu() if node not in self._unfit] or [
+                        self._on[place_now]
+                    ]
+                    self._on[place_now] = nodes[place_now % len(nodes)]
+                    self.actors[place_now] = self._start(place_now, self._on[place_now])
+                    return self.actors[place_now]
+            return self.actors[place % len(self.actors)]
+
+    def spread(self, nodes: Sequence[str]) -> int:
+        """Have an actor for each entry of `nodes`, ids of nodes; how many there are then. For crews that reserve nothing.
+
+        Those that are there stay. One that none of the entries asks for is let go: Ray ends it after the calls that it has been
+        given. A node whose actor does not come up gets none; if it cannot host, having another kind of device or no data, it is
+        not asked again.
+        """
+        with self._replacing:
+            wanted = Counter(node for node in nodes if node not in self._unfit)
+            crew: list[tuple[Actor, str]] = []
+            for actor, node in zip(self.actors, self._on, strict=True):
+                if wanted[node]:
+                    wanted[node] -= 1
+                    crew.append((actor, node))
+            begun = [
+                (self._start(len(crew) + more, node), node) for more, node in enumerate(wanted.elements())
+            ]
+            for actor, node in begun:
+                try:
+                    ray.get(actor.place.remote())
+                except exceptions.RayTaskError:
+                    self._unfit.add(node)
+                except WORKER_LOST:
+                    pass  # the node has gone meanwhile
+                else:
+                    crew.append((actor, node))
+            if crew:
+                self.actors, self._on = [actor for actor, _ in crew], [node for _, node in crew]
+            return len(self.actors)
 
     def close(self) -> None:
         """End them all."""
@@ -90,15 +132,16 @@ class Crew:
             ray.kill(actor)
         self.actors = []
 
-    def _start(self, place: int, nodes: Sequence[str]) -> Actor:
-        cpus, gpus = self._shares[place]
+    def _start(self, place: int, node: str) -> Actor:
+        """An actor in that place; where nothing is reserved, on that node."""
+        cpus, gpus = self._shares[place % len(self._shares)]
         strategy: PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy
         if self._group is not None:
             strategy = PlacementGroupSchedulingStrategy(
                 self._group, placement_group_bundle_index=self._first + place
             )
         else:
-            strategy = NodeAffinitySchedulingStrategy(nodes[place % len(nodes)], soft=False)
+            strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         make_host, args = self._make
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
         actor = self._class.options(**options)
@@ -150,19 +193,6 @@ def as_own_error(error: exceptions.RayTaskError) -> Exception:
     """The exception a task raised, as it was raised there."""
     cause = error.cause
     return cause if isinstance(cause, Exception) else RunError(str(error))
-
-
-def nodes_by_cpu() -> list[str]:
-    """Node ids, each as often as it has CPUs, dealt in turn: where one actor per CPU goes."""
-    alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
-    left = {node["NodeID"]: max(1, int(node["Resources"].get("CPU", 0))) for node in alive}
-    order = []
-    while any(left.values()):
-        for name, count in left.items():
-            if count:
-                order.append(name)
-                left[name] -= 1
-    return order
 
 
 def nothing() -> None:

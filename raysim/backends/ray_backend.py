@@ -13,14 +13,14 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import ray
 from ray import exceptions as gone
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raysim.backends.base import Backend, Begun, Kept, Needs, Place, Reference, located
 from raysim.backends.capacity import ClientActors
@@ -29,7 +29,8 @@ from raysim.backends.gathering import STAGE as GATHER
 from raysim.backends.gathering import Courier, Gathering
 from raysim.backends.gathering import arrived as here
 from raysim.backends.placement import Node, Placed, beside_data, bring, homes
-from raysim.backends.ray_actors import WORKER_LOST, Actor, Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_actors import WORKER_LOST, Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_nodes import leaving, nodes_by_cpu, with_room
 from raysim.backends.ray_tasks import Strategy, answered, at, ended, spilled, task_options
 from raysim.backends.ray_waiting import all_that_ended, overdue
 from raysim.backends.ray_worker import node_name, run_task, short_name
@@ -86,6 +87,7 @@ class RayBackend(Backend):
         self._clients: Crew | None = None
         self._detectors: Crew | None = None
         self._group: PlacementGroup | None = None
+        self._leaving: set[str] = set()
         self._task = ray.remote(max_retries=0)(run_task)
 
     def put(self, value: object) -> Reference:
@@ -201,6 +203,19 @@ class RayBackend(Backend):
     def homes(self, references: Sequence[Reference]) -> list[str]:
         return homes(cast("Sequence[Placed]", references))
 
+    def recount(self, left: Sequence[Reference] = ()) -> None:
+        """Tasks, and hosts that reserve nothing, go to the nodes that stay; what lies on others is taken off them."""
+        nodes, plan, self._leaving = nodes_by_cpu(), self._plan, leaving()
+        self.workers = max(1, len(nodes) // self.threads)
+        if self._clients is not None and not (plan.cpus or plan.gpus):
+            count = min(self.workers, plan.most) if plan.most else plan.count
+            self.hosts = self._clients.spread([nodes[place % len(nodes)] for place in range(count)])
+        away = {short_name(node) for node in self._leaving}
+        moving = [part for part in cast("Sequence[Placed]", left) if part.nodes & away]
+        moved = self.map("move", _handed_on, [(part,) for part in moving], keep=1) if moving else []
+        for part, ((other,), _) in zip(moving, moved, strict=True):
+            part.object, part.nodes = other.object, other.nodes
+
     def apart(self) -> RayBackend:
         """The same actors and tasks; the first of two threads that miss an actor replaces it."""
         view = copy.copy(self)
@@ -259,23 +274,22 @@ class RayBackend(Backend):
         then: Callable[[int, Kept], None] | None = None,
     ) -> list[Any]:
         """A call of an actor's method `entry` for every item, on whichever actor is free."""
-        asked: dict[int, Actor] = {}
+        actors = list(crew.actors)  # those that join meanwhile are for the next stage
 
         def submit(number: int, retries: int, place: int) -> list[Handle]:
-            asked[place] = crew.actors[place]
-            call = getattr(asked[place], entry).options(num_returns=keep + 2)
+            call = getattr(actors[place], entry).options(num_returns=keep + 2)
             references: list[Handle] = call.remote(
                 stage, what, number, retries, keep, *objects(items[number])
             )
             return references
 
         def start_another(place: int) -> None:
-            crew.replace(place, asked[place])  # unless another thread's call has met its death before
+            actors[place] = crew.replace(place, actors[place])
 
         def end(place: int) -> None:  # its call then fails, as that of any actor that died
-            ray.kill(asked[place])
+            ray.kill(actors[place])
 
-        places = deque(range(len(crew.actors)))
+        places = deque(range(len(actors)))
         return self._drive(
             stage, items, keep, places, submit, must=must, on_lost=start_another, then=then,
             limits_s=limits_s, work=work, end=end,
@@ -294,26 +308,7 @@ class RayBackend(Backend):
         return [at(node) if node else "DEFAULT" for node in chosen]
 
     def _nodes(self) -> list[Node]:
-        """The nodes alive, and what the client actors' and this actor's own reservations leave of each."""
-        reserved: Counter[tuple[str, str]] = Counter()
-        context = ray.get_runtime_context()
-        if context.get_actor_id():
-            for kind, share in context.get_assigned_resources().items():
-                reserved[context.get_node_id(), kind] += share
-        if self._group is not None:
-            table = placement_group_table(self._group)
-            for place, bundle in table["bundles"].items():
-                for kind, share in bundle.items():
-                    reserved[table["bundles_to_node_id"][place], kind] += share
-        found = []
-        for node in ray.nodes():
-            if node["Alive"]:
-                left = [
-                    node["Resources"].get(kind, 0.0) - reserved[node["NodeID"], kind]
-                    for kind in ("CPU", "GPU", "memory")
-                ]
-                found.append(Node(short_name(node["NodeID"]), node["NodeID"], *left))
-        return found
+        return with_room(self._group, self._leaving)
 
     def _drive(
         self,
@@ -343,7 +338,6 @@ class RayBackend(Backend):
         ended: deque[Handle] = deque()
         arrived: deque[tuple[int, Kept]] = deque()
         due: dict[Handle, float] = {}
-        done = 0
         self.telemetry.on_progress(stage, 0, count)
         with self.telemetry.stage(stage) as meter:
             while waiting or running or arrived:
@@ -387,8 +381,12 @@ class RayBackend(Backend):
                 kept = zip(references[:keep], sizes, strict=True)
                 left = tuple(Placed(reference, size, {span.node}, made=True) for reference, size in kept)
                 results[number] = (left, answer) if keep else answer
-                done += 1
-                self.telemetry.on_progress(stage, done, count)
+                self.telemetry.on_progress(stage, len(meter.tasks), count)
                 if then is not None:
                     arrived.append((number, results[number]))
         return results
+
+
+def _handed_on(value: object) -> tuple[object, None]:
+    """What a task does that takes a value to where it runs."""
+    return value, None

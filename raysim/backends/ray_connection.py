@@ -159,13 +159,17 @@ def capacity() -> Capacity:
     """What the connected cluster has."""
     import ray
 
-    total = ray.cluster_resources()
+    from raysim.backends.ray_nodes import autoscaler_most
+
+    total, most = ray.cluster_resources(), autoscaler_most()
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Capacity(
         cpus=max(1, int(total.get("CPU", 1))),
         gpus=total.get("GPU", 0.0),
         object_store_bytes=int(total.get("object_store_memory", 0)),
         nodes=tuple(NodeCapacity(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive),
+        most_cpus=most.get("CPU", 0.0) if most else None,
+        most_gpus=most.get("GPU", 0.0) if most else None,
         elsewhere=True,
     )
 

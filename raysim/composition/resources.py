@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from raysim.backends import devices
@@ -15,6 +16,9 @@ from raysim.matrix.updates import CHUNK_VALUES, shard_bounds
 if TYPE_CHECKING:
     from torch import nn
 
+
+MORE_THAN_ASKED = 2**40
+"""CPUs or GPUs of a cluster without a bound."""
 
 ACTORS_PER_CPU = 4
 """How many actors with a share of a GPU `auto` starts for each CPU: clients wait for their GPU part of the time, but each
@@ -47,7 +51,8 @@ def client_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
     else:
         count = min(capacity.workers(resources.threads), cohort)
     lend = resources.server_gpus == "auto"
-    return ClientActors(count, cpus, gpus, kept, lend)
+    grows = resources.elastic and per_actor == "auto" and not (cpus or gpus)
+    return ClientActors(count, cpus, gpus, kept, lend, cohort if grows else 0)
 
 
 def _driven(config: ExperimentConfig, capacity: Capacity) -> int:
@@ -97,11 +102,11 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
 
 
 def refuse_oversubscription(config: ExperimentConfig, capacity: Capacity) -> None:
-    """ConfigError for reservations that can never be met; with resources.elastic they may wait for machines to come."""
+    """ConfigError for reservations that can never be met. With resources.elastic they may wait for what `at_most` says."""
     resources, cohort = config.resources, config.population.cohort_size
     kept = kept_gpus(config)
     if resources.elastic:
-        return
+        capacity = at_most(config, capacity)
     per_actor = resources.clients_per_actor
     actors = -(-cohort // per_actor) if isinstance(per_actor, int) else 1
     for key, share, held, what in (
@@ -116,7 +121,8 @@ def refuse_oversubscription(config: ExperimentConfig, capacity: Capacity) -> Non
         if share * actors > held + SLACK:
             who = "clients" if per_actor == 1 else "actors"
             asked = f"{actors} {who} with {share:g} each need" if actors > 1 else "one client needs"
-            rule = f"{asked} {share * actors:g}, and there are {held:g} {what}"
+            there = "the autoscaler brings" if resources.elastic else "there are"
+            rule = f"{asked} {share * actors:g}, and {there} {held:g} {what}"
             whole = int(capacity.gpus) if key == "client_gpus" else 0
             nearest = _share(1, -(-actors // whole)) if whole else _share(held, actors)
             raise ConfigError(f"resources.{key}", rule, share, nearest)
@@ -134,6 +140,20 @@ def refuse_oversubscription(config: ExperimentConfig, capacity: Capacity) -> Non
             raise ConfigError("resources.clients_per_actor", rule, per_actor, -(-cohort // int(fitting)))
         key = "client_gpus" if resources.client_gpus else "client_cpus"
         raise ConfigError(f"resources.{key}", rule, getattr(resources, key))
+
+
+def at_most(config: ExperimentConfig, capacity: Capacity) -> Capacity:
+    """What an autoscaler brings the cluster to: by the configuration, else by what it has told, else more than anybody asks for."""
+    resources = config.resources
+    most = []
+    for said, told in (
+        (resources.elastic_cpus, capacity.most_cpus),
+        (resources.elastic_gpus, capacity.most_gpus),
+    ):
+        known = told if said is None else said
+        most.append(MORE_THAN_ASKED if known is None else known)
+    cpus, gpus = max(most[0], capacity.cpus), max(most[1], capacity.gpus)
+    return replace(capacity, cpus=int(cpus), gpus=float(gpus), nodes=())
 
 
 def device(config: ExperimentConfig, capacity: Capacity) -> devices.Wanted:

@@ -49,6 +49,10 @@ def check_across_keys(config: ExperimentConfig) -> None:
             f"{population.cohort_size}",
             population.over_selection, population.total / population.cohort_size,
         )  # fmt: skip
+    for key in ("elastic_cpus", "elastic_gpus"):
+        if not config.resources.elastic and (bound := getattr(config.resources, key)) is not None:
+            rule = "must be left out unless resources.elastic is true"
+            raise ConfigError(f"resources.{key}", rule, bound)
     if isinstance(population.placement, list):
         ids = population.placement
         if len(set(ids)) != len(ids) or any(not 0 <= i < population.total for i in ids):

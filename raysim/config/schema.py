@@ -178,7 +178,18 @@ class ResourcesConfig(Group):
     )
     elastic: bool = Field(
         False,
-        description="an autoscaler is on: reservations may exceed what the cluster has now, and wait for it",
+        description="machines may join: reservations may exceed what the cluster has now, and wait for an autoscaler; "
+        "what there is is counted again before each round",
+    )
+    elastic_cpus: Whole | None = Field(
+        None,
+        ge=1,
+        description="CPUs that an autoscaler brings the cluster to, at most; null: what it tells Ray, else any",
+    )
+    elastic_gpus: Whole | None = Field(
+        None,
+        ge=1,
+        description="GPUs that an autoscaler brings the cluster to, at most; null: what it tells Ray, else any",
     )
     runtime_env: dict[str, object] | None = Field(
         None,

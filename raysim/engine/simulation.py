@@ -19,7 +19,7 @@ import numpy as np
 from raysim.attack import Attack
 from raysim.backends.base import Backend, Kept, Reference, located
 from raysim.backends.gathering import STAGE as GATHER
-from raysim.backends.left_behind import require_whole
+from raysim.backends.left_behind import left_in, require_whole
 from raysim.config.training import ServerConfig
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable, prepared_model
@@ -173,6 +173,8 @@ def run_round(
 ) -> Round:
     """One round, from the global model to the next and its record, without evaluation."""
     backend.telemetry.round = state.round
+    if experiment.config.resources.elastic:
+        backend.recount([part.reference for part in left_in(state.tree())])
     asked = draw_cohort(experiment, state.round, state.clock_s)
     arrivals = await_arrivals(experiment, asked, state.clock_s)
     stage = stage_ahead(experiment, backend, state, published)
@@ -184,14 +186,9 @@ def run_round(
     new_vector, server_state = apply(
         verdict, uploads.updates, usable, state.global_vector, experiment.config.server, state.server
     )
+    done, clock_s = state.round + 1, arrivals.end_s
     next_state = RunState(
-        state.round + 1,
-        new_vector,
-        state.global_vector,
-        defense_state,
-        attack_states,
-        server_state,
-        arrivals.end_s,
+        done, new_vector, state.global_vector, defense_state, attack_states, server_state, clock_s
     )
     truth = among(uploads.updates.client_ids, active_attackers(experiment, state.round))
     rows = replace(uploads.updates, ahead=())

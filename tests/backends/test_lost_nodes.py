@@ -1,4 +1,4 @@
-"""A node that is lost in the middle of a run, and one that joins later: the bytes stay, the new node is used."""
+"""A node that is killed in a run, one that joins, and that one drained: the bytes stay, and each is used while it is there."""
 
 from __future__ import annotations
 
@@ -16,43 +16,74 @@ pytestmark = pytest.mark.ray
 
 SCRIPT = textwrap.dedent("""
     import json, os, sys
+    from pathlib import Path
+    os.environ["RAY_max_direct_call_object_size"] = "100"  # else small tiles lie in messages, not on nodes
     from raysim.backends import ray_connection
     ray_connection.authenticate(os.environ, new_cluster=True)
+    from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
+    from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
     import raysim
 
+    config, out = json.loads(sys.argv[1]), Path(sys.argv[2])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    lost = cluster.add_node(num_cpus=1)
-    joined = []
+    nodes = {"lost": cluster.add_node(num_cpus=1)}
+
+    def kill(name):
+        cluster.remove_node(nodes[name], allow_graceful=False)
+
+    def join():
+        nodes["joined"] = cluster.add_node(num_cpus=1)
+
+    def drain():
+        client = GcsClient(address=cluster.gcs_address)
+        assert client.drain_node(nodes["joined"].node_id, DRAIN_NODE_REASON_PREEMPTION, "needed elsewhere", 0)[0]
+
+    moments = {  # the round, what is over in it, what is done then, and what the defense waits for meanwhile
+        (1, "train"): (lambda: kill("lost"), "before-1"),
+        (1, "row"): (join, "before-2"),
+        (4, "foolsgold"): (drain, "after-4"),
+        (5, "train"): (lambda: kill("joined"), "before-5"),
+    }
 
     def disturb(event):
-        if event.stage == "train" and event.round == 1 and cluster.worker_nodes and not joined:
-            cluster.remove_node(lost, allow_graceful=False)
-        if event.row and event.round == 1:
-            joined.append(cluster.add_node(num_cpus=1))
-            open(sys.argv[4], "w").close()
+        if event.row or event.done == event.total > 0:
+            act, gate = moments.pop((event.round, "row" if event.row else event.stage), (None, None))
+            if act is not None:
+                act()
+                (out / gate).unlink()
 
-    raysim.run(json.loads(sys.argv[1]), name="disturbed", out=sys.argv[2], address=cluster.address, observe=disturb)
-    json.dump([node.node_id[:12] for node in (lost, *joined)], open(sys.argv[3], "w"))
+    raysim.run(config, name="disturbed", out=out, address=cluster.address, observe=disturb)
+    (out / "nodes.json").write_text(json.dumps({name: node.node_id[:12] for name, node in nodes.items()}))
     cluster.shutdown()
 """)
 
 
-def test_a_lost_node_costs_time_and_a_new_one_is_used(tiny, tmp_path):
-    has_joined = tmp_path / "joined"
-    defense = {"name": "tests.faulty_methods:WaitForFile", "file": str(has_joined), "round": 2}
-    config = {**tiny, "rounds": 4, "resources": {"placement": "spread"}, "defense": defense}
-    has_joined.touch()
+def test_nodes_may_be_lost_join_and_leave(tiny, tmp_path, monkeypatch):
+    """lost: killed in round 1. joined: there before round 3, told to leave in round 4 when it holds a part of what the defense
+    remembers, and killed in round 5 before that is read.
+    """
+    for name, value in (("period_ms", 500), ("timeout_ms", 3000)):
+        monkeypatch.setenv(f"RAY_health_check_{name}", str(value))
+    defense = {"name": "tests.tiled_methods:Remembers", "folder": str(tmp_path)}
+    config = {**tiny, "rounds": 6, "resources": {"elastic": True}, "defense": defense}
     expected = raysim.run(config, name="calm", out=tmp_path, backend="inprocess")
-    has_joined.unlink()
-    words = [json.dumps(config), str(tmp_path), str(tmp_path / "nodes.json"), str(has_joined)]
-    subprocess.run([sys.executable, "-c", SCRIPT, *words], check=True, timeout=300)
-    lost, joined = json.loads((tmp_path / "nodes.json").read_text())
+    for gate in ("before-1", "before-2", "after-4", "before-5"):
+        (tmp_path / gate).touch()
+    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(config), str(tmp_path)], check=True, timeout=300)
+    nodes = json.loads((tmp_path / "nodes.json").read_text())
     result = RunResult(tmp_path / "disturbed")
     assert result.digest == expected.digest
     assert (result.path / "clients.parquet").read_bytes() == (expected.path / "clients.parquet").read_bytes()
-    spans = [span for span in result.table("spans").to_pylist() if span["task"] >= 0]
-    used = {node: {span["round"] for span in spans if span["node"] == node} for node in (lost, joined)}
-    assert 0 in used[lost]
-    assert max(used[lost]) <= 1
-    assert used[joined] & {2, 3}
+
+    spans = result.table("spans").to_pylist()
+    tasks = [span for span in spans if span["task"] >= 0]
+    used = {name: {span["round"] for span in tasks if span["node"] == node} for name, node in nodes.items()}
+    assert 0 in used["lost"]
+    assert max(used["lost"]) <= 1
+    assert max(used["joined"]) == 4
+    hosted = {span["round"] for span in tasks if (span["node"], span["stage"]) == (nodes["joined"], "train")}
+    assert hosted == {3, 4}
+    assert {span["round"] for span in tasks if span["stage"] == "move"} == {5}
+    assert max((span["round"] for span in spans if span["stage"] == "restart"), default=0) <= 2
+    assert not sum(span["retries"] for span in spans if span["round"] >= 3)

@@ -160,6 +160,32 @@ def test_an_autoscaler_may_bring_what_is_not_there():
     assert actors_of(Capacity(cpus=8, gpus=2), 10, client_gpus=0.5, elastic=True).count == 4
 
 
+def test_what_an_autoscaler_brings_at_most_is_a_bound():
+    """Ten clients with half a GPU each need five GPUs: four are too few, whatever there is now."""
+    literal = {"client_gpus": 0.5, "clients_per_actor": 1, "elastic": True}
+    assert settled(Capacity(cpus=8), **literal, elastic_gpus=5).client_gpus == 0.5
+    assert settled(Capacity(cpus=8, gpus=5), **literal, elastic_gpus=4).client_gpus == 0.5
+    error = refused(Capacity(cpus=8), **literal, elastic_gpus=4)
+    assert (error.key, error.nearest) == ("resources.client_gpus", 0.3333)
+    assert "10 clients with 0.5 each need 5, and the autoscaler brings 4 GPUs" in error.rule
+    error = refused(Capacity(cpus=8), client_cpus=2.0, clients_per_actor=1, elastic=True, elastic_cpus=16)
+    assert (error.key, error.nearest) == ("resources.client_cpus", 1.5)
+    told = Capacity(cpus=8, most_cpus=32, most_gpus=4)
+    assert refused(told, **literal).nearest == 0.3333
+    assert settled(told, **literal, elastic_gpus=5).client_gpus == 0.5
+    assert settled(told, client_cpus=3.0, clients_per_actor=1, elastic=True).client_cpus == 3.0
+    with pytest.raises(
+        ConfigError, match=r"resources.elastic_gpus: must be left out unless resources.elastic"
+    ):
+        settled(Capacity(), elastic_gpus=4)
+
+
+def test_actors_may_be_joined_by_others_where_machines_may_join_and_nothing_is_reserved():
+    assert actors_of(Capacity(cpus=4), 10, elastic=True).most == 10
+    for fixed in ({}, {"elastic": True, "clients_per_actor": 3}, {"elastic": True, "client_cpus": 0.5}):
+        assert actors_of(Capacity(cpus=4), 10, **fixed).most == 0
+
+
 @pytest.mark.parametrize(("wanted", "nearest"), [(1.5, 1.0), (2.25, 2.0)])
 def test_the_servers_gpus_are_a_share_of_one_or_whole_ones(wanted, nearest):
     error = refused(Capacity(cpus=8, gpus=4, elsewhere=True), server_gpus=wanted)
