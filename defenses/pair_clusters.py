@@ -1,18 +1,20 @@
-"""2-means of clients by their rows of several K x K matrices, by Lloyd steps beside the tiles.
+"""2-means of clients by their rows of several K x K matrices in tiles, by Lloyd steps.
 
 Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information Theory 1982, started by k-means++ (Arthur
 and Vassilvitskii, SODA 2007) with the draws, the candidates and the rule of convergence of scikit-learn's `KMeans`, so
-that both end with the same labels but for rounding. The best of several starts is taken; all starts are moved by the
-same products of the matrices with a few columns, [K, number of starts], which is all that leaves a tile.
+that both end with the same labels but for rounding. The best of several starts is taken. What a step needs of the matrices is their
+products with a few columns, [K, number of starts]. Of matrices up to READ_BYTES a task reads every tile and moves a few
+starts by itself, to their ends; of larger ones the products are formed beside the tiles, which is a stage for each.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from raysim.matrix.pairs import Pairs
+from raysim.matrix.pairs import Pairs, PairsHere, largest_array
 
 STARTS = 10
 """Starts, as `n_init` of KMeans."""
@@ -26,13 +28,30 @@ TOLERANCE = 1e-4
 CANDIDATES = 2
 """Second centres that k-means++ tries for each start: 2 + int(log 2)."""
 
+READ_BYTES = 2**28
+"""Tiles of a K x K of float64, or of two of float32, that one task reads for some of the starts: K = 5,792. A step takes
+milliseconds of work there, less than it takes to hand it out."""
+
+PARTS = 4
+"""Tasks that share the starts then: products with two or three columns take about as long for each as with ten."""
+
+Draws = list[tuple[int, np.ndarray]]
+"""Of each start the first centre, and uniform numbers [CANDIDATES] by which candidates for the second are drawn."""
+
 
 def two_clusters_of_rows(pairs: Pairs, stage: str, seed: int) -> np.ndarray:
     """Labels [K], 0 or 1, of 2-means on clients' rows of L matrices side by side, tiles [L, a, b]; all 0 when rows are equal."""
-    points = _Points.of(pairs, stage)
-    if points.total <= 0:
-        return np.zeros(pairs.count, np.int32)
-    labels, inertia = _lloyd(points, *_starts(points, np.random.RandomState(seed)))
+    count = pairs.count
+    random, even = np.random.RandomState(seed), np.full(count, np.float32(1.0) / np.float32(count))
+    draws = [(int(random.choice(count, p=even)), random.uniform(size=CANDIDATES)) for _ in range(STARTS)]
+    if count <= largest_array(READ_BYTES):
+        cuts = [STARTS * part // PARTS for part in range(PARTS + 1)]
+        items = [(stage, draws[first:last]) for first, last in pairwise(cuts)]
+        parts = pairs.spread(stage, _moved, items, READ_BYTES)
+    else:
+        parts = [_moved(pairs, stage, draws)]
+    labels = np.concatenate([labels for labels, _ in parts], axis=1)
+    inertia = np.concatenate([inertia for _, inertia in parts])
     best = 0
     for start in range(1, STARTS):
         moved = labels[:, start] != labels[:, best]
@@ -41,18 +60,26 @@ def two_clusters_of_rows(pairs: Pairs, stage: str, seed: int) -> np.ndarray:
     return labels[:, best].astype(np.int32)
 
 
+def _moved(pairs: Pairs | PairsHere, stage: str, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    """Where some starts end: labels [K, starts] bool, and the sum of squared distances of each."""
+    points = _Points.of(pairs, stage)
+    if points.total <= 0:
+        return np.zeros((pairs.count, len(draws)), bool), np.zeros(len(draws))
+    return _lloyd(points, *_starts(points, draws))
+
+
 @dataclass(frozen=True)
 class _Points:
     """The rows around their mean: mean [L, K], mean_product [K] of the mean with every row, squares [K] of their lengths."""
 
-    pairs: Pairs
+    pairs: Pairs | PairsHere
     stage: str
     mean: np.ndarray
     along_mean: np.ndarray
     squares: np.ndarray
 
     @classmethod
-    def of(cls, pairs: Pairs, stage: str) -> _Points:
+    def of(cls, pairs: Pairs | PairsHere, stage: str) -> _Points:
         count = pairs.count
         mean = pairs.dot(stage, np.full((1, count, 1), 1.0 / count, np.float32))
         along = pairs.dot(stage, mean).sum(axis=0)[:, 0]
@@ -95,15 +122,13 @@ class _Points:
         return found
 
 
-def _starts(points: _Points, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Two centres [L, K, STARTS] each, by k-means++."""
-    count = points.pairs.count
-    even = np.full(count, np.float32(1.0) / np.float32(count))
-    draws = [(random.choice(count, p=even), random.uniform(size=CANDIDATES)) for _ in range(STARTS)]
+def _starts(points: _Points, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    """Two centres [L, K, starts] each, by k-means++."""
+    count, starts = points.pairs.count, np.arange(len(draws))
     chosen = np.array([first for first, _ in draws])
     first = points.rows(chosen)
     nearest = points.distances(first)
-    nearest[chosen, np.arange(STARTS)] = 0.0
+    nearest[chosen, starts] = 0.0
     steps = np.cumsum(nearest, axis=0)
     candidates = np.array(
         [
@@ -113,17 +138,17 @@ def _starts(points: _Points, random: np.random.RandomState) -> tuple[np.ndarray,
     )
     tried = points.rows(candidates.ravel())
     left = np.minimum(np.repeat(nearest, CANDIDATES, axis=1), points.distances(tried)).sum(axis=0)
-    best = np.argmin(left.reshape(STARTS, CANDIDATES), axis=1)
-    return first, tried[..., np.arange(STARTS) * CANDIDATES + best]
+    best = np.argmin(left.reshape(len(draws), CANDIDATES), axis=1)
+    return first, tried[..., starts * CANDIDATES + best]
 
 
 def _lloyd(points: _Points, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [K, STARTS] bool (nearer to the second centre) and the sum of squared distances of every start."""
-    count = points.pairs.count
-    labels = np.zeros((count, STARTS), bool)
-    seen = np.zeros(STARTS, bool)
+    """Labels [K, starts] bool (nearer to the second centre) and the sum of squared distances of every start."""
+    count, starts = points.pairs.count, first.shape[-1]
+    labels = np.zeros((count, starts), bool)
+    seen = np.zeros(starts, bool)
     tolerance = TOLERANCE * points.total / count / first[..., 0].size
-    moving = np.arange(STARTS)
+    moving = np.arange(starts)
     for _ in range(STEPS):
         low, high = first[..., moving], second[..., moving]
         now = _nearer_to_second(points, low, high)

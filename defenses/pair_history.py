@@ -21,12 +21,17 @@ from defenses.cosine import Method, cosines_between, transitive_between
 from raysim.backends.base import Backend, Reference
 from raysim.backends.left_behind import LeftBehind
 from raysim.context import State
-from raysim.matrix.pairs import SIDE, Pairs, places
+from raysim.matrix.pairs import Pairs, places
 
 SIMILARITIES = ("weight_similarity", "bias_similarity")
 
+NARROWEST = 512
+"""Ids of a block at least. So the fewest clients of whom tiles are kept have three blocks: six tiles, which two nodes can share.
+
+Of two blocks there are three tiles, of which one node would do two."""
+
 MOST_BLOCKS = 32
-"""Blocks that the clients known at first are held by, unless a block of SIDE ids takes more than that many."""
+"""Blocks that the clients known at first are held by, unless a block of NARROWEST ids takes more than that many."""
 
 WIDEST = 2**16
 """Most ids of a block: their keys are 32 bits."""
@@ -42,7 +47,7 @@ def from_arrays(state: Mapping[str, Any], highest: int, backend: Backend) -> Sta
     highest: the highest id known, by which blocks are made wider.
     """
     clients = state["clients"]
-    width = SIDE
+    width = NARROWEST
     while highest // width >= MOST_BLOCKS and width < WIDEST:
         width *= 2
     blocks = clients // width
@@ -191,15 +196,35 @@ def _known(
     keys = keys_of(rows, columns, width)
     if same:
         keys = np.maximum(keys, keys.T)
-    names = (*SIMILARITIES, "together")
-    held = np.zeros(0) if old is None else keys_in(old, width, same)
-    if old is None or not len(held):
+    if old is None or not len(old["together"]):
         kinds = dict.fromkeys(SIMILARITIES, np.float32) | {"together": np.int32}
-        return keys, {name: np.zeros(keys.shape, kinds[name]) for name in names}, np.full(keys.shape, -1)
-    at = np.minimum(np.searchsorted(held, keys), len(held) - 1)
-    there = held[at] == keys
-    before = {name: np.where(there, old[name][at], old[name].dtype.type(0)) for name in names}
-    return keys, before, np.where(there, at, -1)
+        return keys, {name: np.zeros(keys.shape, kinds[name]) for name in kinds}, np.full(keys.shape, -1)
+    at, there = _place_of(keys, old) if "keys" in old else _place_in_rows(rows, columns, old, same)
+    every = bool(there.all())
+    before = {}
+    for name in (*SIMILARITIES, "together"):
+        found = old[name][at]
+        before[name] = found if every else np.where(there, found, old[name].dtype.type(0))
+    return keys, before, at if every else np.where(there, at, -1)
+
+
+def _place_of(keys: np.ndarray, old: Tile) -> tuple[np.ndarray, np.ndarray]:
+    """The place of every key [a, b] in the old tile, and whether it is there: if not, the place means nothing."""
+    at = np.minimum(np.searchsorted(old["keys"], keys), len(old["keys"]) - 1)
+    return at, old["keys"][at] == keys
+
+
+def _place_in_rows(
+    rows: np.ndarray, columns: np.ndarray, old: Tile, same: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same in a tile of all pairs of some rows and columns, where it follows from the places of both."""
+    i = np.minimum(np.searchsorted(old["rows"], rows), len(old["rows"]) - 1)
+    j = np.minimum(np.searchsorted(old["columns"], columns), len(old["columns"]) - 1)
+    there = (old["rows"][i] == rows)[:, None] & (old["columns"][j] == columns)
+    if same:
+        high, low = np.maximum(i[:, None], j), np.minimum(i[:, None], j)
+        return high * (high + 1) // 2 + low, there
+    return i[:, None] * len(old["columns"]) + j, there
 
 
 def _averaged(
@@ -233,6 +258,8 @@ def _tile(
     if old is None:
         return _stored(keys, values, width, same)  # rows and columns ascend, and so do keys
     new = places < 0
+    if len(keys) == len(old["together"]) and not new.any():  # every pair again, in the order of the tile
+        return {name: array for name, array in old.items() if name not in values} | values
     changed = {name: old[name].copy() for name in values}
     for name, value in values.items():
         changed[name][places[~new]] = value[~new]

@@ -26,7 +26,7 @@ def small_tiles() -> Iterator[None]:
     sizes: dict[str, Any] = {
         "raysim.matrix.pairs.WHOLE_BYTES": 0,
         "raysim.matrix.pairs.SIDE": SIDE,
-        "defenses.pair_history.SIDE": SIDE,
+        "defenses.pair_history.NARROWEST": SIDE,
     }
     with ExitStack() as patched:
         for name, value in sizes.items():

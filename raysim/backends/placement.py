@@ -9,7 +9,7 @@ Ray carries values below 100 KB inside its messages; they are counted as if they
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,31 +94,42 @@ def homes(references: Sequence[Placed]) -> list[str]:
 def beside_data(items: Sequence[Sequence[object]], needs: Needs, nodes: Sequence[Node]) -> list[Node | None]:
     """For every task, the node that holds most bytes of its arguments; None: it is Ray's to place.
 
-    Counted are results that tasks left behind. Of nodes that hold all of it or, if none does, nearly as much as the best, the
-    one with the fewest tasks of this stage for its CPUs is taken, then the one that holds most, then the first by name. Out are
-    nodes that cannot meet the needs and those that have enough to do already (MOST_OF_ITS_SHARE).
+    Counted are results that tasks left behind. First come tasks that one node alone holds everything for: they go there, up to
+    MOST_OF_ITS_SHARE. The others are dealt: of the nodes that hold all of it or, if none does, nearly as much as the best, to
+    the one whose tasks read fewest bytes for its CPUs, then the one to which least is brought that is not brought there
+    for another, then the first by name. Out are nodes that cannot meet the needs.
     """
     if len(nodes) == 1:
         return [None] * len(items)
     able = {node.name: node for node in nodes if node.offers(needs)}
     cpus = {name: max(node.cpus, 1.0) for name, node in able.items()}
     share = MOST_OF_ITS_SHARE * len(items) / max(sum(cpus.values()), 1.0)
-    given = dict.fromkeys(able, 0)
-    chosen: list[Node | None] = []
-    for item in items:
-        held: Counter[str] = Counter()
-        made = {argument for argument in item if isinstance(argument, Placed) and argument.made}
-        for argument in made:
-            held.update(dict.fromkeys(argument.nodes & able.keys(), argument.size))
-        most = max(held.values(), default=0)
-        enough = most if most == sum(argument.size for argument in made) else NEARLY_MOST * most
-        ranks = [
-            (given[name] / cpus[name], -size, name)
-            for name, size in held.items()
-            if size >= enough and given[name] < max(cpus[name], share * cpus[name])
-        ]
-        best = min(ranks)[-1] if ranks else None
-        chosen.append(able[best] if best else None)
-        if best:
+    given, bytes_read = dict.fromkeys(able, 0), dict.fromkeys(able, 0)
+    brought: dict[str, set[Placed]] = {name: set() for name in able}
+    read = [{part for part in item if isinstance(part, Placed) and part.made} for item in items]
+    candidates = [_nodes_of(made, able.keys()) for made in read]
+    chosen: list[Node | None] = [None] * len(items)
+    for number in sorted(range(len(items)), key=lambda number: len(candidates[number]) > 1):
+        made = read[number]
+        ranks = []
+        for name in candidates[number]:
+            if given[name] < max(cpus[name], share * cpus[name]):
+                missing = sum(p.size for p in made if name not in p.nodes and p not in brought[name])
+                ranks.append((bytes_read[name] / cpus[name], missing, name))
+        if ranks:
+            best = min(ranks)[-1]
+            chosen[number] = able[best]
             given[best] += 1
+            bytes_read[best] += sum(part.size for part in made)
+            brought[best].update(part for part in made if best not in part.nodes)
     return chosen
+
+
+def _nodes_of(made: set[Placed], able: Set[str]) -> list[str]:
+    """The nodes that hold all of it or, if none does, nearly as much as the one that holds most."""
+    held: Counter[str] = Counter()
+    for part in made:
+        held.update(dict.fromkeys(part.nodes & able, part.size))
+    most = max(held.values(), default=0)
+    enough = most if most == sum(part.size for part in made) else NEARLY_MOST * most
+    return [name for name, size in held.items() if size >= enough]

@@ -161,6 +161,17 @@ class Pairs:
         whole = partial(_on_whole, fn, self.bounds)
         return self.backend.run(stage, whole, len(self.tiles), *self.tiles, *shared)
 
+    def spread(
+        self, stage: str, fn: Callable[..., Answer], items: Sequence[tuple[object, ...]], limit: int
+    ) -> list[Answer]:
+        """fn(PairsHere, *item) for every item, a task each, which reads every tile; RunError above `limit`, as `to_array`.
+
+        For work of many small steps on one matrix, each of which would be a stage of its own otherwise.
+        """
+        self._require(limit)
+        given = [(len(self.tiles), *self.tiles, *item) for item in items]
+        return self.backend.map(stage, partial(_here, fn, self.bounds), given)
+
     def dot(self, stage: str, columns: np.ndarray) -> np.ndarray:
         """The product with columns [..., K, s]: [..., K, s] float64; formed in the tiles' precision, tile by tile.
 
@@ -172,12 +183,7 @@ class Pairs:
         # The longest rows of tiles first: workers then end at about the same time.
         items = [(i, given, *self.tiles[_number(i, 0) : _number(i, i) + 1]) for i in reversed(sides)]
         parts = self.backend.map(stage, partial(_products, self.bounds), items)
-        total = np.zeros(
-            (*np.broadcast_shapes(parts[-1].shape[:-2], columns.shape[:-2]), *columns.shape[-2:])
-        )
-        for i, part in zip(sides, reversed(parts), strict=True):
-            total[..., : self.bounds[i + 1], :] += part
-        return total
+        return _added(self.bounds, parts[::-1])
 
     def sums(self, stage: str) -> np.ndarray:
         """Row sums [K] float64."""
@@ -231,6 +237,37 @@ class Pairs:
     def with_tiles(self, tiles: dict[int, Reference]) -> Pairs:
         """The same with some tiles, by number, replaced."""
         return replace(self, tiles=tuple(tiles.get(number, tile) for number, tile in enumerate(self.tiles)))
+
+
+@dataclass(frozen=True)
+class PairsHere:
+    """The same in one process, which has been given every tile: what `Pairs.spread` gives to a function."""
+
+    bounds: tuple[int, ...]
+    tiles: tuple[np.ndarray, ...]
+
+    @property
+    def count(self) -> int:
+        """Number K of rows."""
+        return self.bounds[-1]
+
+    def dot(self, stage: str, columns: np.ndarray) -> np.ndarray:
+        """As `Pairs.dot`, to the byte."""
+        sides = range(len(self.bounds) - 1)
+        own = (self.tiles[_number(i, 0) : _number(i, i) + 1] for i in sides)
+        return _added(
+            self.bounds,
+            [_products(self.bounds, i, columns, *tiles) for i, tiles in zip(sides, own, strict=True)],
+        )
+
+    def map_rows(self, stage: str, fn: Callable[..., np.ndarray], *shared: object) -> np.ndarray:
+        """As `Pairs.map_rows`."""
+        sides = range(len(self.bounds) - 1)
+        parts = []
+        for side in sides:
+            tiles = [self.tiles[_number(side, other)] for other in sides]
+            parts.append(_on_strips(fn, self.bounds, side, len(tiles), *tiles, *shared))
+        return np.concatenate(parts)
 
 
 def put_together(bounds: Sequence[int], tiles: Sequence[np.ndarray]) -> np.ndarray:
@@ -299,6 +336,18 @@ def _strips(
 
 def _on_whole(fn: Callable[..., Answer], bounds: tuple[int, ...], count: int, *rest: Any) -> Answer:
     return fn(put_together(bounds, rest[:count]), *rest[count:])
+
+
+def _here(fn: Callable[..., Answer], bounds: tuple[int, ...], count: int, *rest: Any) -> Answer:
+    return fn(PairsHere(bounds, rest[:count]), *rest[count:])
+
+
+def _added(bounds: Sequence[int], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The product with columns, from what the tiles of each row of tiles add to it, in their order."""
+    total = np.zeros(parts[-1].shape)
+    for last, part in zip(bounds[1:], parts, strict=True):
+        total[..., :last, :] += part
+    return total
 
 
 def _products(bounds: tuple[int, ...], side: int, columns: np.ndarray, *tiles: np.ndarray) -> np.ndarray:

@@ -64,6 +64,17 @@ def test_among_nodes_that_hold_nearly_the_same_tasks_are_dealt():
     assert names([(left("cba", 10),) for _ in range(4)]) == ["a", "b", "c", "a"], "copies are as good"
 
 
+def test_tasks_are_dealt_by_what_they_read_once_those_with_one_home_are_placed():
+    """Tiles of a K x K: of four sides, two on each of two nodes, whose ten tiles have 16 sides to read."""
+    sides = [left("a"), left("a"), left("b"), left("b")]
+    tiles = [tuple({i: sides[i], j: sides[j]}.values()) for i in range(4) for j in range(i + 1)]
+    homes = names(tiles, nodes=(A, B))
+    read = {home: sum(len(tile) for tile, of in zip(tiles, homes, strict=True) if of == home) for home in "ab"}
+    assert read == {"a": 8, "b": 8}
+    moved = {(side, h) for tile, h in zip(tiles, homes, strict=True) for side in tile if h not in side.nodes}
+    assert len(moved) == 3, "two sides to one node and one to the other, as few as can be"
+
+
 def test_a_node_with_more_cpus_gets_more():
     nodes = (Node("a", "", cpus=3.0), Node("b", "", cpus=1.0))
     assert names([(left("ab"),) for _ in range(8)], nodes=nodes).count("a") == 6

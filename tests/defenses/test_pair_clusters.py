@@ -7,11 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+import defenses.pair_clusters
 import raysim.matrix.pairs
 from defenses.cosine import cosine_similarities
 from defenses.fedgrad import two_clusters
-from defenses.pair_clusters import two_clusters_of_rows
+from defenses.pair_clusters import PARTS, two_clusters_of_rows
 from raysim.backends.base import InProcessBackend
+from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.matrix.pairs import Pairs, cut, places
 
 
@@ -42,12 +44,22 @@ def similarities(seed: int) -> np.ndarray:
     return np.stack(found)
 
 
+def tasks_of(pairs: Pairs) -> int:
+    return sum(span.task != WHOLE_STAGE for span in pairs.backend.telemetry.spans)
+
+
 @pytest.mark.parametrize("seed", range(12))
-def test_labels_are_those_of_scikit_learn(seed: int) -> None:
+def test_labels_are_those_of_scikit_learn(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features = similarities(seed)
     expected = two_clusters(np.concatenate(features, axis=1), seed)
     assert 0 < expected.sum() < len(expected)
-    np.testing.assert_array_equal(two_clusters_of_rows(in_tiles(features), "cluster", seed), expected)
+    pairs = in_tiles(features)
+    np.testing.assert_array_equal(two_clusters_of_rows(pairs, "cluster", seed), expected)
+    assert tasks_of(pairs) == PARTS, "tasks that move starts to their ends"
+    monkeypatch.setattr(defenses.pair_clusters, "READ_BYTES", 8 * 19**2)
+    pairs = in_tiles(features)
+    np.testing.assert_array_equal(two_clusters_of_rows(pairs, "cluster", seed), expected)
+    assert tasks_of(pairs) > 10 * PARTS, "steps beside the tiles"
 
 
 def test_equal_rows_are_one_cluster() -> None:

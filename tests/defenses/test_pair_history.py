@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def in_tiles(monkeypatch: pytest.MonkeyPatch):
     def switch() -> None:
         monkeypatch.setattr(raysim.matrix.pairs, "WHOLE_BYTES", 0)
         monkeypatch.setattr(raysim.matrix.pairs, "SIDE", 4)
-        monkeypatch.setattr(pair_history, "SIDE", 4)
+        monkeypatch.setattr(pair_history, "NARROWEST", 4)
 
     return switch
 
@@ -86,8 +87,13 @@ def remembered(state: Any) -> dict[tuple[int, int], tuple[float, float, int]]:
     return found
 
 
+@pytest.mark.parametrize("population", [COHORT, POPULATION])
 @pytest.mark.parametrize("similarity", ["pair", "batch", "matrix", "transitive"])
-def test_tiles_remember_what_arrays_do(play, in_tiles, tmp_path, similarity: str) -> None:
+def test_tiles_remember_what_arrays_do(
+    play, in_tiles, tmp_path, monkeypatch, similarity: str, population: int
+) -> None:
+    """Of as many clients as meet in a round, the same pairs meet in every one."""
+    monkeypatch.setattr(sys.modules[__name__], "POPULATION", population)
     defense = FedGrad(similarity=similarity, switch_round=2)  # type: ignore[arg-type]
     whole, arrays = play(defense)
     in_tiles()
