@@ -7,11 +7,13 @@ from typing import Literal
 
 import numpy as np
 
+from defenses import row_history
 from defenses.clustering import gap_clusters, two_means
-from defenses.sketch import sketch, sketch_codes, sketch_rows
+from defenses.sketch import sketch, sketch_codes
 from raysim.context import Context, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.column_tasks import BLOCK_COLUMNS
+from raysim.matrix.new_rows import rows_of_another_width
 from raysim.matrix.updates import Updates
 from raysim.options import AtLeastTwo, Count, PositiveInt
 
@@ -29,9 +31,9 @@ class FLDetector(Defense):
     training. Clients are known by their id: one that was not sampled keeps its last update; a new one is accepted until
     it has a score.
 
-    Memory: 2 window d numbers for the windows, and each client's last update; above `sketch_size` the error is measured
-    in the projection (relative error of a distance about 1 / sqrt(2 sketch_size)); whole updates are N d numbers in this
-    process. O(window d + K d).
+    Memory: 2 window d numbers for the windows, in this process, and each client's last update, in tiles that stay where
+    they were made (row_history.py); above `sketch_size` the error is measured in the projection (relative error of a distance
+    about 1 / sqrt(2 sketch_size)). O(window d + K d).
     """
 
     paper = "Zhang et al., KDD 2022"
@@ -56,17 +58,21 @@ class FLDetector(Defense):
         return {
             "removed": np.zeros(0, np.int64),
             "clients": np.zeros(0, np.int64),
-            "last": np.zeros((0, min(dim, self.sketch_size or dim)), np.float32),
+            "layers": [],
             **self._fresh(0, dim),
         }
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Predict, compare, cluster the scores; then remember this round."""
-        size = state["last"].shape[1]
+        size = min(updates.dim, self.sketch_size or updates.dim)
         with ctx.stage("sketch_codes"):
             codes = sketch_codes(updates.dim, size, ctx.lasting_generator("sketch"))
-        current = sketch_rows(updates, codes, size, "sketch")
+        current = updates
+        if size < updates.dim:
+            published = updates.backend.put(codes)
+            current = rows_of_another_width(updates, "sketch", sketch, size, published, size)
         state = self._enrol(state, updates.client_ids)
+        layers = row_history.published(state["layers"], updates.backend)
         place = np.searchsorted(state["clients"], updates.client_ids)
         removed = np.isin(updates.client_ids, state["removed"])
 
@@ -74,9 +80,8 @@ class FLDetector(Defense):
         errors = state["errors"].copy()
         if step is not None:
             with ctx.stage("lbfgs"):
-                change = lbfgs_product(state["steps"], state["changes"], step)
-                predicted = state["last"][place] + sketch(change, codes, size)
-            distance = np.linalg.norm(predicted - current, axis=1)
+                change = sketch(lbfgs_product(state["steps"], state["changes"], step), codes, size)
+            distance = row_history.compared(layers, current, "predict", _error, updates.backend.put(change))
             known = np.isfinite(distance) & ~removed
             total = distance[known].sum()
             share = distance[known] / (total if total > 0 else 1.0)
@@ -93,9 +98,8 @@ class FLDetector(Defense):
         flagged = caught | removed
         aggregate, weights = accepted_mean(updates, flagged)
 
-        last = state["last"].copy()
-        last[place] = current
-        state = {**state, "last": last, "errors": errors, "rounds": state["rounds"] + 1}
+        layers = row_history.with_rows(layers, current)
+        state = {**state, "layers": layers, "errors": errors, "rounds": state["rounds"] + 1}
         state = self._remember(state, ctx.global_parameters, step, aggregate)
         if self.permanent and caught.any():
             out = np.union1d(state["removed"], updates.client_ids[caught])
@@ -114,15 +118,14 @@ class FLDetector(Defense):
         }
 
     def _enrol(self, state: State, client_ids: np.ndarray) -> State:
-        """The state with rows for these clients too, in id order; a new client's last update is NaN."""
+        """The state with a place for these clients too, in id order."""
         clients = np.union1d(state["clients"], client_ids)
         if len(clients) == len(state["clients"]):
             return state
         place = np.searchsorted(clients, state["clients"])
-        last = np.full((len(clients), state["last"].shape[1]), np.nan, np.float32)
         errors = np.full((len(clients), self.window), np.nan)
-        last[place], errors[place] = state["last"], state["errors"]
-        return {**state, "clients": clients, "last": last, "errors": errors}
+        errors[place] = state["errors"]
+        return {**state, "clients": clients, "errors": errors}
 
     def _remember(
         self, state: State, vector: np.ndarray, step: np.ndarray | None, aggregate: np.ndarray
@@ -144,6 +147,12 @@ class FLDetector(Defense):
             log_of_mean=self.gap == "log_mean",
         )
         return two_means(scores[:, None])[0][:, 0] if clusters > 1 else np.zeros(len(scores), bool)
+
+
+def _error(row: np.ndarray, last: np.ndarray, change: np.ndarray) -> float:
+    """How far a row [p] lies from the client's last one plus change [p]."""
+    errors = last + change - row
+    return float(np.sqrt((errors * errors).sum()))
 
 
 def lbfgs_product(steps: np.ndarray, changes: np.ndarray, vector: np.ndarray) -> np.ndarray:

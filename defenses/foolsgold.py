@@ -76,7 +76,8 @@ class FoolsGold(Defense):
             scale = clip_factors(norms, self.clip)
         names = [str(client) for client in updates.client_ids]
         if self.features == "all":
-            histories = self._in_tiles(state["layers"], rows, scale)
+            layers = row_history.published(state["layers"], rows.backend)
+            histories = self._in_tiles(layers, rows, scale)
         else:
             past = state["history"]
             histories = add_history(rows, [past.get(name) for name in names], scale)
@@ -87,7 +88,7 @@ class FoolsGold(Defense):
             weights = trust / trust.sum() if trust.any() else trust
             factors = {"weights": weights, "clients": trust / len(trust), "nothing": trust}[self.divide_by]
         if self.features == "all":
-            state = {"layers": row_history.with_rows(state["layers"], histories)}
+            state = {"layers": row_history.with_rows(layers, histories)}
         else:
             with ctx.stage("keep"):
                 newest = dict(zip(names, histories.gather_rows(), strict=True))

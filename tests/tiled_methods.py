@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 from defenses.fedgrad import FedGrad
+from defenses.fldetector import FLDetector
 from defenses.foolsgold import FoolsGold
 from raysim import Defense, Verdict
 from raysim.context import Context, State
@@ -36,7 +39,7 @@ def small_tiles() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Remembers(Defense):
-    """Between FedGrad and FoolsGold, whose memories lie in tiles of pairs and of rows.
+    """Between FedGrad, FoolsGold and FLDetector, whose memories lie in tiles of pairs and of rows.
 
     file: which it waits for in the given round, where it is named. folder: in each round it waits while `before-<round>` lies
     there, and once it has judged while `after-<round>` does.
@@ -49,8 +52,12 @@ class Remembers(Defense):
 
     @property
     def parts(self) -> dict[str, Defense]:
-        """The two, by the name of their memory."""
-        return {"pairs": FedGrad(switch_round=0), "rows": FoolsGold(features="all")}
+        """The three, by the name of their memory."""
+        return {
+            "pairs": FedGrad(switch_round=0),
+            "rows": FoolsGold(features="all"),
+            "last": FLDetector(window=2, burn_in=3),
+        }
 
     def init(self, ctx: Context) -> State:
         return {name: part.init(ctx) for name, part in self.parts.items()}
@@ -62,9 +69,10 @@ class Remembers(Defense):
         with small_tiles():
             found = {name: part.apply(state[name], updates, ctx) for name, part in self.parts.items()}
         wait_while((folder / f"after-{ctx.round}").exists)
-        (by_pairs, _), (by_rows, _) = found.values()
-        aggregate = (by_pairs.aggregate + by_rows.aggregate) / 2
-        return replace(by_pairs, aggregate=aggregate), {name: after for name, (_, after) in found.items()}
+        aggregate = sum(verdict.aggregate for verdict, _ in found.values()) / np.float32(len(found))
+        scores = found["last"][0].scores
+        after = {name: state for name, (_, state) in found.items()}
+        return replace(found["pairs"][0], aggregate=aggregate, scores=scores), after
 
 
 def wait_while(shut: Callable[[], object]) -> None:

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PAIRWISE = ("fedgrad", "flame", "flare", "foolsgold", "krum")
-"""Defenses that work beside the tiles."""
+PAIRWISE = ("fedgrad", "flame", "flare", "fldetector", "foolsgold", "krum")
+"""Defenses that work beside tiles, of pairs or of rows."""
 
 ON_NODES = {"RAY_max_direct_call_object_size": "100"}
 """Else what is smaller than 100 KB lies in the messages of whoever asked for it, and no node that is lost has it."""

@@ -69,7 +69,9 @@ def test_tasks_are_dealt_by_what_they_read_once_those_with_one_home_are_placed()
     sides = [left("a"), left("a"), left("b"), left("b")]
     tiles = [tuple({i: sides[i], j: sides[j]}.values()) for i in range(4) for j in range(i + 1)]
     homes = names(tiles, nodes=(A, B))
-    read = {home: sum(len(tile) for tile, of in zip(tiles, homes, strict=True) if of == home) for home in "ab"}
+    read = {
+        home: sum(len(tile) for tile, of in zip(tiles, homes, strict=True) if of == home) for home in "ab"
+    }
     assert read == {"a": 8, "b": 8}
     moved = {(side, h) for tile, h in zip(tiles, homes, strict=True) for side in tile if h not in side.nodes}
     assert len(moved) == 3, "two sides to one node and one to the other, as few as can be"

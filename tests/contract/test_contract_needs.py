@@ -39,7 +39,7 @@ BY_STAGE: Mapping[str, set[R]] = {
 OTHERS = {
     "bandwidth", "bulyan", "clip", "closeness", "cluster", "combine", "cosine", "cosines", "counts", "dct", "draw", "energies", "energy",
     "foolsgold", "forest", "gap_statistic", "gradients", "head", "history", "joint_two_means", "keep", "krum", "lbfgs",
-    "distances", "leave_one_out", "mix", "mmd", "neighbours", "noise", "norms", "one_class_svm", "probe", "reconstruct",
+    "distances", "leave_one_out", "mix", "mmd", "neighbours", "noise", "norms", "one_class_svm", "predict", "probe", "reconstruct",
     "scores", "sign_vote", "signs", "similarity", "sketch", "sketch_codes", "soft", "spectrum", "subsets",
     "surrogates", "trust", "two_means", "vote", "weights", "weiszfeld",
 }  # fmt: skip
