@@ -19,7 +19,6 @@ from raysim.backends.base import Backend
 from raysim.backends.left_behind import LeftBehind
 from raysim.context import State
 from raysim.matrix.row_blocks import RowBlock
-from raysim.matrix.stacking import for_columns
 from raysim.matrix.updates import Updates
 
 
@@ -118,7 +117,7 @@ def _layers(rows: Updates) -> list[State]:
             "bounds": list(rows.bounds),
             "held": len(block.maxima),
         }
-        for block in for_columns(rows.blocks)
+        for block in rows.for_columns
     ]
 
 

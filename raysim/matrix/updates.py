@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import cast
 
@@ -130,6 +130,11 @@ class Updates:
             return np.full(self.num_clients, 1.0 / max(self.num_clients, 1))
         shares: np.ndarray = self.num_examples / total
         return shares
+
+    @cached_property
+    def for_columns(self) -> tuple[RowBlock, ...]:
+        """The row blocks as tasks read them that are given all rows of some columns (stacking.py)."""
+        return for_columns(self.blocks)
 
     def map_rows(
         self,
@@ -254,7 +259,7 @@ class Updates:
             start, stop = max(entry.start, first), min(entry.stop, last)
             if start < stop:
                 pieces.append((shard, slice(start - first, stop - first)))
-        slices, blocks = [piece for _, piece in pieces], for_columns(self.blocks)
+        slices, blocks = [piece for _, piece in pieces], self.for_columns
         items = [(block.rows, slices, *(block.tiles[shard] for shard, _ in pieces)) for block in blocks]
         out = np.empty((self.num_clients, entry.stop - entry.start), np.float32)
         for block, part in zip(blocks, self.backend.map(stage, column_tasks.slice_rows, items), strict=True):
@@ -277,25 +282,20 @@ class Updates:
     def _sum(
         self, weights: np.ndarray, stage: str, centre: np.ndarray | None, dtype: DTypeLike
     ) -> np.ndarray:
-        blocks = for_columns(self.blocks)
+        blocks = self.for_columns
         parts = weighted(blocks, weights)
         if not parts or not self.dim:
             return np.zeros(self.dim, dtype)
         # Where few row blocks are read, a task takes more shards: as many bytes as a shard of all rows has.
+        each = len(blocks) // len(parts)
         return sum_parameters(
-            self.backend,
-            stage,
-            parts,
-            self.bounds,
-            shards_per_task=len(blocks) // len(parts),
-            centre=centre,
-            dtype=dtype,
+            self.backend, stage, parts, self.bounds, shards_per_task=each, centre=centre, dtype=dtype
         )
 
     def combine_buffers(self, weights: np.ndarray, stage: str = "buffers") -> np.ndarray:
         """The weighted sum of buffer changes [b] float32; integer counters are copied from the first row of weight > 0."""
         size = self.layout.num_columns - self.dim
-        parts = weighted(for_columns(self.blocks), weights)
+        parts = weighted(self.for_columns, weights)
         if not size or not parts:
             return np.zeros(size, np.float32)
         total = as_type(sum_buffers(self.backend, stage, parts, self.dim, size), np.float32)
@@ -377,7 +377,7 @@ class Updates:
 
     def shards(self, along: Sequence[object], with_buffers: bool = False) -> list[tuple[object, ...]]:
         """Arguments of one task per column shard: where rows go, columns, the tiles, then `along`."""
-        blocks = for_columns(self.blocks)
+        blocks = self.for_columns
         positions, rows = [block.positions for block in blocks], [block.rows for block in blocks]
         whole = [not isinstance(vector, np.ndarray | tuple) for vector in along]
         bounds = list(pairwise(self.bounds))

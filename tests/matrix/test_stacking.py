@@ -109,6 +109,16 @@ def test_few_blocks_and_large_ones_stay_as_they_are(few: None, monkeypatch: pyte
     assert len(for_columns(stacked(updates).blocks)) == 12, "two together on either node"
 
 
+def test_many_stacks_are_stacked_again_up_to_one_for_each_node(few: None, monkeypatch) -> None:
+    monkeypatch.setattr(stacking, "FEW_STACKS", 3)
+    updates = stacked(drawn())
+    blocks = for_columns(updates.blocks)
+    assert [len(block.positions) for block in blocks] == [12, 11]
+    plain = drawn()
+    for way in WAYS.values():
+        assert np.asarray(way(updates)).tobytes() == np.asarray(way(plain)).tobytes()
+
+
 def test_a_stack_holds_for_the_tiles_it_was_made_of_alone(few: None) -> None:
     updates = stacked(drawn())
     (other,) = Updates.from_array(
