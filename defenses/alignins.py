@@ -36,6 +36,10 @@ class AlignIns(Defense):
     """
 
     paper = "Xu et al., CVPR 2025"
+    on_buffers = (
+        "it measures the angle between an update and the global model that it began from, and is given the "
+        "newest one"
+    )
     reads_columns = True
     direction_radius: Positive = 1.0
     """Largest MZ-score of the cosine to the global model (lambda_c; published code: 1)."""

@@ -34,6 +34,11 @@ class AUROR(Defense):
     """
 
     paper = "Shen et al., ACSAC 2016"
+    judges_buffers = True
+    on_buffers = (
+        "it parts the values of single parameters in two, and remembers which ones, not who; where the parts "
+        "are fresh and stale, the fewer are suspected"
+    )
     needs = frozenset({Requirement.LAST_LAYER})
     threshold: Positive = 0.002
     """Distance of a parameter's two centres that makes it indicative, in its units (FLPoison: 1e-4

@@ -60,6 +60,9 @@ class BackdoorIndicator(Defense):
     """
 
     paper = "Li and Dai, USENIX Security 2024"
+    on_buffers = (
+        "it asks what is left of a task planted in the newest global model, and clients began from older ones"
+    )
     needs = frozenset({Requirement.SERVER_DATA, Requirement.SERVER_TRAINING, Requirement.INFERENCE})
     threshold: PositiveFraction = 0.95
     """Share of a label's indicator samples that must not be answered with it (published settings: 0.95 or 0.85)."""

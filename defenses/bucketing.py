@@ -26,6 +26,8 @@ class Bucketing(PreAggregation):
     """
 
     paper = "Karimireddy et al., ICLR 2022"
+    judges_buffers = True
+    on_buffers = "it averages updates, whatever models these began from"
     reads_columns = True
     bucket_size: PositiveInt = 2
     """Updates in a bucket, s (Karimireddy et al.: 2)."""

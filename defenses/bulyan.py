@@ -39,6 +39,10 @@ class Bulyan(Defense):
     """
 
     paper = "El Mhamdi et al., ICML 2018"
+    judges_buffers = True
+    on_buffers = (
+        "it compares and sorts updates; stale honest ones lie farther out, and are selected less often for it"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM, Requirement.ORDER_STATISTICS})
     num_byzantine: Count | None = None

@@ -32,6 +32,11 @@ class CenteredClipping(Defense):
     """
 
     paper = "Karimireddy et al., ICML 2021"
+    judges_buffers = True
+    on_buffers = (
+        "it clips what parts updates from the last aggregate, a step of the global model and not one of a "
+        "cohort"
+    )
     radius: Positive | None = None
     """Radius tau that differences to the centre are clipped to (the authors' code, FLPoison, ByzFL: 100; Blades: 10);
     null: the median distance to the centre."""

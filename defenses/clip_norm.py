@@ -26,6 +26,8 @@ class ClipNorm(PreAggregation):
     """
 
     paper = "Sun et al., arXiv 1911.07963, 2019"
+    judges_buffers = True
+    on_buffers = "it scales every update alone, whatever model it began from"
     bound: Positive | None = 2.0
     """Largest Euclidean norm M of an update; null: the mean norm of the round."""
 

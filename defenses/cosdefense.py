@@ -28,6 +28,10 @@ class CosDefense(Defense):
     """
 
     paper = "Yaldiz et al., arXiv 2304.00160, 2023"
+    on_buffers = (
+        "it measures the angle between an update and the global last layer that it began from, and is given "
+        "the newest one"
+    )
     needs = frozenset({Requirement.LAST_LAYER})
     vector: Literal["update", "model"] = "update"
     """What is compared with the global last layer: the `update` (published code), or the `model`

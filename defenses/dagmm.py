@@ -41,6 +41,9 @@ class DAGMM(SnapshotDetector):
     """
 
     paper = "Zong et al., ICLR 2018"
+    on_buffers = (
+        "it judges the clients' models, and the newest global model plus an update is none that a client had"
+    )
     hidden: PositiveInt = 128
     """Units of each hidden layer of encoder and decoder (PDRR's comparison: 128)."""
     estimator: PositiveInt = 32

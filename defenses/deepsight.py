@@ -69,6 +69,10 @@ class DeepSight(Defense):
     """
 
     paper = "Rieger et al., NDSS 2022"
+    on_buffers = (
+        "it looks at answers of the clients' models, and the newest global model plus an update is none that "
+        "a client had"
+    )
     needs = frozenset({Requirement.LAST_LAYER, Requirement.INFERENCE})
     samples: PositiveInt = 20_000
     """Noise images per set (Rieger et al.: 20,000)."""

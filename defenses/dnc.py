@@ -36,6 +36,11 @@ class DnC(Defense):
     """
 
     paper = "Shejwalkar and Houmansadr, NDSS 2021"
+    judges_buffers = True
+    on_buffers = (
+        "it looks for the direction in which updates differ most; where that is staleness, the stalest are "
+        "suspected"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None

@@ -19,6 +19,11 @@ class ERR(ImpactDefense):
     """
 
     paper = "Fang et al., USENIX Security 2020"
+    judges_buffers = True
+    on_buffers = (
+        "it tests the newest model moved by what the rule makes of the buffer, which is what the server would "
+        "take over"
+    )
     reads_columns = True
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:

@@ -37,6 +37,11 @@ class FAADL(Defense):
     """
 
     paper = "Shi et al., IEEE JSAC 2022"
+    judges_buffers = True
+    on_buffers = (
+        "it looks for updates that lie apart from the rest; stale honest ones lie farther out, and are "
+        "suspected for it"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM})
     nu: PositiveFraction = 0.5

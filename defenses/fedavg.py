@@ -19,6 +19,10 @@ class FedAvg(Defense):
     """Mean of all updates, weighted by the number of training examples; rejects nobody."""
 
     paper = "McMahan et al., AISTATS 2017"
+    judges_buffers = True
+    on_buffers = (
+        "a mean weighs every update alone, whatever model it began from; FedBuff's is that with uniform=true"
+    )
     uniform: bool = False
     """Whether every client counts the same, p_i = 1 / K, as in PDRR and the published CAM code."""
 

@@ -68,6 +68,10 @@ class FedGrad(Defense):
     """
 
     paper = "Nguyen et al., preprint 2023"
+    on_buffers = (
+        "it follows how alike clients of one round were, round after round, which holds for updates of one "
+        "model"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
     num_byzantine: Count | None = None

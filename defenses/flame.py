@@ -54,6 +54,10 @@ class Flame(Defense):
     """
 
     paper = "Nguyen et al., USENIX Security 2022"
+    on_buffers = (
+        "it compares the clients' models, and the newest global model plus an update is none that a client "
+        "had"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM})
     noise_factor: NotNegative = 0.001

@@ -57,6 +57,10 @@ class Flare(Defense):
     """
 
     paper = "Wang et al., AsiaCCS 2022"
+    on_buffers = (
+        "it compares representations of the clients' models, and the newest global model plus an update is "
+        "none that a client had"
+    )
     needs = frozenset(
         {
             Requirement.SERVER_DATA,

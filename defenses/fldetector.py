@@ -37,6 +37,7 @@ class FLDetector(Defense):
     """
 
     paper = "Zhang et al., KDD 2022"
+    on_buffers = "it predicts every update from that of the round before and from consecutive global models"
     window: PositiveInt = 10
     """Rounds that the L-BFGS matrix and a client's score look back."""
     burn_in: Count = 10

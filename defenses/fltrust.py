@@ -37,6 +37,11 @@ class FLTrust(Defense):
     """
 
     paper = "Cao et al., NDSS 2021"
+    judges_buffers = True
+    on_buffers = (
+        "it asks whether an update points where the server's own does at the newest model, which it is to be "
+        "added to; a stale honest one does less"
+    )
     needs = frozenset({Requirement.SERVER_DATA, Requirement.SERVER_TRAINING})
     no_trust: Literal["keep", "uniform"] = "keep"
     """When nobody is trusted: `keep` the global model, all flagged, or take the `uniform` mean, none flagged."""

@@ -44,6 +44,8 @@ class FoolsGold(Defense):
     """
 
     paper = "Fung et al., RAID 2020"
+    judges_buffers = True
+    on_buffers = "it compares the sums of each client's own updates, of whatever rounds"
     needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
     features: Literal["head", "all"] = "head"
     """What is summed and compared: the last layer's weights, `head` (the paper), or `all` parameters."""

@@ -41,6 +41,11 @@ class FreqFed(Defense):
     """
 
     paper = "Fereidooni et al., NDSS 2024"
+    judges_buffers = True
+    on_buffers = (
+        "it clusters the low frequencies of updates by their angles, which discounts (server.staleness) do "
+        "not change"
+    )
     needs = frozenset({Requirement.GRAM})
     kept_share: PositiveFraction = 0.5
     """Share of the coefficients that are low frequencies and compared (the port with one vector: 0.5)."""

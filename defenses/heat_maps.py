@@ -149,6 +149,11 @@ class HeatMapDefense(Defense):
     benign one. Without the step noise is seen by the size of a map alone, and a model that hides its map's size is not.
     """
 
+    on_buffers = (
+        "it looks at heat maps of the clients' models, and the newest global model plus an update is none "
+        "that a client had"
+    )
+
     method: ClassVar[Method]
     needs = frozenset({Requirement.SERVER_DATA, Requirement.CLASS_ACTIVATION, Requirement.INFERENCE})
 

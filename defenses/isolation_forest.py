@@ -30,6 +30,11 @@ class IsolationForestFilter(Defense):
     """
 
     paper = "Liu et al., ICDM 2008"
+    judges_buffers = True
+    on_buffers = (
+        "it looks for updates that lie apart from the rest; stale honest ones lie farther out, and are "
+        "suspected for it"
+    )
     needs = frozenset({Requirement.GRAM, Requirement.LAST_LAYER})
     features: Literal["head", "components"] = "head"
     """What trees split: updates of the last layer, `head`, or principal `components` of whole updates."""

@@ -32,6 +32,11 @@ class Krum(Defense):
     """
 
     paper = "Blanchard et al., NIPS 2017"
+    judges_buffers = True
+    on_buffers = (
+        "it compares the distances of updates; stale honest ones lie farther out, and count as more "
+        "suspicious for it"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None

@@ -38,6 +38,11 @@ class MDA(Defense):
     """
 
     paper = "El Mhamdi et al., ICML 2018"
+    judges_buffers = True
+    on_buffers = (
+        "it compares the distances of updates; stale honest ones lie farther out, and are left out more often "
+        "for it"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None

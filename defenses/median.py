@@ -23,6 +23,8 @@ class Median(Defense):
     """Per parameter, the unweighted median of the updates."""
 
     paper = "Yin et al., ICML 2018"
+    judges_buffers = True
+    on_buffers = "it sorts the values of each parameter's updates, whatever model these began from"
     reads_columns = True
     needs = frozenset({Requirement.ORDER_STATISTICS})
     even: Even = "mean"

@@ -28,6 +28,8 @@ class NearestNeighbourMixing(PreAggregation):
     """
 
     paper = "Allouah et al., AISTATS 2023"
+    judges_buffers = True
+    on_buffers = "it mixes updates with those nearest to them, which are likely to be as stale"
     reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None

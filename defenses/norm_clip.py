@@ -30,6 +30,8 @@ class NormClip(Defense):
     """
 
     paper = "Sun et al., arXiv 1911.07963, 2019"
+    judges_buffers = True
+    on_buffers = "it clips every update alone, whatever model it began from"
     bound: Positive | None = 2.0
     """Largest Euclidean norm M of an update; null: the mean norm of the round."""
     noise_std: NotNegative = 0.0

@@ -22,6 +22,8 @@ class Oracle(Defense):
     """
 
     paper = "none: calibration only"
+    judges_buffers = True
+    on_buffers = "it is told who attacks"
     calibration: ClassVar[bool] = True
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:

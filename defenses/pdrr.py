@@ -41,6 +41,11 @@ class PDRR(RuleDefense):
     """
 
     paper = "Lu et al., Front. Comput. Sci. 2022"
+    judges_buffers = True
+    on_buffers = (
+        "it looks at which updates the rule itself uses; stale honest ones are used less, and suspected for "
+        "it"
+    )
     reads_columns = True
     rule: Literal["krum", "trimmed_mean", "median"] = "krum"
     """Rule that aggregates, and whose workings are judged."""

@@ -38,6 +38,11 @@ class RFA(Defense):
     """
 
     paper = "Pillutla et al., IEEE TSP 2022"
+    judges_buffers = True
+    on_buffers = (
+        "it weighs updates by their distances to each other; stale honest ones lie farther out, and count "
+        "less"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM})
     max_iterations: PositiveInt = 4

@@ -28,6 +28,8 @@ class RLR(Defense):
     """
 
     paper = "Ozdayi et al., AAAI 2021"
+    judges_buffers = True
+    on_buffers = "it counts the signs of each parameter's updates, whatever model these began from"
     reads_columns = True
     threshold: Count | None = None
     """Least |sum of signs| for a step along the mean; null: floor(K / 2) + 1."""

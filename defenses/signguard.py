@@ -54,6 +54,11 @@ class SignGuard(Defense):
     """
 
     paper = "Xu et al., ICDCS 2022"
+    judges_buffers = True
+    on_buffers = (
+        "norms and shares of signs are an update's own; discounts (server.staleness) change norms, and signs "
+        "do not change"
+    )
     needs = frozenset({Requirement.GRAM})
     lower: NotNegative = 0.1
     """Least norm that passes, in median norms (published code: 0.1)."""

@@ -41,6 +41,11 @@ class SMEA(Defense):
     """
 
     paper = "Allouah et al., ICML 2023"
+    judges_buffers = True
+    on_buffers = (
+        "it compares the covariances of sets of updates; stale honest ones widen them, and are left out more "
+        "often for it"
+    )
     reads_columns = True
     needs = frozenset({Requirement.GRAM})
     num_byzantine: Count | None = None

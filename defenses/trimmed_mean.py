@@ -28,6 +28,8 @@ class TrimmedMean(Defense):
     """
 
     paper = "Yin et al., ICML 2018"
+    judges_buffers = True
+    on_buffers = "it sorts the values of each parameter's updates, whatever model these began from"
     reads_columns = True
     needs = frozenset({Requirement.ORDER_STATISTICS})
     trim: Count | None = None

@@ -35,6 +35,9 @@ class VAEDetector(SnapshotDetector):
     """
 
     paper = "Li et al., arXiv 2002.00211, 2020"
+    on_buffers = (
+        "it judges the clients' models, and the newest global model plus an update is none that a client had"
+    )
     score: Literal["error", "probability"] = "error"
     """Squared reconstruction `error` (Li et al.), or minus the log-`probability` (An and Cho, as PDRR
     compares with)."""

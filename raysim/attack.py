@@ -53,9 +53,10 @@ class ClientContext:
     num_classes: int
     layout: Layout
     global_vector: np.ndarray
-    """The global parameters and buffers [d + b] float32 that this round began with."""
+    """The global parameters and buffers [d + b] float32 that the client was sent: those that this round began with or, in
+    asynchronous rounds, an earlier one."""
     previous_global_vector: np.ndarray | None
-    """The global vector [d + b] of the round before, None in the first round of the run."""
+    """The global vector [d + b] of the version before, None where that is the first of the run."""
     trainer: LocalTrainer
     learning_rate: float = 0.0
     """The honest clients' learning rate in this round."""
@@ -92,6 +93,9 @@ class ClientContext:
 @dataclass(frozen=True)
 class View:
     """What `craft` may look at. `benign` is None unless the attack's visibility grants it.
+
+    In asynchronous rounds these are the rows of the buffer alone, each relative to the global model that its client was sent,
+    and not discounted for staleness: of who is still under way an attacker sees nothing.
 
     own: the rows the compromised clients of this round trained (through `train`); benign: the honest rows.
     """

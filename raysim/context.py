@@ -70,6 +70,8 @@ class Setting:
     """Path of the model's activation map, empty if it has none; None: not known."""
     head: str | None = None
     """Path of the model's last linear layer, empty if it has none; None: not known."""
+    buffer: int = 0
+    """Updates in the buffer of an asynchronous round, which began from different global models; 0: rounds are synchronous."""
 
     def require(self, needed: Collection[Requirement], method: str) -> None:
         """ConfigError for the first requirement that this experiment does not meet."""
@@ -149,7 +151,7 @@ class Context:
     rounds: int
     layout: Layout
     published: Reference
-    """A reference to the global vector [d + b] float32, for tasks."""
+    """A reference to the global vector [d + b] float32 that the round began with, for tasks."""
     global_vector: np.ndarray
     """The same [d + b] float32, in this process."""
     factory: ModelFactory | None = None

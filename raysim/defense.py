@@ -15,7 +15,7 @@ import numpy as np
 
 from raysim.array_checks import described
 from raysim.context import Context, Setting, State
-from raysim.errors import ContractError
+from raysim.errors import ConfigError, ContractError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.options import Declared
@@ -74,6 +74,14 @@ class Defense(Declared):
 
     needs: ClassVar[frozenset[Requirement]] = frozenset()
     """What it works with beside the updates, under some choice of its options; `raysim list` shows it."""
+
+    judges_buffers: ClassVar[bool] = False
+    """Whether it can judge a buffer of updates that began from different global models (population.buffer): it looks at updates,
+    whatever each is relative to, and remembers nothing that holds for rounds of one model alone. Otherwise such runs are
+    refused."""
+
+    on_buffers: ClassVar[str] = "its class does not say that it can (judges_buffers = True)"
+    """Why it can, or cannot: the end of a sentence, which `raysim list` shows."""
 
     def needed(self) -> frozenset[Requirement]:
         """What of `needs` these options make it work with; what an experiment lacks of it is refused before the start."""
@@ -168,6 +176,11 @@ class Chain(Defense):
         """What the first step does: the others see what it made of the rows, or some of them."""
         return self.steps[0].reads_columns
 
+    @property
+    def judges_buffers(self) -> bool:  # type: ignore[override]
+        """Whether all its steps can."""
+        return all(step.judges_buffers for step in self.steps)
+
     def assuming(self, count: int) -> Chain:
         """Its steps; those behind one that leaves out or merges rows stay as they are."""
         known = len(list(_steps_on(self)))
@@ -235,8 +248,12 @@ class Chain(Defense):
 def check_setting(defense: Defense, setting: Setting) -> None:
     """ConfigError when the setting lacks what the defense needs, or does not suit it otherwise."""
     defense.check(setting)
-    if not isinstance(defense, Chain):  # whose steps were asked one by one
-        setting.require(defense.needed(), type(defense).__name__)
+    if isinstance(defense, Chain):  # whose steps were asked one by one
+        return
+    setting.require(defense.needed(), type(defense).__name__)
+    if setting.buffer and not defense.judges_buffers:
+        rule = f"must be null, synchronous rounds, with {type(defense).__name__}, which cannot judge a buffer: {defense.on_buffers}"
+        raise ConfigError("population.buffer", rule, setting.buffer, "null")
 
 
 def chain(*steps: Defense) -> Defense:

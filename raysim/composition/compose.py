@@ -107,6 +107,7 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
         tokens=source.train.images.dtype == np.int64,
         cam_layer=factory.cam_layer,
         head=factory.head,
+        buffer=config.population.buffer or 0,
     )
     notes = list(source.notes)
     for number, step in enumerate(methods.defenses):
@@ -127,6 +128,8 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
     if methods.devices is not None:
         with asked("population.devices", methods.devices):
             fleet = methods.devices.fleet(config.seed)
+    if config.population.buffer is not None:
+        check_asynchronous(config, partition, least)
     rows = None if _may_lose(config, fleet) else rows_of_round(config, partition, least)
     if rows is not None:
         with asked("defense", methods.defense):
@@ -154,14 +157,34 @@ def prepare(config: ExperimentConfig, given: Given = Given()) -> Prepared:
 
 def rows_of_round(config: ExperimentConfig, partition: Partition, least: int = 1) -> int | None:
     """How many uploads every round is to bring: clients with fewer samples than `least` send none; None if that varies."""
+    if config.population.buffer is not None:
+        return config.population.buffer
     able = int(np.count_nonzero(partition.sizes >= least))
     if config.population.cohort_size == config.population.total:
         return able
     return config.population.cohort_size if able == config.population.total else None
 
 
+def check_asynchronous(config: ExperimentConfig, partition: Partition, least: int) -> None:
+    """ConfigError unless enough clients hold `least` samples to fill every place, while all others lie in the buffer."""
+    buffer, concurrency = config.population.buffer or 0, config.population.concurrency or 0
+    able = int(np.count_nonzero(partition.sizes >= least))
+    most = able - buffer + 1
+    if most < 1:
+        rule = f"must not exceed {able}, the clients that hold enough samples to train"
+        raise ConfigError("population.buffer", rule, buffer, max(able, 1))
+    if concurrency > most:
+        rule = (
+            f"must leave clients to be drawn: {able} hold enough samples to train, and with a buffer of "
+            f"{buffer} at most {most} of them can be under way"
+        )
+        raise ConfigError("population.concurrency", rule, concurrency, most)
+
+
 def _may_lose(config: ExperimentConfig, fleet: Fleet | None) -> bool:
-    """Whether fewer clients than the cohort may answer in time."""
+    """Whether fewer clients than the cohort may answer in time; a buffer is waited for until it is full."""
+    if config.population.buffer is not None:
+        return False
     return fleet is not None and (config.population.deadline_s is not None or not fleet.always_online)
 
 

@@ -109,12 +109,16 @@ def _reference(module: ModuleType) -> str:
 
 
 def _facts(thing: object) -> list[tuple[str, str]]:
-    """What a defense needs, what an attack sees, which layers of a model are looked at."""
+    """What a defense needs and whether it can judge buffers, what an attack sees, which layers of a model are looked at."""
     if isinstance(thing, Architecture):
         return [("activation map", thing.cam_layer), ("last layer", thing.head)]
     if isinstance(thing, type) and issubclass(thing, Defense):
         needs = [(f"needs {need.label}", need.value) for need in Requirement if need in thing.needs]
-        return needs or [("needs", "nothing beside the updates")]
+        buffers = "can be judged" if thing.judges_buffers else "refused"
+        return [
+            *(needs or [("needs", "nothing beside the updates")]),
+            ("asynchronous rounds", f"{buffers}: {thing.on_buffers}"),
+        ]
     if isinstance(thing, type) and issubclass(thing, Attack):
         try:
             return [("sees", thing().visibility.value)]

@@ -41,6 +41,8 @@ class Estimate:
     actors: ClientActors
     calls_per_round: int
     model_bytes: int
+    older_models: int
+    """Global models beside the newest two that an asynchronous run holds at most: those that clients under way were sent."""
     actor_bytes: int
     gpu_bytes: int
     """What a client actor takes of a GPU's memory while it trains; 0 on CPUs."""
@@ -116,6 +118,7 @@ def make_plan(
         actors=actors,
         calls_per_round=len(calls),
         model_bytes=model,
+        older_models=older_models(experiment),
         actor_bytes=actor,
         gpu_bytes=gpu,
         store_bytes=store,
@@ -127,6 +130,15 @@ def make_plan(
         round_s=round_s,
         warnings=tuple(objections(config, capacity, memory_bytes, actors, actor, store, gram)),
     )
+
+
+def older_models(experiment: Experiment) -> int:
+    """One a client under way, fewer where staleness has a limit; with attackers also the one before each. 0: synchronous."""
+    under_way = experiment.config.population.concurrency or 0
+    limit = experiment.config.server.max_staleness
+    if limit is None:
+        return 2 * under_way if experiment.setup.campaigns else under_way
+    return min(under_way, limit) + bool(experiment.setup.campaigns and under_way)
 
 
 def objections(
@@ -219,6 +231,7 @@ def lines(config: ExperimentConfig, plan: Estimate) -> list[tuple[str, str]]:
         ),
         *([("of a GPU, an actor", f"about {size(plan.gpu_bytes)}")] if plan.gpu_bytes else []),
         ("model", f"{size(plan.model_bytes)}, buffers included"),
+        *_older(plan),
         ("object store, a round", size(plan.store_bytes)),
         ("tiles", f"{plan.row_blocks} row blocks x {plan.column_shards} column shards (and one of buffers)"),
         ("K x K matrices", size(plan.gram_bytes)),
@@ -232,3 +245,16 @@ def lines(config: ExperimentConfig, plan: Estimate) -> list[tuple[str, str]]:
             ("the whole run", f"at least {duration(config.rounds * plan.round_s)}"),
         ]
     return rows
+
+
+def _older(plan: Estimate) -> list[tuple[str, str]]:
+    """What an asynchronous run holds beside the newest models."""
+    if not plan.older_models:
+        return []
+    held = size(plan.older_models * plan.model_bytes)
+    return [
+        (
+            "older global models",
+            f"at most {plan.older_models}, {held}, in the server's memory and in a checkpoint",
+        )
+    ]

@@ -92,7 +92,7 @@ def resolved(config: ExperimentConfig, layout: Layout, capacity: Capacity) -> Ex
     assert isinstance(tile_bytes, int), "decided above"
     bounds = shard_bounds(cohort, layout.dim, tile_bytes)
     return config.filled_in(
-        population={"cohort": cohort},
+        population={"cohort": cohort} if config.population.buffer is None else {},
         resources={
             "tile_bytes": tile_bytes,
             "column_shards": len(bounds) - 1,

@@ -93,6 +93,17 @@ class PopulationConfig(Group):
         description="so many times `cohort`, rounded down, are asked, and the first `cohort` that answer are taken; "
         "the others are not trained",
     )
+    buffer: Whole | None = Field(
+        None,
+        ge=1,
+        description="asynchronous rounds (FedBuff): the server aggregates whenever so many updates have arrived; null: "
+        "synchronous rounds, of `cohort` clients",
+    )
+    concurrency: Whole | None = Field(
+        None,
+        ge=1,
+        description="clients that train at the same time in asynchronous rounds; each that ends is replaced by another",
+    )
 
     @property
     def num_malicious(self) -> int:
@@ -108,8 +119,8 @@ class PopulationConfig(Group):
 
     @property
     def cohort_size(self) -> int:
-        """Clients in a round, at most."""
-        return self.cohort or self.total
+        """Clients in a round, at most; in asynchronous rounds the updates in a buffer."""
+        return self.buffer or self.cohort or self.total
 
     @property
     def num_asked(self) -> int:

@@ -105,3 +105,17 @@ class ServerConfig(Group):
     momentum: float = Field(0.9, ge=0, lt=1, description="of momentum and adam (there beta1)")
     beta2: float = Field(0.99, ge=0, lt=1, description="of adam")
     epsilon: float = Field(1e-3, gt=0, description="of adam: its adaptivity (tau)")
+    staleness: Literal["polynomial", "constant"] = Field(
+        "polynomial",
+        description="what an update counts for that began `staleness` global models ago, in asynchronous rounds: polynomial: "
+        "(1 + staleness)**-staleness_exponent times itself, before it is judged; constant: as it is",
+    )
+    staleness_exponent: float = Field(
+        0.5, gt=0, description="of polynomial (FedBuff: 0.5); without effect on constant"
+    )
+    max_staleness: Whole | None = Field(
+        None,
+        ge=0,
+        description="global models that an update may be behind in asynchronous rounds; those further behind are recorded "
+        "dropouts, and are not trained; null: any number",
+    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from raysim import rng
+from raysim.context import State
 from raysim.engine.experiment import Experiment
 from raysim.fleet.completion import Seconds, completion
 
@@ -35,7 +36,8 @@ class Arrivals:
 
     cohort: sorted ids [K] of those who take part. late: client -> why its update is not waited for. asked, seconds: sorted
     ids [n] of those who work on it, late ones too, and how long each takes, or would. start_s, duration_s: when the round
-    began, and how long it took; None without devices.
+    began, and how long it took; None without devices. In asynchronous rounds also versions [n]: the round whose global
+    model each was sent, and under_way: who still is after the round (`buffered.UnderWay`).
     """
 
     cohort: np.ndarray
@@ -44,6 +46,9 @@ class Arrivals:
     seconds: Seconds | None = None
     start_s: float | None = None
     duration_s: float | None = None
+    versions: np.ndarray | None = None
+    round: int = 0
+    under_way: State = field(default_factory=dict)
 
     @property
     def end_s(self) -> float:
@@ -58,6 +63,13 @@ class Arrivals:
         parts = (self.seconds.download, self.seconds.compute, self.seconds.upload)
         return tuple(float(part[place]) for part in parts)  # type: ignore[return-value]  # three of them
 
+    def staleness_of(self, clients: np.ndarray) -> np.ndarray:
+        """How many versions behind the round's those are [k] that these clients, who have a part in it, were sent."""
+        if self.versions is None:
+            return np.zeros(len(clients), np.int64)
+        behind: np.ndarray = self.round - self.versions[np.searchsorted(self.asked, clients)]
+        return behind
+
 
 def draw_cohort(experiment: Experiment, round: int, clock_s: float = 0.0) -> np.ndarray:
     """Sorted ids of the clients that the server asks to take part, from (seed, round) and the virtual clock alone.
@@ -66,27 +78,35 @@ def draw_cohort(experiment: Experiment, round: int, clock_s: float = 0.0) -> np.
     """
     population, wanted = len(experiment.sizes), experiment.config.population.num_asked
     generator = rng.generator(experiment.config.seed, "cohort", round)
-    joining = _online(experiment, experiment.setup.joining(round), clock_s)
+    joining = online(experiment, experiment.setup.joining(round), clock_s)
     size = wanted
     while True:
         drawn = (
             np.arange(population) if size == population else generator.choice(population, size, replace=False)
         )
-        online = _online(experiment, drawn, clock_s)
-        if len(online) >= wanted or size == population:
+        found = online(experiment, drawn, clock_s)
+        if len(found) >= wanted or size == population:
             break
         size = min(2 * size, population)
     if len(joining):  # they take the places of clients drawn last
-        online = np.concatenate([joining, online[~np.isin(online, joining)]])
-    return np.sort(online[:wanted])
+        found = np.concatenate([joining, found[~np.isin(found, joining)]])
+    return np.sort(found[:wanted])
 
 
-def _online(experiment: Experiment, clients: np.ndarray, clock_s: float) -> np.ndarray:
+def online(experiment: Experiment, clients: np.ndarray, clock_s: float) -> np.ndarray:
     """Those of the clients whose devices are online."""
     fleet = experiment.fleet
     if fleet is None or fleet.always_online:
         return clients
     return clients[fleet.online_until(clients, clock_s) > clock_s]
+
+
+def seconds_of(experiment: Experiment, clients: np.ndarray) -> Seconds:
+    """How long these clients [n] take, from being sent the global model to the arrival of the update."""
+    assert experiment.fleet is not None, "asked only where clients have devices"
+    samples = experiment.setup.recipe.epochs * experiment.sizes[clients]
+    model_bytes = 4 * experiment.setup.layout.num_columns
+    return completion(experiment.fleet.speeds(clients), samples, model_bytes)
 
 
 def await_arrivals(experiment: Experiment, asked: np.ndarray, clock_s: float) -> Arrivals:
@@ -97,11 +117,10 @@ def await_arrivals(experiment: Experiment, asked: np.ndarray, clock_s: float) ->
     """
     if experiment.fleet is None:
         return Arrivals(asked)
-    population, setup = experiment.config.population, experiment.setup
+    population = experiment.config.population
     deadline = np.inf if population.deadline_s is None else population.deadline_s
-    able = asked[experiment.sizes[asked] >= setup.least_samples]
-    samples = setup.recipe.epochs * experiment.sizes[able]
-    seconds = completion(experiment.fleet.speeds(able), samples, 4 * setup.layout.num_columns)
+    able = asked[experiment.sizes[asked] >= experiment.setup.least_samples]
+    seconds = seconds_of(experiment, able)
     takes, left = seconds.total, experiment.fleet.online_until(able, clock_s) - clock_s
     wanted = min(population.cohort_size, len(able))
     arriving = np.flatnonzero((takes <= left) & (takes <= deadline))

@@ -16,6 +16,7 @@ from raysim.context import Context, State
 from raysim.engine.campaigns import among, commanded
 from raysim.engine.experiment import Experiment, RunState, Uploads, active_attackers, round_context
 from raysim.engine.uploads import NEGATIVE_VARIANCE
+from raysim.engine.versions import Start
 from raysim.errors import ContractError
 from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
@@ -32,9 +33,16 @@ def crafting_clients(experiment: Experiment, round: int, cohort: np.ndarray) -> 
 
 
 def let_attackers_craft(
-    experiment: Experiment, backend: Backend, state: RunState, published: Reference, uploads: Uploads
+    experiment: Experiment,
+    backend: Backend,
+    state: RunState,
+    published: Reference,
+    starts: Sequence[Start],
+    uploads: Uploads,
 ) -> tuple[Uploads, tuple[State, ...], dict[str, object]]:
     """Attacks that collude or overhear replace their own rows, and no others.
+
+    They see the round's rows as they were trained, each relative to what its client began from, and the newest global model.
 
     Also what they say of the round: one attack's remarks as they are, those of several under `attack.<number>`.
     """
@@ -62,7 +70,10 @@ def let_attackers_craft(
         elif said:
             notes[numbered("attack", experiment.setup.campaigns, number)] = said
         if rows is not None:
-            reasons.update(unfit_rows(rows, state.global_vector))
+            for start in starts:
+                began_there = rows.select(np.isin(rows.client_ids, start.clients))
+                if began_there.num_clients:
+                    reasons.update(unfit_rows(began_there, start.vector))
             updates = updates.replace_rows(rows)
     return replace(uploads, updates=updates, reasons=reasons), tuple(attack_states), notes
 

@@ -72,6 +72,10 @@ class RunState:
     """What the server's optimizer remembers."""
     clock_s: float = 0.0
     """Virtual seconds since the start, with devices."""
+    under_way: State = field(default_factory=dict)
+    """In asynchronous rounds: who trains while the server aggregates (`buffered.UnderWay`)."""
+    models: dict[str, np.ndarray] = field(default_factory=dict)
+    """In asynchronous rounds: version -> global vector [d + b], of those older than the two above that are still in use."""
 
     def tree(self) -> dict[str, object]:
         """The state as a tree that a checkpoint holds."""
@@ -83,6 +87,8 @@ class RunState:
             "attacks": list(self.attacks),
             "server": self.server,
             "clock_s": self.clock_s,
+            "under_way": self.under_way,
+            "models": self.models,
         }
 
     @classmethod

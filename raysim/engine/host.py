@@ -106,7 +106,7 @@ class HostSetup:
         return HONEST, -1
 
     def learning_rate(self, round: int) -> float:
-        """The honest clients' learning rate in this round."""
+        """The learning rate of honest clients that are sent this round's global model."""
         return self.recipe.learning_rate * self.rates.factor(round)
 
 
@@ -116,6 +116,13 @@ class RoundOrder:
 
     round: int
     cohort_examples: int
+    version: int | None = None
+    """The round whose global model its clients were sent, and with it that round's learning rate; None: this one's."""
+
+    @property
+    def sent_in(self) -> int:
+        """The round in which its clients were sent the global model."""
+        return self.round if self.version is None else self.version
 
 
 @dataclass(frozen=True)
@@ -266,7 +273,7 @@ class ClientHost:
             self._fit,
             global_vector,
             key=("train", order.round, client),
-            learning_rate=self.setup.learning_rate(order.round),
+            learning_rate=self.setup.learning_rate(order.sent_in),
         )
         self.trainer.first_fit_s = None
         began = time.perf_counter()
@@ -305,7 +312,7 @@ class ClientHost:
                     [data for _, _, data, *_ in ready],
                     [("train", order.round, client) for client in members],
                     seed=self.setup.seed,
-                    learning_rate=self.setup.learning_rate(order.round),
+                    learning_rate=self.setup.learning_rate(order.sent_in),
                 )
             for (place, client, data, context, attack_s), update, loss in zip(
                 ready, updates, losses, strict=True
@@ -350,7 +357,7 @@ class ClientHost:
             global_vector=global_vector,
             previous_global_vector=previous,
             trainer=self.trainer,
-            learning_rate=setup.learning_rate(order.round),
+            learning_rate=setup.learning_rate(order.sent_in),
             cohort_examples=order.cohort_examples,
             mean=setup.mean,
             std=std,

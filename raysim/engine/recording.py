@@ -2,7 +2,7 @@
 
     updates/round-000003/
         recording.json          client ids, examples, tiling, which rows were usable, checksums
-        global.tensor           the global vector [d + b] the updates start from
+        global.tensor           the global vector [d + b] the round began with, which the aggregate is added to
         tile-000-002.tensor     row block 0, column shard 2, float32; the last shard holds the buffers
 
 Tensors are Arrow IPC messages: they are mapped back from disk, not read. A recording is written beside its
@@ -41,6 +41,8 @@ class Recording:
     """[K] bool: rows the engine let through to the defense."""
     truth: np.ndarray
     """[K] bool: true attackers."""
+    staleness: np.ndarray | None = None
+    """[K] int64: global models that each row is behind, which it is discounted for already; None in synchronous rounds."""
 
 
 def write(folder: Path, recording: Recording) -> Path:
@@ -65,6 +67,8 @@ def write(folder: Path, recording: Recording) -> Path:
         "blocks": [{"positions": b.positions.tolist(), "rows": b.rows.tolist()} for b in updates.blocks],
         "crc32": checksums,
     }
+    if recording.staleness is not None:
+        about["staleness"] = recording.staleness.tolist()
     (temporary / "recording.json").write_text(json.dumps(about))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
@@ -109,9 +113,9 @@ def read(path: Path, layout: Layout, backend: Backend, loader: Backend | None = 
         bounds=tuple(about["bounds"]),
         blocks=tuple(blocks),
     )
-    return Recording(
-        about["round"], global_vector, updates, np.array(about["usable"]), np.array(about["truth"])
-    )
+    staleness = np.array(about["staleness"], np.int64) if "staleness" in about else None
+    usable, truth = np.array(about["usable"]), np.array(about["truth"])
+    return Recording(about["round"], global_vector, updates, usable, truth, staleness)
 
 
 def _load_tiles(path: Path, names: Sequence[str], checksums: dict[str, int]) -> tuple[np.ndarray | None, ...]:

@@ -46,10 +46,23 @@ def evaluated(row: Row, measures: Sequence[Measure]) -> Row:
     return {**row, "notes": as_text({**notes_of(row["notes"]), UNDEFINED: why})}
 
 
-def virtual_seconds(arrivals: Arrivals, client: int) -> Row:
-    """The columns of the table of clients that say how long a client takes on its device; null without one."""
+def virtual_time(arrivals: Arrivals, client: int) -> Row:
+    """The columns of the table of clients that say how long a client takes on its device, and how stale its update is."""
     download, compute, upload = arrivals.parts_of(client) or (None, None, None)
-    return {"virtual_download_s": download, "virtual_compute_s": compute, "virtual_upload_s": upload}
+    return {
+        "virtual_download_s": download,
+        "virtual_compute_s": compute,
+        "virtual_upload_s": upload,
+        "staleness": None if arrivals.versions is None else int(arrivals.staleness_of(np.array([client]))[0]),
+    }
+
+
+def staleness(arrivals: Arrivals, clients: np.ndarray) -> Row:
+    """The columns of the table of rounds that say how stale the uploads of these clients are."""
+    if arrivals.versions is None or not len(clients):
+        return {"staleness_mean": None, "staleness_max": None}
+    behind = arrivals.staleness_of(clients)
+    return {"staleness_mean": float(behind.mean()), "staleness_max": int(behind.max())}
 
 
 def record_round(
@@ -80,6 +93,7 @@ def record_round(
         "threshold": verdict.threshold,
         "virtual_start_s": arrivals.start_s,
         "virtual_s": arrivals.duration_s,
+        **staleness(arrivals, updates.client_ids),
         **measured([]),
         "notes": as_text(notes),
     }
@@ -101,7 +115,7 @@ def record_round(
             "weight": None if verdict.weights is None else float(verdict.weights[place]),
             "num_examples": int(updates.num_examples[place]),
             "reason": reasons.get(int(client), ""),
-            **virtual_seconds(arrivals, int(client)),
+            **virtual_time(arrivals, int(client)),
         }
         for place, client in enumerate(updates.client_ids)
     ]
@@ -117,7 +131,7 @@ def record_round(
             "weight": None,
             "num_examples": 0,
             "reason": reasons[int(client)],
-            **virtual_seconds(arrivals, int(client)),
+            **virtual_time(arrivals, int(client)),
         }
         for client, malicious in zip(lost, attacking, strict=True)
     ]

@@ -1,13 +1,13 @@
 """One federated experiment, round by round.
 
-`run_round` is the story: draw a cohort, wait for those who come in time, train (or draw the updates), let the attacker
-craft, judge, aggregate, score the verdict against the truth the defense never saw; then `evaluate`. `rounds` repeats it from
-any state, so that a run in one go and a run that was resumed do the same.
+`run_round` is the story: draw a cohort, wait for those who come in time (or for a buffer to fill), train (or draw the
+updates), let the attacker craft, judge, aggregate, score the verdict against the truth the defense never saw; then
+`evaluate`. `rounds` repeats it from any state, so that a run in one go and a run that was resumed do the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -20,12 +20,12 @@ from raysim.attack import Attack
 from raysim.backends.base import Backend, Kept, Reference, located
 from raysim.backends.gathering import STAGE as GATHER
 from raysim.backends.left_behind import left_in, require_whole
-from raysim.config.training import ServerConfig
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable, prepared_model
+from raysim.engine.buffered import await_buffer
 from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort, work_of
 from raysim.engine.campaigns import among
-from raysim.engine.cohort import await_arrivals, draw_cohort
+from raysim.engine.cohort import Arrivals, await_arrivals, draw_cohort
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
 from raysim.engine.experiment import (
     Experiment,
@@ -38,7 +38,8 @@ from raysim.engine.experiment import (
 from raysim.engine.host import ClientHost, RoundOrder
 from raysim.engine.recording import Recording
 from raysim.engine.round_record import evaluated, record_round
-from raysim.engine.server_optimizer import server_step
+from raysim.engine.server_optimizer import apply
+from raysim.engine.versions import Start, discounted, models_in_use, start_of, starts_of
 from raysim.errors import LostWork, RunError
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import Ahead, RowStage, begin_ahead
@@ -175,25 +176,43 @@ def run_round(
     backend.telemetry.round = state.round
     if experiment.config.resources.elastic:
         backend.recount([part.reference for part in left_in(state.tree())])
-    asked = draw_cohort(experiment, state.round, state.clock_s)
-    arrivals = await_arrivals(experiment, asked, state.clock_s)
+    arrivals = arriving(experiment, state)
+    starts = starts_of(experiment, backend, state, arrivals, published, previous)
     stage = stage_ahead(experiment, backend, state, published)
-    uploads = train(experiment, backend, state.round, arrivals.cohort, published, previous, stage)
-    uploads, attack_states, notes = let_attackers_craft(experiment, backend, state, published, uploads)
-    uploads = require_quorum(experiment, uploads)
+    uploads = train(experiment, backend, state.round, starts, stage)
+    uploads, attack_states, notes = let_attackers_craft(
+        experiment, backend, state, published, starts, uploads
+    )
+    uploads = discounted(experiment, require_quorum(experiment, uploads), arrivals)
     usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
     verdict, defense_state = judge(experiment, backend, state, published, uploads.updates, usable)
     new_vector, server_state = apply(
         verdict, uploads.updates, usable, state.global_vector, experiment.config.server, state.server
     )
-    done, clock_s = state.round + 1, arrivals.end_s
     next_state = RunState(
-        done, new_vector, state.global_vector, defense_state, attack_states, server_state, clock_s
+        state.round + 1,
+        new_vector,
+        state.global_vector,
+        defense_state,
+        attack_states,
+        server_state,
+        arrivals.end_s,
+        arrivals.under_way,
+        models_in_use(experiment, state, arrivals),
     )
     truth = among(uploads.updates.client_ids, active_attackers(experiment, state.round))
     rows = replace(uploads.updates, ahead=())
-    judged = Recording(state.round, state.global_vector, rows, usable, truth)
+    staleness = None if arrivals.versions is None else arrivals.staleness_of(rows.client_ids)
+    judged = Recording(state.round, state.global_vector, rows, usable, truth, staleness)
     return next_state, record_round(experiment, backend, arrivals, uploads, judged, verdict, notes)
+
+
+def arriving(experiment: Experiment, state: RunState) -> Arrivals:
+    """Who takes part in the round: the cohort that is drawn for it or, in asynchronous rounds, those who fill the buffer."""
+    if experiment.config.population.buffer is not None:
+        return await_buffer(experiment, state)
+    asked = draw_cohort(experiment, state.round, state.clock_s)
+    return await_arrivals(experiment, asked, state.clock_s)
 
 
 def stage_ahead(
@@ -211,12 +230,10 @@ def train(
     experiment: Experiment,
     backend: Backend,
     round: int,
-    cohort: np.ndarray,
-    published: Reference,
-    previous: Reference,
+    starts: Sequence[Start],
     stage: RowStage[object] | None = None,
 ) -> Uploads:
-    """Local training of the cohort: hosts return tiles, which stay where they are, and a note per client.
+    """Local training of the cohort, each client from the model it was sent: hosts return tiles, which stay where they are, and a note per client.
 
     Where the defense reads columns, tiles are brought together as they land, on several nodes.
 
@@ -225,10 +242,12 @@ def train(
     Where updates are drawn instead, hosts draw them, and answer likewise.
     stage: begun on every block as it arrives, but for rows that cannot be used or are about to be replaced.
     """
+    cohort = np.sort(np.concatenate([start.clients for start in starts]))
     able = cohort[experiment.sizes[cohort] >= experiment.setup.least_samples]
     order = RoundOrder(round, int(experiment.sizes[able].sum()))
     hosts = max(backend.workers, backend.hosts)
-    calls = split_cohort(able, experiment, hosts, round) if len(able) else []
+    alike = (np.intersect1d(start.clients, able, assume_unique=True) for start in starts)
+    calls = [call for part in alike if len(part) for call in split_cohort(part, experiment, hosts, round)]
     ahead: list[Ahead] = []
     replaced = crafting_clients(experiment, round, able)
     most_bytes = experiment.config.resources.gather_bytes if experiment.defense.reads_columns else 0
@@ -244,13 +263,18 @@ def train(
             ahead.append(begin_ahead(backend, stage, number, ids, np.array(fit), tiles))
 
     trains = experiment.setup.synthetic is None
-    method, shared = ("train", (published, previous)) if trains else ("draw", ())
+    method = "train" if trains else "draw"
+
+    def told(members: np.ndarray) -> tuple[object, ...]:
+        start = start_of(starts, members)
+        shared = (start.published, start.previous) if trains else ()
+        return (replace(order, version=start.version), members, *shared)
 
     def ask(calls: Calls, then: Callable[[int, Kept], None] | None = None) -> list[Kept | None]:
         return backend.call_clients(
             method,
             method,
-            [(order, members, *shared) for members in calls],
+            [told(members) for members in calls],
             keep=len(experiment.setup.bounds),
             then=then,
             limits_s=limits_s(experiment, calls),
@@ -328,39 +352,6 @@ def judge(
     name = type(experiment.defense).__name__
     with located("judge", name), backend.telemetry.owned("defense", rest="judge"):
         return judged_usable(experiment.defense, state.defense, updates, usable, context)
-
-
-def apply(
-    verdict: Verdict,
-    updates: Updates,
-    usable: np.ndarray,
-    global_vector: np.ndarray,
-    server: ServerConfig = ServerConfig(),
-    memory: State | None = None,
-) -> tuple[np.ndarray, State]:
-    """(The next global vector, what the server's optimizer remembers): parameters move by what that makes of the
-    aggregate, buffers by the verdict's weights. Without a usable row nothing moves.
-
-    A coordinate-wise rule has no weights: buffers then follow the data-weighted mean of the rows that were
-    not flagged. A mean of variances that rounding takes below 0 is 0.
-    """
-    d = updates.dim
-    new = global_vector.copy()
-    memory = memory or {}
-    if usable.any():
-        step, memory = server_step(server, memory, verdict.aggregate)
-        new[:d] += step
-    if len(new) > d:
-        weights = verdict.weights
-        if weights is None:
-            accepted = usable if verdict.flagged is None else usable & ~verdict.flagged
-            weights = np.where(accepted, np.maximum(updates.num_examples, 0), 0).astype(np.float64)
-        total = weights.sum()
-        if total > 0:
-            new[d:] += updates.combine_buffers(weights / total)
-            variances = updates.layout.variance_columns
-            new[variances] = np.maximum(new[variances], 0)
-    return new, memory
 
 
 def evaluate(

@@ -191,7 +191,9 @@ def replayed(
         unusable = judged.updates.client_ids[~judged.usable]
         uploads = Uploads(judged.updates, dict.fromkeys(unusable.tolist(), REASON), float("nan"), {})
         notes = {"aggregate": digest(verdict.aggregate)}
-        arrivals = Arrivals(judged.updates.client_ids)
+        ids, stale = judged.updates.client_ids, judged.staleness
+        versions = None if stale is None else judged.round - stale
+        arrivals = Arrivals(ids, asked=ids, versions=versions, round=judged.round)
         yield record_round(experiment, backend, arrivals, uploads, judged, verdict, notes)
 
 

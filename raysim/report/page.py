@@ -264,6 +264,7 @@ def _simulated(run: FinishedRun) -> dict[str, object] | None:
     return {
         "sentence": time.sentence,
         "rows": time.rows,
+        "staleness": None if time.staleness is None else time.staleness.tolist(),
         "drawing": Drawing.of(
             lambda width: virtual_stack(time, width),
             f"Stacked bars of seconds by round: {time.sentence}.",

@@ -27,6 +27,8 @@ def of_round(row: Row) -> list[str]:
         said.append(f"{sum(notes[ABSENT].values())} clients absent: {_reasons(notes[ABSENT])}")
     if UNDEFINED in notes:
         said.append(f"no accuracy: {notes[UNDEFINED]}")
+    if row.get("staleness_max") is not None:
+        said.append(f"staleness {row['staleness_mean']:.1f}, at most {row['staleness_max']}")
     return said
 
 
@@ -43,6 +45,10 @@ def of_run(rounds: Columns) -> list[str]:
         said.append(f"{rejected.total()} of {received} uploads rejected by the engine: {_reasons(rejected)}.")
     if absent:
         said.append(f"{absent.total()} times a client drawn for a round was absent: {_reasons(absent)}.")
+    if (known := ~np.isnan(rounds.get("staleness_max", np.full(len(numbers), np.nan)))).any():
+        mean = np.average(rounds["staleness_mean"][known], weights=rounds["clients"][known])
+        most = rounds["staleness_max"][known].max()
+        said.append(f"Updates were {mean:.1f} global models behind on average, {most:.0f} at most.")
     unjudged = [
         number
         for number, notes, received in zip(numbers, every, rounds["clients"], strict=True)

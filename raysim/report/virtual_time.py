@@ -23,12 +23,16 @@ from raysim.report.stage_costs import cost, owner_seconds, recorded_rounds
 
 @dataclass(frozen=True)
 class VirtualTime:
-    """The rounds that have virtual time, ascending [R]; verdict_s is 0 where the defense ran no stage."""
+    """The rounds that have virtual time, ascending [R]; verdict_s is 0 where the defense ran no stage.
+
+    staleness [R, 2]: mean and largest of each round's updates; None where rounds were synchronous.
+    """
 
     rounds: NDArray[np.int64]
     start_s: NDArray[np.float64]
     virtual_s: NDArray[np.float64]
     verdict_s: NDArray[np.float64]
+    staleness: NDArray[np.float64] | None = None
 
     @property
     def delay(self) -> NDArray[np.float64]:
@@ -62,12 +66,14 @@ def virtual_time(rounds: Columns, spans: Columns) -> VirtualTime | None:
     numbers = rounds["round"][known]
     recorded = recorded_rounds(spans)
     verdict = np.nan_to_num(owner_seconds(spans).get("defense", np.zeros(len(recorded))))
+    stale = np.stack([rounds["staleness_mean"], rounds["staleness_max"]], axis=1)[known]
     by_round = dict(zip(recorded.tolist(), verdict.tolist(), strict=True))
     return VirtualTime(
         rounds=numbers,
         start_s=rounds["virtual_start_s"][known],
         virtual_s=rounds["virtual_s"][known],
         verdict_s=np.array([by_round.get(number, 0.0) for number in numbers.tolist()]),
+        staleness=None if np.isnan(stale).all() else stale,
     )
 
 

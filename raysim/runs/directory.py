@@ -80,6 +80,11 @@ COLUMNS: Mapping[str, Columns] = {
             "float64",
             "virtual seconds from publishing the global model to the last upload that the server waits for",
         ),
+        "staleness_mean": (
+            "float64",
+            "mean staleness of the uploads received, in global models; null in synchronous rounds",
+        ),
+        "staleness_max": ("int32", "largest of them"),
         "notes": ("string", "what attacks reported of themselves, and the engine of the round, as JSON"),
     },
     "clients": {
@@ -100,6 +105,11 @@ COLUMNS: Mapping[str, Columns] = {
             "virtual seconds of its training, also where it would come too late",
         ),
         "virtual_upload_s": ("float64", "virtual seconds of its upload"),
+        "staleness": (
+            "int32",
+            "how many global models it was behind: rounds from the one that began with what it was sent to this one; null in "
+            "synchronous rounds",
+        ),
     },
     "spans": {
         "round": ("int32", "round number, from 0"),
@@ -139,13 +149,16 @@ LAYOUT = "layout.json"
 
 TABLES: Mapping[str, TableSchema] = {
     "rounds": TableSchema(
-        "rounds", COLUMNS["rounds"], version=3, later=("threshold", "virtual_start_s", "virtual_s")
+        "rounds",
+        COLUMNS["rounds"],
+        version=4,
+        later=("threshold", "virtual_start_s", "virtual_s", "staleness_mean", "staleness_max"),
     ),
     "clients": TableSchema(
         "clients",
         COLUMNS["clients"],
-        version=2,
-        later=("virtual_download_s", "virtual_compute_s", "virtual_upload_s"),
+        version=3,
+        later=("virtual_download_s", "virtual_compute_s", "virtual_upload_s", "staleness"),
     ),
     "spans": TableSchema(
         "spans", COLUMNS["spans"], version=4, later=("bytes_moved", "owner", "device", "peak_gpu_bytes")

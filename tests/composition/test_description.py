@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from defenses.flame import Flame
 from raysim.composition.catalogue import catalogue
 from raysim.composition.description import describe
 from raysim.composition.methods import make_methods
@@ -79,7 +80,10 @@ def test_all_that_is_known_of_flame() -> None:
     assert 'Nguyen et al., "FLAME: taming backdoors in federated learning"' in about.reference
     assert about.place == "defenses.flame:Flame"
     assert about.text.startswith("1. HDBSCAN")
-    assert about.facts == (("needs gram", "the inner products of all updates [K, K]"),)
+    assert about.facts == (
+        ("needs gram", "the inner products of all updates [K, K]"),
+        ("asynchronous rounds", f"refused: {Flame.on_buffers}"),
+    )
     assert about.choices == ("clustering=cosine|rows",)
     assert about.options[0] == Option(
         "noise_factor", "float", "0.001", "at least 0",
@@ -94,7 +98,9 @@ def test_relatives_sections_layers_and_what_an_attack_sees() -> None:
     assert "section 5" in describe("defenses", "err").reference
     assert ("activation map", "layer4.1") in describe("models", "resnet18").facts
     assert describe("attacks", "noise").facts == (("sees", "every client's model of the round"),)
-    assert describe("defenses", "fedavg").facts == (("needs", "nothing beside the updates"),)
+    needs, buffers = describe("defenses", "fedavg").facts
+    assert needs == ("needs", "nothing beside the updates")
+    assert buffers[1].startswith("can be judged: a mean weighs every update alone")
 
 
 @pytest.fixture
@@ -107,7 +113,11 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_users_own_is_described_by_its_import_path(mine: str) -> None:
     about = describe("defenses", f"{mine}:Keep")
     assert (about.title, about.paper, about.text) == ("Keeps some.", "Me, 2026", "And drops the others.")
-    assert [what for what, _ in about.facts] == ["needs server data", "needs last layer"]
+    assert [what for what, _ in about.facts] == [
+        "needs server data",
+        "needs last layer",
+        "asynchronous rounds",
+    ]
     assert about.options == (
         Option("fewest", "int", "required", "at least 0", "How many stay."),
         Option("by", "name", "length", "length, angle", "What they are judged by."),

@@ -17,6 +17,7 @@ from raysim.config.schema import Component, ExperimentConfig
 from raysim.engine import recording
 from raysim.engine.simulation import start, train
 from raysim.engine.synthetic_updates import DrawnPopulation
+from raysim.engine.versions import Start
 from raysim.replay.replay import replay
 from raysim.report.page import render
 from raysim.runs.directory import RunDirectory
@@ -36,7 +37,8 @@ def uploads(config, round=0, cohort=None):
     experiment, backend = compose(ExperimentConfig.from_mapping(config)), InProcessBackend()
     start(experiment, backend)
     everyone = np.arange(experiment.config.population.total)
-    return train(experiment, backend, round, everyone if cohort is None else cohort, None, None)
+    clients = everyone if cohort is None else cohort
+    return train(experiment, backend, round, [Start(clients, round, experiment.initial, None, None)])
 
 
 def rows(config, **where):

@@ -32,6 +32,7 @@ def client_rows(number, count=3):
             "round": number, "client": client, "malicious": client == 0, "flagged": None if client == 2 else True,
             "score": None, "weight": 0.25, "num_examples": 10 + client, "reason": "",
             "virtual_download_s": 1.5, "virtual_compute_s": None, "virtual_upload_s": 0.25,
+            "staleness": 2,
         }
         for client in range(count)
     ]  # fmt: skip
