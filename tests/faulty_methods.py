@@ -97,6 +97,17 @@ class WaitForFile(Defense):
 
 
 @dataclass(frozen=True)
+class TellsWhere(Attack):
+    """Honest; leaves a file named after the client in `folder` that says in which node's environment it was hosted."""
+
+    folder: str = ""
+
+    def train(self, honest_train, data, ctx):
+        Path(self.folder, f"client-{ctx.client}").write_text(os.environ.get("SHARDS", ""))
+        return honest_train(data)
+
+
+@dataclass(frozen=True)
 class Toil(Attack):
     """Its clients poison their data and train twice, or `own` way around the honest training; the first update counts."""
 

@@ -140,9 +140,11 @@ class Backend(ABC):
         then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
         work: Sequence[float] | None = None,
+        near: Sequence[str] = (),
     ) -> list[Any]:
         """Call a method of a client host for every item, like `map`.
 
+        near: the node where what each reads lies on disk, if nodes hold different things; an idle host takes others, too.
         then: called in this process with (item number, its result) as soon as that is there, in any order; not
         for an item whose host failed too often. limits_s: seconds after which the host of an item's call is taken to
         hang, and is ended where it is a process of its own. work: what is known of how long each takes, in any unit: the
@@ -251,6 +253,7 @@ class InProcessBackend(Backend):
         then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
         work: Sequence[float] | None = None,
+        near: Sequence[str] = (),
     ) -> list[Any]:
         return self._one_by_one(stage, getattr(self._host, method), items, keep, self.device, then)
 

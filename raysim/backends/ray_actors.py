@@ -16,7 +16,7 @@ from raysim.backends import devices
 from raysim.backends.base import Place
 from raysim.backends.placement import Placed
 from raysim.backends.ray_nodes import nodes_by_cpu
-from raysim.backends.ray_worker import RayActor
+from raysim.backends.ray_worker import RayActor, short_name
 from raysim.errors import ConfigError, RunError
 
 Actor: TypeAlias = Any
@@ -73,14 +73,20 @@ class Crew:
     def places(self) -> list[Place]:
         """What `RayActor.place` says of each that lives; its ConfigError if a device is not there."""
         asked, found = [actor.place.remote() for actor in self.actors], []
-        for answer in asked:
+        for number, answer in enumerate(asked):
             try:
                 found.append(ray.get(answer))
+                if self._group is not None:  # then Ray has chosen it
+                    self._on[number] = found[-1]["node"]
             except WORKER_LOST:
                 continue  # its next call replaces it
             except exceptions.RayTaskError as error:
                 raise as_own_error(error) from error
         return found
+
+    def nodes(self) -> list[str]:
+        """The name of each actor's node; of one that reserves something, where it was when `places` was asked."""
+        return [short_name(node) for node in self._on]
 
     def replace(self, place: int, dead: Actor) -> Actor:
         """Start another actor where `dead` was, unless that has been done or it has been let go; whom to ask instead."""

@@ -32,7 +32,7 @@ from raysim.backends.placement import Node, Placed, beside_data, bring, homes
 from raysim.backends.ray_actors import WORKER_LOST, Crew, as_own_error, nothing, objects, reserved
 from raysim.backends.ray_nodes import leaving, nodes_by_cpu, with_room
 from raysim.backends.ray_tasks import Strategy, answered, at, ended, spilled, task_options
-from raysim.backends.ray_waiting import all_that_ended, overdue
+from raysim.backends.ray_waiting import all_that_ended, matched, overdue
 from raysim.backends.ray_worker import node_name, run_task, short_name
 from raysim.backends.telemetry import Telemetry, num_bytes
 from raysim.errors import LostWork, RunError
@@ -153,11 +153,12 @@ class RayBackend(Backend):
         then: Callable[[int, Kept], None] | None = None,
         limits_s: Sequence[float] | None = None,
         work: Sequence[float] | None = None,
+        near: Sequence[str] = (),
     ) -> list[Any]:
         assert self._clients is not None, "started before"
         limits = limits_s or [math.inf] * len(items)
         return self._by_crew(
-            self._clients, "call", method, stage, items, keep, limits, work or (), must=False, then=then
+            self._clients, "call", method, stage, items, keep, limits, work or (), near, must=False, then=then
         )
 
     def begin(
@@ -269,12 +270,14 @@ class RayBackend(Backend):
         keep: int,
         limits_s: Sequence[float] = (),
         work: Sequence[float] = (),
+        near: Sequence[str] = (),
         *,
         must: bool,
         then: Callable[[int, Kept], None] | None = None,
     ) -> list[Any]:
-        """A call of an actor's method `entry` for every item, on whichever actor is free."""
+        """A call of an actor's method `entry` for every item, on whichever actor is free, if possible near."""
         actors = list(crew.actors)  # those that join meanwhile are for the next stage
+        nodes = crew.nodes() if near else []
 
         def submit(number: int, retries: int, place: int) -> list[Handle]:
             call = getattr(actors[place], entry).options(num_returns=keep + 2)
@@ -292,7 +295,7 @@ class RayBackend(Backend):
         places = deque(range(len(actors)))
         return self._drive(
             stage, items, keep, places, submit, must=must, on_lost=start_another, then=then,
-            limits_s=limits_s, work=work, end=end,
+            limits_s=limits_s, work=work, end=end, suits=lambda item, place: not near or near[item] == nodes[place],
         )  # fmt: skip
 
     def _strategies(self, items: Sequence[tuple[object, ...]], needs: Needs) -> list[Strategy]:
@@ -324,6 +327,7 @@ class RayBackend(Backend):
         limits_s: Sequence[float] = (),
         work: Sequence[float] = (),
         end: Callable[[int], None] = lambda place: None,
+        suits: Callable[[int, int], bool] = lambda item, place: True,
     ) -> list[Any]:
         """Keep every free place busy until all items are done, those with most work begun first; the results in item order.
 
@@ -342,8 +346,7 @@ class RayBackend(Backend):
         with self.telemetry.stage(stage) as meter:
             while waiting or running or arrived:
                 while waiting and free:
-                    number, retries = waiting.popleft()
-                    place = free.popleft()
+                    (number, retries), place = matched(waiting, free, suits)
                     references = submit(number, retries, place)
                     running[references[-1]] = (number, retries, place, references)
                     if limits_s:

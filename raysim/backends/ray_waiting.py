@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import ray
@@ -33,3 +35,18 @@ def overdue(due: dict[Handle, float]) -> list[Handle]:
     late = [handle for handle, limit in due.items() if limit <= now]
     due.update(dict.fromkeys(late, now + ENDED_AGAIN_S))
     return late
+
+
+def matched(
+    waiting: deque[tuple[int, int]], free: deque[int], suits: Callable[[int, int], bool]
+) -> tuple[tuple[int, int], int]:
+    """The next item (its number, its retries) and the place that takes it, both no longer waiting.
+
+    The first place that an item suits, and the first such item; where none suits any, the first of each.
+    """
+    item, place = next(
+        ((item, place) for place in free for item in waiting if suits(item[0], place)), (waiting[0], free[0])
+    )
+    waiting.remove(item)
+    free.remove(place)
+    return item, place

@@ -9,7 +9,7 @@ import typer
 
 from raysim.cli.options import Debug, Request
 from raysim.config.load import load_config
-from raysim.data.shards import Index
+from raysim.data.shard_index import Index
 from raysim.exit_status import exit_status
 from raysim.formats import size
 

@@ -12,8 +12,8 @@ from raysim.composition.samples import deal, load_data
 from raysim.config.schema import ExperimentConfig
 from raysim.data.dataset import Dataset
 from raysim.data.partition import PARTITIONS, Partition
+from raysim.data.shard_index import Index
 from raysim.data.shard_writer import Samples, write_shards
-from raysim.data.shards import Index
 
 
 def write_data(config: ExperimentConfig, folder: Path) -> Index:

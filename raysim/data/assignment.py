@@ -43,7 +43,7 @@ class Partition:
 class AllBut:
     """Sample indices in order, but those left out [m], ascending: `[a:b]` are the a-th to the b-th that are left.
 
-    In place of an array of as many indices as there are samples.
+    In place of an array of as many indices as there are samples, for slices with both ends and for places [n].
 
     >>> AllBut(np.array([1, 2]))[0:3]
     array([0, 3, 4])
@@ -52,8 +52,8 @@ class AllBut:
     left_out: np.ndarray
     nbytes = 0
 
-    def __getitem__(self, places: slice) -> np.ndarray:
-        found = np.arange(places.start, places.stop)
+    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
+        found = np.arange(places.start, places.stop) if isinstance(places, slice) else places
         below = self.left_out - np.arange(len(self.left_out))
         return found + np.searchsorted(below, found, "right")
 

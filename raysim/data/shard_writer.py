@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 
-from raysim.data.shards import INDEX, OFFSETS, TEST, Index, Part, Read, Stored, schema
+from raysim.data.shard_index import INDEX, OFFSETS, TEST, Index, Part, Read, Stored
+from raysim.data.shards import schema
 from raysim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

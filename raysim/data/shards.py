@@ -8,86 +8,37 @@
 
 `raysim.data.shard_writer` writes such a folder, its index last. Shards are mapped into memory where clients are hosted,
 and the pages of a client's samples are let go as soon as they are copied: neither a process nor Ray's object store ever
-holds the training set. Every machine that hosts clients finds all shards under the same path.
+holds the training set. Machines that host clients hold all shards, or (store `nodes`) some each: what one lacks, others lend.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import numpy as np
 from annotated_types import doc
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raysim.data.assignment import OwnerRuns
 from raysim.data.dataset import Dataset, FederatedData
+from raysim.data.shard_index import INDEX, INPUT, LABEL, OFFSETS, Index, Part, read_index
 from raysim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-INDEX, OFFSETS, TEST = "shards.json", "clients.arrow", "test.arrow"
-INPUT, LABEL = "input", "label"
-
-Stored = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32"]
-"""Types that inputs are stored in."""
-Read = Literal["uint8", "float32", "int64"]
-"""Types that they are read as: those of a `Dataset`."""
+Lender = Callable[[int, "Index", str, np.ndarray], np.ndarray]
+"""Reads rows where they lie: (the number of a shard, the index with that one alone, the column, rows) -> what they store."""
 
 OPEN_SHARDS = 64
 """Shards that one column keeps mapped; calls of client hosts go through them in order."""
-
-Files = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-Number = Annotated[int, Field(ge=0)]
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Part(_Entry):
-    """One file: its rows, the clients whose samples it holds, bytes, and SHA-256."""
-
-    file: Files
-    rows: Number
-    clients: Number
-    bytes: Number
-    sha256: str
-
-
-class Index(_Entry):
-    """What `shards.json` says. inputs are stored as `stored` and read as `read`, times `scale` where that is float32."""
-
-    version: Literal[1] = 1
-    shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-    stored: Stored
-    read: Read
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    attack_std: tuple[float, ...] | None = None
-    classes: tuple[str, ...]
-    labels: tuple[Number, Number]
-    """The lowest and the highest label of the training samples."""
-    clients: Part
-    test: Part
-    train: Annotated[tuple[Part, ...], Field(min_length=1)]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the index, and so of all that it has the SHA-256 of: the first 16 digits."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-    @property
-    def files(self) -> tuple[Part, ...]:
-        """Every file."""
-        return (*self.train, self.clients, self.test)
 
 
 def shards(
@@ -97,9 +48,10 @@ def shards(
     seed: int,
     limit: int | None = None,
     store: Annotated[
-        Literal["shards", "memory"],
+        Literal["shards", "nodes", "memory"],
         doc(
-            "shards: samples stay on disk, and hosts of clients read what a cohort holds; memory: all are loaded."
+            "shards: samples stay on disk, and hosts of clients read what a cohort holds; nodes: likewise, and every node holds "
+            "some of the shards; memory: all are loaded."
         ),
     ] = "shards",
     digest: Annotated[str | None, doc("Filled in: what identifies the samples of a run.")] = None,
@@ -107,25 +59,28 @@ def shards(
     """A folder of Arrow shards sorted by client, `root`: images, tokens or features; for the natural partition.
 
     Written by `raysim data shard` or `raysim.write_shards`. Nothing of the training set is loaded or sent around:
-    whoever hosts clients maps the shards into memory and reads their samples, so every machine needs all shards under
-    the same path. Partitions other than natural load the labels, and hold an index of all samples. `limit` is refused:
-    fewer clients are taken by population.clients.
+    whoever hosts clients maps the shards into memory and reads their samples, under the same path on every machine;
+    environment variables in it are each machine's own. With `nodes`, a machine need not hold all shards: clients are
+    hosted where theirs lie, and what is read elsewhere is sent; the one that starts the run needs the other files.
+    Partitions other than natural load the labels, and hold an index of all samples. `limit` is refused: fewer
+    clients are taken by population.clients.
     """
     if limit is not None:
         raise ConfigError("limit", "must be null: shards hold whole clients; take fewer of them", limit)
-    root = root.absolute()
-    index = read_index(root)
-    require(root, index)
-    for number in range(len(index.train)):
-        opened(root, index, index.train[number])
-    offsets = read_offsets(root, index)
-    images, labels = (Column(root, index, name) for name in (INPUT, LABEL))
+    root = root if "$" in str(root) else root.absolute()
+    place = here(root)
+    index = read_index(place)
+    require(place, index, (index.clients, index.test) if store == "nodes" else None)
+    for number in held(root, index):
+        opened(place, index, index.train[number])
+    offsets = read_offsets(place, index)
+    images, labels = (Column(root, index, name, parted=store == "nodes") for name in (INPUT, LABEL))
     train = Dataset(images[:], labels[:]) if store == "memory" else _unread(images, labels)
     runs = OwnerRuns(offsets)
     return FederatedData(
         "shards",
         train,
-        _test_set(root, index),
+        _test_set(place, index),
         index.classes,
         index.mean,
         index.std,
@@ -138,21 +93,25 @@ def shards(
 class Column:
     """Inputs or labels of all training samples, read by rows: what an array [n, ...] would give for them.
 
-    It is pickled as the place it reads from. nbytes: what it takes in memory, or in an object store.
+    It is pickled as the place it reads from. nbytes: what it takes in memory, or in an object store. parted: machines may
+    hold some shards each; lend: reads from shards that this one lacks.
     """
 
     nbytes = 0
 
-    def __init__(self, folder: Path, index: Index, name: str) -> None:
+    def __init__(
+        self, folder: Path, index: Index, name: str, *, parted: bool = False, lend: Lender | None = None
+    ) -> None:
         self.folder, self.index, self.name = folder, index, name
+        self.parted, self.lend = parted, lend
         self._starts = np.cumsum([0, *(part.rows for part in index.train)])
         self.shape = (int(self._starts[-1]), *(index.shape if name == INPUT else ()))
         self.ndim = len(self.shape)
         self.dtype = np.dtype(index.read if name == INPUT else np.int64)
-        self._rows_of: Callable[[int], _Rows] = lru_cache(OPEN_SHARDS)(self._open)
+        self._rows_of: Callable[[int], _Rows | _Lent] = lru_cache(OPEN_SHARDS)(self._open)
 
-    def __reduce__(self) -> tuple[type[Column], tuple[Path, Index, str]]:
-        return Column, (self.folder, self.index, self.name)
+    def __reduce__(self) -> tuple[Callable[..., Column], tuple[object, ...]]:
+        return partial(Column, parted=self.parted, lend=self.lend), (self.folder, self.index, self.name)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -191,12 +150,35 @@ class Column:
         return self.index.labels[1]
 
     def require(self) -> None:
-        """DataError unless all shards are here, on the machine that hosts clients."""
-        require(self.folder, self.index)
+        """DataError unless all shards are here, on the machine that hosts clients, or can be borrowed."""
+        if self.lend is None:
+            require(here(self.folder), self.index)
 
-    def _open(self, number: int) -> _Rows:
-        mapped, batch = opened(self.folder, self.index, self.index.train[number])
-        return _Rows(mapped, _array(batch, self.name))
+    def _open(self, number: int) -> _Rows | _Lent:
+        file = self.index.train[number].file
+        if self.parted and _size(here(self.folder) / file) is None:
+            if self.lend is not None:
+                return _Lent(self, number, self.lend)
+            rule = "lies on other machines, and this one has to read all samples, if partition is not natural, server_data.source "
+            raise DataError(f"{here(self.folder) / file}: {rule}is train, or clients train in this process")
+        return _rows(self.folder, self.index, self.name, number)
+
+
+@dataclass(frozen=True)
+class _Lent:
+    """Rows of a shard that other machines hold."""
+
+    column: Column
+    number: int
+    lend: Lender
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """These rows, as a copy."""
+        column = self.column
+        try:
+            return self.lend(self.number, column.index.alone(self.number), column.name, rows)
+        except DataError as error:
+            raise DataError(f"{column.index.train[self.number].file}: {error}") from error
 
 
 class _Rows:
@@ -226,30 +208,42 @@ class _Rows:
 _DAMAGED = "it is damaged (`raysim data check` names all such files); copy or write it again"
 
 
-def read_index(folder: Path) -> Index:
-    """The folder's index; DataError if there is none, or if it is none."""
-    path = folder / INDEX
-    try:
-        return Index.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        rule = "its index, which is written last: the folder is another, or writing it was not finished"
-        raise DataError(f"shards: {folder} holds no {INDEX}, {rule}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {place}: {first['msg']}; write the folder again") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+def here(folder: Path) -> Path:
+    """The folder on this machine, whose own are the environment variables in it."""
+    return Path(os.path.expandvars(folder))
 
 
-def require(folder: Path, index: Index) -> None:
-    """DataError unless every file of the index is there in its full size."""
-    sizes = {part.file: _size(folder / part.file) for part in index.files}
+def held(folder: Path, index: Index) -> list[int]:
+    """Numbers of the shards that this machine holds. DataError for one that is not what the index says, and for another index."""
+    place = here(folder)
+    if (place / INDEX).exists() and read_index(place) != index:
+        raise DataError(
+            f"{place / INDEX} is of other data than where the run was started; copy or write the folder again"
+        )
+    found = [number for number, part in enumerate(index.train) if _size(place / part.file) is not None]
+    require(place, index, [index.train[number] for number in found])
+    return found
+
+
+def read_there(folder: Path, number: int, alone: Index, name: str, rows: np.ndarray) -> np.ndarray:
+    """What a machine that holds a shard reads for one that does not; number: for whoever looks for the machine."""
+    return _rows(folder, alone, name, 0).read(rows)
+
+
+def _rows(folder: Path, index: Index, name: str, number: int) -> _Rows:
+    mapped, batch = opened(here(folder), index, index.train[number])
+    return _Rows(mapped, _array(batch, name))
+
+
+def require(folder: Path, index: Index, parts: Sequence[Part] | None = None) -> None:
+    """DataError unless these files of the index, all if None, are there in their full size."""
+    parts = index.files if parts is None else parts
+    sizes = {part.file: _size(folder / part.file) for part in parts}
     if missing := [name for name, found in sizes.items() if found is None]:
         many = f"{len(missing)} of {len(sizes)} files are missing, {missing[0]} first"
-        rule = "every machine that hosts clients needs all shards, under the same path: copy or mount them"
-        raise DataError(f"{folder}: {many}; {rule}")
-    for part in index.files:
+        rule = "every machine that hosts clients needs all shards, under the same path: copy or mount them, or, if on Ray "
+        raise DataError(f"{folder}: {many}; {rule}each node holds some, set data.store=nodes")
+    for part in parts:
         if sizes[part.file] != part.bytes:
             many = f"has {sizes[part.file]:,} bytes, the index says {part.bytes:,}"
             raise DataError(

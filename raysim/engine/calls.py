@@ -28,14 +28,30 @@ def split_cohort(cohort: np.ndarray, experiment: Experiment, workers: int, round
 
     A block has `clients_per_actor` ids, as nearly as groups go. `auto`: half a worker's even part of the work that is
     left, so that long calls come first and short ones fill the end (guided self-scheduling, Polychronopoulos and Kuck
-    1987), in at most ROWS_OF_LIGHT times the rows that `rows_per_block` says.
+    1987), in at most ROWS_OF_LIGHT times the rows that `rows_per_block` says. If nodes hold different samples, a block's
+    groups lie on one node, or most of each.
     """
     groups, work = _groups(experiment, round, cohort)
+    if experiment.homes is None:
+        return _cut(experiment, groups, work, len(cohort), workers)
+    lie = [experiment.homes.most(group) for group in groups]
+    calls: Calls = []
+    for home in sorted(set(lie)):
+        mine = [number for number, name in enumerate(lie) if name == home]
+        parts = [groups[number] for number in mine], [work[number] for number in mine]
+        calls += _cut(experiment, *parts, len(cohort), max(1, workers // len(set(lie))))
+    return calls
+
+
+def _cut(
+    experiment: Experiment, groups: list[np.ndarray], work: list[float], cohort: int, workers: int
+) -> Calls:
+    """The groups in blocks for so many workers."""
     per_actor, columns = experiment.config.resources.clients_per_actor, experiment.setup.layout.num_columns
     if isinstance(per_actor, int):
         sizes = [len(group) for group in groups]
         return list(_blocks(groups, sizes, min(per_actor, most_rows(columns)), lambda left: per_actor))
-    most = min(ROWS_OF_LIGHT * rows_per_block(len(cohort), columns, workers), most_rows(columns))
+    most = min(ROWS_OF_LIGHT * rows_per_block(cohort, columns, workers), most_rows(columns))
     least = sum(work) / workers / SMALLEST
     return list(_blocks(groups, work, most, lambda left: max(left / workers / 2, least)))
 
@@ -46,6 +62,11 @@ def work_of(experiment: Experiment, round: int, clients: np.ndarray) -> float:
     Those of an attacker count as an honest client's, whatever its attack does besides.
     """
     return sum(_groups(experiment, round, clients)[1])
+
+
+def near(experiment: Experiment, calls: Calls) -> list[str]:
+    """The node where most of each call's samples lie; empty: they lie everywhere."""
+    return [] if experiment.homes is None else [experiment.homes.most(members) for members in calls]
 
 
 def limits_s(experiment: Experiment, calls: Calls) -> list[float] | None:

@@ -20,6 +20,22 @@ from raysim.trees import Row, Tree
 
 
 @dataclass(frozen=True)
+class Homes:
+    """Names of nodes, and the number of the node where each client's samples lie [N]; NOWHERE for who has none."""
+
+    names: tuple[str, ...]
+    of: np.ndarray
+
+    def most(self, clients: np.ndarray) -> str:
+        """The node where most of these lie, of several the first; empty if they have no samples."""
+        found = np.bincount(self.of[clients] + 1, minlength=len(self.names) + 1)[1:]
+        return self.names[found.argmax()] if found.any() else ""
+
+
+NOWHERE = -1
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything a run needs, composed and checked; the big arrays are references to a backend's store."""
 
@@ -39,6 +55,8 @@ class Experiment:
     """Samples in the clean test set and in each triggered one."""
     notes: tuple[str, ...] = ()
     """What the data's loader decided and the user must know, one sentence each."""
+    homes: Homes | None = None
+    """Where clients' samples lie, if nodes hold different ones; None: everywhere."""
     fleet: Fleet | None = None
     """The clients' devices, which make virtual time; None: nothing is known of them."""
 

@@ -23,7 +23,7 @@ from raysim.backends.left_behind import left_in, require_whole
 from raysim.context import State
 from raysim.defense import Defense, Verdict, judged_usable, prepared_model
 from raysim.engine.buffered import await_buffer
-from raysim.engine.calls import Calls, limits_s, smaller_where_lost, split_cohort, work_of
+from raysim.engine.calls import Calls, limits_s, near, smaller_where_lost, split_cohort, work_of
 from raysim.engine.campaigns import among
 from raysim.engine.cohort import Arrivals, await_arrivals, draw_cohort
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
@@ -279,6 +279,7 @@ def train(
             then=then,
             limits_s=limits_s(experiment, calls),
             work=[work_of(experiment, round, members) for members in calls],
+            near=near(experiment, calls),
         )
 
     with backend.telemetry.owned("client" if trains else "engine"):

@@ -144,9 +144,10 @@ def _on_ray(
     with ray_cluster.connected(address, config.resources.runtime_env):
         from raysim.backends.shipping import by_value
         from raysim.runs.ray_driver import drive
+        from raysim.runs.shard_holders import beside_shards
 
         capacity = ray_cluster.capacity()
-        experiment = place(prepared, capacity)
+        experiment = beside_shards(place(prepared, capacity))
         directory = RunDirectory(path)
         _enter(directory, experiment, resumed, backend="ray", nodes=ray_cluster.nodes())
         with _put_together(directory), by_value(_parts(prepared)):

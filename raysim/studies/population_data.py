@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysim import rng
+from raysim.data.shard_index import INDEX, read_index
 from raysim.data.shard_writer import write_shards
-from raysim.data.shards import INDEX, read_index
 
 if TYPE_CHECKING:
     from torch import nn

@@ -29,3 +29,18 @@ def test_what_is_due_is_told_and_given_more_time() -> None:
     assert due["late"] >= now + ENDED_AGAIN_S
     assert overdue(due) == []
     assert due["later"] == now + 3600
+
+
+def test_a_free_place_takes_what_suits_it_and_else_what_comes_first() -> None:
+    from collections import deque
+
+    from raysim.backends.ray_waiting import matched
+
+    waiting, free = deque([(0, 0), (1, 2), (2, 0)]), deque([7, 8])
+
+    def suits(item: int, place: int) -> bool:
+        return (item, place) in {(1, 8), (2, 8)}
+
+    assert matched(waiting, free, suits) == ((1, 2), 8)
+    assert (list(waiting), list(free)) == ([(0, 0), (2, 0)], [7])
+    assert matched(waiting, free, suits) == ((0, 0), 7)
