@@ -53,7 +53,7 @@ gpu:
 # where it was stopped; cells of another commit or machine are refused there. One after the other: they are timed. `results`:
 # what takes minutes; its nodes are network namespaces, which need root. `results-caught`: what attacks do and defenses catch,
 # `results-papers`: the papers' tables; hours of one core, with MNIST, Fashion-MNIST and CIFAR-10 under $RAYSIM_DATA.
-RESULTS := defenses kernels attacks rounds population growth scaling scaling-small nodes pairs maps similarity mmd tasks
+RESULTS := defenses defenses-new kernels attacks rounds population growth scaling scaling-small nodes pairs maps similarity mmd tasks
 CAUGHT := coverage layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
 OF_PAPERS := pdrr-figures layercam_ae-figures layercam_ae-votes layercam_ae-gae flare-figures flare-krum flare-samples flare-colluders
@@ -72,6 +72,7 @@ bench = $(BIN)/raysim bench
 of_the_papers := --defense layercam_ae,gradcam_ae,fedgrad,flare,pdrr,krum --repeats 3
 small_cnn := --model digits_cnn --image 1x8x8 --classes 10
 results-defenses: ; $(bench) defenses --peers --repeats 5 $(call measured,defenses)
+results-defenses-new: ; $(bench) defenses krum $(subst $(,), ,$(new_rules)) $(small_cnn) --clients 20 --repeats 5 $(call measured,defenses-new)
 results-kernels: ; $(bench) kernels --peers --repeats 5 --image 3x32x32,3x64x64,3x224x224 $(call measured,kernels)
 results-attacks: ; $(bench) attacks --repeats 2 $(call measured,attacks)
 results-rounds: ; $(bench) rounds digits dirichlet lognormal $(if $(RAYSIM_DATA),cifar10) $(call measured,rounds)
