@@ -1,4 +1,8 @@
-"""What the experiments of GCAMA and LayerCAM-AE share: tasks, attacks, training and defenses at both scales."""
+"""What the experiments of GCAMA and LayerCAM-AE share: tasks, attacks, training and defenses at both scales.
+
+Networks start from random values. The published scripts start from torchvision's ImageNet weights, of which the papers say
+nothing: `model.weights=FILE model.fresh=[fc]`, where a user has them.
+"""
 
 from __future__ import annotations
 

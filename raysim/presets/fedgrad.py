@@ -7,12 +7,12 @@ Table 3: triggers, MNIST (K = 20) and CIFAR-10, by the paper's table 1. Table 4:
 (`section6`) is on EMNIST: 70 % of attackers; four fifths of them with a PDR of .15 and one with .5; attackers that each
 poison their own, non-IID data instead of a set that all share. Krum and Multi-Krum assume floor(ratio K).
 
-From the papers whose code FedGrad builds on: SGD with momentum .9 and weight decay 1e-4 and the learning rates of
-the edge-case attacks, whose images of CIFAR-10 are cropped and mirrored (full scale); an alpha of 1 in constrain-and-scale
-(no constraint). Theirs start from models pretrained for ten epochs, these from random ones. Not in the paper: N for triggers
-(100, as in Xie et al., whose set-ups it takes over), the values of figures 7 and 8 but their ends and defaults, the
-edge-case attack of 6.3 (black-box). Small: FedGrad's second filter starts after a quarter of the rounds (table 4: half,
-as in the paper).
+From the papers whose code FedGrad builds on: SGD with momentum .9 and weight decay 1e-4 and the learning rates of the
+edge-case attacks, whose images of CIFAR-10 are cropped and mirrored (full scale); an alpha of 1 in constrain-and-scale
+(no constraint). Triggers are trained in by plain SGD, since the paper names a rate alone. Theirs start from
+models pretrained for ten epochs, these from random ones. Not in the paper: N for triggers (100, as in Xie et al.,
+whose set-ups it takes over), the values of figures 7 and 8 but their ends and defaults, the edge-case attack of 6.3
+(black-box). Small: FedGrad's second filter starts after a quarter of the rounds (table 4: half, as in the paper).
 """
 
 from __future__ import annotations
