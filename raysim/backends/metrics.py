@@ -1,8 +1,9 @@
 """What a run on Ray tells Prometheus while it goes on: seconds and memory of every stage and task, by stage and node.
 
 Every Ray node has an endpoint with the metrics of its processes (`ray.nodes()`: MetricsExportPort); there the names begin
-with `ray_`. Seconds and how often are counters, whose rates divided give the mean of any time: the sum of a histogram of
-Ray's is made of the middles of its buckets. The server tells what was measured in a round when that is kept, its own clock and its tasks' alike.
+with `ray_`, and those of counters end with `_total`. Seconds and how often are counters, whose rates divided give the mean
+of any time: the sum of a histogram of Ray's is made of the middles of its buckets. The server tells what was measured in a
+round when that is kept, its own clock and its tasks' alike.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
-"""What Prometheus is told of a round: every span once, with its stage, node and owner."""
+"""What Prometheus is told of a round: every span once, with its stage, node and owner; and what it reads of a run."""
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -66,3 +70,52 @@ def test_metrics_are_refused_before_the_start_where_nobody_could_ask_for_them(
         ConfigError, match=r"resources.metrics: needs Ray's endpoint .* pip install raysim-fl\[metrics\]"
     ):
         raysim.run(told, out=tmp_path)
+
+
+def served(url: str) -> dict[str, dict[tuple[str, ...], float]]:
+    """The samples of our metrics by name and by stage, node and owner."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    with urlopen(url, timeout=30) as answer:
+        for family in text_string_to_metric_families(answer.read().decode()):
+            for sample in family.samples:
+                if sample.name.startswith("ray_raysim_"):
+                    tags = tuple(sample.labels.get(tag, "") for tag in metrics.TAGS)
+                    found.setdefault(sample.name.removeprefix("ray_raysim_"), {})[tags] = sample.value
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(
+    not all(map(find_spec, ray_connection.ENDPOINT)),
+    reason="Ray serves no metrics without the extra `metrics`",
+)
+def test_the_endpoint_of_a_node_serves_what_the_spans_say(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with ray_connection.connected(num_cpus=2, object_store_memory=2**28):
+        import ray
+
+        (node,) = ray.nodes()
+        result = raysim.run({**tiny, "resources": {"metrics": True}}, out=tmp_path)
+        limit, found = (
+            time.monotonic() + 120,
+            served(url := f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}"),
+        )
+        while found.get("rounds_total") != {("", "", ""): 3.0}:  # Ray reports every ten seconds
+            assert time.monotonic() < limit, found
+            time.sleep(0.5)
+            found = served(url)
+    spans = result.table("spans").to_pylist()
+    counted, seconds, stages = Counter[Any](), Counter[Any](), Counter[Any]()
+    for span in spans:
+        tags = tuple(span[tag] for tag in metrics.TAGS)
+        if span["task"] < 0:
+            stages[tags] += 1
+        else:
+            counted[tags] += 1
+            seconds[tags] += span["wall_s"]
+    assert found["tasks_total"] == counted
+    assert found["stages_total"] == stages
+    assert found["task_seconds_total"] == pytest.approx(seconds)
+    assert {owner for _, _, owner in counted} == {"client", "attack", "defense", "engine"}
+    assert {name for _, name, _ in counted} == {node["NodeID"][:12]}
