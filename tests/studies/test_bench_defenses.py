@@ -19,7 +19,7 @@ from raysim.errors import ConfigError
 from raysim.studies.costs import kernels
 from raysim.studies.costs.study import CostCell, Defenses, DefensesPlan, measure_subject
 from raysim.studies.costs.subjects import FIRST_ROUND, parse_subjects
-from raysim.studies.limits import gram_product
+from raysim.studies.limits import PIECES, gram_product, multiply
 from raysim.studies.matrix import MatrixSpec, build_matrix
 from raysim.studies.memory import MemoryWatch, task_memory
 from raysim.studies.store import SPANS
@@ -38,6 +38,18 @@ def test_the_gram_limit_is_the_gram_matrix():
     assert len(matrix.updates.blocks) == 2
     assert gram_product(matrix.updates) == pytest.approx(rows @ rows.T)
     assert gram_product(matrix.updates, np.float32) == pytest.approx(rows @ rows.T, rel=1e-4)
+
+
+def test_products_alone_are_dealt_to_the_anchors_in_turn(monkeypatch):
+    monkeypatch.setattr("raysim.studies.limits.PIECE_ROWS", 2)
+    backend, seen = InProcessBackend(), []
+    do = backend.map
+    monkeypatch.setattr(backend, "map", lambda stage, fn, items: seen.append(items) or do(stage, fn, items))
+    multiply(backend)
+    multiply(backend, ["a", "b"])
+    assert seen == [[(n,) for n in range(PIECES)], [(n, "ab"[n % 2]) for n in range(PIECES)]]
+    spans = [span for span in backend.telemetry.spans if span.task >= 0]
+    assert len(spans) == 2 * PIECES
 
 
 def test_a_defense_is_measured_with_the_spans_of_its_stages():

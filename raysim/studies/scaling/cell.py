@@ -14,7 +14,7 @@ from raysim.backends.telemetry import WHOLE_STAGE, Span, reset_peak_memory
 from raysim.matrix.updates import Updates
 from raysim.runs.directory import digest
 from raysim.studies.costs.subjects import Judging, Subject
-from raysim.studies.limits import copy_matrix, gram_product
+from raysim.studies.limits import copy_matrix, gram_product, multiply
 from raysim.studies.memory import Watch
 from raysim.studies.scaling.round import RoundMatrix
 from raysim.studies.stages import stage_rows, summary
@@ -93,11 +93,12 @@ def measure_subject(
 
 
 def measure_limits(matrix: RoundMatrix, drawing: Work) -> list[Row]:
-    """Rows of the stages `draw`, `copy` and `gram`; the last two are warmed up first."""
+    """Rows of the stages `draw`, `copy`, `gram` and `products`; all but the first are warmed up first."""
     rows = [{**_whole(drawing), "stage": "draw"}]
     limits: list[tuple[str, Callable[[Updates], object]]] = [("copy", copy_matrix)]
     if matrix.updates.num_clients <= MOST_CLIENTS_OF_GRAM:
         limits.append(("gram", gram_product))
+    limits.append(("products", lambda updates: multiply(updates.backend, matrix.anchors)))
     for name, limit in limits:
         limit(matrix.updates)
         matrix.renew()

@@ -29,7 +29,9 @@ describes these K, often because a constant overhead hides the growth at small K
 NOTES = f"""\
 What is timed is the method's own work in one round: `apply`, or an attack's `craft`. {GROWTH} Exponents of stages of a few
 milliseconds speak of scheduling, not of work. A *limit* is one copy of the matrix, or one product U Uᵀ in float64 (Gram),
-with the same workers on the same matrix in the same repeat; ratios to it are medians of the ratio in one repeat."""
+with the same workers on the same matrix in the same repeat; ratios to it are medians of the ratio in one repeat. *Products alone*
+are as many products in float64 for any K and nodes, which read and move nothing: their speed-up is the most that the cores of
+this machine give, which share its clock and memory."""
 
 
 def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str]) -> Page:

@@ -15,9 +15,13 @@ from raysim.studies.scaling.tables import LIMITS
 from raysim.studies.stages import WHOLE
 from raysim.studies.table import Row, Values
 
-COPY, GRAM = "copy", "gram"
+COPY, GRAM, PRODUCTS = "copy", "gram", "products"
 """The stages of LIMITS that are limits."""
-LIMIT_LABELS = {COPY: "limit: one copy", GRAM: "limit: Gram product"}
+LIMIT_LABELS = {
+    COPY: "limit: one copy",
+    GRAM: "limit: Gram product",
+    PRODUCTS: "limit: products alone",
+}
 
 MAPS, AUTOENCODER = "cam", "autoencoder"
 """The stages of the defenses that train an autoencoder on class-activation maps."""

@@ -30,7 +30,7 @@ class RoundMatrix:
 
     def __init__(self, matrix: Matrix, backend: Backend, anchors: Sequence[Placed] = ()) -> None:
         self.truth = matrix.truth
-        self._backend, self._anchors = backend, anchors
+        self._backend, self.anchors = backend, anchors
         self._blocks = list(matrix.updates.blocks)
         self._without_blocks = replace(matrix.updates, backend=backend, blocks=())
         self.context: Context = replace(matrix.context, backend=backend)
@@ -42,7 +42,7 @@ class RoundMatrix:
 
     def renew(self) -> None:
         """Tiles and the global vector anew, each on one node."""
-        if not self._anchors:
+        if not self.anchors:
             return
         for first in range(0, len(self._blocks), self._backend.workers):
             stop = min(first + self._backend.workers, len(self._blocks))
@@ -58,7 +58,7 @@ class RoundMatrix:
             tiles = [
                 Placed(tile.object, tile.size, tile.nodes) for tile in cast("Sequence[Placed]", block.tiles)
             ]
-            items.append((self._anchors[number % len(self._anchors)], *tiles))
+            items.append((self.anchors[number % len(self.anchors)], *tiles))
         copied = self._backend.map("renew", _copy, items, keep=len(blocks[0].tiles))
         return [
             replace(block, tiles=tiles, stack=None) for block, (tiles, _) in zip(blocks, copied, strict=True)

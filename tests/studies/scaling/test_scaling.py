@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,14 @@ def parts(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (out / "parts" / "stages").iterdir()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_products() -> Iterator[None]:
+    """Of the limit that is half a second of products, where work is done in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raysim.studies.limits.PIECE_ROWS", 4)
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished measurement of TINY; not to be changed."""
@@ -88,7 +97,7 @@ def test_every_cell_is_in_the_table(tiny):
     assert {(row["malicious"], row["parameters"], row["nodes"], row["kind"]) for row in krum} == {
         (1, 13_706, 1, "inprocess")
     }
-    assert {row["stage"] for row in found if row["defense"] == LIMITS} == {"draw", "copy", "gram"}
+    assert {row["stage"] for row in found if row["defense"] == LIMITS} == {"draw", "copy", "gram", "products"}
 
 
 def test_repeats_end_in_the_same_bytes(tiny):
