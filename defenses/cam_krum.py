@@ -31,8 +31,9 @@ class CAMKrum(HeatMapDefense):
         return assumed_byzantine(self.num_byzantine, count)
 
     def check(self, setting: Setting) -> None:
-        """Besides an image, K >= 2 f + 3."""
+        """Besides an image, K >= 2 f + 3, and no more than one process holds."""
         super().check(setting)
+        setting.require_all_pairs(type(self).__name__)
         check_cohort(self.num_byzantine, setting.cohort)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:

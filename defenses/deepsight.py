@@ -90,7 +90,8 @@ class DeepSight(Defense):
     (FLPoison)."""
 
     def check(self, setting: Setting) -> None:
-        """Inputs must be such that noise can stand for them."""
+        """Inputs must be such that noise can stand for them, and clusters are of all pairs."""
+        setting.require_all_pairs(type(self).__name__)
         setting.require_numbers(type(self).__name__)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from defenses.cosine import cosines_from_gram
 from defenses.flame import FEWEST, majority_cluster
-from raysim.context import Context, State
+from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict, accepted_mean
 from raysim.matrix.new_rows import rows_of_another_width
 from raysim.matrix.updates import Updates
@@ -51,6 +51,10 @@ class FreqFed(Defense):
     """Share of the coefficients that are low frequencies and compared (the port with one vector: 0.5)."""
     min_cluster_size: AtLeastTwo | None = None
     """HDBSCAN's smallest cluster, in clients; null: floor(K / 2) + 1."""
+
+    def check(self, setting: Setting) -> None:
+        """The clusters are of all pairs."""
+        setting.require_all_pairs(type(self).__name__)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
         """Transform, compare, cluster, average."""

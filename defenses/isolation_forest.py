@@ -55,7 +55,9 @@ class IsolationForestFilter(Defense):
         return frozenset({Requirement.LAST_LAYER if self.features == "head" else Requirement.GRAM})
 
     def check(self, setting: Setting) -> None:
-        """Somebody must remain."""
+        """Somebody must remain; components are those of all pairs."""
+        if self.features == "components":
+            setting.require_all_pairs("components")
         check_some_remain(self.num_byzantine, setting)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:

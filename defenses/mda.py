@@ -53,7 +53,8 @@ class MDA(Defense):
         return min(minority(self.num_byzantine, count), MOST_BYZANTINE)
 
     def check(self, setting: Setting) -> None:
-        """2 f < K, and f small enough for an exact search."""
+        """2 f < K, f small enough for an exact search, and no more than one process holds."""
+        setting.require_all_pairs(type(self).__name__)
         check_minority(self.num_byzantine, setting.cohort)
         if self.num_byzantine is not None and self.num_byzantine > MOST_BYZANTINE:
             rule = f"must be at most {MOST_BYZANTINE}: the exact search takes up to 1.47^num_byzantine steps"

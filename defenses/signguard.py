@@ -18,7 +18,7 @@ import numpy as np
 
 from defenses.clip_norm import clip_factors
 from defenses.cosine import cosines_from_gram, cosines_from_products
-from raysim.context import Context, State
+from raysim.context import Context, Setting, State
 from raysim.defense import Defense, Verdict
 from raysim.errors import ConfigError
 from raysim.matrix.distances import squared_distances
@@ -83,6 +83,11 @@ class SignGuard(Defense):
     def needed(self) -> frozenset[Requirement]:
         """Inner products of all updates where the first round's similarity asks for them."""
         return frozenset() if self.similarity == "none" else self.needs
+
+    def check(self, setting: Setting) -> None:
+        """A similarity is, in the first round, of all pairs."""
+        if self.similarity != "none":
+            setting.require_all_pairs("a similarity")
 
     def init(self, ctx: Context) -> State:
         """No aggregate yet."""

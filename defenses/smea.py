@@ -56,7 +56,8 @@ class SMEA(Defense):
         return tryable(self.num_byzantine, count)
 
     def check(self, setting: Setting) -> None:
-        """2 f < K, and not too many sets."""
+        """2 f < K, not too many sets, and no more than one process holds."""
+        setting.require_all_pairs(type(self).__name__)
         check_minority(self.num_byzantine, setting.cohort)
         most = tryable(None, setting.cohort)
         if self.num_byzantine is not None and self.num_byzantine > most:

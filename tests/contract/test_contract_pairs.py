@@ -77,11 +77,18 @@ def test_crafted_rows_do_not_depend_on_tiles_of_pairs(name: str, many_tiles: Cal
     ("name", "options"),
     [
         ("bulyan", {}),
+        ("deepsight", {}),
         ("faa_dl", {}),
         ("fedgrad", {"scale_similarities": True}),
         ("flame", {"clustering": "rows"}),
+        ("freqfed", {}),
+        ("isolation_forest", {"features": "components"}),
+        ("layercam_krum", {}),
+        ("mda", {}),
         ("nearest_neighbour_mixing", {}),
         ("pdrr", {"rule": "krum"}),
+        ("signguard", {"similarity": "distance"}),
+        ("smea", {}),
     ],
 )
 def test_what_one_process_cannot_hold_is_refused_before_the_start(name: str, options: dict[str, Any]) -> None:
