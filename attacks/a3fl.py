@@ -175,7 +175,7 @@ def gradient_at(
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """The cosine of two vectors; 0 where one is 0."""
+    """The cosine of two vectors; 0 if one is 0."""
     first, second = one.astype(np.float64), other.astype(np.float64)
     both = float(np.linalg.norm(first) * np.linalg.norm(second))
     return float(first @ second) / both if both > 0 else 0.0

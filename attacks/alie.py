@@ -49,7 +49,7 @@ class ALIE(Attack):
 
     @property
     def trains(self) -> bool:
-        """Only where the statistics are over the attackers' own updates."""
+        """Only if the statistics are over the attackers' own updates."""
         return self.statistics == "own"
 
     def craft(self, state: State, view: View, ctx: Context) -> tuple[Updates | np.ndarray | None, State]:

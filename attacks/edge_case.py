@@ -33,7 +33,7 @@ class EdgeCase(PoisonTraining):
     H. Wang et al., "Attack of the tails" (NeurIPS 2020); FedGrad's main attack, which takes 100 + 100 samples on EMNIST,
     from the first 20 % of the sevens (here from all of them). Inverted images are the default, since they need no file.
     D' is the same in every round, and its size is what the attacker claims to hold.
-    Where no image is eligible, D' is the clean sample, and the client trains honestly on it and notes it.
+    If no image is eligible, D' is the clean sample, and the client trains honestly on it and notes it.
     """
 
     paper = "H. Wang et al., NeurIPS 2020"

@@ -99,7 +99,7 @@ class FangKrum(Attack):
         return crafted, search
 
     def diagnostics(self, state: State) -> Diagnostics:
-        """lambda, lambda_0, trials, copies (r of a partial search), failed, and the reason where it did."""
+        """lambda, lambda_0, trials, copies (r of a partial search), failed, and the reason if it did."""
         return dict(state)
 
     def _full(self, view: View) -> tuple[np.ndarray, State]:

@@ -113,7 +113,7 @@ class GAE(Attack):
 
     @property
     def trains(self) -> bool:
-        """Only where the direction is that of the own data's loss."""
+        """Only if the direction is that of the own data's loss."""
         return self.direction == "loss"
 
     @property

@@ -191,7 +191,7 @@ class CoomedBackdoor(KrumBackdoor):
 
 
 class MaliciousStep:
-    """After every `every` batches, and the last: one boosted step on L(D_mal), where that is above zero."""
+    """After every `every` batches, and the last: one boosted step on L(D_mal), if that is above zero."""
 
     def __init__(
         self,

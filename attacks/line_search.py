@@ -33,7 +33,7 @@ class LineSearched(Attack):
 
     A rule that works with more than updates (the server's data, models) is refused. A rule that remembers is tried as in
     its first round, and draws its own randomness. x begins at `start`; steps of `step` double while the distance grows,
-    then shrink by `contraction`, and each is kept where it gains, `evaluations` of the rule in all. A row beyond float32
+    then shrink by `contraction`, and each is kept if it gains, `evaluations` of the rule in all. A row beyond float32
     gains nothing.
     """
 

@@ -43,7 +43,7 @@ class MinMax(Attack):
     """Submit mu + gamma p, gamma the largest that keeps every distance within the benign updates' largest.
 
     max_i D(u', u_i) <= max_ij D(u_i, u_j), on updates, not models; mu and sigma per coordinate. All attackers submit the
-    same row; its buffers are the mean of the models seen. Where p is zero, `std` is used instead; where that is zero too,
+    same row; its buffers are the mean of the models seen. If p is zero, `std` is used instead; if that is zero too,
     u' = mu. With `benign` statistics a round without a benign client leaves w_G.
     The paper's bisection starts at initial_gamma, doubled while that is still feasible (the paper's search ends at
     2 initial_gamma), and returns the last *feasible* gamma, as the paper does; Blades returns the last one tested.

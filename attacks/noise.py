@@ -60,12 +60,12 @@ class Noise(Attack):
 
     @property
     def visibility(self) -> Visibility:
-        """Every model where the base is a benign one; else the attacker's own."""
+        """Every model if the base is a benign one; else the attacker's own."""
         return Visibility.OMNISCIENT if self.base == "benign" else Visibility.OWN
 
     @property
     def trains(self) -> bool:
-        """Only where the base is the attacker's own model."""
+        """Only if the base is the attacker's own model."""
         return self.base == "own"
 
     def train(
@@ -107,7 +107,7 @@ class Noise(Attack):
 
 
 def draw_bases(generator: np.random.Generator, num_benign: int, num_attackers: int) -> np.ndarray:
-    """One benign row per attacker [c]: all different where there are enough of them."""
+    """One benign row per attacker [c]: all different if there are enough of them."""
     if num_attackers <= num_benign:
         return generator.permutation(num_benign)[:num_attackers]
     return generator.integers(num_benign, size=num_attackers)

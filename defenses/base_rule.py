@@ -41,7 +41,7 @@ class RuleDefense(Defense):
     all K, cut to what the rest bears."""
 
     def assumed(self, count: int) -> int | None:
-        """f where the rule is krum."""
+        """f if the rule is krum."""
         return assumed_byzantine(self.num_byzantine, count) if self.rule == "krum" else self.num_byzantine
 
     def needed(self) -> frozenset[Requirement]:

@@ -55,7 +55,7 @@ def models_stage(
     """fn(model, *shared) of every client's model, as work on single rows.
 
     The parameters are put in place tile by tile, so that no row is ever copied together; fn must be done with the
-    model when it returns. Runs on GPUs where there are any: fn finds the model on `devices.here()`.
+    model when it returns. Runs on GPUs if there are any: fn finds the model on `devices.here()`.
     """
     work = partial(_on_models, fn, factory, layout)
     return RowStage(name, work, (global_vector, *shared), needs=ACCELERATED, key=key)

@@ -17,7 +17,7 @@ def highest(count: int, scores: np.ndarray, *tie_breakers: np.ndarray) -> np.nda
 
 
 def assumed_malicious(num_byzantine: int | None, num_clients: int) -> int:
-    """How many of K clients a rule removes: num_byzantine, (K - 1) // 2 where it is None, at most K - 1."""
+    """How many of K clients a rule removes: num_byzantine, (K - 1) // 2 if it is None, at most K - 1."""
     return min((num_clients - 1) // 2 if num_byzantine is None else num_byzantine, num_clients - 1)
 
 

@@ -158,7 +158,7 @@ def row_by_row(updates: Updates) -> Updates:
 
 
 def _shares(updates: Updates) -> np.ndarray:
-    """Data shares; uniform where one client holds everything, so that the others have a mean without it."""
+    """Data shares; uniform if one client holds everything, so that the others have a mean without it."""
     shares = updates.shares
     return shares if shares.max() < 1 else np.full(len(shares), 1 / len(shares))
 

@@ -31,7 +31,7 @@ BANDWIDTH_POINTS = 2000
 def pairwise_mmd(
     samples: np.ndarray, ctx: Context, *, squared_bandwidth: float, estimator: Estimator = "paper"
 ) -> np.ndarray:
-    """`mmd_pairs` in one array [K, K] float64, symmetric; RunError where that is too large for one process."""
+    """`mmd_pairs` in one array [K, K] float64, symmetric; RunError if that is too large for one process."""
     return mmd_pairs(samples, ctx, squared_bandwidth=squared_bandwidth, estimator=estimator).to_array()
 
 
@@ -113,7 +113,7 @@ def _discrepancies(
 def _side_sums(
     left: np.ndarray, right: np.ndarray, same: bool, squared_bandwidth: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel sums [a, b] float64 between the sets of two sides, and their diagonal, empty where they are not the same."""
+    """Kernel sums [a, b] float64 between the sets of two sides, and their diagonal, empty if they are not the same."""
     sums = np.empty((len(left), len(right)))
     step = max(1, TILE_POINTS // left.shape[1])
     for start in range(0, len(left), step):

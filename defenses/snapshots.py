@@ -2,7 +2,7 @@
 
 The base of detectors that learn from them before the first round. They do not see whole models but *surrogates*:
 the parameters of the last layer, or of the whole model, brought down to at most `surrogate_size` numbers by a
-random sign projection where they are more, and standardised with the snapshots' statistics.
+random sign projection if they are more, and standardised with the snapshots' statistics.
 """
 
 from __future__ import annotations

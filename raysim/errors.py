@@ -67,7 +67,7 @@ class RunError(RaysimError):
         super().__init__(f"{', '.join(where)}: {problem}" if where else problem)
 
     def located(self, *, stage: str | None = None, round: int | None = None) -> RunError:
-        """The same error with the place filled in where it was unknown."""
+        """The same error with the place filled in if it was unknown."""
         return type(self)(
             self.problem,
             stage=self.stage if self.stage is not None else stage,

@@ -30,7 +30,7 @@ def exit_status(debug: bool = False) -> Iterator[None]:
 
 
 def complain(error: Exception, debug: bool) -> None:
-    """Say what went wrong on stderr: one line, after the traceback where that was asked for."""
+    """Say what went wrong on stderr: one line, after the traceback if that was asked for."""
     if debug:
         traceback.print_exception(error)
     typer.echo("error: " + " ".join(line.strip() for line in str(error).splitlines()), err=True)

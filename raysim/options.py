@@ -115,7 +115,7 @@ def option_annotations(cls: type) -> Mapping[str, Any]:
 
 
 def _resolved(name: str, annotation: Any, known: Mapping[str, object]) -> Any:
-    """What an annotation written as text stands for; `Any` where that exists for type checkers alone."""
+    """What an annotation written as text stands for; `Any` if that exists for type checkers alone."""
     holder = types.SimpleNamespace(__annotations__={name: annotation})
     try:
         return get_type_hints(holder, dict(known), include_extras=True)[name]
@@ -171,7 +171,7 @@ def check_option(key: str, annotation: object, value: object, default: object = 
 
 
 def _converted(annotation: Any, value: object) -> object:
-    """The value as the annotation's type holds it; as it came where it cannot be held so, for `check_option` to refuse.
+    """The value as the annotation's type holds it; as it came if it cannot be held so, for `check_option` to refuse.
 
     A boolean is left as it is: it stands for no number.
     """
@@ -242,7 +242,7 @@ def type_name(annotation: Any) -> str:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a union; the annotation itself where it is none."""
+    """The alternatives of a union; the annotation itself if it is not a union."""
     if get_origin(annotation) is Annotated and not _split(annotation)[1]:
         return members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -327,7 +327,7 @@ def _rule(annotation: Any, value: object) -> str:
 
 
 def _nearest(annotation: Any, value: object, default: object) -> object:
-    """The bound that a value is beyond, the name it resembles; else the default, where that is one to offer."""
+    """The bound that a value is beyond, the name it resembles; else the default, if that is one to offer."""
     between = isinstance(value, float) and math.isfinite(value) and int in _kinds(annotation)
     if between and _allows(annotation, whole := round(cast(float, value))):
         return whole

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class BothFinder:
-    """A finder for the names that are ours: the user's module where there is one, with our submodules."""
+    """A finder for the names that are ours: the user's module if there is one, with our submodules."""
 
     @staticmethod
     def find_spec(

@@ -1,4 +1,4 @@
-"""Generators keyed by what they are for, never by who runs them.
+"""Generators keyed by their purpose, never by the process that uses them.
 
 Every random draw of a run comes from `generator(seed, *key)`, where the key names the round, the client
 and the purpose. The same key gives the same stream on any actor, node or backend, and two different keys

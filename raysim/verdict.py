@@ -59,9 +59,7 @@ def checked_answer(method: str, answer: object, count: int, dim: int) -> tuple[V
         raise refusal("its answer", "must be a pair (Verdict, state)", described(answer))
     verdict, state = answer
     if not isinstance(state, dict):
-        raise refusal(
-            "its state", "must be a dict", described(state), "return {} where nothing is remembered"
-        )
+        raise refusal("its state", "must be a dict", described(state), "return {} if nothing is remembered")
 
     def numbers_of(field: str, size: int, what: str) -> np.ndarray:
         rule = f"must be {size} numbers, one per {what}"
@@ -126,7 +124,7 @@ def checked_transform(
         )
     changed, members, state = answer
     if not isinstance(state, dict):
-        hint = "return {} where nothing is remembered"
+        hint = "return {} if nothing is remembered"
         raise refusal("its state", "must be a dict", described(state), hint)
     columns = before.layout.num_columns
     if (changed.bounds, changed.layout.num_columns) != (before.bounds, columns):

@@ -79,7 +79,7 @@ def tensor(values: np.ndarray) -> torch.Tensor:
 
 
 def reset_peak_bytes() -> None:
-    """Start a new peak of this process's tensors on `here()`, where that is a GPU."""
+    """Start a new peak of this process's tensors on `here()`, if that is a GPU."""
     if kind(here()) == "cuda":
         import torch
 
@@ -87,7 +87,7 @@ def reset_peak_bytes() -> None:
 
 
 def peak_bytes() -> int | None:
-    """The most bytes of this process's tensors on `here()` since `reset_peak_bytes`; None where that is no GPU."""
+    """The most bytes of this process's tensors on `here()` since `reset_peak_bytes`; None if that is not a GPU."""
     if kind(here()) != "cuda":
         return None
     import torch

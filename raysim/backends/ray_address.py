@@ -57,7 +57,7 @@ def _heads_run_here() -> bool:
 
 
 def _last_started() -> str:
-    """The address that `ray start` left for `auto`; "" where there is none."""
+    """The address that `ray start` left for `auto`; "" if there is none."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     try:
         with open(os.path.join(folder, "ray", "ray_current_cluster")) as file:

@@ -20,7 +20,7 @@ def gpu(
         ),
     ] = None,
     rehearse: Annotated[
-        bool, typer.Option("--rehearse", help="Take a GPU's paths on the CPU, where there is none.")
+        bool, typer.Option("--rehearse", help="Take a GPU's paths on the CPU, if there is none.")
     ] = False,
     threads: Annotated[
         int | None, typer.Option(help="Of the CPU's side. Default: one a processor.", show_default=False)
@@ -35,7 +35,7 @@ def gpu(
     raysim bench gpu krum layercam_ae                  only whether these judge alike
     raysim bench gpu --rehearse krum                   ... without a GPU
 
-    Exit status 1 where a verdict differs, 2 where there is no GPU.
+    Exit status 1 if a verdict differs, 2 if there is no GPU.
     """
     with exit_status():
         from raysim.studies.gpus.command import GpuPlan, bench_gpu, device_to_measure

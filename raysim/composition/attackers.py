@@ -31,7 +31,7 @@ def make_campaigns(
 
     Attacks that list ids get them; those with a count take the first that are free, in order; an attack
     without `clients` takes all the rest. Where updates are drawn and no attack is named, the malicious clients are
-    planted. methods: where they are made already.
+    planted. methods: those made already, if any.
     """
     methods = methods or make_methods(config)
     drawn = methods.synthetic is not None

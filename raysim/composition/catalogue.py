@@ -33,7 +33,7 @@ Defined: TypeAlias = ast.ClassDef | ast.FunctionDef
 
 @dataclass(frozen=True)
 class Listed:
-    """One component in a line; paper: "" where it follows none."""
+    """One component in a line; paper: "" if it follows none."""
 
     name: str
     text: str
@@ -43,7 +43,7 @@ class Listed:
 def catalogue(kind: str) -> tuple[Listed, ...]:
     """The components of a kind, the built-in ones in the order of their table, then those of installed packages.
 
-    Only what packages offer is imported. ConfigError for a kind that there is not.
+    Only what packages offer is imported. ConfigError for an unknown kind.
     """
     if kind not in TABLES:
         raise unknown_name("list", kind, TABLES)

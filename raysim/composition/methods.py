@@ -78,7 +78,7 @@ def make_methods(config: ExperimentConfig, given: Given = Given()) -> Methods:
 
 
 def make_defenses(config: ExperimentConfig) -> tuple[Defense, ...]:
-    """The defense or, where there are several, the steps of the chain."""
+    """The defense or, if there are several, the steps of the chain."""
     return tuple(
         make(numbered("defense", config.defense, number), DEFENSES, component, Defense)
         for number, component in enumerate(config.defense)
@@ -93,7 +93,7 @@ def make_defense(config: ExperimentConfig) -> Defense:
 def written_out(config: ExperimentConfig, methods: Methods | None = None) -> ExperimentConfig:
     """The same configuration with the defaults of its methods, and what follows from its keys, written out.
 
-    methods: where they are made already.
+    methods: those made already, if any.
     """
     made = methods or make_methods(config)
     data = config.data.model_copy(update={"partition": _written_out(config.data.partition, made.partition)})

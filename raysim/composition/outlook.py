@@ -47,7 +47,7 @@ SIZES: Mapping[str, Size] = {
 
 @dataclass(frozen=True)
 class Outlook:
-    """An experiment to be estimated. lighter: the same with few batches a client, or None where it has few already."""
+    """An experiment to be estimated. lighter: the same with few batches a client, or None if it has few already."""
 
     experiment: Experiment
     lighter: Experiment | None
@@ -77,7 +77,7 @@ def outlook(config: ExperimentConfig, capacity: Capacity) -> Outlook:
 
 
 def on_random_images(config: ExperimentConfig, size: Size, count: int) -> ExperimentConfig:
-    """The same run on so many random images of that size, all clients honest."""
+    """The same run on as many random images of that size, all clients honest."""
     values: dict[str, Any] = config.to_mapping()
     partition = values["data"]["partition"]
     if partition["name"] == "natural":
@@ -93,7 +93,7 @@ def on_random_images(config: ExperimentConfig, size: Size, count: int) -> Experi
 
 
 def _lighter(config: ExperimentConfig, experiment: Experiment, capacity: Capacity) -> Experiment | None:
-    """The experiment with one local epoch of BATCHES batches a client, where that is less; None where it cannot be dealt."""
+    """The experiment with one local epoch of BATCHES batches a client, where that is less; None if it cannot be dealt."""
     wanted = BATCHES * config.training.batch_size * config.population.total
     held = int(experiment.sizes.sum())
     if experiment.setup.synthetic is not None or (wanted >= held and config.training.epochs == 1):

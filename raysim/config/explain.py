@@ -12,6 +12,9 @@ from pydantic_core import PydanticUndefined
 
 from raysim.config.schema import LARGEST, ExperimentConfig, Group
 
+REQUIRED = "required"
+"""Stands where a key without a default would have one."""
+
 BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 
 
@@ -26,7 +29,8 @@ class Key:
     meaning: str
 
     def __str__(self) -> str:
-        about = ", ".join(part for part in (self.kind, self.range, f"default {self.default}") if part)
+        default = self.default if self.default == REQUIRED else f"default {self.default}"
+        about = ", ".join(part for part in (self.kind, self.range, default) if part)
         return f"{self.name} ({about}): {self.meaning}"
 
 
@@ -95,7 +99,7 @@ def _one(default: object) -> object:
 def _default(name: str, field: FieldInfo, chosen: object) -> str:
     value = getattr(chosen, name, field.default)
     if value is PydanticUndefined:
-        return "required"
+        return REQUIRED
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)

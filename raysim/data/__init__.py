@@ -125,5 +125,5 @@ def default_root() -> Path:
 
 
 def _expanded(place: str | Path) -> Path:
-    """`place` with its `~` replaced, where there is such a user."""
-    return Path(os.path.expanduser(place))  # Path.expanduser raises where there is no home
+    """`place` with its `~` replaced, if there is such a user."""
+    return Path(os.path.expanduser(place))  # Path.expanduser raises if there is no home

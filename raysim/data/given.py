@@ -78,7 +78,7 @@ def digest(data: FederatedData) -> str:
 
 
 def _part(part: object, which: str) -> tuple[Dataset, tuple[str, ...]]:
-    """One part's samples, and the names of its classes where it knows them."""
+    """One part's samples, and the names of its classes if it knows them."""
     if columns := getattr(part, "column_names", None):
         return _table(part, columns, which)
     if isinstance(part, tuple | list) and len(part) == 2 and not hasattr(part, "tensors"):
@@ -94,7 +94,7 @@ def _part(part: object, which: str) -> tuple[Dataset, tuple[str, ...]]:
 
 
 def _table(part: Any, columns: list[str], which: str) -> tuple[Dataset, tuple[str, ...]]:
-    """The samples of a `datasets.Dataset`, whose types are not at hand where it is not installed."""
+    """The samples of a `datasets.Dataset`, whose types are not at hand if it is not installed."""
     chosen = []
     for kind, wanted in (("inputs", INPUTS), ("labels", LABELS)):
         found = next((name for name in wanted if name in columns), None)

@@ -148,7 +148,7 @@ def _named(
         if (place / "train").is_dir() or (place != root and place.is_dir()):
             return _from_folder(name, place, form, selection, normalisation)
     raise DataError(
-        f"{name}: put train-*.parquet (and test-*.parquet where there are any) or one folder of images per class"
+        f"{name}: put train-*.parquet (and test-*.parquet if there are any) or one folder of images per class"
         f" into {root / places[0]}; raysim cannot download this data set"
     )
 

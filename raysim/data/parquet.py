@@ -73,7 +73,7 @@ def find_files(folder: Path, split: str) -> list[Path]:
 def load_split(folder: Path, form: ImageFormat, columns: Columns, selection: Selection) -> ParquetImages:
     """Training set, test set, class names and owners of a folder of Parquet files.
 
-    Where there is no test (or validation) file the selection's test share of the training rows becomes the test
+    Without a test (or validation) file the selection's test share of the training rows becomes the test
     set. owners: [n_train] int64, the rank of the row's client among the sorted client names of all training
     rows. Raises DataError if files or columns are missing or ambiguous.
     """

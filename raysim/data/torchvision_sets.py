@@ -62,7 +62,7 @@ STALLED_S = 20.0
 
 
 def from_torchvision(name: str, root: Path, files: str, download: bool, build: Build) -> Any:
-    """What `build` reads; where it cannot and `download` is set, it is called again and may fetch `files`.
+    """What `build` reads; if it cannot and `download` is set, it is called again and may fetch `files`.
 
     A fetch is announced in the log. Every way to fail becomes a DataError that names `files`.
     """

@@ -30,7 +30,7 @@ class Synthetic(Declared):
     """Drawn from the seed around a direction that all clients share; malicious ones lie away from it.
 
     norm: of an honest update, in units of the parameters; spread: a client's own part beside the shared one; shift:
-    how far malicious clients lie away where no attack is named (0 hides them). See `synthetic_updates.DrawnPopulation`.
+    how far malicious clients lie away if no attack is named (0 hides them). See `synthetic_updates.DrawnPopulation`.
     A row depends on (seed, round, client) alone. Every client claims one example, and nobody trains: the keys of
     `training` and `data.partition` have no effect, but that defenses which train on the server's data still follow
     `training`. Attacks craft from honest rows; those that act in local training are refused.
@@ -41,7 +41,7 @@ class Synthetic(Declared):
     spread: NotNegative = 1.0
     """Size of a client's own part, relative to the part that all share."""
     shift: float = 1.0
-    """How far malicious clients lie away where no attack is named, relative to the shared part; 0 hides
+    """How far malicious clients lie away if no attack is named, relative to the shared part; 0 hides
     them."""
 
     def tiles(
@@ -68,7 +68,7 @@ UPDATES: Mapping[str, type[Trained | Synthetic]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Planted(Attack):
-    """What the malicious clients of drawn updates do where no attack is named: their rows are drawn elsewhere."""
+    """What the malicious clients of drawn updates do if no attack is named: their rows are drawn elsewhere."""
 
 
 def acts_in_training(attack: Attack) -> bool:

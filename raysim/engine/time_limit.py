@@ -29,7 +29,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         yield
         return
     if threading.current_thread() is not threading.main_thread():
-        rule = "must be null where a run is started in a thread: only the main thread has an alarm clock"
+        rule = "must be null if a run is started in a thread: only the main thread has an alarm clock"
         raise ConfigError("resources.client_timeout_s", rule, seconds)
 
     def ring(_number: int, _frame: FrameType | None) -> None:

@@ -32,7 +32,7 @@ class TracedDevices(Devices):
     pass of one sample), down_kbps and up_kbps; further columns are ignored. The table of availability (`online`) has a
     row an interval: device (row of the other table, from 0), start_s, end_s. It begins anew every `period_s`, as
     FedScale's traces do; a device is offline at the end of an interval, and FedScale's still online. Clients share a
-    device where there are more of them than devices (FedScale deals devices by id, one after another).
+    device if there are more of them than devices (FedScale deals devices by id, one after another).
     """
 
     file: str

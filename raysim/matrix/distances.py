@@ -25,7 +25,7 @@ def squared_distances(updates: Updates, stage: str = "gram") -> np.ndarray:
 
 
 def refined(updates: Updates, gram: np.ndarray, stage: str = "gram") -> np.ndarray:
-    """The same from the Gram matrix [K, K] float64 of these rows, where that is at hand already."""
+    """The same from the Gram matrix [K, K] float64 of these rows, if that is at hand already."""
     distances, close = _from_gram(gram)
     while close.any():
         groups = _groups(close)

@@ -56,7 +56,7 @@ def blocks_of(columns: int) -> int:
 def largest(rows: np.ndarray, first: int = 0) -> np.ndarray:
     """The largest |value| of every row [k, c] in each block that its columns touch: [k, blocks] in the rows' precision.
 
-    first: the column at which the rows begin. NaN if there is one, infinity where there is one.
+    first: the column at which the rows begin. NaN if there is one, infinity if there is one.
 
     >>> largest(np.array([[1.0, -3.0, 2.0]]))
     array([[3.]])

@@ -4,7 +4,7 @@
               [d, d + b)    buffers, in `named_buffers` order: what BatchNorm measures, and its counters
 
 Defenses see the first d columns. The buffers travel behind them and follow the verdict's weights
-(averaged where they are floating, copied from the first accepted client where they count).
+(averaged if they are floating, copied from the first accepted client if they count).
 """
 
 from __future__ import annotations

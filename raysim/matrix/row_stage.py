@@ -65,7 +65,7 @@ def begin_ahead(
     rows: np.ndarray,
     tiles: Sequence[Reference],
 ) -> Ahead:
-    """Begin the stage as task `number` on some rows of a row block, and whose they are."""
+    """Begin the stage as task `number` on some rows of a row block, which are those of `client_ids`."""
     assert stage.key is not None, "a stage without a key is never asked for again"
     begun = backend.begin(stage.name, number, stage.task, *stage.arguments(rows, tiles), needs=stage.needs)
     return Ahead(stage.name, stage.key, client_ids, begun)
@@ -92,7 +92,7 @@ def finish_ahead(backend: Backend, stage: RowStage[Answer], ahead: Sequence[Ahea
 def on_block(
     fn: Callable[..., Answer], rows: np.ndarray, tiles: Sequence[np.ndarray], *shared: object
 ) -> Answer:
-    """fn(block [k, columns], *shared) of the rows, copied together where they are not one whole tile."""
+    """fn(block [k, columns], *shared) of the rows, copied together unless they are one whole tile."""
     if len(rows) != len(tiles[0]) or (rows != np.arange(len(rows))).any():
         tiles = [tile[rows] for tile in tiles]
     return fn(tiles[0] if len(tiles) == 1 else np.concatenate(tiles, axis=1), *shared)

@@ -15,7 +15,7 @@ from raysim.options import arguments as checked_arguments
 from raysim.rng import torch_randomness
 
 FACTS = ("num_classes", "input_shape")
-"""What a class or function is told, where it has parameters of these names."""
+"""What a class or function is told, if it has parameters of these names."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def factory_of(
     """(the factory, the network it builds) of a module, a class or function, or an object that is a factory already.
 
     A module is copied with its values. A class or function is called with the options, and with `num_classes` and
-    `input_shape` where it takes them. The last convolution and the last nn.Linear are what defenses look at, unless
+    `input_shape` if it takes them. The last convolution and the last nn.Linear are what defenses look at, unless
     the network's text attributes `cam_layer` and `head` name others. ConfigError for an unknown option, and for
     anything that makes no module.
     """

@@ -32,8 +32,8 @@ class Replayed:
     """One replay. name: of its folder; title: as tables call it. Rates: means over the rounds that define them.
 
     median_s, first_s: the defense's seconds a round; moved_bytes: a round, from other nodes; verdicts: a SHA-256 over all
-    rounds; aggregates: the same of what the rounds led to; live: what `verdicts` is for the run itself, "" where that was
-    another defense, or where the replay does not start with round 0 and leave out none; assumes: how many uploads it
+    rounds; aggregates: the same of what the rounds led to; live: what `verdicts` is for the run itself, "" if that was
+    another defense, or if the replay does not start with round 0 and leave out none; assumes: how many uploads it
     takes to be malicious in the first round.
     """
 

@@ -1,4 +1,4 @@
-"""The report's figures of seconds: whose they are, round by round, and which stages take them."""
+"""The report's figures of seconds: by owner, round by round, and by stage."""
 
 from __future__ import annotations
 

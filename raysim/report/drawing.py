@@ -92,7 +92,7 @@ def round_axis(axes: Axes, rounds: NDArray[np.int64]) -> None:
 
 
 def legend_above(axes: Axes, handles: Sequence[Artist], width: float = WIDE) -> None:
-    """What the marks mean, above the plot; in two lines or three where it is narrow."""
+    """What the marks mean, above the plot; in two lines or three if it is narrow."""
     options: dict[str, object] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "borderaxespad": 0.3}
     columns = len(handles) if width > NARROW else min(len(handles), 2)
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **options)

@@ -92,7 +92,7 @@ class Standing:
 
     @property
     def accuracy(self) -> str:
-        """Main accuracy after the last round that was evaluated, and attack success where it is measured."""
+        """Main accuracy after the last round that was evaluated, and attack success if it is measured."""
         text = percent(self._last("main_accuracy"))
         success = self._last("attack_success_rate")
         return text if isnan(success) else f"{text}, attack success {percent(success)}"

@@ -54,7 +54,7 @@ def with_titles(config: Mapping[str, object], titles: Mapping[str, str]) -> dict
 
 
 def setting(config: Mapping[str, object], group: str) -> str:
-    """What a configuration group chose, in one line: `trimmed_mean (beta 0.1)`; "none" where it is absent."""
+    """What a configuration group chose, in one line: `trimmed_mean (beta 0.1)`; "none" if it is absent."""
     return _in_words(config.get(group))
 
 

@@ -25,7 +25,7 @@ RATES = {
 
 
 def utilities(rounds: Columns) -> Table:
-    """Main accuracy, and attack success where there is one."""
+    """Main accuracy, and attack success if there is one."""
     from raysim.formats import percent
     from raysim.metrics import LAST_ROUNDS
     from raysim.report.remarks import utility
@@ -84,7 +84,7 @@ def costs(spans: Columns) -> Table:
 
 
 def grid(*headings: str) -> Table:
-    """A table without lines; columns after the first are numbers where there are headings."""
+    """A table without lines; columns after the first are numbers if there are headings."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))

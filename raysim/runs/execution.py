@@ -117,7 +117,7 @@ class Keeper:
 
 @contextmanager
 def _written(path: Path, stage: str, round: int) -> Iterator[None]:
-    """A RunError that says what stands in the way of writing, and what is to be done."""
+    """A RunError that says what stands in the way of writing, and what to do."""
     try:
         yield
     except OSError as error:
@@ -134,7 +134,7 @@ def execute(
 ) -> str:
     """Run all rounds that are not done yet, from the newest checkpoint; the digest of the final global vector.
 
-    Where what the rounds go on from is lost with a node, they go on from the newest checkpoint again. A run that ends
+    If what the rounds go on from is lost with a node, they go on from the newest checkpoint again. A run that ends
     early, by an error or an interrupt, leaves a checkpoint of its last finished round. keeper: given where another
     thread may stop it.
     """

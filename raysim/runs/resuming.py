@@ -68,7 +68,7 @@ class Continuation:
         return f"goes on from {start}{why}: {again} finished rounds are played again, to the same bytes"
 
     def enter(self, directory: RunDirectory) -> None:
-        """Drop the checkpoints after the one to go on from, and write down the configuration where it extends."""
+        """Drop the checkpoints after the one to go on from, and write down the configuration if it extends."""
         if self.extended:
             write_atomically(directory.path / "config.yaml", self.config.to_yaml().encode())
         for path in _saved(directory):
@@ -79,7 +79,7 @@ class Continuation:
 def continuation(
     directory: RunDirectory, rounds: int | None = None, from_round: int | None = None
 ) -> Continuation:
-    """How the run in a directory goes on; refused here, before anything is changed, where it cannot.
+    """How the run in a directory goes on; refused here, before anything is changed, if it cannot.
 
     rounds: how many in all, to extend the run. from_round: the checkpoint after this many rounds, or 0 for the start;
     default: the newest. Raises RecordError, and ConfigError for a changed configuration.

@@ -49,7 +49,7 @@ class TableSchema:
         return pa.schema(fields, metadata={VERSION_KEY: str(self.version)})
 
     def table(self, rows: Rows) -> pa.Table:
-        """These rows; RecordError for a column that the table has not, or that a row lacks."""
+        """These rows; RecordError for a column that the table does not have, or that a row lacks."""
         import pyarrow as pa
 
         for row in rows:

@@ -113,7 +113,7 @@ def page_of(runs: Sequence[Compared]) -> Page:
 
 
 def differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    """Key -> its value in each run, of the keys that are not the same in all; "" where a run has no such key."""
+    """Key -> its value in each run, of the keys that are not the same in all; "" if a run has no such key."""
     keys = dict.fromkeys(key for run in runs for key in run.keys)
     values = {key: [run.keys.get(key, "") for run in runs] for key in keys}
     return {key: found for key, found in values.items() if len(set(found)) > 1}

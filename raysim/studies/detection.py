@@ -253,7 +253,7 @@ def _notes(defenses: Sequence[str]) -> str:
         f"{CLIENTS} clients, {MALICIOUS} of them malicious. Recall and FPR: mean over rounds (- : the rule flags"
         " nobody by design); accuracy: after the last round; s/round: the defense's wall-clock seconds, median over the"
         " rounds after the first; first: those of the first round, what it does before that included; all of them means"
-        " over the seeds, rates ± half of the 95 % confidence interval where there are several. Where a rule that flags nobody"
+        " over the seeds, rates ± half of the 95 % confidence interval if there are several. Where a rule that flags nobody"
         " has rates, updates that were not finite were refused before it saw them; they are the rates of those rounds.",
     ]
     if counted:
@@ -303,7 +303,7 @@ def _table(
 
 
 def mean_text(values: Values, *, interval: bool = True) -> str:
-    """The mean over seeds and, where there are several, half of its interval."""
+    """The mean over seeds and, if there are several, half of its interval."""
     spread = f" ± {rate(values.half_interval)}" if interval and len(values.known) > 1 else ""
     return f"{rate(values.mean)}{spread}"
 

@@ -191,7 +191,7 @@ def labelled_curves(
 
 
 def spread_out(values: Sequence[float], gap: float, top: float = 1.0) -> NDArray[np.float64]:
-    """Positions [n] near the values, in their order, at least `gap` apart and, where they fit, within [0, top].
+    """Positions [n] near the values, in their order, at least `gap` apart and, if they fit, within [0, top].
 
     The nearest such positions in the least-squares sense: an isotonic regression of values minus the gaps below.
     """

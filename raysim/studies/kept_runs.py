@@ -43,7 +43,7 @@ def finish(
     address: str | None,
     tracker: TrackerName | None = None,
 ) -> None:
-    """Start the run, go on with it, or leave it as it is where it is finished.
+    """Start the run, go on with it, or leave it as it is if it is finished.
 
     ConfigError if the folder holds a run of another configuration.
     """

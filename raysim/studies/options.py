@@ -16,10 +16,10 @@ from raysim.options import AtLeastTwo, Count, PositiveInt
 
 @dataclass(frozen=True)
 class Written:
-    """How a field is written on the command line, where not as its type says.
+    """How a field is written on the command line, if not as its type says.
 
     metavar: what stands for its value in the help. argument: by its place, not by its name. many: may be given several
-    times. option: its spelling, where not that of the field. text: its value is read by the field, not by the command.
+    times. option: its spelling, if not that of the field. text: its value is read by the field, not by the command.
     """
 
     metavar: str = ""
@@ -58,7 +58,7 @@ def numbers(value: str | Iterable[int]) -> tuple[int, ...]:
 
 
 def distinct(read: Callable[[str], object], rule: str) -> Callable[[object], object]:
-    """A reader of lists whose words `read` reads, each kept once; ConfigError with the rule where one cannot be read."""
+    """A reader of lists whose words `read` reads, each kept once; ConfigError with the rule if one cannot be read."""
 
     def words(value: object) -> object:
         if not isinstance(value, str):

@@ -36,7 +36,7 @@ CHARACTERS, TOPICS, VOCABULARY, WORDS = 62, 4, 4096, 392
 
 
 def images(draw: np.random.Generator, clients: int, samples: int) -> Samples:
-    """Of so many clients with so many samples each: [n, 1, 28, 28] uint8, and their characters [n]."""
+    """Of `clients`, `samples` each (n = clients * samples): [n, 1, 28, 28] uint8, and their characters [n]."""
     grid = rng.generator(0, "population", "characters").integers(0, 128, (CHARACTERS, 7, 7), np.uint8)
     characters = grid.repeat(4, axis=1).repeat(4, axis=2)
     labels = draw.integers(0, CHARACTERS, clients * samples)
@@ -47,7 +47,7 @@ def images(draw: np.random.Generator, clients: int, samples: int) -> Samples:
 
 
 def tokens(draw: np.random.Generator, clients: int, samples: int) -> Samples:
-    """Of so many clients with so many samples each: [n, WORDS] uint16, and their topics [n]."""
+    """Of `clients`, `samples` each (n = clients * samples): [n, WORDS] uint16, and their topics [n]."""
     labels = draw.integers(0, TOPICS, clients * samples)
     words = np.frombuffer(draw.bytes(2 * len(labels) * WORDS), np.uint16).reshape(-1, WORDS)
     own = words & 255 | labels.astype(np.uint16)[:, None] << 8  # the topic's 256 words

@@ -134,7 +134,7 @@ class Replay(Study[ReplayPlan, ReplayCell]):
                 moved_bytes=("float64", "bytes a round that came from other nodes"),
                 verdicts=("string", "SHA-256 over all rounds"),
                 aggregates=("string", "SHA-256 of those of all rounds"),
-                live=("string", "what verdicts is for the run itself; empty where that is another defense"),
+                live=("string", "what verdicts is for the run itself; empty if that is another defense"),
                 assumes=("string", "how many uploads it takes to be malicious in the first round"),
             ),
         ),
@@ -155,7 +155,7 @@ class Replay(Study[ReplayPlan, ReplayCell]):
         return [ReplayCell(nodes, str(plan.backend), label) for nodes in plan.nodes for label in plan.defense]
 
     def check(self, plan: ReplayPlan) -> Iterable[str]:
-        """Refuse what is no run, records nothing in these rounds, or cannot be judged."""
+        """Refuse what is not a run, has recorded nothing in these rounds, or cannot be judged."""
         from raysim.replay.replay import parse_rounds, prepared
         from raysim.runs.directory import RunDirectory
 

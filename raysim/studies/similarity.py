@@ -116,7 +116,7 @@ class Similarity(Study[SimilarityPlan, SimilarityCell]):
                 clients=("int32", "K"),
                 way=("string", "pair, batch, matrix or transitive"),
                 repeat=("int32", "from 0"),
-                wall_s=("float64", "seconds; null where the way was not run"),
+                wall_s=("float64", "seconds; null if the way was not run"),
                 cosine_mean=("float64", "over all pairs of different clients"),
                 error_max=("float64", "largest absolute error; the same in every repeat"),
                 error_mean=("float64", "mean absolute error"),

@@ -199,7 +199,7 @@ class Sweep(Study[SweepPlan, SweepCell]):
         return placed(plan, plan.config(self.cells(plan)[0]))
 
     def measure(self, plan: SweepPlan, cell: SweepCell, bench: Bench) -> Mapping[str, Rows]:
-        """Finish the run and measure it; no row where it failed: the next sweep tries again."""
+        """Finish the run and measure it; no row if it failed: the next sweep tries again."""
         from raysim.studies.kept_runs import finish, measures_of
 
         path = bench.out / "runs" / cell.name

@@ -33,7 +33,7 @@ class Values:
 
     @classmethod
     def within(cls, low: float, middle: float, high: float) -> Values:
-        """Values with this median and these quartiles, where nothing else is known of them."""
+        """Values with this median and these quartiles, if nothing else is known of them."""
         return cls.of([low, low, middle, high, high])
 
     @property
@@ -87,7 +87,7 @@ Groups = dict[Any, Values]
 def gathered(table: pa.Table, value: str, *by: str) -> Groups:
     """The values of a column by the columns that name a group, groups in the order of their first row.
 
-    Keys are tuples, or single values where there is but one column.
+    Keys are tuples, or single values if there is only one column.
     """
     groups = table.select([*by, value]).group_by(list(by), use_threads=False).aggregate([(value, "list")])
     lists = groups.column(f"{value}_list").to_pylist()

@@ -206,7 +206,7 @@ def step_bytes(model: nn.Module, input_shape: Sequence[int], batch_size: int) ->
 
 
 def group_size(cohort: int, model: nn.Module, input_shape: Sequence[int], batch_size: int) -> int:
-    """How many of a cohort's clients train together on a CPU; 1 where that is not faster or not possible.
+    """How many of a cohort's clients train together on a CPU; 1 if that is not faster or not possible.
 
     As many as one step's memory lets GROUP_BYTES hold, MOST_TOGETHER at most, and at least four groups, so
     that workers can share them out.

@@ -177,7 +177,7 @@ def _ratios(spent: Mapping[str, Values]) -> str:
 def sums_seconds(matrix: Matrix, repeats: int) -> dict[str, list[float]]:
     """One weighted sum of K rows, beside one read and one copy of them and a product in BLAS, by the same workers.
 
-    The first sum is timed apart: every process loads the compiled loop then, or compiles it where it is not on disk.
+    The first sum is timed apart: every process loads the compiled loop then, or compiles it if it is not on disk.
     """
     from raysim.studies.limits import copy_matrix, read_matrix
     from raysim.studies.timing import seconds

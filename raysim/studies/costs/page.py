@@ -147,7 +147,7 @@ def _peers(
     stages: Mapping[str, Mapping[str, Stage]],
     whole: Mapping[tuple[str, str], Values],
 ) -> list[str]:
-    """ByzFL's seconds, and how many times as long as ours; nothing where it was not measured."""
+    """ByzFL's seconds, and how many times as long as ours; nothing if it was not measured."""
     theirs = {
         (rule, arrays): values
         for (rule, package, arrays), values in gathered(

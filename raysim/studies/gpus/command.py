@@ -127,7 +127,7 @@ def measure(plan: GpuPlan, tell: Callable[[str], None]) -> Findings:
 
 
 def bench_gpu(plan: GpuPlan, tell: Callable[[str], None]) -> None:
-    """Measure and print; RunError if a verdict differs, or where not all verdicts could be compared in time."""
+    """Measure and print; RunError if a verdict differs, or if not all verdicts could be compared in time."""
     console = Console(width=110)
     console.print(f"{devices.name(plan.device)} ({plan.device}) beside the CPU", style="bold")
     settings = {"threads": plan.threads, "repeats": plan.repeats, "seed": plan.matrix.seed}

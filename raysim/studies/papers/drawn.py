@@ -40,7 +40,7 @@ DRAWN = columns(
 
 
 def drawn_rows(path: Path, kind: Drawn | None) -> list[Row]:
-    """The rows of a finished run; none where nothing of it is drawn."""
+    """The rows of a finished run; none if nothing of it is drawn."""
     if kind is None:
         return []
     clients = read_columns(path, "clients")

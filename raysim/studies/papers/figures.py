@@ -135,7 +135,7 @@ def _titled(cells: Sequence[Preset], height: float) -> tuple[Figure, list[Axes]]
 
 
 def _clients(drawn: pa.Table, cell: Preset) -> dict[str, Columns]:
-    """Series -> its columns, of the first seed of a cell; empty where nothing of it was drawn."""
+    """Series -> its columns, of the first seed of a cell; empty if nothing of it was drawn."""
     names = np.array(drawn["preset"].to_pylist(), dtype=object)
     here = names == cell.name
     if not here.any():

@@ -108,7 +108,7 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
                 preset=("string", "the cell"),
                 seed=("int64", "of the run"),
                 measure=("string", "see raysim.studies.papers.measures"),
-                value=("float64", "null where the run does not define it"),
+                value=("float64", "null if the run does not define it"),
             ),
         ),
         "drawn": TableSchema("drawn", DRAWN),
@@ -133,7 +133,7 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
         return placed(plan, plan.config(self.cells(plan)[0]))
 
     def measure(self, plan: ReproducePlan, cell: ReproduceCell, bench: Bench) -> Mapping[str, Rows]:
-        """Finish the run and measure it; no row where it failed or lacks data: the next attempt tries again."""
+        """Finish the run and measure it; no row if it failed or lacks data: the next attempt tries again."""
         from raysim.studies.kept_runs import finish
         from raysim.studies.papers.drawn import drawn_rows
         from raysim.studies.papers.measures import measure
@@ -160,7 +160,7 @@ class Reproduce(Study[ReproducePlan, ReproduceCell]):
 def select(paper: str, wanted: Sequence[str] = ()) -> dict[str, list[Preset]]:
     """Table -> its presets, of the tables and figures wanted, in that order, of `all`, or of those with reported numbers.
 
-    `3` is short for `table3`. ConfigError for what the paper has not.
+    `3` is short for `table3`. ConfigError for what the paper does not have.
     """
     if paper not in PAPERS:
         raise unknown_name("paper", paper, PAPERS)
