@@ -154,7 +154,7 @@ results-detection-new: ; $(bench) detection --workers 1 --defense $(new_rules) $
 
 # Four processes, since what has several nodes waits for them more than it computes.
 WITH_RAY := "ray or namespaces"
-RAY_1 := tests/backends tests/cli tests/replay
+RAY_1 := tests/backends tests/cli tests/replay tests/studies/scaling
 RAY_2 := tests/cluster tests/contract
 test: $(READY)
 	@echo "the tests in four processes: those that start Ray or make namespaces (ray 1: to ray 3:), and all others"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,22 @@ def two_nodes() -> Iterator[Cluster]:
     kind = "raylets" if namespaces.missing() else "namespaces"
     with bring_up(kind, nodes=2, cpus_per_node=1, gpus_per_node=1, object_store_bytes=2**28) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def shares_two_nodes(two_nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Whoever asks for two nodes is handed the shared ones, and others what they ask for; returns what was asked for."""
+    from cluster import clusters
+
+    asked: list[dict[str, Any]] = []
+    bring_up = clusters.bring_up
+
+    def share(**options: Any) -> AbstractContextManager[Cluster]:
+        asked.append(options)
+        return nullcontext(two_nodes) if options["nodes"] == 2 else bring_up(**options)
+
+    monkeypatch.setattr(clusters, "bring_up", share)
+    return asked
 
 
 @pytest.fixture

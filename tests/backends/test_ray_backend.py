@@ -20,17 +20,20 @@ def digests(result):
 
 
 @pytest.mark.parametrize(
-    ("model", "defense"),
+    ("model", "defense", "per_actor"),
     [
-        ({"name": "lenet_wang", "width": 0.1}, "layercam_ae"),
-        ({"name": "dba_resnet18", "width": 0.1}, "krum"),
+        ({"name": "lenet_wang", "width": 0.1}, "layercam_ae", 4),
+        ({"name": "dba_resnet18", "width": 0.1}, "krum", 6),
     ],
     ids=["dropout", "batchnorm"],
 )
-def test_ray_and_in_process_agree_for_any_number_of_actors(ray_cluster, tiny, tmp_path, model, defense):
-    """Three actors of 4, 4 and 2 clients whose updates are cut into small tiles; tests/engine/test_cohort_training.py: groups."""
+def test_ray_and_in_process_agree_for_any_number_of_actors(
+    ray_cluster, tiny, tmp_path, model, defense, per_actor
+):
+    """Actors of 4, 4 and 2 clients, or of 6 and 4, whose updates are cut into small tiles; those that train in groups:
+    tests/engine/test_cohort_training.py."""
     config = {**tiny, "model": model, "defense": defense}
-    resources = {"clients_per_actor": 4, "tile_bytes": 4096}
+    resources = {"clients_per_actor": per_actor, "tile_bytes": 4096}
     here = raysim.run(config, name="here", out=tmp_path, backend="inprocess")
     there = raysim.run({**config, "resources": resources}, name="there", out=tmp_path)
     assert digests(there) == digests(here)

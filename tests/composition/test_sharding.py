@@ -114,7 +114,8 @@ def test_on_ray_they_are_equal_and_a_host_without_its_shards_is_refused(
 ) -> None:
     config = on_shards(folder, server_data={"samples": 15})
     here = run(config, out=tmp_path, name="here", backend="inprocess")
-    there = run(config, out=tmp_path, name="there", backend="ray")
+    two_hosts, one_host = ({**config, "resources": {"clients_per_actor": count}} for count in (3, 5))
+    there = run(two_hosts, out=tmp_path, name="there", backend="ray")
     assert there.digest == here.digest
 
     def moved(self: Column) -> tuple[type[Column], tuple[Any, ...]]:
@@ -125,7 +126,7 @@ def test_on_ray_they_are_equal_and_a_host_without_its_shards_is_refused(
     with pytest.raises(
         raysim.DataError, match=r"node \w+: .*elsewhere: .* files are missing.* every machine that hosts"
     ):
-        run(config, out=tmp_path, name="lacking", backend="ray")
+        run(one_host, out=tmp_path, name="lacking", backend="ray")
     assert not list((tmp_path / "lacking").glob("parts/*"))
 
 

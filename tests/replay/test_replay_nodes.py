@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import pytest
 from typer.testing import CliRunner
@@ -38,14 +38,10 @@ def replays(run, **plan):
 
 
 @pytest.mark.ray
-def test_two_nodes_give_the_live_verdicts(run_path, two_nodes, monkeypatch):
-    def up_already(nodes, cpus_per_node, **others):
-        assert (nodes, cpus_per_node) == (2, 1)
-        return nullcontext(two_nodes)
-
-    monkeypatch.setattr("cluster.clusters.bring_up", up_already)
+def test_two_nodes_give_the_live_verdicts(run_path, shares_two_nodes):
     replays(run_path, defense=KRUM)
     text = replays(run_path, defense=KRUM, nodes="2", cpus_per_node=1, rounds="0-1", warm_up=True)
+    assert [(asked["nodes"], asked["cpus_per_node"]) for asked in shares_two_nodes] == [(2, 1)]
     directory = run_path / "replays" / f"{KRUM}@2nodes"
     found, stages = read_replay(run_path, directory)
     assert found.verdicts == found.live

@@ -96,6 +96,7 @@ def test_what_cannot_be_measured_is_refused(words, said):
         parse_attacks(words)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_command_shows_attacks(tmp_path: Path):
     words = ["bench", "attacks", "alie", "fang_krum", "--repeats", "1", "--backend", "inprocess"]
     words += ["--workers", "1", *SIZE, "--out", str(tmp_path / "out")]

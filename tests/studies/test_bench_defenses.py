@@ -164,6 +164,7 @@ def test_the_page_by_hand():
     ]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_defenses_shows_limits_and_stages_and_keeps_spans(tmp_path: Path):
     words = ["defenses", "krum", "trimmed_mean", "oracle", *SMALL, "--backend", "inprocess", "--repeats", "2"]
     result = call(*words, "--out", str(tmp_path / "out"))

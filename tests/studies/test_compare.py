@@ -88,6 +88,7 @@ def test_the_page_shows_all_of_it(kept: Path):
     assert r"\toprule" in page.files["compare.tex"]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_command(kept: Path, tmp_path: Path):
     result = CliRunner().invoke(app, ["compare", str(kept), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr

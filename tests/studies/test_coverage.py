@@ -89,6 +89,7 @@ def test_plans_that_say_nothing_are_refused(plan, key):
         CoveragePlan(**plan)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_command_leaves_three_files_and_tells_where_the_bound_fails(tmp_path: Path):
     words = ["bench", "coverage", "--population", "6,8", "--cohort", "50%,100%", "--trials", "10"]
     result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "new")])

@@ -77,9 +77,10 @@ def test_what_a_defense_refuses_is_kept_as_its_problem():
     assert rows["spans"] == []
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.slow
 def test_the_command_makes_the_page(tmp_path: Path):
-    words = ["bench", "detection", "--data", "digits", "--attack", "noise", "--rounds", "1", "--workers", "2"]
+    words = ["bench", "detection", "--data", "digits", "--attack", "noise", "--rounds", "1", "--workers", "1"]
     words += ["--defense", "krum,median,krum,num_byzantine=99", "--seeds", "0,1"]
     result = CliRunner().invoke(
         app, [*words, "--out", str(tmp_path / "out"), "--page", str(tmp_path / "t.md")]

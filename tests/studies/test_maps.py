@@ -117,6 +117,7 @@ def test_maps_of_one_pixel_are_refused(tmp_path: Path):
         carry_out(Maps(), plan, tmp_path, tell=lambda line: None)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_command_leaves_three_files(tmp_path: Path):
     words = [
         "bench",

@@ -92,6 +92,7 @@ def test_plans_out_of_range_are_refused(changed, key):
         MMDPlan(**changed)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_command_leaves_three_files(tmp_path: Path):
     words = [
         "bench",

@@ -147,6 +147,7 @@ def test_plans_out_of_range_are_refused(changed, key):
         SimilarityPlan(**changed)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_command_leaves_three_files(tmp_path: Path):
     words = ["bench", "similarity", "--clients", "4,8", "--repeats", "1", "--columns", "3", "--out"]
     result = CliRunner().invoke(app, [*words, str(tmp_path)])

@@ -84,6 +84,7 @@ def run(out: Path, resume: bool = False, **plan: Any) -> tuple[str, list[str]]:
     return carry_out(Squares(), SquaresPlan(**plan), out, resume=resume, tell=told.append), told
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_study_leaves_tables_a_page_and_figures(tmp_path: Path):
     page = tmp_path / "docs" / "tables" / "squares.md"
     text = carry_out(Squares(), SquaresPlan(), tmp_path / "out", page=page, tell=lambda line: None)

@@ -134,6 +134,7 @@ def test_an_unfinished_run_goes_on(tmp_path):
     assert directory.finished_rounds() == 2
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_command_prints_and_writes_a_table(tmp_path: Path):
     file = tmp_path / "tables" / "pdrr.md"
     words = ["pdrr", "--table", "2_full", "--scale", "small", "--seeds", "0", "rounds=2"]

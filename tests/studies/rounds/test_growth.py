@@ -228,6 +228,7 @@ def test_stages_that_never_matter_are_drawn_together():
     assert large_parts([many]) == [f"stage {n}" for n in range(2, 9)]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_report_says_growth_speed_up_and_whether_bytes_are_equal(tmp_path, driver):
     plan = GrowthPlan(**ONE, clients="4,8,16", nodes="1,2", repeats=3)
     text = measure(plan, tmp_path)

@@ -127,6 +127,7 @@ def cells(markdown: str, title: str, *first: str) -> list[str]:
     return row[len(first) :]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_page_says_where_it_was_measured(full: tuple[Page, str], tmp_path: Path):
     markdown = write_page("How", ABOUT, full[0], tmp_path / "scaling.md")
     head = markdown.split("##")[0]

@@ -428,12 +428,14 @@ def on_two_nodes(out: Path, **changes: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.ray
-def test_two_nodes_give_the_bytes_of_one(tmp_path):
+def test_two_nodes_give_the_bytes_of_one(tmp_path, shares_two_nodes):
     """As hosts of a network where there may be one, else as raylets."""
     kind = {"kind": "raylets"}
     if namespaces.missing() is None:
         kind = {"kind": "namespaces", "bandwidth": "1gbit"}
     wholes = on_two_nodes(tmp_path, nodes=(1, 2), **kind)
+    assert [asked["nodes"] for asked in shares_two_nodes] == [1, 2]
+    assert all(asked.items() >= kind.items() for asked in shares_two_nodes)
     assert {row["bytes_moved"] for row in wholes if row["nodes"] == 1} == {0}
     assert {(row["kind"], row["cpus_per_node"]) for row in wholes} == {(kind["kind"], 1)}
     assert {row["bandwidth"] for row in wholes} == {kind.get("bandwidth", "")}
