@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import federations
+
 if TYPE_CHECKING:
     from cluster import Cluster
 
@@ -56,6 +58,14 @@ def data_root() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("RAYSIM_TEST_DATA does not name a folder with the real data sets")
     return Path(named)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Nothing that tests write here need survive a loss of power; waiting for the disk is half of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -122,13 +132,5 @@ def nothing_kept() -> None:
 
 @pytest.fixture
 def tiny() -> dict[str, Any]:
-    """A configuration of 3 rounds that takes a fraction of a second: 10 clients, 2 of them attacking."""
-    return {
-        "rounds": 3,
-        "population": {"clients": 10, "malicious": 2},
-        "data": {"name": "digits", "limit": 300},
-        "attack": {"name": "noise"},
-        "defense": {"name": "krum", "num_byzantine": 2},
-        "server_data": {"samples": 20},
-        "checkpoint": {"every": 1, "keep": 3},
-    }
+    """The federation of most tests; others: tests/federations.py."""
+    return federations.tiny()

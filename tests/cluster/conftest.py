@@ -14,14 +14,11 @@ import raysim
 from cluster import Cluster, processes
 from raysim.composition.sharding import write_data
 from raysim.runs.result import RunResult
+from tests import federations
 
 CONFIG: dict[str, Any] = {
-    "rounds": 2,
-    "population": {"clients": 6, "malicious": 1},
+    **federations.smallest(),
     "data": {"name": "shards", "partition": "natural"},
-    "training": {"epochs": 1},
-    "attack": {"name": "noise"},
-    "defense": {"name": "krum", "num_byzantine": 1},
 }
 
 

@@ -22,14 +22,14 @@ from raysim.replay.replay import replay
 from raysim.report.page import render
 from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import execute
+from tests import federations
 
 VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_examples"]
 
 
 @pytest.fixture
-def drawn(tiny):
-    """The tiny configuration without training and without an attack."""
-    return {**tiny, "updates": "synthetic", "attack": None}
+def drawn():
+    return federations.drawn()
 
 
 def uploads(config, round=0, cohort=None):

@@ -14,21 +14,15 @@ from raysim.cli.main import app
 from raysim.replay.summary import read_replay
 from raysim.studies.replays import Replay, ReplayCell, ReplayPlan
 from raysim.studies.runner import carry_out
+from tests import federations
 
 KRUM = "krum,num_byzantine=2"
 
 
 @pytest.fixture(scope="module")
 def run_path(tmp_path_factory):
-    config = {
-        "rounds": 2,
-        "population": {"clients": 10, "malicious": 2},
-        "updates": "synthetic",
-        "defense": {"name": "krum", "num_byzantine": 2},
-        "server_data": {"samples": 20},
-        "resources": {"clients_per_actor": 3},
-        "record": {"updates": True},
-    }
+    kept = {"resources": {"clients_per_actor": 3}, "record": {"updates": True}}
+    config = {**federations.drawn(), "rounds": 2, **kept}
     out = tmp_path_factory.mktemp("runs")
     return raysim.run(config, name="live", out=out, backend="inprocess").path
 

@@ -12,6 +12,7 @@ from raysim.replay.replay import replay
 from raysim.replay.summary import Replayed, comparison, read_replay, verdict_digest
 from raysim.runs.directory import RunDirectory
 from raysim.studies.replays import Replay, ReplayPlan
+from tests import federations
 
 KRUM = Replayed(
     name="krum@1node",
@@ -78,14 +79,8 @@ def test_what_verdicts_are_compared_with(changes, equal):
 
 @pytest.fixture(scope="module")
 def run_path(tmp_path_factory):
-    config = {
-        "rounds": 3,
-        "population": {"clients": 10, "malicious": 2},
-        "updates": {"name": "synthetic", "shift": 3.0},
-        "defense": {"name": "krum", "num_byzantine": 2},
-        "server_data": {"samples": 20},
-        "record": {"updates": True},
-    }
+    far = {"updates": {"name": "synthetic", "shift": 3.0}}
+    config = {**federations.drawn(), **far, "record": {"updates": True}}
     out = tmp_path_factory.mktemp("runs")
     return raysim.run(config, name="live", out=out, backend="inprocess").path
 

@@ -18,15 +18,9 @@ from raysim.report import trackers
 from raysim.report.trackers import both, tracked
 from raysim.runs.execution import Progress
 from raysim.runs.result import RunResult
+from tests import federations
 
-TINY = (
-    "population.clients=6",
-    "population.malicious=1",
-    "data.limit=120",
-    "rounds=2",
-    "attack=noise",
-    "defense=krum",
-)
+TINY = federations.words(federations.smallest())
 
 
 @pytest.fixture(autouse=True)

@@ -12,15 +12,9 @@ import pytest
 import raysim
 from raysim.models import build_model
 from raysim.runs.directory import COLUMNS, RunDirectory
+from tests import federations
 
-CONFIG = {
-    "rounds": 2,
-    "population": {"clients": 6, "malicious": 1},
-    "data": {"name": "digits", "limit": 120},
-    "model": {"name": "digits_cnn", "width": 0.25},
-    "attack": "sign_flip",
-    "defense": {"name": "krum", "num_byzantine": 1},
-}
+CONFIG = {**federations.smallest(), "model": {"name": "digits_cnn", "width": 0.25}}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +70,7 @@ def test_a_missing_or_damaged_layout_is_named(result, tmp_path):
 def test_a_result_shows_itself_in_a_line_and_as_a_small_table(result):
     accuracy = result.rounds[-1]["main_accuracy"]
     assert repr(result) == (
-        f"RunResult({str(result.path)!r}: krum against sign_flip, 2 of 2 rounds, main accuracy {accuracy:.3f})"
+        f"RunResult({str(result.path)!r}: krum against noise, 2 of 2 rounds, main accuracy {accuracy:.3f})"
     )
     shown = result._repr_html_()
     assert shown.startswith("<table>")

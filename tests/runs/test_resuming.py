@@ -14,16 +14,9 @@ from raysim.errors import ConfigError, RecordError
 from raysim.runs import checkpoint
 from raysim.runs.directory import COLUMNS, RunDirectory
 from raysim.runs.resuming import binding, continuation
+from tests import federations
 
-CONFIG = {
-    "rounds": 4,
-    "population": {"clients": 10, "malicious": 2, "cohort": 7},
-    "data": {"name": "digits", "limit": 200},
-    "attack": "tests.stateful_methods:Drift",
-    "defense": "tests.stateful_methods:Reputation",
-    "server_data": {"samples": 20},
-    "checkpoint": {"every": 1, "keep": 3},
-}
+CONFIG = {**federations.remembering(), "rounds": 4}
 
 
 def run(path, **changes):

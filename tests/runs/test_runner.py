@@ -24,18 +24,11 @@ from raysim.runs.directory import COLUMNS, RunDirectory, digest, schema
 from raysim.runs.naming import claimed
 from raysim.runs.result import RunResult
 from raysim.runs.resuming import configuration_digest
+from tests import federations
 
-STATEFUL = {
-    "rounds": 5,
-    "population": {"clients": 10, "malicious": 2, "cohort": 7},
-    "data": {"name": "digits", "limit": 200},
-    "attack": "tests.stateful_methods:Drift",
-    "defense": "tests.stateful_methods:Reputation",
-    "server_data": {"samples": 20},
-    "checkpoint": {"every": 2, "keep": 2},
-    "record": {"updates": True},
-}
-"""Checkpoints after rounds 2, 4 and 5; the attack and the defense remember everything."""
+KEPT = {"checkpoint": {"every": 2, "keep": 2}, "record": {"updates": True}}
+STATEFUL = {**federations.remembering(), "rounds": 5, **KEPT}
+"""Checkpoints after rounds 2, 4 and 5."""
 
 KILLED = {
     "within": {"stage": "gram", "round": 3},

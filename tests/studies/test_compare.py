@@ -15,15 +15,9 @@ from raysim.config.schema import Component
 from raysim.errors import ConfigError, RecordError
 from raysim.replay.replay import replay
 from raysim.studies.compare import compared, differences, names_of, page_of, runs_of
+from tests import federations
 
-CONFIG: dict[str, Any] = {
-    "rounds": 2,
-    "population": {"clients": 6, "malicious": 1},
-    "data": {"name": "digits", "limit": 120},
-    "attack": {"name": "noise"},
-    "defense": {"name": "krum"},
-    "record": {"updates": True},
-}
+CONFIG: dict[str, Any] = {**federations.smallest(), "record": {"updates": True}}
 
 
 @pytest.fixture(scope="module")
