@@ -152,10 +152,10 @@ results-fedgrad-seconds: ; $(call tables,fedgrad-seconds,fig9)
 results-coverage-shares: ; $(bench) coverage --population 50,100,150,200,250,300,350 --cohort 20%,40%,60%,80%,100% --trials 100 $(call measured,coverage-shares)
 results-detection-new: ; $(bench) detection --workers 1 --defense $(new_rules) $(call measured,detection-new)
 
-# Four processes, since what has several nodes waits for them more than it computes.
+# Four processes, since what has several nodes waits for them more than it computes; RAY_1: those that share two nodes.
 WITH_RAY := "ray or namespaces"
-RAY_1 := tests/backends tests/cli tests/replay tests/studies/scaling
-RAY_2 := tests/cluster tests/contract
+RAY_1 := tests/backends tests/replay tests/studies/scaling
+RAY_2 := tests/cluster tests/contract tests/cli
 test: $(READY)
 	@echo "the tests in four processes: those that start Ray or make namespaces (ray 1: to ray 3:), and all others"
 	@$(MAKE) --no-print-directory --jobs 4 test-ray-1 test-ray-2 test-ray-3 test-without-ray
@@ -173,6 +173,7 @@ test-without-ray:
 	@$(BIN)/python -m pytest -m "not ray and not namespaces" 2>&1 | sed --unbuffered ''
 
 METHODS := tests/contract tests/defenses tests/attacks tests/cli tests/report tests/matrix
+WHOLE_STUDIES := tests/studies tests/presets tests/acceptance tests/tutorials
 test-fast: $(READY)
 	@echo "the quick tests in two processes: those of methods, matrices, reports and the command line (fast 1:), and all others (fast 2:)"
 	@$(MAKE) --no-print-directory --jobs 2 test-fast-1 test-fast-2
@@ -181,7 +182,7 @@ test-fast-1:
 	@$(BIN)/python -m pytest -m "not ray and not slow" $(METHODS) 2>&1 | sed --unbuffered 's/^/fast 1: /'
 
 test-fast-2:
-	@$(BIN)/python -m pytest -m "not ray and not slow" $(addprefix --ignore ,$(METHODS)) 2>&1 | sed --unbuffered 's/^/fast 2: /'
+	@$(BIN)/python -m pytest -m "not ray and not slow" $(addprefix --ignore ,$(METHODS) $(WHOLE_STUDIES)) 2>&1 | sed --unbuffered 's/^/fast 2: /'
 
 soak: $(READY)
 	$(BIN)/python -m tests.soak

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +13,7 @@ from raysim.cli.main import app
 from raysim.config.schema import Component
 from raysim.replay.replay import labels, replay
 from raysim.runs.result import RunResult
+from tests import federations
 
 VERDICT = ["round", "client", "malicious", "flagged", "score", "weight", "num_examples"]
 
@@ -19,14 +22,20 @@ def verdicts(path):
     return RunResult(path).table("clients").select(VERDICT)
 
 
-@pytest.fixture
-def recorded(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """A run with recorded updates; not to be changed."""
     config = {
-        **tiny,
+        **federations.tiny(),
         "record": {"updates": True},
         "defense": {"name": "layercam_ae", "interval": 2, "votes": 2},
     }
-    return raysim.run(config, name="live", out=tmp_path, backend="inprocess").path
+    return raysim.run(config, name="live", out=tmp_path_factory.mktemp("runs"), backend="inprocess").path
+
+
+@pytest.fixture
+def recorded(live, tmp_path):
+    return shutil.copytree(live, tmp_path / "live")
 
 
 @pytest.mark.parametrize("backend", ["inprocess", pytest.param("ray", marks=pytest.mark.ray)])

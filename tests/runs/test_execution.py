@@ -18,6 +18,7 @@ from raysim.runs import checkpoint
 from raysim.runs.directory import RunDirectory, digest
 from raysim.runs.execution import execute, resume_state
 from raysim.runs.resuming import configuration_digest
+from tests import federations
 
 
 @dataclass(frozen=True)
@@ -144,19 +145,25 @@ class Losing(InProcessBackend):
         return found
 
 
+REMEMBERS = {
+    **federations.tiny(),
+    "rounds": 5,
+    "population": {"clients": 10, "malicious": 2, "cohort": 7},
+    "defense": "tests.tiled_methods:Remembers",
+}
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """(The run of REMEMBERS in which nothing was lost, its digest)."""
+    directory = RunDirectory(tmp_path_factory.mktemp("calm"))
+    return directory, carry_out(REMEMBERS, directory.path)
+
+
 @pytest.mark.parametrize(("every", "goes_on"), [(1, 3), (2, 2), (9, 0)])
-def test_a_memory_that_is_lost_with_a_node_comes_back_from_the_checkpoint(tiny, tmp_path, every, goes_on):
-    config = {
-        **tiny,
-        "rounds": 5,
-        "population": {"clients": 10, "malicious": 2, "cohort": 7},
-        "defense": "tests.tiled_methods:Remembers",
-        "checkpoint": {"every": every},
-    }
-    calm, lost = (RunDirectory(tmp_path / name) for name in ("calm", "lost"))
-    calm.path.mkdir()
-    lost.path.mkdir()
-    expected = carry_out(config, calm.path)
+def test_a_memory_that_is_lost_with_a_node_comes_back_from_the_checkpoint(calm, tmp_path, every, goes_on):
+    config, lost = {**REMEMBERS, "checkpoint": {"every": every}}, RunDirectory(tmp_path)
+    undisturbed, expected = calm
     events, backend = [], Losing()
 
     def disturb(event):
@@ -166,7 +173,7 @@ def test_a_memory_that_is_lost_with_a_node_comes_back_from_the_checkpoint(tiny, 
 
     experiment = compose(ExperimentConfig.from_mapping(config)).published(backend)
     assert execute(experiment, backend, lost, disturb) == expected
-    assert (lost.path / "clients.parquet").read_bytes() == (calm.path / "clients.parquet").read_bytes()
+    assert (lost.path / "clients.parquet").read_bytes() == (undisturbed.path / "clients.parquet").read_bytes()
     (remark,) = [event.remark for event in events if "gone with its node" in event.remark]
     assert remark.endswith(f"goes on from the state after {goes_on} rounds")
     assert [event.round for event in events if event.row] == [0, 1, 2, *range(goes_on, 5)]
