@@ -178,7 +178,8 @@ def test_what_most_methods_here_import_is_public():
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("raysim.")
                 for alias in node.names
             )
-    inside = {name for name, count in uses.items() if count > 2} - set(PUBLIC)
+    annotations_only = {"Backend"}  # of `updates.backend`, which nobody needs to import
+    inside = {name for name, count in uses.items() if count > 2} - set(PUBLIC) - annotations_only
     assert not inside, "public, or named here with the reason"
 
 
