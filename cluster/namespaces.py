@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cluster import processes
-from cluster.plan import ClusterPlan
+from cluster.plan import ClusterPlan, bits_a_second
 from raysim.errors import ConfigError
 
 PORT = 6379
@@ -33,7 +33,6 @@ LEAST_BURST = 256 * 1024
 """Bytes: a few of the 64 KiB segments that the kernel hands to a veth."""
 QUEUE_S = 0.05
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
-UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 def missing() -> str | None:
@@ -95,10 +94,7 @@ def network(hosts: int, bandwidth: str | None) -> Iterator[list[str]]:
 
 def token_bucket(bandwidth: str) -> list[str]:
     """The parameters of tc-tbf(8) for a rate such as `100mbit`."""
-    figure = bandwidth.removesuffix("bit")
-    unit = UNITS.get(figure[-1], 1.0)
-    bytes_a_second = float(figure.rstrip("kmgt")) * unit / 8
-    burst = max(LEAST_BURST, int(bytes_a_second * BURST_S))
+    burst = max(LEAST_BURST, int(bits_a_second(bandwidth) / 8 * BURST_S))
     return ["rate", bandwidth, "burst", f"{burst}b", "latency", f"{QUEUE_S * 1000:g}ms"]
 
 

@@ -24,6 +24,7 @@ MOST_HOSTS = 253
 LEAST_STORE = 80 * 2**20
 """Ray refuses an object store below 75 MiB."""
 
+UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 RATE = re.compile(r"\d+(\.\d+)?[kmgt]?bit")
 
 
@@ -102,3 +103,13 @@ def make_plan(
         memory_bytes=free // 2 // nodes,
         bandwidth=bandwidth,
     )
+
+
+def bits_a_second(rate: str) -> float:
+    """What a rate in `tc`'s notation says.
+
+    >>> bits_a_second("1.5gbit")
+    1500000000.0
+    """
+    figure = rate.removesuffix("bit")
+    return float(figure.rstrip("kmgt")) * UNITS.get(figure[-1], 1.0)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from raysim.backends.base import Needs
-from raysim.backends.telemetry import num_bytes
+from raysim.backends.telemetry import Span, num_bytes
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -39,13 +39,15 @@ Where a few nodes hold everything (the clients' results on the one node with GPU
 class Placed:
     """A reference: the object, its bytes of arrays, and the nodes that hold it.
 
-    made: a task made it and it was left there. Published values are not: they are there to be sent around.
+    made: a task made it and it was left there. Published values are not: they are there to be sent around. spilled: it is
+    known to have been written to disk.
     """
 
     object: Handle
     size: int
     nodes: set[str]
     made: bool = False
+    spilled: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,13 @@ def bring(arguments: Sequence[object], node: str, origin: str) -> int:
             argument.nodes.add(node)
             moved += argument.size
     return moved
+
+
+def seen(span: Span, arguments: Sequence[object], answer: object, origin: str, restored: int = 0) -> Span:
+    """A task's span with what the process that started it, on node `origin`, knows of its bytes."""
+    returned = 0 if span.node == origin else num_bytes(answer)
+    moved = bring(arguments, span.node, origin)
+    return replace(span, bytes_moved=moved, bytes_returned=returned, bytes_restored=restored)
 
 
 def homes(references: Sequence[Placed]) -> list[str]:

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import ray
@@ -28,12 +26,14 @@ from raysim.backends.devices import CPU, Wanted
 from raysim.backends.gathering import STAGE as GATHER
 from raysim.backends.gathering import Courier, Gathering
 from raysim.backends.gathering import arrived as here
-from raysim.backends.placement import Node, Placed, beside_data, bring, homes
+from raysim.backends.placement import Node, Placed, beside_data, homes, seen
 from raysim.backends.ray_actors import WORKER_LOST, Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_lines import Given, Lines
 from raysim.backends.ray_nodes import leaving, nodes_by_cpu, with_room
-from raysim.backends.ray_tasks import Strategy, answered, at, ended, spilled, task_options
+from raysim.backends.ray_tasks import Strategy, all_stores_bytes, answered, at, ended, spilled, task_options
 from raysim.backends.ray_waiting import all_that_ended, matched, overdue
-from raysim.backends.ray_worker import node_name, run_task, short_name
+from raysim.backends.ray_worker import handed_on, node_name, run_task, short_name
+from raysim.backends.spilling import Spills, from_disk
 from raysim.backends.telemetry import Telemetry, num_bytes
 from raysim.errors import LostWork, RunError
 from raysim.own_packages import take_names
@@ -89,9 +89,10 @@ class RayBackend(Backend):
         self._group: PlacementGroup | None = None
         self._leaving: set[str] = set()
         self._task = ray.remote(max_retries=0)(run_task)
+        self._spills = Spills(spilled, all_stores_bytes)
 
     def put(self, value: object) -> Reference:
-        return Placed(ray.put(value), num_bytes(value), {self.node})
+        return self._spills.watch((Placed(ray.put(value), num_bytes(value), {self.node}),))[0]
 
     def get(self, reference: Reference) -> Any:
         if not isinstance(reference, Placed):
@@ -127,8 +128,8 @@ class RayBackend(Backend):
             )
             return references
 
-        free = deque(range(max(1, self.workers * TASKS_PER_WORKER)))
-        return self._drive(stage, items, keep, free, submit, must=True)
+        lines = Lines(max(1, self.workers * TASKS_PER_WORKER))
+        return self._drive(stage, items, keep, lines, submit, must=True)
 
     def start_clients(self, make_host: Callable[..., object], args: tuple[object, ...]) -> None:
         self._reserve()
@@ -188,15 +189,18 @@ class RayBackend(Backend):
                 except (*WORKER_LOST, *OBJECT_LOST, gone.RayTaskError):
                     answers.append(None)
                     continue
-                meter.tasks.append(replace(span, bytes_moved=bring(args, span.node, self.node)))
+                meter.tasks.append(seen(span, args, answer, self.node))
                 answers.append(answer)
+            meter.spilled_bytes = self._spills.look(now=True)
         return answers
 
     def gathering(self, shards: int, most_bytes: int) -> Gathering | None:
         nodes = [node for node in self._nodes() if node.offers(Needs())]
         if not most_bytes or self.placement != "data" or len(nodes) < 2 or self._accelerators() is not None:
             return None
-        return Gathering(Courier(self._bring, ended, spilled), shards, nodes, most_bytes)
+        return Gathering(
+            Courier(self._bring, ended, lambda tile: spilled([tile])[0]), shards, nodes, most_bytes
+        )
 
     def _bring(self, number: int, tiles: Sequence[Placed], node: Node) -> Begun:
         return self.begin(GATHER, number, here, *tiles, needs=Needs(cpus=0), node=node)
@@ -213,9 +217,9 @@ class RayBackend(Backend):
             self.hosts = self._clients.spread([nodes[place % len(nodes)] for place in range(count)])
         away = {short_name(node) for node in self._leaving}
         moving = [part for part in cast("Sequence[Placed]", left) if part.nodes & away]
-        moved = self.map("move", _handed_on, [(part,) for part in moving], keep=1) if moving else []
+        moved = self.map("move", handed_on, [(part,) for part in moving], keep=1) if moving else []
         for part, ((other,), _) in zip(moving, moved, strict=True):
-            part.object, part.nodes = other.object, other.nodes
+            part.object, part.nodes, part.spilled = other.object, other.nodes, other.spilled
 
     def apart(self) -> RayBackend:
         """The same actors and tasks; the first of two threads that miss an actor replaces it."""
@@ -275,7 +279,7 @@ class RayBackend(Backend):
         must: bool,
         then: Callable[[int, Kept], None] | None = None,
     ) -> list[Any]:
-        """A call of an actor's method `entry` for every item, on whichever actor is free, if possible near."""
+        """A call of an actor's method `entry` for every item, on whichever actor is free, if possible near, or is so soonest."""
         actors = list(crew.actors)  # those that join meanwhile are for the next stage
         nodes = crew.nodes() if near else []
 
@@ -292,9 +296,9 @@ class RayBackend(Backend):
         def end(place: int) -> None:  # its call then fails, as that of any actor that died
             ray.kill(actors[place])
 
-        places = deque(range(len(actors)))
+        lines = Lines(len(actors), ahead=True)
         return self._drive(
-            stage, items, keep, places, submit, must=must, on_lost=start_another, then=then,
+            stage, items, keep, lines, submit, must=must, on_lost=start_another, then=then,
             limits_s=limits_s, work=work, end=end, suits=lambda item, place: not near or near[item] == nodes[place],
         )  # fmt: skip
 
@@ -318,7 +322,7 @@ class RayBackend(Backend):
         stage: str,
         items: Sequence[tuple[object, ...]],
         keep: int,
-        free: deque[int],
+        lines: Lines,
         submit: Callable[[int, int, int], list[Handle]],
         *,
         must: bool,
@@ -329,67 +333,66 @@ class RayBackend(Backend):
         end: Callable[[int], None] = lambda place: None,
         suits: Callable[[int, int], bool] = lambda item, place: True,
     ) -> list[Any]:
-        """Keep every free place busy until all items are done, those with most work begun first; the results in item order.
+        """Keep every place busy until all items are done, those with most work begun first; the results in item order.
 
-        A lost worker's item is done again, its place told to `on_lost`. A place whose item takes longer than its limit
-        is ended. An item out of retries is an error (must), or None.
+        A lost worker's item is done again, its place told to `on_lost`; what that had been given ahead does not count as
+        tried. A place whose item takes longer than its limit is ended. An item out of retries is an error (must), or None.
         """
         count = len(items)
         results: list[Any] = [None] * count
         order = sorted(range(count), key=lambda number: -work[number]) if work else range(count)
         waiting = deque((number, 0) for number in order)
-        running: dict[Handle, tuple[int, int, int, list[Handle]]] = {}
         ended: deque[Handle] = deque()
         arrived: deque[tuple[int, Kept]] = deque()
-        due: dict[Handle, float] = {}
+        restored: dict[int, int] = {}
         self.telemetry.on_progress(stage, 0, count)
         with self.telemetry.stage(stage) as meter:
-            while waiting or running or arrived:
-                while waiting and free:
-                    (number, retries), place = matched(waiting, free, suits)
-                    references = submit(number, retries, place)
-                    running[references[-1]] = (number, retries, place, references)
-                    if limits_s:
-                        due[references[-1]] = time.monotonic() + limits_s[number]
+            while waiting or lines.under_way or arrived:
+                while waiting and (places := lines.open(len(waiting))):
+                    (number, retries), place = matched(waiting, places, suits)
+                    limit = limits_s[number] if limits_s else math.inf
+                    restored[number] = from_disk(items[number])
+                    lines.give(Given(number, retries, place, submit(number, retries, place), limit))
                 while then is not None and arrived:  # told when no place stands idle meanwhile
                     then(*arrived.popleft())
-                if not running:
+                if not lines.under_way:
                     continue
                 if not ended:
-                    ended.extend(all_that_ended(list(running), due))
-                    for late in overdue(due):
+                    meter.spilled_bytes += self._spills.look()
+                    ended.extend(all_that_ended(list(lines.under_way), lines.due))
+                    for late in overdue(lines.due):
                         if late not in ended:
-                            end(running[late][2])
+                            end(lines.under_way[late].place)
                     continue
-                number, retries, place, references = running.pop(ended[0])
-                due.pop(ended.popleft(), None)
+                given = lines.under_way.get(ended.popleft())
+                if given is None:
+                    continue  # it was lost with what its place did before
+                number, references = given.number, given.references
                 try:
                     answer, (span, sizes) = answered(references[keep:])
                 except WORKER_LOST as error:
-                    on_lost(place)
-                    free.append(place)
-                    if retries < RETRIES:
-                        waiting.append((number, retries + 1))
+                    blamed, innocent = lines.lost(given.place)
+                    on_lost(given.place)
+                    waiting.extendleft((other.number, other.retries) for other in reversed(innocent))
+                    if blamed.retries < RETRIES:
+                        waiting.append((blamed.number, blamed.retries + 1))
                     elif must:
                         problem = str(error).partition("\n")[0]  # Ray goes on for a page
-                        raise RunError(f"task {number}: {problem}", stage=stage) from error
+                        raise RunError(f"task {blamed.number}: {problem}", stage=stage) from error
                     continue
                 except OBJECT_LOST as error:
                     raise LostWork(f"task {number}: {error}", stage=stage) from error
                 except gone.RayTaskError as error:
                     with located(stage):
                         raise as_own_error(error) from error
-                free.append(place)
-                meter.tasks.append(replace(span, bytes_moved=bring(items[number], span.node, self.node)))
+                lines.answered(given)
+                meter.tasks.append(seen(span, items[number], answer, self.node, restored[number]))
                 kept = zip(references[:keep], sizes, strict=True)
-                left = tuple(Placed(reference, size, {span.node}, made=True) for reference, size in kept)
+                made = (Placed(reference, size, {span.node}, made=True) for reference, size in kept)
+                left = self._spills.watch(tuple(made))
                 results[number] = (left, answer) if keep else answer
                 self.telemetry.on_progress(stage, len(meter.tasks), count)
                 if then is not None:
                     arrived.append((number, results[number]))
+            meter.spilled_bytes += self._spills.look(now=True)
         return results
-
-
-def _handed_on(value: object) -> tuple[object, None]:
-    """What a task does that takes a value to where it runs."""
-    return value, None

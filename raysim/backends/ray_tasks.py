@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import ray
@@ -29,10 +30,16 @@ def ended(begun: Begun) -> bool:
     return bool(ray.wait(references[-1:], timeout=0)[0])
 
 
-def spilled(tile: Placed) -> bool:
-    """Whether a tile lies on disk, for want of memory."""
-    found = ray.experimental.get_object_locations([tile.object])
-    return any(place.get("did_spill", False) for place in found.values())
+def spilled(placed: Sequence[Placed]) -> list[bool]:
+    """Whether each was written to disk, for want of memory; of what this process owns."""
+    found = ray.experimental.get_local_object_locations([one.object for one in placed])
+    return [bool(found.get(one.object, {}).get("did_spill", False)) for one in placed]
+
+
+def all_stores_bytes() -> float:
+    """Of all nodes' object stores together, now."""
+    held: float = ray.cluster_resources().get("object_store_memory", 0.0)
+    return held
 
 
 def answered(references: list[Handle]) -> tuple[object, tuple[Span, list[int]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import ray
@@ -38,15 +38,15 @@ def overdue(due: dict[Handle, float]) -> list[Handle]:
 
 
 def matched(
-    waiting: deque[tuple[int, int]], free: deque[int], suits: Callable[[int, int], bool]
+    waiting: deque[tuple[int, int]], places: Sequence[int], suits: Callable[[int, int], bool]
 ) -> tuple[tuple[int, int], int]:
-    """The next item (its number, its retries) and the place that takes it, both no longer waiting.
+    """The next item (its number, its retries), no longer waiting, and the place that takes it.
 
     The first place that an item suits, and the first such item; where none suits any, the first of each.
     """
     item, place = next(
-        ((item, place) for place in free for item in waiting if suits(item[0], place)), (waiting[0], free[0])
+        ((item, place) for place in places for item in waiting if suits(item[0], place)),
+        (waiting[0], places[0]),
     )
     waiting.remove(item)
-    free.remove(place)
     return item, place

@@ -89,6 +89,11 @@ def handed_back(result: object, span: Span, keep: int) -> tuple[object, ...]:
     return (*kept, answer, (span, [num_bytes(value) for value in kept]))
 
 
+def handed_on(value: object) -> tuple[object, None]:
+    """What a task does that takes a value to where it runs."""
+    return value, None
+
+
 def node_name() -> str:
     """A short name of the Ray node this process runs on."""
     return short_name(ray.get_runtime_context().get_node_id())

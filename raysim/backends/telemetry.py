@@ -52,6 +52,12 @@ class Span:
     retries: int = 0
     bytes_moved: int = 0
     """Bytes of arrays in the arguments that lay on other nodes and were brought to the task's."""
+    bytes_returned: int = 0
+    """Bytes of arrays in the answer that were brought from the task's node to the server's."""
+    bytes_spilled: int = 0
+    """Of a whole stage: bytes that object stores wrote to disk meanwhile, for want of memory."""
+    bytes_restored: int = 0
+    """Bytes of arguments that had been written to disk before the task was begun, and are read back if no copy is left."""
     owner: Owner = "engine"
     """Who caused the work."""
     device: str = devices.CPU
@@ -132,6 +138,9 @@ class Telemetry:
                     peak_memory_bytes=max([peak_memory_bytes(), *(s.peak_memory_bytes for s in tasks)]),
                     retries=sum(span.retries for span in tasks),
                     bytes_moved=sum(span.bytes_moved for span in tasks),
+                    bytes_returned=sum(span.bytes_returned for span in tasks),
+                    bytes_spilled=meter.spilled_bytes,
+                    bytes_restored=sum(span.bytes_restored for span in tasks),
                     owner=self.owner,
                     device="+".join(sorted({span.device for span in tasks})) or devices.CPU,
                     peak_gpu_bytes=max(
@@ -152,7 +161,8 @@ class Telemetry:
         wall, cpu = whole.wall_s * share, whole.cpu_s * share
         self.spans[place] = replace(whole, wall_s=whole.wall_s - wall, cpu_s=whole.cpu_s - cpu)
         apart = replace(whole, stage=part, owner=owner, wall_s=wall, cpu_s=cpu)
-        self.spans.append(replace(apart, bytes_in=0, bytes_out=0, bytes_moved=0, retries=0))
+        apart = replace(apart, bytes_moved=0, bytes_returned=0, bytes_spilled=0, bytes_restored=0)
+        self.spans.append(replace(apart, bytes_in=0, bytes_out=0, retries=0))
 
     def drain(self) -> list[Span]:
         """The spans since the last call."""
@@ -162,10 +172,11 @@ class Telemetry:
 
 @dataclass
 class StageMeter:
-    """What a running stage knows of its tasks. `inside`: they ran in this very process."""
+    """What a running stage knows of its tasks. `inside`: they ran in this very process; spilled_bytes: to disk, meanwhile."""
 
     tasks: list[Span] = field(default_factory=list)
     inside: bool = False
+    spilled_bytes: int = 0
 
 
 def measured(

@@ -18,6 +18,15 @@ from raysim.backends.base import Backend
 from raysim.matrix import exact_sums
 from raysim.matrix.row_blocks import RowBlock
 
+TASKS_A_WORKER = 4
+"""Tasks that a sum is cut into for each worker: enough to be dealt evenly, few enough to be begun quickly."""
+
+TASK_BYTES = 2**28
+"""Of tiles that one task reads, at most, where it takes more column shards for their number's sake: the store keeps them meanwhile."""
+
+TASK_TILES = 64
+"""Of tiles likewise."""
+
 
 @dataclass(frozen=True)
 class Weighted:
@@ -63,10 +72,27 @@ def sum_parameters(
     """sum_i w_i u_i [d] as dtype, of the rows of `parts`; with a centre [d], sum_i w_i (u_i - centre)^2."""
     constants = _constants(parts, slice(None, exact_sums.blocks_of(bounds[-1])), centre)
     # A node's task reads its own rows alone: it takes more shards, for as many bytes.
-    shards_per_task *= len(set(backend.homes([part.block.tiles[0] for part in parts])))
+    homes = len(set(backend.homes([part.block.tiles[0] for part in parts])))
+    rows = -(-sum(len(part.rows) for part in parts) // homes)
+    shards_per_task = fewer_tasks(
+        shards_per_task * homes,
+        len(bounds) - 1,
+        max(1, backend.workers // homes),
+        tiles=-(-len(parts) // homes),
+        shard_bytes=4 * rows * (bounds[1] - bounds[0]),
+    )
     shards = list(enumerate(pairwise(bounds)))
     groups = [shards[at : at + shards_per_task] for at in range(0, len(shards), shards_per_task)]
     return _sum(backend, stage, parts, groups, constants, centre, dtype)
+
+
+def fewer_tasks(least: int, shards: int, workers: int, *, tiles: int, shard_bytes: int) -> int:
+    """Column shards a task: `least`, or more, so that there are no more than TASKS_A_WORKER tasks for each of a node's workers.
+
+    tiles, shard_bytes: what a task reads of one shard.
+    """
+    wanted = -(-shards // (TASKS_A_WORKER * workers))
+    return max(least, min(wanted, TASK_BYTES // max(shard_bytes, 1), TASK_TILES // max(tiles, 1)))
 
 
 def sum_buffers(backend: Backend, stage: str, parts: Sequence[Weighted], dim: int, width: int) -> np.ndarray:

@@ -253,6 +253,7 @@ def _time(spans: Columns) -> dict[str, object] | str:
         ),
         "owners": owners,
         "on_gpus": any(stage.peak_gpu_bytes > 0 for stage in stages),
+        "spilled": any(stage.bytes_spilled > 0 or stage.bytes_restored > 0 for stage in stages),
         "stages": stages,
     }
 

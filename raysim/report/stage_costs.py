@@ -39,8 +39,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage over the whole run. NaN are bytes_moved if the run was recorded before it was measured, and peak_gpu_bytes
-    if nothing ran on a GPU.
+    """One stage over the whole run. NaN are bytes moved, spilled and restored if the run was recorded before they were measured,
+    and peak_gpu_bytes if nothing ran on a GPU.
     """
 
     stage: str
@@ -50,6 +50,8 @@ class StageCost:
     bytes_in: int
     bytes_out: int
     bytes_moved: float
+    bytes_spilled: float
+    bytes_restored: float
     peak_memory_bytes: int
     tasks: int
     retries: int
@@ -90,6 +92,8 @@ def stage_costs(spans: Columns) -> list[StageCost]:
                 bytes_in=int(here["bytes_in"].sum()),
                 bytes_out=int(here["bytes_out"].sum()),
                 bytes_moved=float(here["bytes_moved"].sum()),
+                bytes_spilled=float(here["bytes_spilled"].sum()),
+                bytes_restored=float(here["bytes_restored"].sum()),
                 peak_memory_bytes=int(here["peak_memory_bytes"].max()),
                 tasks=int(np.count_nonzero(of_stage & ~whole)),
                 retries=int(here["retries"].sum()),

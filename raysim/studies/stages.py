@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from raysim.backends.telemetry import WHOLE_STAGE, Span
@@ -24,6 +25,10 @@ STAGE_COLUMNS: Columns = {
     "bytes_in": ("int64", "bytes of arrays in the tasks' arguments"),
     "bytes_out": ("int64", "bytes of arrays in their results"),
     "bytes_moved": ("int64", "bytes of arguments that were brought from other nodes"),
+    "bytes_returned": ("int64", "bytes of answers that were brought to the server's node from others"),
+    "bytes_to_one_node": ("int64", "of those moved and returned, what came to the node to which most came"),
+    "bytes_spilled": ("int64", "bytes that object stores wrote to disk meanwhile"),
+    "bytes_restored": ("int64", "bytes of arguments that had been written to disk before"),
     "peak_memory_bytes": ("int64", "largest resident memory of any one process meanwhile"),
     "started_s": ("float64", "start, seconds since the epoch"),
     "digest": ("string", "SHA-256 of the result, (whole) only"),
@@ -39,7 +44,16 @@ MEMORY_COLUMNS: Columns = {
     "store_bytes": ("int64", "object store in use afterwards"),
 }
 
-SUMS = ("wall_s", "cpu_s", "bytes_in", "bytes_out", "bytes_moved")
+SUMS = (
+    "wall_s",
+    "cpu_s",
+    "bytes_in",
+    "bytes_out",
+    "bytes_moved",
+    "bytes_returned",
+    "bytes_spilled",
+    "bytes_restored",
+)
 
 
 def stage_rows(
@@ -61,8 +75,14 @@ def summary(spans: Sequence[Span]) -> Row:
     """The columns that follow from the spans of one stage, or of several."""
     stages = [span for span in spans if span.task == WHOLE_STAGE]
     tasks = [span for span in spans if span.task != WHOLE_STAGE]
+    came: Counter[str] = Counter()
+    for task in tasks:
+        came[task.node] += task.bytes_moved
+    for stage in stages:
+        came[stage.node] += stage.bytes_returned
     return {
         **{name: sum(getattr(span, name) for span in stages) for name in SUMS},
+        "bytes_to_one_node": max(came.values(), default=0),
         "busy_s": sum(task.wall_s for task in tasks),
         "tasks": len(tasks),
         "nodes_used": max(1, len({span.node for span in tasks or stages})),

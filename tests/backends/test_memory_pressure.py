@@ -54,3 +54,9 @@ def test_workers_killed_for_want_of_memory_are_retried_then_lost_or_named():
 
 def test_what_does_not_fit_the_object_store_is_spilled_and_comes_back(small_store):
     assert small_store["means"] == [0, 1, 2, 3, 4, 5]
+    one = 24 * 2**20
+    (made, nothing_read), (more, read) = small_store["spilled"]
+    assert nothing_read == 0
+    assert made >= 3 * one, "80 MB hold three at most"
+    assert made + more <= 6 * one
+    assert made <= read <= 6 * one

@@ -36,11 +36,11 @@ def test_a_free_place_takes_what_suits_it_and_else_what_comes_first() -> None:
 
     from raysim.backends.ray_waiting import matched
 
-    waiting, free = deque([(0, 0), (1, 2), (2, 0)]), deque([7, 8])
+    waiting = deque([(0, 0), (1, 2), (2, 0)])
 
     def suits(item: int, place: int) -> bool:
         return (item, place) in {(1, 8), (2, 8)}
 
-    assert matched(waiting, free, suits) == ((1, 2), 8)
-    assert (list(waiting), list(free)) == ([(0, 0), (2, 0)], [7])
-    assert matched(waiting, free, suits) == ((0, 0), 7)
+    assert matched(waiting, [7, 8], suits) == ((1, 2), 8)
+    assert list(waiting) == [(0, 0), (2, 0)]
+    assert matched(waiting, [7], suits) == ((0, 0), 7)

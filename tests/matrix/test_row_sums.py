@@ -10,6 +10,7 @@ import pytest
 
 from raysim.backends.base import InProcessBackend
 from raysim.matrix.layout import Entry, Layout
+from raysim.matrix.row_sums import fewer_tasks
 from raysim.matrix.updates import Updates
 
 LAYOUT = Layout(
@@ -148,3 +149,18 @@ def test_maxima_follow_the_rows():
 
 def double(columns, first):
     return 2 * columns
+
+
+@pytest.mark.parametrize(
+    ("least", "shards", "workers", "tiles", "shard_bytes", "found"),
+    [
+        (1, 26, 1, 3, 2**25, 7),  # four tasks
+        (1, 26, 16, 3, 2**25, 1),
+        (8, 26, 1, 3, 2**25, 8),
+        (1, 160, 2, 3, 2**26, 4),  # 256 MiB
+        (1, 160, 2, 40, 2**20, 1),  # 64 tiles
+        (1, 160, 2, 200, 2**29, 1),
+    ],
+)
+def test_a_sum_is_not_cut_into_many_small_tasks(least, shards, workers, tiles, shard_bytes, found):
+    assert fewer_tasks(least, shards, workers, tiles=tiles, shard_bytes=shard_bytes) == found

@@ -46,6 +46,7 @@ def write_run_directory(
     success: bool = True,
     maps: int | None = 12,
     seed: int = 3,
+    spilled: int = 0,
 ) -> Path:
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
@@ -118,6 +119,9 @@ def write_run_directory(
                         "peak_memory_bytes": 190 * 2**20,
                         "retries": 0,
                         "bytes_moved": 2**21 if stage == "gram" else 0,
+                        "bytes_returned": 0,
+                        "bytes_spilled": spilled if stage == "gram" else 0,
+                        "bytes_restored": 2 * spilled if stage == "gram" else 0,
                         "owner": OWNERS.get(stage, "defense"),
                     }
                 )

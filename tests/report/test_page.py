@@ -120,6 +120,13 @@ def test_a_full_run_shows_everything(write_run, undrawn):
     assert next(row for row in page.rows if row[0] == "1")[7] == "-"  # round 1 was not evaluated
 
 
+def test_what_was_written_to_disk_for_want_of_memory_is_shown_where_something_was(write_run, undrawn):
+    page = read(render(write_run(rounds=2, maps=None, spilled=2**20)))
+    gram = next(row for row in page.rows if row[0] == "gram")
+    assert gram[-4:] == ["4.00 MiB", "2.00 MiB", "4.00 MiB", "190 MiB"]
+    assert "Restored" not in read(render(write_run("calm", rounds=2, maps=None))).text
+
+
 def test_a_run_of_an_earlier_version_does_not_know_what_was_moved(write_run, undrawn):
     folder = write_run(rounds=1, maps=None)
     spans = pq.read_table(folder / "spans.parquet").drop_columns(["bytes_moved"])

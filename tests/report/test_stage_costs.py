@@ -31,6 +31,7 @@ def spans(*rows: tuple) -> dict[str, np.ndarray]:
     }
     columns["retries"] = np.ones(len(rows), np.int64)
     columns["bytes_moved"] = np.arange(len(rows), dtype=np.float64)
+    columns["bytes_spilled"] = columns["bytes_restored"] = 2 * columns["bytes_moved"]
     columns["peak_gpu_bytes"] = np.array([5.0 if row[1] == "train" and row[0] else np.nan for row in rows])
     return columns
 
@@ -62,6 +63,7 @@ def test_a_stage_costs_the_median_of_the_rounds_after_its_first():
     assert np.isnan(gram.peak_gpu_bytes)
     assert found["train"].peak_gpu_bytes == 5.0
     assert (gram.tasks, gram.retries, gram.cpu_s, gram.bytes_moved) == (2, 5, 3.0, 1.0 + 6 + 7 + 9 + 13)
+    assert gram.bytes_spilled == gram.bytes_restored == 2 * gram.bytes_moved
 
 
 def test_the_tasks_of_a_stage_are_no_part_of_its_seconds():

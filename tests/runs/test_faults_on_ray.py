@@ -49,7 +49,7 @@ def test_whatever_is_killed_the_result_is_that_of_an_undisturbed_run(ray_cluster
 def test_a_host_that_hangs_in_a_library_is_ended_and_its_clients_are_lost_alone(
     ray_cluster, tiny, tmp_path, monkeypatch
 ):
-    """Python's alarm does not reach it, so the call's own limit ends the process."""
+    """Python's alarm does not reach it, so the call's own limit ends the process. The call behind it is no attempt."""
     from raysim.backends.capacity import ClientActors
     from raysim.backends.ray_backend import RayBackend
 
@@ -57,10 +57,12 @@ def test_a_host_that_hangs_in_a_library_is_ended_and_its_clients_are_lost_alone(
     backend = RayBackend(ClientActors(2), workers=2)
     try:
         backend.start_clients(Sleeper, ())
-        answers = backend.call_clients("sleep", "sleep", [(0,), (60,), (0,)], limits_s=[30, 0.5, 30])
+        items, limits = [(0,), (60,), *[(0,)] * 4], [30, 0.5, *[30] * 4]
+        answers = backend.call_clients("sleep", "sleep", items, limits_s=limits)
     finally:
         backend.close()
-    assert answers == ["awake", None, "awake"]
+    assert answers == ["awake", None, *["awake"] * 4]
+    assert sum(span.retries for span in backend.telemetry.drain()) == 0
 
 
 class Sleeper:

@@ -63,7 +63,7 @@ def views_of(rows: Iterable[Row], memory: Sequence[Row], planned: Sequence[str])
 
 def _as_method(row: Row) -> Row:
     """A row with the names that scaling's tables have: how clients sit in actors is the method."""
-    return {**row, "defense": _cell_of(row).variant, "spilled_bytes": 0}
+    return {**row, "defense": _cell_of(row).variant, "spilled_bytes": 0, "machine_cpus": 0}
 
 
 def _cell_of(row: Row) -> GrowthCell:
@@ -73,7 +73,8 @@ def _cell_of(row: Row) -> GrowthCell:
 def _of_repeat(rows: Sequence[Row]) -> Row:
     """The timed rounds of a repeat as one."""
     middle = {
-        name: float(np.median([row[name] for row in rows])) for name in ("wall_s", "busy_s", "bytes_moved")
+        name: float(np.median([row[name] for row in rows]))
+        for name in ("wall_s", "busy_s", "bytes_moved", "bytes_to_one_node")
     }
     most = {name: max(row[name] for row in rows) for name in ("tasks", "nodes_used", "peak_memory_bytes")}
     return {**rows[0], **middle, **most, "digest": rows[-1]["digest"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cluster.plan import bits_a_second
 from raysim.composition.registry import defense_title
 from raysim.studies.fit import PowerLaw, power_law
 from raysim.studies.scaling.tables import LIMITS
@@ -43,7 +45,9 @@ class MatrixSize(NamedTuple):
 @dataclass(frozen=True)
 class Measured:
     """One stage of one method at one size, over the repeats that it ran in, in their order. moved_bytes [R]: brought from
-    other nodes. busy [R]: share of the workers' time in it that tasks took. The rest: the largest of all repeats.
+    other nodes. busy [R]: share of the workers' time in it that tasks took. link_s [R]: what the bytes that came to one node take
+    on its link, alone; bits_per_s: of each link, inf without a limit. workers: of all nodes together; cores: those that these had. The rest: the largest of all
+    repeats.
     """
 
     defense: str
@@ -54,6 +58,10 @@ class Measured:
     wall_s: Values
     moved_bytes: Values
     busy: Values
+    link_s: Values
+    bits_per_s: float
+    workers: int
+    cores: int
     tasks: int
     nodes_used: int
     peak_memory_bytes: int
@@ -66,6 +74,7 @@ class Measured:
         rows = sorted(rows, key=lambda row: int(row["repeat"]))
         first = rows[0]
         workers = first["nodes"] * max(first["cpus_per_node"], 1)
+        rate = bits_a_second(first["bandwidth"]) if first["bandwidth"] else math.inf
         most = {
             name: max(row[name] for row in rows)
             for name in ("tasks", "nodes_used", "peak_memory_bytes", "spilled_bytes")
@@ -81,9 +90,18 @@ class Measured:
             busy=Values.of(
                 row["busy_s"] / (workers * row["wall_s"]) if row["wall_s"] else np.nan for row in rows
             ),
+            link_s=Values.of(8 * row["bytes_to_one_node"] / rate for row in rows),
+            bits_per_s=rate,
+            workers=workers,
+            cores=min(workers, first["machine_cpus"] or workers),
             digests=tuple(row["digest"] for row in rows),
             **most,
         )
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of its tasks together, median."""
+        return self.busy.median * self.workers * self.wall_s.median
 
     def over(self, other: Measured | None) -> Values | None:
         """Its seconds over another's, repeat by repeat, since what slows the machine slows both; None if no repeat has both."""
@@ -150,6 +168,10 @@ class OneMatrix:
             for defense in self.defenses
         }
         return {defense: sizes[max(sizes)] for defense, sizes in every.items() if sizes}
+
+    def limited(self, nodes: int) -> bool:
+        """Whether links between that many nodes have a known rate."""
+        return any(size.nodes == nodes and m.bits_per_s < math.inf for (_, _, size), m in self.found.items())
 
     def label(self, whole: Measured) -> str:
         """The method's title, with K where that is not the largest one of this view."""

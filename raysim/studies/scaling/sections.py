@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from raysim.composition.over_nodes import Nodes, OneNode, detection_s, link_bytes
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
 from raysim.studies import markdown
@@ -49,6 +50,7 @@ def sections_of(view: OneMatrix, drawn: Mapping[str, str]) -> list[str]:
         with_figures(stages(view), "split"),
         with_figures(maps(view), "maps"),
         with_figures(strong(view), "nodes"),
+        foretold(view),
         weak(view),
         with_figures(moved(view), "moved"),
         spilled(view),
@@ -111,7 +113,7 @@ def stages(view: OneMatrix) -> str:
     """Each stage at the largest K, a table for each number of nodes."""
     tables = []
     for nodes in view.nodes:
-        rows = []
+        rows, limited = [], view.limited(nodes)
         for whole in view.largest(nodes).values():
             parts = view.stages(whole.defense, whole.size.clients, nodes)
             for entry, part in zip((whole, *parts), (1.0, *shares(parts)), strict=True):
@@ -125,16 +127,24 @@ def stages(view: OneMatrix) -> str:
                     str(entry.nodes_used),
                     f"{100 * idle:.0f} %" if idle == idle else "-",
                 ]
-                row += [peak, *([_moved(parts if entry is whole else [entry])] if nodes > 1 else [])]
+                row += [peak]
+                if nodes > 1:
+                    own = parts if entry is whole else [entry]
+                    row += [_moved(own), *([_link(own)] if limited else [])]
                 rows.append(row)
         head = [f"{view.what}, stage", "s", "share", *LAW, "tasks", "nodes used", "idle", "peak MiB"]
-        head += ["MB moved (of matrix)"] if nodes > 1 else []
+        head += ["MB moved (of matrix)", *(["link alone (s)"] if limited else [])] if nodes > 1 else []
         title = f"#### Stages at K = {view.clients[-1]}, {count(nodes, 'node')}"
         tables.append(f"{title}\n\n{markdown.table(head, rows)}")
     note = (
         "Share: of the sum of the stages' medians. Idle: share of the workers' time that no task took. Peak MiB: resident"
         " memory of the largest single process during the stage."
     )
+    if any(view.limited(nodes) for nodes in view.nodes[1:]):
+        note += (
+            " Link alone: what the bytes that came to one node, to which most came (moved, and answers to the server's), take"
+            " at the link's rate."
+        )
     return "\n\n".join([*tables, note])
 
 
@@ -163,6 +173,36 @@ def strong(view: OneMatrix) -> str:
         return f"{_ratio(speed_up)}, {100 * speed_up.value * base / size.nodes:.0f} %{over}"
 
     return by_clients(view, "Strong scaling: speed-up over one node [quartiles], efficiency", cell)
+
+
+def foretold(view: OneMatrix) -> str:
+    """What over_nodes.py makes of one node's stages, beside what was measured on more, at the largest K."""
+    if view.nodes[0] != 1:
+        return ""
+    rows = []
+    for defense, alone in view.largest(1).items():
+        K, d = alone.size.clients, view.parameters
+        stages = [
+            OneNode(m.stage, m.wall_s.median, m.busy_s if m.tasks else 0.0, m.cores)
+            for m in view.stages(defense, K, 1)
+        ]
+        for nodes in view.nodes[1:]:
+            if (whole := view.found.get((defense, WHOLE, view.size(K, nodes)))) is None:
+                continue
+            rate = whole.bits_per_s
+            told = detection_s(stages, K, d, Nodes(nodes, whole.cores, rate))
+            crossing = sum(8 * link_bytes(one.stage, K, d, nodes) / rate for one in stages)
+            measured = whole.wall_s.median
+            numbers = [significant(value) for value in (measured, told, crossing)]
+            rows.append([view.label(alone), str(nodes), *numbers, f"{measured / told:.2f}"])
+    if not rows:
+        return ""
+    head = [view.what, "nodes", "measured (s)", "foretold (s)", "of that, links (s)", "measured / foretold"]
+    note = (
+        "Foretold from the seconds on one node, by the model of `raysim plan --over-nodes` (`raysim.composition.over_nodes`): the"
+        " tasks' own work is divided by the cores there are, the rest stays, and what must cross the busiest link is added."
+    )
+    return f"#### Foretold from one node, K = {view.clients[-1]}\n\n{markdown.table(head, rows)}\n\n{note}"
 
 
 def weak(view: OneMatrix) -> str:
@@ -272,6 +312,11 @@ def _law(law: PowerLaw | None) -> list[str]:
 
 def _signed(value: float) -> str:
     return f"{value:.2f}".replace("-0.00", "0.00")
+
+
+def _link(entries: Sequence[Measured]) -> str:
+    """Seconds that these stages' bytes take on the busiest link, alone."""
+    return significant(sum(entry.link_s.median for entry in entries))
 
 
 def _moved(entries: Sequence[Measured]) -> str:

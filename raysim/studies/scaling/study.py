@@ -173,6 +173,7 @@ class Session:
             "model": source_of(plan).model,
             "kind": INPROCESS if plan.backend == INPROCESS else plan.kind,
             "cpus_per_node": self.cpus,
+            "machine_cpus": 0 if plan.kind == "address" else len(os.sched_getaffinity(0)),
             "bandwidth": plan.bandwidth or "",
             "backend": plan.backend,
             "updates": plan.updates if plan.updates == SYNTHETIC else Path(plan.updates).name,

@@ -20,6 +20,10 @@ SUBJECT = {
     "nodes": ("int32", "nodes of the cluster"),
     "kind": ("string", "what the cluster was made of; inprocess: there was none"),
     "cpus_per_node": ("int32", "CPUs of each node"),
+    "machine_cpus": (
+        "int32",
+        "CPUs of the machine that all nodes share; 0: each node is a machine of its own",
+    ),
     "bandwidth": ("string", "limit of each link, in tc's notation; empty: none"),
     "backend": ("string", "ray or inprocess"),
     "updates": ("string", "synthetic, or the name of the run that was recorded"),

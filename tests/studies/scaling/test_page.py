@@ -127,6 +127,19 @@ def cells(markdown: str, title: str, *first: str) -> list[str]:
     return row[len(first) :]
 
 
+def test_more_nodes_are_foretold_from_one_and_their_links_are_shown():
+    """Krum at K = 40, d = 250,000: 1.6 s on a node, .75 of it work; a quarter of the matrix crosses, 10 MB at 100 Mbit/s."""
+    limited = [
+        {**row, "bandwidth": "100mbit", "bytes_to_one_node": row["bytes_moved"]}
+        for row in rows((40,), (1, 2))
+    ]
+    markdown = text(page(limited))
+    shown = cells(markdown, "Foretold from one node", "krum", "2")
+    assert shown == ["0.800", "1.80", "0.800", "0.44"]  # 0.4 + 1.2 / 2 + 0.8
+    assert cells(markdown, "Stages at K = 40, 2 nodes", "gram")[-1] == "0.800"
+    assert "link alone" not in text(page(rows((40,), (1, 2))))
+
+
 @pytest.mark.usefixtures("drawn")
 def test_the_page_says_where_it_was_measured(full: tuple[Page, str], tmp_path: Path):
     markdown = write_page("How", ABOUT, full[0], tmp_path / "scaling.md")

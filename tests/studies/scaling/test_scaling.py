@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from raysim.studies.scaling.presets import NodesStudy, PairsStudy
 from raysim.studies.scaling.study import Scaling, estimates, shared_cpus
 from raysim.studies.scaling.tables import COLUMNS, LIMITS, TABLES
 from raysim.studies.scaling.updates import Recorded, in_blocks, source_of
-from raysim.studies.stages import BETWEEN, WHOLE
+from raysim.studies.stages import BETWEEN, WHOLE, summary
 
 DIGITS: dict[str, Any] = {"model": "digits_cnn", "image": (1, 8, 8), "classes": 10}
 TINY = ScalingPlan(
@@ -221,6 +221,9 @@ def test_stages_by_hand():
     assert [(row["nodes_used"], row["bytes_moved"], row["bytes_in"]) for row in found] == [
         (2, 7, 200), (2, 7, 100), (1, 0, 100), (1, 0, 0),
     ]  # fmt: skip
+    assert [row["bytes_to_one_node"] for row in found] == [4, 4, 0, 0], "task 1 is the one on node 1"
+    answers = [replace(spans[0], node="node 0", bytes_returned=5), *spans[1:3]]
+    assert summary(answers)["bytes_to_one_node"] == 3 + 5
     assert found[0]["digest"] == digest(*result)
     assert found[0]["started_s"] == 9.0
 
