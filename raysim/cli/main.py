@@ -57,6 +57,12 @@ ScaleOption = Annotated[
     Literal["paper", "small"],
     typer.Option("--scale", help="Of a paper's preset: the full setting, or its structure in seconds."),
 ]
+OverNodes = Annotated[
+    bool,
+    typer.Option(
+        "--over-nodes", help="Measure the defense, and foretell its seconds on 1 to 64 nodes of 16 cores."
+    ),
+]
 
 
 def main() -> None:
@@ -246,13 +252,16 @@ def report(path: RunPath, debug: Debug = False) -> None:
 
 
 @app.command()
-def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = False) -> None:
+def plan(
+    request: Request = None, scale: ScaleOption = "paper", over_nodes: OverNodes = False, debug: Debug = False
+) -> None:
     """Estimate what a run needs on this machine, and say what will not fit. Starts nothing.
 
     \b
     raysim plan
     raysim plan mine.yaml population.clients=1000 population.cohort=200
     raysim plan layercam_ae/table2-resnet50-svhn-layercam_ae
+    raysim plan layercam_ae/table2-resnet50-svhn-layercam_ae --over-nodes
 
     Where the data set is not here, random images of its size stand in for it, and everybody is honest. Training is timed on
     few batches.
@@ -276,6 +285,17 @@ def plan(request: Request = None, scale: ScaleOption = "paper", debug: Debug = F
             console.print(remark, soft_wrap=True, markup=False)
         for warning in estimate.warnings:
             console.print(f"will not fit: {warning}", soft_wrap=True, markup=False)
+        if over_nodes:
+            from raysim.composition import detection_plan
+
+            lines_of, said = detection_plan.rows(experiment)
+            if lines_of:
+                rates = [f"{rate / 1e9:g} Gbit/s" for rate in detection_plan.RATES]
+                table = results.grid(f"nodes of {detection_plan.CORES} cores", *rates)
+                for line in lines_of:
+                    table.add_row(*line)
+                console.print(table)
+            console.print(said, soft_wrap=True, markup=False)
 
 
 app.command("replay")(command_of(Replay(), "{run}/replays"))

@@ -4,8 +4,9 @@
 
 wall: seconds of a stage on one node of c cores, of which its tasks' own work, `busy` core-seconds, is divided among all C
 cores of n nodes; what is left is starting tasks and waiting for the server, which more nodes do not shorten. L(n): bytes
-over the busiest link in one direction, from where rows lie and what the stage reads (`link_bytes`); B: bits a second. Nothing
-overlaps in the model, and tasks can be dealt evenly.
+over the busiest link in one direction, from where rows lie and what the stage reads (`link_bytes`); B: bits a second. A
+stage that is cut into fewer pieces than there are cores is divided by as many. Nothing overlaps in the model, and pieces are
+alike.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ READS: Mapping[str, Reads] = {
 
 @dataclass(frozen=True)
 class OneNode:
-    """A stage on one node of `cores`: seconds as the server saw them, and those of its tasks together."""
+    """A stage on one node of `cores`: seconds as the server saw them, and those of its tasks together. pieces: in which its
+    tasks' work can be done at the same time, on one node or several.
+    """
 
     stage: str
     wall_s: float
     busy_s: float
     cores: int
+    pieces: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,10 @@ def link_bytes(stage: str, clients: int, parameters: int, nodes: int) -> float:
 
 def stage_s(one: OneNode, clients: int, parameters: int, nodes: Nodes) -> float:
     """T(n) of one stage."""
-    divided = min(one.busy_s, one.wall_s * one.cores)
+    before, after = min(one.cores, one.pieces), min(nodes.cores, one.pieces)
+    divided = min(one.busy_s, one.wall_s * before)
     crossing = 8 * link_bytes(one.stage, clients, parameters, nodes.count) / nodes.bits_per_s
-    return one.wall_s - divided / one.cores + divided / nodes.cores + crossing
+    return one.wall_s - divided / before + divided / after + crossing
 
 
 def detection_s(stages: Sequence[OneNode], clients: int, parameters: int, nodes: Nodes) -> float:

@@ -50,7 +50,10 @@ def test_what_will_not_fit_names_the_key(experiment, tiny):
 
 
 def test_the_command_prints_plan_and_warnings():
-    result = CliRunner().invoke(app, ["plan", "quickstart", "data.limit=300", "server_data.samples=20"])
+    words = ["plan", "quickstart", "data.limit=300", "server_data.samples=20", "--over-nodes"]
+    result = CliRunner().invoke(app, words)
+    assert "nodes of 16 cores  10 Gbit/s  25 Gbit/s" in result.output
+    assert "a round's detection, foretold from one core of this machine" in result.output
     assert result.exit_code == 0, result.output
     assert "client actors" in result.output
     assert "rounds an hour" in result.output

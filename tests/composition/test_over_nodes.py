@@ -45,6 +45,12 @@ def test_tasks_that_overlap_more_than_the_cores_there_were_count_as_the_whole_st
     assert stage_s(OneNode("cam", 1.0, 9.0, cores=2), K, D, Nodes(1, 4)) == pytest.approx(0.5)
 
 
+def test_more_cores_than_pieces_do_not_help():
+    one = OneNode("autoencoder", 1.0, 0.9, cores=2, pieces=1)
+    assert stage_s(one, K, D, Nodes(4, 8)) == pytest.approx(1.0)
+    assert stage_s(OneNode("norms", 1.0, 2.0, 2, pieces=4), K, D, Nodes(4, 8)) == pytest.approx(0.5)
+
+
 def test_a_defense_is_its_stages():
     stages = [OneNode("gram", 1.0, 1.0, 1), OneNode("combine", 0.1, 0.1, 1)]
     assert detection_s(stages, K, D, Nodes(2, 2, 1e9)) == pytest.approx(0.5 + 0.384 + 0.05 + 0.048)

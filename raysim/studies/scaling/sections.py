@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from raysim.composition.over_nodes import Nodes, OneNode, detection_s, link_bytes
@@ -183,7 +184,13 @@ def foretold(view: OneMatrix) -> str:
     for defense, alone in view.largest(1).items():
         K, d = alone.size.clients, view.parameters
         stages = [
-            OneNode(m.stage, m.wall_s.median, m.busy_s if m.tasks else 0.0, m.cores)
+            OneNode(
+                m.stage,
+                m.wall_s.median,
+                m.busy_s if m.tasks else 0.0,
+                m.cores,
+                1 if m.tasks == 1 else math.inf,
+            )
             for m in view.stages(defense, K, 1)
         ]
         for nodes in view.nodes[1:]:
