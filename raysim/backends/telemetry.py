@@ -58,6 +58,8 @@ class Span:
     """Of a whole stage: bytes that object stores wrote to disk meanwhile, for want of memory."""
     bytes_restored: int = 0
     """Bytes of arguments that had been written to disk before the task was begun, and are read back if no copy is left."""
+    pid: int = 0
+    """The process that it ran in; of a whole stage, the server's."""
     owner: Owner = "engine"
     """Who caused the work."""
     device: str = devices.CPU
@@ -110,6 +112,7 @@ class Telemetry:
                         bytes_in=0,
                         bytes_out=0,
                         peak_memory_bytes=peak_memory_bytes(),
+                        pid=os.getpid(),
                         owner=owner,
                     )
                 )
@@ -141,6 +144,7 @@ class Telemetry:
                     bytes_returned=sum(span.bytes_returned for span in tasks),
                     bytes_spilled=meter.spilled_bytes,
                     bytes_restored=sum(span.bytes_restored for span in tasks),
+                    pid=os.getpid(),
                     owner=self.owner,
                     device="+".join(sorted({span.device for span in tasks})) or devices.CPU,
                     peak_gpu_bytes=max(
@@ -202,6 +206,7 @@ def measured(
         bytes_out=num_bytes(result),
         peak_memory_bytes=peak_memory_bytes(),
         retries=retries,
+        pid=os.getpid(),
         device=devices.here(),
         peak_gpu_bytes=devices.peak_bytes(),
     )

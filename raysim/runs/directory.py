@@ -128,12 +128,10 @@ COLUMNS: Mapping[str, Columns] = {
             "checkpoint for what was lost with a node",
         ),
         "bytes_moved": ("int64", "bytes of arrays in the arguments that were brought from other nodes"),
-        "bytes_returned": (
-            "int64",
-            "bytes of arrays in the answers, brought to the server's node from others",
-        ),
+        "bytes_returned": ("int64", "bytes of arrays in answers, brought to the server's node from others"),
         "bytes_spilled": ("int64", "bytes written to disk meanwhile for want of memory; of whole stages"),
         "bytes_restored": ("int64", "bytes of arguments that were written to disk before the task was begun"),
+        "pid": ("int32", "process that it ran in; of a whole stage, the server's"),
         "owner": (
             "string",
             "who caused the work: client (local training), attack (crafting, and what its clients do beyond one training), "
@@ -170,7 +168,10 @@ TABLES: Mapping[str, TableSchema] = {
         "spans",
         COLUMNS["spans"],
         version=5,
-        later="bytes_moved bytes_returned bytes_spilled bytes_restored owner device peak_gpu_bytes".split(),
+        later=(
+            *("bytes_moved", "bytes_returned", "bytes_spilled", "bytes_restored", "pid"),
+            *("owner", "device", "peak_gpu_bytes"),
+        ),
     ),
 }
 

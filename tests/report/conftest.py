@@ -120,6 +120,7 @@ def write_run_directory(
                         "retries": 0,
                         "bytes_moved": 2**21 if stage == "gram" else 0,
                         "bytes_returned": 0,
+                        "pid": 7,
                         "bytes_spilled": spilled if stage == "gram" else 0,
                         "bytes_restored": 2 * spilled if stage == "gram" else 0,
                         "owner": OWNERS.get(stage, "defense"),

@@ -114,7 +114,7 @@ def test_what_one_process_takes_is_counted_from_where_the_watch_begins(nothing_k
 def span(defense: str, repeat: int, stage: str, wall_s: float, **more: object) -> dict[str, object]:
     own = {"cell": CostCell(defense).name, "round": repeat, "stage": stage, "wall_s": wall_s, "node": "n"}
     kinds = ("in", "out", "moved", "returned", "spilled", "restored")
-    names = ("start_s", "cpu_s", "peak_memory_bytes", "retries", *(f"bytes_{kind}" for kind in kinds))
+    names = ("start_s", "cpu_s", "peak_memory_bytes", "retries", "pid", *(f"bytes_{kind}" for kind in kinds))
     numbers = dict.fromkeys(names, 0)
     return {**numbers, "task": -1, "owner": "defense", "device": "cpu", "peak_gpu_bytes": None, **own, **more}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from raysim.runs.directory import RunDirectory
 from raysim.runs.execution import Keeper
 from raysim.studies.rounds.bare_loop import BareLoop
 from raysim.studies.rounds.cases import WARM_UP
+from raysim.studies.rounds.neighbour import busy_neighbour
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class RoundTimes:
     """Mean seconds a round of every stage, as the server saw it."""
     idle: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """Share of the workers' time in training in which they had nothing to do [repeats]: see `idle_share`."""
+    idle_by_worker: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    """The same of each worker [repeats, workers]."""
 
     @property
     def ratios(self) -> np.ndarray:
@@ -56,11 +60,13 @@ class RoundTimes:
         return ratios
 
 
-def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: bool) -> RoundTimes:
+def measure(
+    config: ExperimentConfig, repeats: int, workers: int, *, on_ray: bool, uneven: bool = False
+) -> RoundTimes:
     """Warm up, then time the bare loop, the same with `workers` threads, and a simulated round in turn, `repeats` times.
 
     The simulated round is the engine's own: broadcast, training, upload, Krum, evaluation, telemetry, tables
-    and a checkpoint on disk. config.rounds must be at least WARM_UP + repeats.
+    and a checkpoint on disk. config.rounds must be at least WARM_UP + repeats. uneven: see `busy_neighbour`.
     """
     if not on_ray:
         backend: Backend = InProcessBackend(threads=config.resources.threads)
@@ -80,12 +86,14 @@ def measure(config: ExperimentConfig, repeats: int, workers: int, *, on_ray: boo
             device=experiment.setup.device,
         )
         try:
-            return _measure(experiment, ray_backend, repeats, workers)
+            return _measure(experiment, ray_backend, repeats, workers, uneven=uneven)
         finally:
             ray_backend.close()
 
 
-def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: int) -> RoundTimes:
+def _measure(
+    experiment: Experiment, backend: Backend, repeats: int, workers: int, *, uneven: bool = False
+) -> RoundTimes:
     clients = np.arange(len(experiment.sizes))
     limit, all_cores = ThreadLimit(experiment.config.resources.threads), ThreadLimit(workers)
     bare = BareLoop(experiment.setup, ClientHost(experiment.setup, *experiment.arrays), clients)
@@ -96,7 +104,10 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
     simulated_s: list[float] = []
     spans: list[Span] = []
     idle: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, limit():
+    by_worker: list[list[float]] = []
+    hosts = [place["pid"] for place in backend.client_places()]
+    beside = busy_neighbour(hosts) if uneven else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, limit(), beside:
         keeper = Keeper(held, backend, RunDirectory(Path(folder)))
         simulation = rounds(held, backend, initial_state(held, backend))
         for repeat in range(WARM_UP + repeats):
@@ -111,6 +122,7 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
             if repeat >= WARM_UP:
                 spans.extend(span for span in record.spans if span.task < 0)
                 idle.append(idle_share(record.spans, workers))
+                by_worker.append([idle_share(record.spans, 1, host) for host in hosts])
     alone, threaded, simulated = (
         np.array(seconds[WARM_UP:]) for seconds in (bare_s, threaded_s or bare_s, simulated_s)
     )
@@ -118,17 +130,18 @@ def _measure(experiment: Experiment, backend: Backend, repeats: int, workers: in
         name: sum(s.wall_s for s in spans if s.stage == name) / repeats
         for name in dict.fromkeys(s.stage for s in spans)
     }
-    return RoundTimes(alone, threaded, simulated, workers, stages, np.array(idle))
+    return RoundTimes(alone, threaded, simulated, workers, stages, np.array(idle), np.array(by_worker))
 
 
-def idle_share(spans: Sequence[Span], workers: int) -> float:
+def idle_share(spans: Sequence[Span], workers: int, process: int | None = None) -> float:
     """Of one round's spans: how much of the time that `workers` have while the cohort trains passes without a call.
 
-    It is what the last calls leave over, and what passes between a worker's calls.
+    It is what the last calls leave over, and what passes between a worker's calls. process: of this one alone.
     """
     training = [span for span in spans if span.stage == "train"]
     whole = sum(span.wall_s for span in training if span.task < 0)
-    return 1 - sum(span.wall_s for span in training if span.task >= 0) / (workers * whole)
+    calls = [span for span in training if span.task >= 0 and process in (None, span.pid)]
+    return 1 - sum(span.wall_s for span in calls) / (workers * whole)
 
 
 def _seconds(work: Callable[[], object]) -> float:

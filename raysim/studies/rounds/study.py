@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from raysim.errors import unknown_name
+from raysim.errors import ConfigError, unknown_name
 from raysim.options import PositiveInt
 from raysim.runs.table_schema import Rows, TableSchema
 from raysim.studies import markdown
@@ -38,6 +39,18 @@ class RoundsPlan(OnBackend):
     repeats: PositiveInt = Field(7, description="counted repeats")
     root: str | None = Field(None, description="folder of the data sets; default: $RAYSIM_DATA")
     workers: PositiveInt = Field(2, description="Ray CPUs, and so client actors; in process there is one")
+    uneven: bool = Field(
+        False, description="bind each worker to a core, and let the first share its own with a busy neighbour"
+    )
+
+    @model_validator(mode="after")
+    def _cores(self) -> Self:
+        cores = len(os.sched_getaffinity(0))
+        if self.uneven and self.backend != "ray":
+            raise ConfigError("uneven", "needs workers, and so backend ray", True, False)
+        if self.uneven and self.workers > cores:
+            raise ConfigError("workers", "must have a core each with uneven", self.workers, cores)
+        return self
 
     @field_validator("case")
     @classmethod
@@ -61,11 +74,12 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
     \b
     raysim bench rounds
     raysim bench rounds digits --repeats 3
+    raysim bench rounds dirichlet lognormal --uneven
 
     Each repeat times the bare loop, with one thread and with as many as there are workers, and then one whole simulated
     round: broadcast, local training, upload, Krum, evaluation, telemetry, tables and checkpoint. The ideal is the time
     with one thread divided by the number of workers. In `dirichlet` and `lognormal` clients hold very different numbers of
-    samples; the idle share of the workers is printed for all. Rounds over a grid of settings: `raysim bench growth`.
+    samples; the idle share of the workers is printed for all. `--uneven`: one of them has half a core. Rounds over a grid of settings: `raysim bench growth`.
     """
 
     name = "rounds"
@@ -82,6 +96,15 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
                 threaded_s=("float64", "of the bare loop, as many threads as workers"),
                 simulated_s=("float64", "of the simulated round"),
                 idle=("float64", "share of the workers' time in training that passes without a call"),
+            ),
+        ),
+        "workers": TableSchema(
+            "workers",
+            columns(
+                case=("string", "name of the case"),
+                repeat=("int32", "from 0"),
+                worker=("int32", "from 0; with `uneven` that is the one with half a core"),
+                idle=("float64", "share of its time in training that passes without a call"),
             ),
         ),
         "stages": TableSchema(
@@ -103,7 +126,8 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
         from raysim.studies.rounds.measure import measure
 
         config = bench_config(cell.case, WARM_UP + plan.repeats, plan.root)
-        times = measure(config, plan.repeats, plan.workers, on_ray=plan.backend == "ray")
+        on_ray = plan.backend == "ray"
+        times = measure(config, plan.repeats, plan.workers, on_ray=on_ray, uneven=plan.uneven)
         parts = {name: getattr(times, name) for name in MEASURED}
         rows = [
             {
@@ -113,7 +137,15 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
             }
             for repeat in range(plan.repeats)
         ]
-        return {"rounds": rows, "stages": [{"stage": n, "wall_s": s} for n, s in times.stages.items()]}
+        idle = [
+            {"repeat": repeat, "worker": worker, "idle": float(share)}
+            for (repeat, worker), share in np.ndenumerate(times.idle_by_worker)
+        ]
+        return {
+            "rounds": rows,
+            "workers": idle,
+            "stages": [{"stage": n, "wall_s": s} for n, s in times.stages.items()],
+        }
 
     def told(self, rows: Mapping[str, Rows]) -> str:
         """Median seconds of a simulated round."""
@@ -130,12 +162,16 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
             gathered(table, "workers", "case"),
             gathered(tables["stages"], "wall_s", "case", "stage"),
         )
+        each = gathered(tables["workers"], "idle", "case", "worker")
         sections = []
         for case in ordered(table, "case"):
             count = int(workers[case].median)
             bare, threaded, simulated, idle = (values[case].all for values in found.values())
             spent = {stage: values.median for (of, stage), values in stages.items() if of == case}
-            sections.append(_section(case, RoundTimes(bare, threaded, simulated, count, spent, idle)))
+            by_worker = [values.all for (of, _), values in sorted(each.items()) if of == case]
+            idle_of = np.stack(by_worker, axis=1) if by_worker else np.zeros((0, 0))
+            found_times = RoundTimes(bare, threaded, simulated, count, spent, idle, idle_of)
+            sections.append(_section(case, found_times, uneven=plan.uneven))
         parts: dict[str, dict[str, float]] = {}
         for (case, stage), values in stages.items():
             parts.setdefault(case, {})[stage] = values.median
@@ -143,7 +179,7 @@ class Rounds(Study[RoundsPlan, RoundsCell]):
         return Page(sections, {"stages": (caption, stacked({"": parts}, x=f"{caption}, means"))})
 
 
-def _section(case: str, times: RoundTimes) -> str:
+def _section(case: str, times: RoundTimes, *, uneven: bool) -> str:
     config = bench_config(case, 1)
     training = config.training
     rows = {
@@ -155,6 +191,9 @@ def _section(case: str, times: RoundTimes) -> str:
         "bare loop on the same cores / simulated round": times.speed_ups,
         "idle share of the workers while clients train": times.idle,
     }
+    for worker in range(times.idle_by_worker.shape[1]):
+        of_which = ", which has half a core" if uneven and worker == 0 else ""
+        rows[f"idle share of worker {worker}{of_which}"] = times.idle_by_worker[:, worker]
     lines = [[name, *markdown.extent(values)] for name, values in rows.items()]
     parts = ", ".join(f"{stage} {seconds * 1e3:.1f}" for stage, seconds in times.stages.items())
     return "\n".join(

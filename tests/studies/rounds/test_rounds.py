@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +22,7 @@ from raysim.studies.memory import TotalMemory, total_pss
 from raysim.studies.rounds.bare_loop import BareLoop
 from raysim.studies.rounds.cases import bench_config
 from raysim.studies.rounds.measure import RoundTimes, idle_share
+from raysim.studies.rounds.neighbour import busy_neighbour
 
 
 def test_the_ratio_is_to_bare_time_over_workers():
@@ -37,7 +42,7 @@ def test_idle_is_what_calls_do_not_fill():
     """Two workers for 4 s: calls of 3, 2 and 1 s leave 2 of 8 s over."""
 
     def span(stage, task, wall_s):
-        return Span(stage, task, "here", 0.0, wall_s, 0.0, 0, 0, 0)
+        return Span(stage, task, "here", 0.0, wall_s, 0.0, 0, 0, 0, pid=70 + task % 2)
 
     spans = [
         span("train", -1, 4.0),
@@ -45,6 +50,33 @@ def test_idle_is_what_calls_do_not_fill():
         span("gram", -1, 9.0),
     ]
     assert idle_share(spans, 2) == 0.25
+    assert (idle_share(spans, 1, 70), idle_share(spans, 1, 71)) == (0.0, 0.5)
+
+
+def test_a_worker_may_have_a_busy_neighbour():
+    """While it has, it is bound to one core, and a child of this process computes on that one, as eagerly."""
+    own, core = os.sched_getaffinity(0), min(os.sched_getaffinity(0))
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.DEVNULL
+    )
+    try:
+        before = set(psutil.Process().children())
+        with busy_neighbour([worker.pid]):
+            assert psutil.Process(worker.pid).cpu_affinity() == [core]
+            (neighbour,) = set(psutil.Process().children()) - before
+        assert not neighbour.is_running()
+        assert os.sched_getaffinity(0) == own
+    finally:
+        worker.kill()
+        worker.wait()
+    with pytest.raises(RuntimeError, match="as many cores"):
+        busy_neighbour([os.getpid()] * (len(own) + 1)).__enter__()
+
+
+@pytest.mark.parametrize("words", [["--backend", "inprocess"], ["--workers", "4096"]])
+def test_uneven_workers_need_cores_of_their_own(words):
+    result = CliRunner().invoke(app, ["bench", "rounds", "digits", "--uneven", *words])
+    assert result.exit_code == 2
 
 
 @pytest.mark.parametrize("case", ["dirichlet", "lognormal"])
