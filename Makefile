@@ -53,7 +53,7 @@ gpu:
 # where it was stopped; cells of another commit or machine are refused there. One after the other: they are timed. `results`:
 # what takes minutes; its nodes are network namespaces, which need root. `results-caught`: what attacks do and defenses catch,
 # `results-papers`: the papers' tables; hours of one core, with MNIST, Fashion-MNIST and CIFAR-10 under $RAYSIM_DATA.
-RESULTS := defenses defenses-new kernels attacks rounds population growth scaling scaling-small nodes pairs maps similarity mmd tasks
+RESULTS := defenses defenses-new kernels attacks rounds population growth scaling scaling-small nodes nodes-live pairs maps similarity mmd tasks
 CAUGHT := coverage layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
 OF_PAPERS := pdrr-figures layercam_ae-figures layercam_ae-votes layercam_ae-gae flare-figures flare-krum flare-samples flare-colluders
@@ -84,6 +84,7 @@ results-scaling: ; $(bench) scaling $(of_the_papers) --clients 24,48,96 $(call m
 results-scaling-small: ; $(bench) scaling $(of_the_papers) --clients 24,100,200,500,1000,2000 $(small_cnn) $(call measured,scaling-small)
 results-scaling-spilled: ; $(bench) scaling $(of_the_papers) --clients 400 $(call measured,scaling-spilled)
 results-nodes: ; $(bench) nodes --kind namespaces --bandwidth 1gbit $(call measured,nodes)
+results-nodes-live: ; $(bench) growth leaf --defense krum,pdrr --nodes 1,2 --cpus-per-node 1 --kind namespaces --bandwidth 1gbit --repeats 3 $(call measured,nodes-live)
 results-pairs: ; $(bench) pairs $(call measured,pairs)
 results-maps: ; $(bench) maps --clients 24,48,72 --repeats 1 $(call measured,maps)
 results-coverage: ; $(bench) coverage $(call measured,coverage)

@@ -13,6 +13,8 @@ WHOLE = "(whole)"
 """The `stage` of the row for all of the work."""
 BETWEEN = "(between stages)"
 """That of the row for what no stage covers."""
+AFTER = "(after the last client)"
+"""That of a simulated round's row for what passes from the last client's end to the verdict's: in other stages already."""
 
 STAGE_COLUMNS: Columns = {
     "stage": ("string", "name; (between stages): what no stage covers; (whole): all of it"),
@@ -69,6 +71,13 @@ def stage_rows(
     rest = {key: max(0.0, whole[key] - sum(row[key] for row in stages)) for key in ("wall_s", "cpu_s")}
     between = {"stage": BETWEEN, "order": len(stages), "started_s": started_s}
     return [whole, *stages, {**summary([]), **rest, **between}]
+
+
+def after_the_last_client(spans: Sequence[Span]) -> float | None:
+    """Seconds from the end of a round's last training call to the end of its defense; None where it has not both."""
+    calls = [s.start_s + s.wall_s for s in spans if s.stage == "train" and s.task != WHOLE_STAGE]
+    judged = [s.start_s + s.wall_s for s in spans if s.owner == "defense" and s.task == WHOLE_STAGE]
+    return max(judged) - max(calls) if calls and judged else None
 
 
 def summary(spans: Sequence[Span]) -> Row:

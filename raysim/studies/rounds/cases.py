@@ -35,15 +35,27 @@ CASES: Mapping[str, dict[str, Any]] = {
         "model": "digits_cnn",
         "training": {"epochs": 1, "batch_size": 10, "optimizer": {"lr": 0.05}},
     },
-}
-"""Name -> configuration. All are defended by Krum; every round is evaluated, recorded, traced and checkpointed."""
+    "leaf": {
+        "population": {"clients": 24},
+        "data": {
+            "name": "synthetic", "shape": [1, 28, 28], "train_size": 960, "test_size": 64, "partition": {"name": "iid"},
+        },
+        "model": "leaf_cnn",
+        "training": {"epochs": 1, "batch_size": 10, "clients_per_stack": 1},
+    },
+}  # fmt: skip
+"""Name -> configuration. All are defended by Krum unless asked otherwise; every round is evaluated, recorded, traced and
+checkpointed. `leaf` has a large matrix (6.6 million columns) of little training: what it costs is detection.
+"""
 
 WARM_UP = 2
 """Rounds that warm up caches and worker processes, before those that count."""
 
 
-def bench_config(case: str, rounds: int, root: str | None = None, seed: int = 0) -> ExperimentConfig:
+def bench_config(
+    case: str, rounds: int, root: str | None = None, seed: int = 0, defense: str = "krum"
+) -> ExperimentConfig:
     """The configuration of a case, `rounds` rounds long, with its data under `root`."""
-    own = {"seed": seed, "rounds": rounds, "defense": {"name": "krum"}, "checkpoint": {"every": 1}}
+    own = {"seed": seed, "rounds": rounds, "defense": defense, "checkpoint": {"every": 1}}
     values = {**CASES[case], **own}
     return ExperimentConfig.from_mapping({**values, "data": {**values["data"], "root": root}})

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from raysim.errors import ConfigError, unknown_name
 from raysim.options import Count, Fraction, PositiveInt
 from raysim.runs.table_schema import Rows
-from raysim.studies.options import AnyNumbers, Written, distinct, listed
+from raysim.studies.options import AnyNumbers, Methods, Written, distinct, listed
 from raysim.studies.rounds.cases import CASES, WARM_UP, bench_config
 from raysim.studies.rounds.tables import TABLES
 from raysim.studies.study import Bench, Cell, OnCluster, Page, Study, shuffled
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from raysim.config.schema import ExperimentConfig
     from raysim.studies.memory import RayWatch
+
+KRUM = "krum"
+"""The defense unless another is asked for."""
 
 ACTOR_BYTES = 190 * 2**20
 """Memory of its own that one actor's process takes at least, torch included."""
@@ -40,12 +43,16 @@ def _per_actor(word: str) -> str:
 class GrowthPlan(OnCluster):
     """The grid and how it is measured."""
 
-    grid: ClassVar = frozenset({"case", "clients", "nodes", "clients_per_actor", "client_gpus", "repeats"})
+    grid: ClassVar = frozenset(
+        {"case", "defense", "clients", "nodes", "clients_per_actor", "client_gpus", "repeats"}
+    )
     case: Annotated[tuple[str, ...], BeforeValidator(listed), Written("CASE", argument=True, many=True)] = (
         Field(
-            ("digits", "cifar10"), description="digits, cifar10, dirichlet, lognormal; default: the first two"
+            ("digits", "cifar10"),
+            description="digits, cifar10, dirichlet, lognormal, leaf; default: the first two",
         )
     )
+    defense: Methods = Field((KRUM,), description="with commas between; default: krum")
     clients: AnyNumbers = Field((), description="K, with commas between; default: the case's own")
     clients_per_actor: Annotated[
         tuple[str, ...],
@@ -82,8 +89,9 @@ class GrowthPlan(OnCluster):
     def grid_of(self, nodes: int, repeat: int = 0) -> list[GrowthCell]:
         """The cells of one number of nodes, in one repeat."""
         return [
-            GrowthCell(nodes, repeat, case, clients, per_actor, gpus)
+            GrowthCell(nodes, repeat, case, clients, per_actor, gpus, rule)
             for case in self.case
+            for rule in self.defense
             for per_actor in self.clients_per_actor
             for gpus in self.client_gpus
             for clients in self.clients or (CASES[case]["population"]["clients"],)
@@ -91,7 +99,7 @@ class GrowthPlan(OnCluster):
 
     def config(self, cell: GrowthCell) -> ExperimentConfig:
         """The run of one repeat: rounds that warm up, rounds that are timed, one whose memory is watched."""
-        config = bench_config(cell.case, WARM_UP + self.rounds + 1, self.root, self.seed)
+        config = bench_config(cell.case, WARM_UP + self.rounds + 1, self.root, self.seed, cell.rule)
         per_actor = cell.clients_per_actor
         own = {
             "clients_per_actor": per_actor if per_actor == "auto" else int(per_actor),
@@ -129,12 +137,14 @@ class GrowthCell(Cell):
     clients: int
     clients_per_actor: str
     client_gpus: float
+    rule: str = KRUM
 
     @property
     def variant(self) -> str:
-        """How clients sit in actors, in words: `10 per actor, 0.01 GPU each`."""
+        """How clients sit in actors, in words: `10 per actor, 0.01 GPU each`; a defense other than Krum before it."""
         share = f", {self.client_gpus:g} GPU each" if self.client_gpus else ""
-        return f"{self.clients_per_actor} per actor{share}"
+        rule = "" if self.rule == KRUM else f"{self.rule}; "
+        return f"{rule}{self.clients_per_actor} per actor{share}"
 
     def __str__(self) -> str:
         return (
@@ -148,6 +158,7 @@ class Growth(Study[GrowthPlan, GrowthCell]):
     \b
     raysim bench growth digits --clients 25,50,100,200 --nodes 1,2
     raysim bench growth digits --clients-per-actor auto,1,10 --client-gpus 0,0.01 --gpus-per-node 4
+    raysim bench growth leaf --defense krum,pdrr --nodes 1,2 --cpus-per-node 1 --kind namespaces --bandwidth 1gbit
 
     Cells that cannot be measured (reservations that do not fit, actors that fill the memory) are told of and left out.
     """

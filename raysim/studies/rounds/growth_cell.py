@@ -20,7 +20,7 @@ from raysim.runs.execution import Keeper
 from raysim.studies.memory import RayWatch
 from raysim.studies.rounds.cases import WARM_UP
 from raysim.studies.rounds.growth import GrowthCell, GrowthPlan
-from raysim.studies.stages import stage_rows
+from raysim.studies.stages import AFTER, after_the_last_client, stage_rows, summary
 from raysim.studies.store import span_rows
 from raysim.studies.table import Row
 
@@ -67,6 +67,8 @@ def measure_cell(plan: GrowthPlan, cell: GrowthCell, watch: RayWatch | None) -> 
             cpu += sum(span.cpu_s for span in spans if span.task != WHOLE_STAGE)
             result = digest(state.global_vector)
             found = stage_rows(spans, wall_s=wall, cpu_s=cpu, started_s=began, result=result)
+            if (after_s := after_the_last_client(spans)) is not None:
+                found.append({**summary([]), "stage": AFTER, "order": len(found), "wall_s": after_s})
             timed += [{**common, "round": number, **row} for row in found]
             kept += span_rows(cell, spans, round=number)
         if watch is None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raysim.formats import significant
 from raysim.studies.figure import stacked
 from raysim.studies.rounds.growth import GrowthCell
 from raysim.studies.scaling.figures import draw
 from raysim.studies.scaling.page import GROWTH, growth_table
 from raysim.studies.scaling.read import MatrixSize, OneMatrix, views
 from raysim.studies.scaling.sections import by_clients, count, sections_of
-from raysim.studies.stages import WHOLE
+from raysim.studies.stages import AFTER, WHOLE
 from raysim.studies.study import Page, picture
 from raysim.studies.table import Row
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOTES = f"""\
-A round is the engine's own: local training, upload, Krum, evaluation, telemetry, tables and a checkpoint. Each repeat
+A round is the engine's own: local training, upload, the defense (Krum unless another is named), evaluation, telemetry, tables and a checkpoint. Each repeat
 has client actors of its own and two rounds that warm up; its seconds are the median of the rounds that are timed after
 them. The first column says how many clients sit in an actor (auto: a rule), and the share of a GPU that each reserves.
 Small models train in groups of clients that no call parts, so of many actors only as many train as there are groups. {GROWTH}"""
@@ -40,7 +41,14 @@ def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Se
     sections = [_digests(rows), NOTES]
     for view in seen:
         first, *rest = sections_of(view, draw(view, figures))
-        sections += [f"## {view.title}", first, _actors(view, rows), *rest, *_stacked(view, figures)]
+        sections += [
+            f"## {view.title}",
+            first,
+            _actors(view, rows),
+            after(view),
+            *rest,
+            *_stacked(view, figures),
+        ]
     if left_out:
         sections.append("\n".join(["## Left out", "", *(f"- {line}" for line in left_out)]))
     return Page(sections, figures, {"growth": growth_table(seen)})
@@ -99,6 +107,21 @@ def _actors(view: OneMatrix, rows: Sequence[Row]) -> str:
 
     title = "Rounds an hour (actors on nodes, GPUs they share; clients that train together)"
     return by_clients(view, title, cell)
+
+
+def after(view: OneMatrix) -> str:
+    """Seconds from the last client's end to the verdict's, and what several nodes leave of one's; "" where nobody knows."""
+
+    def cell(variant: str, stage: str, size: MatrixSize) -> str:
+        if (found := view.found.get((variant, stage, size))) is None:
+            return ""
+        alone = view.found.get((variant, stage, size._replace(nodes=1)))
+        share = f" ({found.wall_s.median / alone.wall_s.median:.2f})" if alone and size.nodes > 1 else ""
+        return f"{significant(found.wall_s.median)}{share}"
+
+    lines = [(variant, AFTER, variant) for variant in view.defenses]
+    title = "Seconds from the last client's end to the verdict's (share of one node's)"
+    return by_clients(view, title, cell, lines=lines)
 
 
 def _stacked(view: OneMatrix, figures: dict[str, tuple[str, Figure]]) -> list[str]:

@@ -34,7 +34,10 @@ class RoundsPlan(OnBackend):
 
     grid: ClassVar = frozenset({"case"})
     case: Annotated[tuple[str, ...], BeforeValidator(listed), Written("CASE", argument=True, many=True)] = (
-        Field(tuple(CASES), description="digits, cifar10, dirichlet, lognormal; default: all")
+        Field(
+            ("digits", "cifar10", "dirichlet", "lognormal"),
+            description="digits, cifar10, dirichlet, lognormal, leaf; default: all but the last",
+        )
     )
     repeats: PositiveInt = Field(7, description="counted repeats")
     root: str | None = Field(None, description="folder of the data sets; default: $RAYSIM_DATA")

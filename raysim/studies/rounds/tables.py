@@ -18,6 +18,7 @@ CELL = {
     "bandwidth": ("string", "limit of each link, in tc's notation; empty: none"),
     "cpus_per_node": ("int32", "CPUs of each node"),
     "gpus_per_node": ("int32", "GPUs of each node"),
+    "rule": ("string", "the defense, with its options"),
     "clients_per_actor": ("string", "what was asked for: a number, or auto"),
     "client_gpus": ("float64", "share of a GPU that one client reserves"),
     "clients_per_stack": (

@@ -14,7 +14,7 @@ from cluster.plan import bits_a_second
 from raysim.composition.registry import defense_title
 from raysim.studies.fit import PowerLaw, power_law
 from raysim.studies.scaling.tables import LIMITS
-from raysim.studies.stages import WHOLE
+from raysim.studies.stages import AFTER, WHOLE
 from raysim.studies.table import Row, Values
 
 COPY, GRAM, PRODUCTS = "copy", "gram", "products"
@@ -157,9 +157,11 @@ class OneMatrix:
         return {size: m for (of, name, size), m in self.found.items() if (of, name) == (defense, stage)}
 
     def stages(self, defense: str, clients: int, nodes: int) -> list[Measured]:
-        """A method's stages in the order of the pipeline, without the whole."""
+        """A method's stages in the order of the pipeline, without the whole and what counts twice."""
         here = (defense, self.size(clients, nodes))
-        return [m for (of, stage, at), m in self.found.items() if (of, at) == here and stage != WHOLE]
+        return [
+            m for (of, stage, at), m in self.found.items() if (of, at) == here and stage not in (WHOLE, AFTER)
+        ]
 
     def largest(self, nodes: int) -> dict[str, Measured]:
         """Each method's whole at its largest K on that many nodes."""

@@ -15,17 +15,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster import Cluster, clusters
-from raysim.backends.telemetry import Span
+from raysim.backends.telemetry import Owner, Span
 from raysim.cli.main import app
 from raysim.errors import ConfigError, RecordError, RunError
 from raysim.studies.figure import large_parts
 from raysim.studies.rounds import growth as rounds_growth
 from raysim.studies.rounds.growth import Growth, GrowthCell, GrowthPlan
 from raysim.studies.rounds.growth_cell import measure_cell
-from raysim.studies.rounds.growth_page import views_of
+from raysim.studies.rounds.growth_page import after, views_of
 from raysim.studies.rounds.tables import COLUMNS, TABLES
 from raysim.studies.runner import carry_out
-from raysim.studies.stages import stage_rows
+from raysim.studies.stages import AFTER, after_the_last_client, stage_rows
 from raysim.studies.store import Store, read_json
 
 ONE: dict[str, Any] = {"case": ("digits",), "rounds": 1, "cpus_per_node": 2}
@@ -103,6 +103,45 @@ def test_the_grid_holds_every_combination_and_an_order_of_its_own_for_each_repea
     assert len({tuple(sorted(order)) for order in orders}) == 1
     assert len({tuple(order) for order in orders}) > 1
     assert Growth().cells(plan) == cells
+
+
+def test_defenses_are_a_part_of_the_grid():
+    plan = GrowthPlan(case="leaf", defense="krum,pdrr,q=0.9", clients="8")
+    krum, pdrr = plan.grid_of(1)
+    assert (krum.variant, pdrr.variant) == ("auto per actor", "pdrr,q=0.9; auto per actor")
+    assert [component.name for component in plan.config(pdrr).defense] == ["pdrr"]
+
+
+def test_after_the_last_client_ends_with_the_verdict():
+    """Calls end at 3 and 5 s, stages of the defense at 6 and 9 s; evaluation is none."""
+
+    def at(stage: str, task: int, start_s: float, wall_s: float, owner: Owner) -> Span:
+        return Span(stage, task, "node", start_s, wall_s, 0.0, 0, 0, 0, owner=owner)
+
+    calls = [
+        at("train", -1, 0, 5.5, "client"),
+        at("train", 0, 1, 2, "client"),
+        at("train", 1, 1, 4, "client"),
+    ]
+    judged = [
+        at("gram", -1, 5, 1, "defense"),
+        at("judge", -1, 4, 5, "defense"),
+        at("gram", 0, 5, 9, "defense"),
+    ]
+    assert after_the_last_client([*calls, *judged, at("evaluate", -1, 9, 9, "engine")]) == 4.0
+    assert after_the_last_client(calls) is None
+
+
+def test_what_follows_the_last_client_is_compared_with_one_node():
+    plan = GrowthPlan(**ONE, clients="4", nodes="1,2")
+    rows = []
+    for nodes, seconds in ((1, 2.0), (2, 1.5)):
+        (cell,) = plan.grid_of(nodes)
+        whole, *stages = rows_of(plan, cell, 8.0)
+        rows += [whole, *stages, {**whole, "stage": AFTER, "order": 9, "wall_s": seconds, "digest": ""}]
+    (view,) = views_of(rows, [], ["auto per actor"])
+    assert "| 2 | 1.50 (0.75) |" in after(view)
+    assert AFTER not in [entry.stage for entry in view.stages("auto per actor", 4, 2)]
 
 
 def test_a_case_has_its_own_number_of_clients_where_none_is_asked_for():
