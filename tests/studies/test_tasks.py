@@ -27,7 +27,7 @@ def test_every_stage_is_measured_for_every_number_of_workers(tmp_path: Path) -> 
         assert [counts[name]["tasks"] for name in names[:2]] == [7, 7]
         assert [counts[name]["objects"] for name in names[:2]] == [0, 7]
         assert counts[module.ON_ROWS]["tasks"] == 2 * workers
-        assert counts[module.ON_COLUMNS]["tasks"] == 3
+        assert counts[module.ON_COLUMNS]["tasks"] == 3 * module.TIMES
     assert by_stage[2, module.ON_COLUMNS]["arguments"] == 2 + 4
     # A hundred blocks are stacked in two, for each of three shards and the buffers.
     assert by_stage[50, module.DRAWN]["tasks"] == 100 + 2 * 4
