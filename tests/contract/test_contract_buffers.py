@@ -26,7 +26,7 @@ from tests.contract.test_contract_resume import SMALLER, contents, kept
 
 JUDGES = sorted(name for name, defense in DEFENSES.items() if defense.judges_buffers)
 PAIRS = list(zip_longest(sorted(ATTACKS), JUDGES, fillvalue="fedavg"))
-ROUNDS = 4
+ROUNDS = 3
 
 
 def config_of(attack: str, defense: str) -> ExperimentConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 import raysim
 from raysim.backends.base import InProcessBackend
+from raysim.backends.capacity import Capacity
 from raysim.composition.compose import check_asynchronous, compose
+from raysim.composition.estimate import lines, make_plan
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.config.training import ServerConfig
 from raysim.data.partition import Partition
@@ -145,8 +148,12 @@ def test_a_run_gives_up_when_nobody_can_be_asked_for_too_long(monkeypatch: pytes
         await_buffer(experiment, RunState(0, np.zeros(3), None, {}, (), clock_s=1.0))
 
 
-def test_whoever_is_drawn_is_free_online_and_holds_samples() -> None:
+@pytest.mark.parametrize("tries", [3, 256], ids=["at random, then listed", "listed"])
+def test_whoever_is_drawn_is_free_online_and_holds_samples(
+    tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 40 clients 10 hold none and every third of the others is offline; nobody is under way twice, or twice in a buffer."""
+    monkeypatch.setattr(buffered, "TRIES", tries)
     until = tuple(0.0 if client % 3 == 0 else 1e9 for client in range(40))
     takes = tuple(1.0 + (7 * client) % 11 for client in range(40))
     experiment = experiment_of(Given(takes, until), buffer=3, concurrency=8)
@@ -259,6 +266,39 @@ def test_a_recorded_run_is_replayed_on_what_was_judged(tiny: dict[str, Any], tmp
     ]
     with pytest.raises(ConfigError, match=r"population\.buffer: must be null.* with Flame"):
         replay(live.path, [Component(name="flame")])
+
+
+def test_dropouts_take_a_place_in_the_buffer_and_may_leave_no_quorum(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """With all four updates of a buffer wanted, the model stays in rounds with an attacker's NaN; versions go on."""
+    quorum = {**ASYNCHRONOUS, "min_cohort": 4}
+    changes = {"attack": "tests.faulty_methods:BadUpload", "checkpoint": {"every": 1, "keep": 9}}
+    result = run(tiny, tmp_path, "run", population=quorum, defense="median", **changes)
+    saved = checkpoint.checkpoints(result.path / "checkpoints")
+    models: list[Any] = [
+        compose(result.config).initial,
+        *(checkpoint.load(path)["global_vector"] for path in saved),
+    ]
+    stayed = [np.array_equal(before, after) for before, after in pairwise(models)]
+    assert stayed == [row["malicious"] > 0 for row in result.rounds]
+    assert {*stayed} == {True, False}
+    assert {row["clients"] for row in result.rounds} == {4}
+    assert {row["reason"].split(":")[0] for row in clients(result)} == {"", "non-finite", "no quorum"}
+
+
+def test_the_plan_says_how_many_older_models_a_run_holds_at_most() -> None:
+    honest = {**ASYNCHRONOUS, "malicious": 0}
+    for population, server, most in (
+        (honest, {}, 6), (ASYNCHRONOUS, {}, 12), (honest, {"max_staleness": 2}, 2), (ASYNCHRONOUS, {"max_staleness": 2}, 3),
+    ):  # fmt: skip
+        config = ExperimentConfig(
+            population=population, server=server, data={"name": "digits", "limit": 200},
+            attack={"name": "noise"} if population is ASYNCHRONOUS else None,
+        )  # fmt: skip
+        plan = make_plan(compose(config), Capacity(), 2**34, calibrate=False)
+        assert plan.older_models == most
+        assert dict(lines(config, plan))["older global models"].startswith(f"at most {most}, ")
 
 
 def test_synchronous_runs_have_no_staleness(tiny: dict[str, Any], tmp_path: Path) -> None:

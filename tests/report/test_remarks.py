@@ -32,6 +32,17 @@ def test_the_line_of_a_round():
     assert remarks.of_round({"clients": 24, "notes": ""}) == []
 
 
+def test_how_stale_updates_are_is_said_where_rounds_are_asynchronous():
+    """4 updates 0.5 behind and 8 of 2: 1.5 on average."""
+    row = {"clients": 4, "notes": "", "staleness_mean": 0.5, "staleness_max": 1}
+    assert remarks.of_round(row) == ["staleness 0.5, at most 1"]
+    table = rounds({}, {}, {}) | {"clients": np.array([4, 8, 0])}
+    table |= {"staleness_mean": np.array([0.5, 2.0, NAN]), "staleness_max": np.array([1.0, 3.0, NAN])}
+    assert remarks.of_run(table)[0] == "Updates were 1.5 global models behind on average, 3 at most."
+    synchronous = {name: np.full(3, NAN) for name in ("staleness_mean", "staleness_max")}
+    assert remarks.of_run(rounds({}, {}, {}) | synchronous) == []
+
+
 def test_a_run_with_nothing_to_remark():
     assert remarks.of_run(rounds({}, {"bases": "3 4"})) == []
 

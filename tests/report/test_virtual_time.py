@@ -63,4 +63,25 @@ def test_the_page_has_it_where_there_is_virtual_time(write_run: Callable[..., Pa
     run = read_finished_run(folder)
     assert virtual_time(run.rounds, run.spans) is None
     assert "virtual" not in render(folder).read_text().partition('id="configuration"')[0]
-    assert "Every simulated round in numbers" in render(with_virtual_time(folder)).read_text()
+    page = render(with_virtual_time(folder)).read_text()
+    assert "Every simulated round in numbers" in page
+    assert "Staleness" not in page
+
+
+def test_the_page_has_the_staleness_of_asynchronous_rounds(
+    write_run: Callable[..., Path], undrawn: None
+) -> None:
+    folder = with_virtual_time(write_run(maps=None))
+    table = pq.read_table(folder / "rounds.parquet")
+    for name, values in (("staleness_mean", np.arange(6) * 0.5), ("staleness_max", np.arange(6))):
+        field = table.schema.field(name)
+        table = table.set_column(table.column_names.index(name), name, pa.array(values).cast(field.type))
+    pq.write_table(table, folder / "rounds.parquet")
+    time = virtual_time(*(getattr(read_finished_run(folder), table) for table in ("rounds", "spans")))
+    assert time is not None
+    assert time.staleness is not None
+    assert time.staleness[3].tolist() == [1.5, 3.0]
+    page = render(folder).read_text()
+    assert '<th scope="col">Staleness</th>' in page
+    assert "<td>1.5</td><td>3</td></tr>" in page
+    assert "Updates were 1.2 global models behind on average, 5 at most." in page
