@@ -10,7 +10,7 @@ starts by itself, to their ends; of larger ones the products are formed beside t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -32,8 +32,9 @@ READ_BYTES = 2**28
 """Tiles of a K x K of float64, or of two of float32, that one task reads for some of the starts: K = 5,792. A step takes
 milliseconds of work there, less than it takes to hand it out."""
 
-PARTS = 4
-"""Tasks that share the starts then: products with two or three columns take about as long for each as with ten."""
+PARTS = (3, 2, 2, 3)
+"""How many starts each task moves then: so dealt, two nodes get five each. Products with two or three columns take about as long
+for each as with ten."""
 
 Draws = list[tuple[int, np.ndarray]]
 """Of each start the first centre, and uniform numbers [CANDIDATES] by which candidates for the second are drawn."""
@@ -45,7 +46,7 @@ def two_clusters_of_rows(pairs: Pairs, stage: str, seed: int) -> np.ndarray:
     random, even = np.random.RandomState(seed), np.full(count, np.float32(1.0) / np.float32(count))
     draws = [(int(random.choice(count, p=even)), random.uniform(size=CANDIDATES)) for _ in range(STARTS)]
     if count <= largest_array(READ_BYTES):
-        cuts = [STARTS * part // PARTS for part in range(PARTS + 1)]
+        cuts = [0, *accumulate(PARTS)]
         items = [(stage, draws[first:last]) for first, last in pairwise(cuts)]
         parts = pairs.spread(stage, _moved, items, READ_BYTES)
     else:

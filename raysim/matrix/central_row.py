@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from raysim.matrix.distances import CLOSE, nearest_of, nearest_sums
+from raysim.matrix.distances import CLOSE, nearest_of, nearest_sums, without_self
 from raysim.matrix.pair_distances import (
     ROUGH,
     nearest_scores,
@@ -62,9 +62,16 @@ def score_bounds(
     error = ROUGH * own * norms + rounding * sums
     close = rows - error < CLOSE * sums
     close[np.arange(len(rows)), first + np.arange(len(rows))] = False
-    least = nearest_sums(np.maximum(rows - error, 0.0), first, neighbours)
-    largest = nearest_sums(rows + error, first, neighbours)
+    least = _smallest(np.maximum(rows - error, 0.0), first, neighbours)
+    largest = _smallest(rows + error, first, neighbours)
     return np.stack([least, largest, close.any(axis=1)], axis=1)
+
+
+def _smallest(rows: np.ndarray, first: int, neighbours: int) -> np.ndarray:
+    """Sums [t] of the smallest values of each row but its own; not in their order, as of scores: `rounding` allows for it."""
+    others = without_self(rows, first)
+    sums: np.ndarray = np.partition(others, neighbours - 1, axis=1)[:, :neighbours].sum(axis=1)
+    return sums
 
 
 def _scores(updates: Updates, members: np.ndarray, squares: np.ndarray, neighbours: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import defenses.pair_clusters
 import raysim.matrix.pairs
 from defenses.cosine import cosine_similarities
 from defenses.fedgrad import two_clusters
-from defenses.pair_clusters import PARTS, two_clusters_of_rows
+from defenses.pair_clusters import PARTS, STARTS, two_clusters_of_rows
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.matrix.pairs import Pairs, cut, places
@@ -55,11 +55,12 @@ def test_labels_are_those_of_scikit_learn(seed: int, monkeypatch: pytest.MonkeyP
     assert 0 < expected.sum() < len(expected)
     pairs = in_tiles(features)
     np.testing.assert_array_equal(two_clusters_of_rows(pairs, "cluster", seed), expected)
-    assert tasks_of(pairs) == PARTS, "tasks that move starts to their ends"
+    assert sum(PARTS) == STARTS
+    assert tasks_of(pairs) == len(PARTS), "tasks that move starts to their ends"
     monkeypatch.setattr(defenses.pair_clusters, "READ_BYTES", 8 * 19**2)
     pairs = in_tiles(features)
     np.testing.assert_array_equal(two_clusters_of_rows(pairs, "cluster", seed), expected)
-    assert tasks_of(pairs) > 10 * PARTS, "steps beside the tiles"
+    assert tasks_of(pairs) > 10 * len(PARTS), "steps beside the tiles"
 
 
 def test_equal_rows_are_one_cluster() -> None:

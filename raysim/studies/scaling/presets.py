@@ -42,7 +42,7 @@ class PairsPlan(ScalingPlan):
         ("fedgrad", "krum", "flare"), description="default: those whose K x K is largest"
     )
     attack: Methods = Field(("min_max",), description="that compare pairs; default: min_max")
-    clients: Numbers = Field((250, 500, 1000, 2000), description="K, with commas between")
+    clients: Numbers = Field((250, 500, 1000, 2000, 4000), description="K, with commas between")
     nodes: Numbers = Field((1, 2), description="numbers of nodes, with commas between")
     repeats: PositiveInt = Field(3, description="of every cell; each after a round that warms up")
     model: str = Field("digits_cnn", description="whose parameters make the d columns")
