@@ -23,8 +23,9 @@ cp "$0" .venv/bin/python 2> /dev/null || true
     ("failing", "steps"), [("venv", 1), ("--upgrade", 2), ("--constraint", 3), ("nothing", 3)]
 )
 def test_a_failed_step_is_named_and_nothing_counts_as_installed(failing: str, steps: int, tmp_path: Path):
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    for name in ("Makefile", "docs/results/commands.mk", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
     ready = tmp_path / ".venv" / ".ready"

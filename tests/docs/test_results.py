@@ -41,9 +41,9 @@ def test_a_table_says_what_made_it_and_can_be_made_again(path: Path):
     head = path.read_text(encoding="utf-8").partition("\n\n")[0]
     assert re.match(r"    raysim ", head), "it begins with its command"
     assert re.search(r"commit [0-9a-f]{7}", head)
-    makefile = (ROOT / "Makefile").read_text()
+    commands = (RESULTS / "commands.mk").read_text()
     paper = path.stem.removesuffix("-paper")  # at full scale
-    assert re.search(rf"^results-{path.stem}:|^PAPERS := .*\b{paper}\b", makefile, re.MULTILINE)
+    assert re.search(rf"^results-{path.stem}:|^PAPERS := .*\b{paper}\b", commands, re.MULTILINE)
 
 
 def test_the_readme_has_the_headlines_of_these_tables():
