@@ -54,8 +54,8 @@ def test_what_is_printed_of_one() -> None:
     printed = call("defense", "flame").stdout
     assert printed.startswith("flame: Keeps the majority cluster")
     for said in (
-        "paper       Nguyen et al., USENIX Security 2022",
-        "needs gram  the inner products of all updates [K, K]",
+        "paper                Nguyen et al., USENIX Security 2022",
+        "needs gram           the inner products of all updates [K, K]",
         "noise_factor  float  0.001    at least 0    Standard deviation of the noise in median norms",
         "variants  clustering=cosine|rows",
         "in a file:            defense: {name: flame, noise_factor: 0.001}\n",
