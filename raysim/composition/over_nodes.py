@@ -16,14 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Reads = Literal["sums", "columns", "model"]
+Reads = Literal["sums", "columns"]
 
 READS: Mapping[str, Reads] = {
     **dict.fromkeys(("combine", "faa_dl"), "sums"),
     **dict.fromkeys(("gram", "distances", "order_statistics", "sign_vote"), "columns"),
-    **dict.fromkeys(("cam", "plr", "inference", "validate"), "model"),
 }
-"""Stage -> what it needs from other nodes: sums of rows, whole columns, the global model. Others: next to nothing."""
+"""Stage -> what it needs from other nodes: sums of rows, or whole columns. Others: next to nothing, for the global model lies on
+every node that trained from it.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def link_bytes(stage: str, clients: int, parameters: int, nodes: int) -> float:
 
     Sums: each node adds up its part of the columns from the others' partial sums in float64, 8 d (n - 1) / n^2 from
     each, 8 d (n - 1) / n to each; the server's link brings the others' results in float32 as well, 4 d (n - 1) / n.
-    Columns: of the 1 / n of the columns that a node takes, all rows but its own come to it, 4 K d (n - 1) / n^2. The
-    model: the server's link carries it to all others, 4 d (n - 1).
+    Columns: of the 1 / n of the columns that a node takes, all rows but its own come to it, 4 K d (n - 1) / n^2.
 
     >>> link_bytes("combine", 48, 1000, 2)
     6000.0
@@ -65,7 +65,7 @@ def link_bytes(stage: str, clients: int, parameters: int, nodes: int) -> float:
         return 12 * parameters * others / nodes
     if reads == "columns":
         return 4 * clients * parameters * others / nodes**2
-    return float(4 * parameters * others) if reads == "model" else 0.0
+    return 0.0
 
 
 def stage_s(one: OneNode, clients: int, parameters: int, nodes: Nodes) -> float:

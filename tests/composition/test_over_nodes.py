@@ -20,7 +20,7 @@ K, D = 48, 1_000_000
         ("gram", 1, 0),
         ("gram", 2, 48e6),  # a quarter of 192e6
         ("order_statistics", 4, 36e6),
-        ("cam", 4, 12e6),
+        ("cam", 4, 0),
         ("autoencoder", 4, 0),
     ],
 )

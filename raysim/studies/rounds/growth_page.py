@@ -82,7 +82,14 @@ def _of_repeat(rows: Sequence[Row]) -> Row:
     """The timed rounds of a repeat as one."""
     middle = {
         name: float(np.median([row[name] for row in rows]))
-        for name in ("wall_s", "busy_s", "bytes_moved", "bytes_to_one_node")
+        for name in (
+            "wall_s",
+            "busy_s",
+            "bytes_moved",
+            "bytes_to_one_node",
+            "bytes_spilled",
+            "bytes_restored",
+        )
     }
     most = {name: max(row[name] for row in rows) for name in ("tasks", "nodes_used", "peak_memory_bytes")}
     return {**rows[0], **middle, **most, "digest": rows[-1]["digest"]}

@@ -45,7 +45,7 @@ class MatrixSize(NamedTuple):
 @dataclass(frozen=True)
 class Measured:
     """One stage of one method at one size, over the repeats that it ran in, in their order. moved_bytes [R]: brought from
-    other nodes. busy [R]: share of the workers' time in it that tasks took. link_s [R]: what the bytes that came to one node take
+    other nodes; to_disk_bytes, from_disk_bytes [R]: spilled, restored. busy [R]: share of the workers' time in it that tasks took. link_s [R]: what the bytes that came to one node take
     on its link, alone; bits_per_s: of each link, inf without a limit. workers: of all nodes together; cores: those that these had. The rest: the largest of all
     repeats.
     """
@@ -57,6 +57,8 @@ class Measured:
     repeats: tuple[int, ...]
     wall_s: Values
     moved_bytes: Values
+    to_disk_bytes: Values
+    from_disk_bytes: Values
     busy: Values
     link_s: Values
     bits_per_s: float
@@ -87,6 +89,8 @@ class Measured:
             repeats=tuple(row["repeat"] for row in rows),
             wall_s=Values.of(row["wall_s"] for row in rows),
             moved_bytes=Values.of(row["bytes_moved"] for row in rows),
+            to_disk_bytes=Values.of(row["bytes_spilled"] for row in rows),
+            from_disk_bytes=Values.of(row["bytes_restored"] for row in rows),
             busy=Values.of(
                 row["busy_s"] / (workers * row["wall_s"]) if row["wall_s"] else np.nan for row in rows
             ),
@@ -173,7 +177,12 @@ class OneMatrix:
 
     def limited(self, nodes: int) -> bool:
         """Whether links between that many nodes have a known rate."""
-        return any(size.nodes == nodes and m.bits_per_s < math.inf for (_, _, size), m in self.found.items())
+        return any(entry.bits_per_s < math.inf for entry in self.at(nodes))
+
+    def at(self, nodes: int) -> list[Measured]:
+        """All that was measured on that many nodes, at the largest K."""
+        top = {whole.size for whole in self.largest(nodes).values()}
+        return [entry for entry in self.found.values() if entry.size in top]
 
     def label(self, whole: Measured) -> str:
         """The method's title, with K where that is not the largest one of this view."""

@@ -22,8 +22,9 @@ class RoundMatrix:
     On several nodes the work of one defense leaves copies of tiles on other nodes than those they were made on, and
     the next would find them there: neither its seconds nor its bytes moved were those of a round. So `renew` comes
     before all that is measured: the tiles are copied, a few blocks at a time, and the old ones let go; the global
-    vector is published again. Block after block goes to one node after the other, as a run deals its clients: left to
-    chance, one node would sometimes hold most rows, and get most of the work.
+    vector is published again, and taken to every node, as clients that trained from it leave it. Block after block goes to
+    one node after the other, as a run deals its clients: left to chance, one node would sometimes hold most rows, and get
+    most of the work.
 
     anchors: see `anchor`, one for each node; none if there is but one node, and so nothing to renew.
     """
@@ -41,14 +42,15 @@ class RoundMatrix:
         return replace(self._without_blocks, blocks=tuple(self._blocks))
 
     def renew(self) -> None:
-        """Tiles and the global vector anew, each on one node."""
+        """Tiles anew, each on one node, and the global vector, on all."""
         if not self.anchors:
             return
         for first in range(0, len(self._blocks), self._backend.workers):
             stop = min(first + self._backend.workers, len(self._blocks))
             self._blocks[first:stop] = self._copies(first, stop)
-        vector = self.context.global_vector
-        self.context = replace(self.context, published=self._backend.put(vector))
+        published = self._backend.put(self.context.global_vector)
+        self._backend.map("renew", _taken, [(anchor, published) for anchor in self.anchors])
+        self.context = replace(self.context, published=published)
 
     def _copies(self, first: int, stop: int) -> list[RowBlock]:
         blocks = self._blocks[first:stop]
@@ -72,3 +74,7 @@ def anchor(backend: Backend, node: str) -> Placed:
 
 def _copy(anchor: np.ndarray, *tiles: np.ndarray) -> tuple[object, ...]:
     return (*(tile.copy() for tile in tiles), None)
+
+
+def _taken(anchor: np.ndarray, vector: np.ndarray) -> None:
+    """What a task does that brings the vector to its node."""

@@ -115,6 +115,7 @@ def stages(view: OneMatrix) -> str:
     tables = []
     for nodes in view.nodes:
         rows, limited = [], view.limited(nodes)
+        on_disk = any(m.to_disk_bytes.median or m.from_disk_bytes.median for m in view.at(nodes))
         for whole in view.largest(nodes).values():
             parts = view.stages(whole.defense, whole.size.clients, nodes)
             for entry, part in zip((whole, *parts), (1.0, *shares(parts)), strict=True):
@@ -129,11 +130,13 @@ def stages(view: OneMatrix) -> str:
                     f"{100 * idle:.0f} %" if idle == idle else "-",
                 ]
                 row += [peak]
+                own = parts if entry is whole else [entry]
+                row += _disk(own) if on_disk else []
                 if nodes > 1:
-                    own = parts if entry is whole else [entry]
                     row += [_moved(own), *([_link(own)] if limited else [])]
                 rows.append(row)
         head = [f"{view.what}, stage", "s", "share", *LAW, "tasks", "nodes used", "idle", "peak MiB"]
+        head += ["MB spilled", "MB restored"] if on_disk else []
         head += ["MB moved (of matrix)", *(["link alone (s)"] if limited else [])] if nodes > 1 else []
         title = f"#### Stages at K = {view.clients[-1]}, {count(nodes, 'node')}"
         tables.append(f"{title}\n\n{markdown.table(head, rows)}")
@@ -319,6 +322,15 @@ def _law(law: PowerLaw | None) -> list[str]:
 
 def _signed(value: float) -> str:
     return f"{value:.2f}".replace("-0.00", "0.00")
+
+
+def _disk(entries: Sequence[Measured]) -> list[str]:
+    """Megabytes that went to disk during these stages, and that they read which had been written there."""
+    went, came = (
+        sum(values.median for values in of_stages)
+        for of_stages in ([e.to_disk_bytes for e in entries], [e.from_disk_bytes for e in entries])
+    )
+    return [f"{went / 1e6:,.1f}", f"{came / 1e6:,.1f}"]
 
 
 def _link(entries: Sequence[Measured]) -> str:

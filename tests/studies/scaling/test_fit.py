@@ -42,6 +42,8 @@ def entry(
         repeats=tuple(repeats or range(count)),
         wall_s=Values.of(seconds),
         moved_bytes=Values.of([0.0] * count),
+        to_disk_bytes=Values.of([0.0] * count),
+        from_disk_bytes=Values.of([0.0] * count),
         busy=Values.of([1.0] * count),
         link_s=Values.of([0.0] * count),
         bits_per_s=math.inf,

@@ -140,6 +140,16 @@ def test_more_nodes_are_foretold_from_one_and_their_links_are_shown():
     assert "link alone" not in text(page(rows((40,), (1, 2))))
 
 
+def test_bytes_on_disk_are_shown_by_stage_where_there_were_any():
+    spilled = [
+        {**row, "bytes_spilled": 3e6 * row["order"], "bytes_restored": 5e6} for row in rows((40,), (1,))
+    ]
+    markdown = text(page(spilled))
+    assert cells(markdown, "Stages at K = 40, 1 node", "autoencoder")[-2:] == ["3.0", "5.0"]
+    assert cells(markdown, "Stages at K = 40, 1 node", "**layercam_ae**")[-2:] == ["3.0", "10.0"]
+    assert "MB restored" not in text(page(rows((40,), (1,))))
+
+
 @pytest.mark.usefixtures("drawn")
 def test_the_page_says_where_it_was_measured(full: tuple[Page, str], tmp_path: Path):
     markdown = write_page("How", ABOUT, full[0], tmp_path / "scaling.md")
