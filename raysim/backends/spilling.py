@@ -18,6 +18,9 @@ CROWDED = 0.25
 MOST_OF_THE_TIME = 0.02
 """Asking takes at most this share of a stage's time."""
 
+SHORT_S = 0.05
+"""What took no longer may be asked again at the end of every stage."""
+
 
 class Spills:
     """The objects of one owner. ask: whether each of some was written to disk; store_bytes: of all object stores together."""
@@ -29,7 +32,7 @@ class Spills:
         self._alive: weakref.WeakSet[Placed] = weakref.WeakSet()
         self._added = 0
         self._limit: float | None = None
-        self._not_before_s = 0.0
+        self._not_before_s = self._took_s = 0.0
 
     def watch(self, made: tuple[Placed, ...]) -> tuple[Placed, ...]:
         """These, which are alive from now on, until nobody refers to them."""
@@ -38,13 +41,13 @@ class Spills:
         return made
 
     def look(self, *, now: bool = False) -> int:
-        """Bytes written to disk since the last look, of what is alive. now: also where that was not long ago."""
+        """Bytes written to disk since the last look, of what is alive. now: also where that was not long ago, if it takes SHORT_S."""
         if self._limit is None and self._added:
             self._limit = CROWDED * self._store_bytes()
         if self._limit is None or self._added <= self._limit:
             return 0  # all that there ever was is little
         began = time.perf_counter()
-        if began < self._not_before_s and not now:
+        if began < self._not_before_s and not (now and self._took_s <= SHORT_S):
             return 0
         alive = list(self._alive)
         self._added = sum(placed.size for placed in alive)
@@ -54,8 +57,8 @@ class Spills:
         found = [placed for placed, gone in zip(kept, self._ask(kept), strict=True) if gone]
         for placed in found:
             placed.spilled = True
-        ended = time.perf_counter()
-        self._not_before_s = ended + (ended - began) / MOST_OF_THE_TIME
+        self._took_s = time.perf_counter() - began
+        self._not_before_s = began + self._took_s + self._took_s / MOST_OF_THE_TIME
         return sum(placed.size for placed in found)
 
 

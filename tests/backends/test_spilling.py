@@ -62,3 +62,6 @@ def test_it_is_not_asked_again_at_once_unless_that_is_wanted():
     assert disk.asked == 1
     spills.look(now=True)
     assert (len(kept), disk.asked) == (1, 2)
+    spills._not_before_s, spills._took_s = float("inf"), 1.0  # as of very many objects
+    spills.look(now=True)
+    assert disk.asked == 2
