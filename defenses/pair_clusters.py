@@ -32,9 +32,9 @@ READ_BYTES = 2**28
 """Tiles of a K x K of float64, or of two of float32, that one task reads for some of the starts: K = 5,792. A step takes
 milliseconds of work there, less than it takes to hand it out."""
 
-PARTS = (3, 2, 2, 3)
-"""How many starts each task moves then: so dealt, two nodes get five each. Products with two or three columns take about as long
-for each as with ten."""
+PARTS = (5, 5)
+"""How many starts each task moves then. A product with two columns takes nearly as long as one with five: of tiles beyond the
+cache, both read them once."""
 
 Draws = list[tuple[int, np.ndarray]]
 """Of each start the first centre, and uniform numbers [CANDIDATES] by which candidates for the second are drawn."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from raysim.backends.base import Backend, Needs, Reference
 from raysim.errors import RunError
+from raysim.matrix.pair_rows import pairs_above, row_degrees, row_maxima, row_medians, row_sums
 from raysim.matrix.row_stage import Answer
 
 WHOLE_BYTES = 2**24
@@ -187,19 +188,19 @@ class Pairs:
 
     def sums(self, stage: str) -> np.ndarray:
         """Row sums [K] float64."""
-        return self.map_rows(stage, _row_sums)
+        return self.map_rows(stage, row_sums)
 
     def largest(self, stage: str) -> np.ndarray:
         """The largest value of every row [K]."""
-        return self.map_rows(stage, _row_maxima)
+        return self.map_rows(stage, row_maxima)
 
     def medians(self, stage: str) -> np.ndarray:
         """The median of every row [K], its own entry included."""
-        return self.map_rows(stage, _row_medians)
+        return self.map_rows(stage, row_medians)
 
     def degrees(self, stage: str, threshold: float) -> np.ndarray:
         """How many others each row has a value above the threshold with: [K] int64."""
-        return self.map_rows(stage, _row_degrees, threshold)
+        return self.map_rows(stage, row_degrees, threshold)
 
     def above(self, stage: str, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(rows [e], columns [e], values [e]) of the pairs above the threshold, each once, with row > column; of one matrix.
@@ -207,7 +208,7 @@ class Pairs:
         What crosses is these pairs; a task per tile.
         """
         items = [(*place, tile) for place, tile in zip(self.places, self.tiles, strict=True)]
-        found = self.backend.map(stage, partial(_above, threshold), items)
+        found = self.backend.map(stage, partial(pairs_above, threshold), items)
         rows, columns, values = (np.concatenate(part) for part in zip(*found, strict=True))
         return rows, columns, values
 
@@ -252,12 +253,15 @@ class PairsHere:
         return self.bounds[-1]
 
     def dot(self, stage: str, columns: np.ndarray) -> np.ndarray:
-        """As `Pairs.dot`, to the byte."""
+        """As `Pairs.dot`, in one pass over each tile."""
         sides = range(len(self.bounds) - 1)
         own = (self.tiles[_number(i, 0) : _number(i, i) + 1] for i in sides)
         return _added(
             self.bounds,
-            [_products(self.bounds, i, columns, *tiles) for i, tiles in zip(sides, own, strict=True)],
+            [
+                _products(self.bounds, i, columns, *tiles, height=STRIP_ROWS)
+                for i, tiles in zip(sides, own, strict=True)
+            ],
         )
 
     def map_rows(self, stage: str, fn: Callable[..., np.ndarray], *shared: object) -> np.ndarray:
@@ -350,8 +354,13 @@ def _added(bounds: Sequence[int], parts: Sequence[np.ndarray]) -> np.ndarray:
     return total
 
 
-def _products(bounds: tuple[int, ...], side: int, columns: np.ndarray, *tiles: np.ndarray) -> np.ndarray:
-    """What the tiles of one row of tiles, (side, 0) to (side, side), add to the product with columns [..., K, s]."""
+def _products(
+    bounds: tuple[int, ...], side: int, columns: np.ndarray, *tiles: np.ndarray, height: int = 0
+) -> np.ndarray:
+    """What the tiles of one row of tiles, (side, 0) to (side, side), add to the product with columns [..., K, s].
+
+    height: rows of a tile that are multiplied from both sides before the next, while they are in the cache; 0: all.
+    """
     own = slice(bounds[side], bounds[side + 1])
     columns = columns.astype(tiles[0].dtype, copy=False)
     leading = np.broadcast_shapes(tiles[0].shape[:-2], columns.shape[:-2])
@@ -364,37 +373,10 @@ def _products(bounds: tuple[int, ...], side: int, columns: np.ndarray, *tiles: n
         for other, tile in enumerate(tiles):
             there = slice(bounds[other], bounds[other + 1])
             values = tile[layer] if tile.ndim > 2 else tile
-            sums[own] += values @ given[there]
-            if other < side:
-                sums[there] += values.T @ given[own]
+            for first in range(0, len(values), height or len(values)):
+                part = values[first : first + (height or len(values))]
+                mine = slice(own.start + first, own.start + first + len(part))
+                sums[mine] += part @ given[there]
+                if other < side:
+                    sums[there] += part.T @ given[mine]
     return total
-
-
-def _row_sums(rows: np.ndarray, first: int) -> np.ndarray:
-    sums: np.ndarray = rows.sum(axis=-1, dtype=np.float64)
-    return sums
-
-
-def _row_maxima(rows: np.ndarray, first: int) -> np.ndarray:
-    maxima: np.ndarray = rows.max(axis=-1)
-    return maxima
-
-
-def _row_medians(rows: np.ndarray, first: int) -> np.ndarray:
-    medians: np.ndarray = np.median(rows, axis=-1)
-    return medians
-
-
-def _row_degrees(rows: np.ndarray, first: int, threshold: float) -> np.ndarray:
-    above = rows > threshold
-    above[..., np.arange(rows.shape[-2]), first + np.arange(rows.shape[-2])] = False
-    degrees: np.ndarray = above.sum(axis=-1)
-    return degrees
-
-
-def _above(
-    threshold: float, first_row: int, first_column: int, tile: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    above = tile > threshold
-    rows, columns = np.nonzero(np.tril(above, -1) if first_row == first_column else above)
-    return first_row + rows, first_column + columns, tile[rows, columns]
