@@ -185,7 +185,7 @@ SCRIPT = textwrap.dedent("""
 
 
 @pytest.mark.ray
-def test_two_nodes_that_hold_different_shards(whole: Path, tmp_path: Path) -> None:
+def test_two_nodes_that_hold_different_shards(whole: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Honest clients train in threes: 0, 2, 3; 5, 6, 7; 8, 9, 11. Of each of the last two, one lies on the other node."""
     split(whole, mine="02", other="13")
     attack = {"name": "tests.faulty_methods:TellsWhere", "folder": str(tmp_path)}
@@ -206,3 +206,8 @@ def test_two_nodes_that_hold_different_shards(whole: Path, tmp_path: Path) -> No
     assert "train-0000" in lost
     assert "no node that holds it is left" in lost
     assert "2 of 4 shards lie on none of 1 nodes, train-00001.arrow first" in lacking
+
+    monkeypatch.setenv("SHARDS", str(whole))
+    resumed = raysim.resume(tmp_path / "lost", backend="inprocess")
+    calm = {**on("$SHARDS", **groups), "rounds": 9, "attack": "label_flip"}
+    assert resumed.digest == raysim.run(calm, name="calm", out=tmp_path, backend="inprocess").digest
