@@ -39,7 +39,7 @@ from raysim.engine.host import ClientHost, RoundOrder
 from raysim.engine.recording import Recording
 from raysim.engine.round_record import evaluated, record_round
 from raysim.engine.server_optimizer import apply
-from raysim.engine.versions import Start, discounted, models_in_use, start_of, starts_of
+from raysim.engine.versions import Start, discounted, discounts_rows, models_in_use, start_of, starts_of
 from raysim.errors import LostWork, RunError
 from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import Ahead, RowStage, begin_ahead
@@ -219,7 +219,7 @@ def stage_ahead(
     experiment: Experiment, backend: Backend, state: RunState, published: Reference
 ) -> RowStage[object] | None:
     """The defense's per-row stage, if it may start while uploads are still arriving; otherwise None."""
-    if not experiment.config.resources.pipeline:
+    if not experiment.config.resources.pipeline or discounts_rows(experiment.config):
         return None
     with located("judge", type(experiment.defense).__name__):
         stage = experiment.defense.row_stage(round_context(experiment, backend, state, published, "defense"))
@@ -235,7 +235,7 @@ def train(
 ) -> Uploads:
     """Local training of the cohort, each client from the model it was sent: hosts return tiles, which stay where they are, and a note per client.
 
-    Where the defense reads columns, tiles are brought together as they land, on several nodes.
+    Where the defense reads the columns of these rows, tiles are brought together as they land, on several nodes.
 
     A client without samples, or with too few to train on, has nothing to say: it stays out of the matrix, an attacker
     or not.
@@ -250,7 +250,8 @@ def train(
     calls = [call for part in alike if len(part) for call in split_cohort(part, experiment, hosts, round)]
     ahead: list[Ahead] = []
     replaced = crafting_clients(experiment, round, able)
-    most_bytes = experiment.config.resources.gather_bytes if experiment.defense.reads_columns else 0
+    as_they_are = experiment.defense.reads_columns and not discounts_rows(experiment.config)
+    most_bytes = experiment.config.resources.gather_bytes if as_they_are else 0
     gathering = backend.gathering(len(experiment.setup.bounds) - 1, most_bytes) if most_bytes else None
 
     def arrive(number: int, answer: Kept) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from raysim.backends.base import Backend, Reference
+from raysim.config.schema import ExperimentConfig
 from raysim.config.training import ServerConfig
 from raysim.engine.cohort import Arrivals
 from raysim.engine.experiment import Experiment, RunState, Uploads
@@ -110,6 +111,11 @@ def discounts(server: ServerConfig, staleness: np.ndarray) -> np.ndarray:
         return np.ones(len(staleness))
     factors: np.ndarray = (1.0 + staleness) ** -server.staleness_exponent
     return factors
+
+
+def discounts_rows(config: ExperimentConfig) -> bool:
+    """Whether the rows that a defense is given may be others than those that arrive."""
+    return config.population.buffer is not None and config.server.staleness != "constant"
 
 
 def discounted(experiment: Experiment, uploads: Uploads, arrivals: Arrivals) -> Uploads:

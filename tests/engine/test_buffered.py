@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from dataclasses import replace
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from raysim.composition.compose import check_asynchronous, compose
 from raysim.composition.estimate import lines, make_plan
 from raysim.config.schema import Component, ExperimentConfig
 from raysim.config.training import ServerConfig
+from raysim.context import Context, State
 from raysim.data.partition import Partition
-from raysim.engine import buffered
+from raysim.defense import Defense, Verdict, accepted_mean
+from raysim.engine import buffered, simulation
 from raysim.engine.buffered import await_buffer
 from raysim.engine.cohort import OFFLINE, Arrivals
 from raysim.engine.experiment import Experiment, RunState
@@ -27,6 +29,7 @@ from raysim.engine.host import ClientHost, RoundOrder
 from raysim.engine.versions import discounts, models_in_use, scaled
 from raysim.errors import ConfigError, RunError
 from raysim.matrix.layout import Layout
+from raysim.matrix.row_stage import RowStage
 from raysim.matrix.updates import Updates
 from raysim.replay.replay import replay
 from raysim.runs import checkpoint
@@ -242,6 +245,41 @@ def test_a_resumed_run_goes_on_with_those_under_way(tiny: dict[str, Any], tmp_pa
     resumed = raysim.resume(tmp_path / "part", rounds=4, backend="inprocess")
     assert (resumed.digest, clients(resumed)) == (whole.digest, clients(whole))
     assert max(row["staleness"] for row in clients(whole) if row["round"] >= 2) > 0
+
+
+@dataclass(frozen=True)
+class Longest(Defense):
+    """Flags the longest row; its lengths may be taken as rows arrive."""
+
+    judges_buffers = True
+
+    def row_stage(self, ctx: Context) -> RowStage[float]:
+        return RowStage("lengths", _lengths, key=("lengths",))
+
+    def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
+        lengths = np.array(updates.map_row_stage(self.row_stage(ctx)))
+        flagged = np.arange(updates.num_clients) == np.argmax(lengths)
+        aggregate, weights = accepted_mean(updates, flagged)
+        return Verdict(aggregate, weights, lengths, flagged), state
+
+
+def _lengths(rows: np.ndarray, tiles: Sequence[np.ndarray]) -> list[float]:
+    return [float(np.linalg.norm(np.concatenate([tile[row] for tile in tiles]))) for row in rows]
+
+
+@pytest.mark.parametrize("staleness", ["constant", "polynomial"])
+def test_work_on_rows_begins_as_they_arrive_unless_they_will_be_discounted(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, staleness: str
+) -> None:
+    begun, plain = [], simulation.begin_ahead
+    monkeypatch.setattr(simulation, "begin_ahead", lambda *given: begun.append(given) or plain(*given))
+    changes = {"defense": f"{__name__}:Longest", "server": {"staleness": staleness}, "attack": None}
+    after, ahead = (
+        run(tiny, tmp_path, f"{pipeline}", resources={"pipeline": pipeline}, **changes)
+        for pipeline in (False, True)
+    )
+    assert (ahead.digest, clients(ahead)) == (after.digest, clients(after))
+    assert bool(begun) == (staleness == "constant")
 
 
 @pytest.mark.ray
