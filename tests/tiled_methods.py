@@ -76,8 +76,8 @@ class Remembers(Defense):
 
 
 def wait_while(shut: Callable[[], object]) -> None:
-    """Return once `shut` does not hold; AssertionError after two minutes."""
-    limit = time.monotonic() + 120
+    """Return once `shut` does not hold; AssertionError after five minutes."""
+    limit = time.monotonic() + 300
     while shut():
         assert time.monotonic() < limit
         time.sleep(0.05)

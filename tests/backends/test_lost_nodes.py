@@ -70,7 +70,7 @@ def test_nodes_may_be_lost_join_and_leave(tiny, tmp_path, monkeypatch):
     expected = raysim.run(config, name="calm", out=tmp_path, backend="inprocess")
     for gate in ("before-1", "before-2", "after-4", "before-5"):
         (tmp_path / gate).touch()
-    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(config), str(tmp_path)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(config), str(tmp_path)], check=True, timeout=600)
     nodes = json.loads((tmp_path / "nodes.json").read_text())
     result = RunResult(tmp_path / "disturbed")
     assert result.digest == expected.digest

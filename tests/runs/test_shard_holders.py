@@ -196,7 +196,7 @@ def test_two_nodes_that_hold_different_shards(whole: Path, tmp_path: Path, monke
     }
     expected = raysim.run(on(whole, **groups), name="whole", out=tmp_path, backend="inprocess")
     words = [json.dumps(on("$SHARDS", **groups)), str(tmp_path)]
-    subprocess.run([sys.executable, "-c", SCRIPT, *words], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", SCRIPT, *words], check=True, timeout=600)
     parted = RunResult(tmp_path / "parted")
     assert parted.digest == expected.digest
     assert (parted.path / "clients.parquet").read_bytes() == (expected.path / "clients.parquet").read_bytes()
