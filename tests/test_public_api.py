@@ -165,6 +165,12 @@ def test_importing_raysim_imports_neither_ray_nor_torch():
     assert run.stdout.strip() == "set()"
 
 
+def test_importing_one_method_loads_neither_the_others_nor_torch():
+    code = "import sys, defenses.krum, attacks.noise; print({'torch', 'defenses.table', 'attacks.table', 'defenses.flame'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
 def test_what_most_methods_here_import_is_public():
     """A method written elsewhere needs what the methods here need; what two files or fewer use may stay inside."""
     uses = Counter()
