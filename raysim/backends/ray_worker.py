@@ -28,7 +28,7 @@ class RayActor:
         prepare_worker(threads)
         self.node, self.gpus = node_name(), ray.get_gpu_ids()
         self.refused: RaysimError | None = None
-        self.device = devices.CPU
+        self.wanted, self.device = device, devices.CPU
         try:
             self.device = devices.decided(device, place)
             with devices.working_on(self.device):
@@ -65,7 +65,8 @@ class RayActor:
             model=devices.name(self.device),
         )
         if self.gpus and self.device == devices.CPU:
-            found["reason"] = devices.obstacle() or "resources.device is cpu"
+            chosen = self.wanted == devices.CPU  # then nobody need ask torch, which takes a second to load
+            found["reason"] = "resources.device is cpu" if chosen else devices.obstacle()
         return found
 
 

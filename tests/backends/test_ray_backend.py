@@ -142,17 +142,17 @@ def test_what_is_lost_with_a_node_is_lost_work_also_when_the_server_reads_it(ray
 
 
 def test_a_cohort_takes_turns_on_the_gpus_there_are(ray_cluster, tiny, tmp_path):
-    """A quarter of a GPU while it trains: four actors for ten clients on one logical GPU, and the bytes of any other run.
+    """Half of a GPU while it trains: two actors for ten clients on one logical GPU, and the bytes of any other run.
 
     Ray assigns the GPU and torch finds none: with device=auto clients train on the CPU, which is said and written down.
     """
     told = []
     config = {**tiny, "rounds": 2, "training": {"clients_per_stack": 1}}
-    shared = {**config, "resources": {"client_gpus": 0.25}}
+    shared = {**config, "resources": {"client_gpus": 0.5}}
     result = raysim.run(shared, name="shared", out=tmp_path, observe=told.append)
     assert result.config.resources.device == "auto"
     (place,) = json.loads((result.path / "environment.json").read_text())["clients_train_on"]
-    assert (place["device"], place["gpus"], place["actors"]) == ("cpu", [0], 4)
+    assert (place["device"], place["gpus"], place["actors"]) == ("cpu", [0], 2)
     (remark,) = [event.remark for event in told if event.remark]
     assert place["reason"] in remark
     assert "its clients train on CPUs" in remark
@@ -163,7 +163,7 @@ def test_a_cohort_takes_turns_on_the_gpus_there_are(ray_cluster, tiny, tmp_path)
 
 
 def test_a_gpu_that_must_be_used_and_is_only_logical_is_refused(ray_cluster, tiny, tmp_path):
-    config = {**tiny, "resources": {"client_gpus": 0.5, "device": "cuda"}}
+    config = {**tiny, "resources": {"client_gpus": 1, "device": "cuda"}}
     with pytest.raises(ConfigError, match=r"resources\.device") as caught:
         raysim.run(config, name="logical", out=tmp_path)
     assert (caught.value.value, caught.value.nearest) == ("cuda", "cpu")

@@ -75,15 +75,14 @@ if __name__ == "__main__":
             raysim.run({**config, "resources": {"runtime_env": environment}}, out=sys.argv[1], **objects)
         except raysim.ConfigError as error:
             assert "connected, which it is already" in str(error)
-        first = raysim.run(config, name="ray", out=sys.argv[1], **objects)
+        named = {**config, "model": "network:Net"}  # tests/tutorials: a model as an object
+        there = raysim.run(named, name="ray", out=sys.argv[1], **{**objects, "model": None})
         assert ray.is_initialized(), "the session keeps the connection"
-        named = {**config, "model": "network:Net"}
-        second = raysim.run(named, name="named", out=sys.argv[1], **{**objects, "model": None})
     assert not ray.is_initialized(), "the session is over"
     assert ray.cloudpickle.list_registry_pickle_by_value() == set()
     sys.path.append(sys.argv[2])
     here = raysim.run(config, name="here", out=sys.argv[1], backend="inprocess", **objects)
-    print(first.digest, second.digest, here.digest)
+    print(there.digest, here.digest)
 """
 
 
@@ -101,6 +100,5 @@ def test_own_code_does_the_same_on_ray(tmp_path: Path, joins_ray: dict[str, str]
         cwd=tmp_path, capture_output=True, text=True, env=joins_ray, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    digests = done.stdout.split()
-    assert len(digests) == 3
-    assert len(set(digests)) == 1
+    there, here = done.stdout.split()
+    assert there == here
