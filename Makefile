@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install
 failed = { echo "step $(1) failed, for the reason above; nothing counts as installed, and the next make starts again" >&2; exit 1; }
 
-.PHONY: help install demo gpu results results-caught results-papers test test-ray-1 test-ray-2 test-ray-3 test-without-ray test-fast test-fast-1 test-fast-2 soak check docs format clean
+.PHONY: help install demo gpu results results-caught results-papers test test-ray-1 test-ray-2 test-ray-3 test-rest-1 test-rest-2 test-fast test-fast-1 test-fast-2 soak check docs format clean
 
 help:
 	@echo "make demo       a federation on real images, attacked and defended: a results table and a report"
@@ -51,13 +51,13 @@ gpu:
 
 include docs/results/commands.mk
 
-# Four processes, since what has several nodes waits for them more than it computes; RAY_1: those that share two nodes.
+# Five processes, since what has several nodes waits for them more than it computes; RAY_1: those that share two nodes.
 WITH_RAY := "ray or namespaces"
 RAY_1 := tests/backends tests/replay tests/studies/scaling
 RAY_2 := tests/cluster tests/contract tests/cli
 test: $(READY)
-	@echo "the tests in four processes: those that start Ray or make namespaces (ray 1: to ray 3:), and all others"
-	@$(MAKE) --no-print-directory --jobs 4 test-ray-1 test-ray-2 test-ray-3 test-without-ray
+	@echo "the tests in five processes: those that start Ray or make namespaces (ray 1: to ray 3:), and all others (rest 1:, rest 2:)"
+	@$(MAKE) --no-print-directory --jobs 5 test-ray-1 test-ray-2 test-ray-3 test-rest-1 test-rest-2
 
 test-ray-1:
 	@$(BIN)/python -m pytest -m $(WITH_RAY) $(RAY_1) 2>&1 | sed --unbuffered 's/^/ray 1: /'
@@ -68,11 +68,15 @@ test-ray-2:
 test-ray-3:
 	@$(BIN)/python -m pytest -m $(WITH_RAY) tests $(addprefix --ignore ,$(RAY_1) $(RAY_2)) 2>&1 | sed --unbuffered 's/^/ray 3: /'
 
-test-without-ray:
-	@$(BIN)/python -m pytest -m "not ray and not namespaces" 2>&1 | sed --unbuffered ''
-
 METHODS := tests/contract tests/defenses tests/attacks tests/cli tests/report tests/matrix
 WHOLE_STUDIES := tests/studies tests/presets tests/acceptance tests/tutorials
+
+test-rest-1:
+	@$(BIN)/python -m pytest -m "not ray and not namespaces" $(METHODS) tests/studies 2>&1 | sed --unbuffered 's/^/rest 1: /'
+
+test-rest-2:
+	@$(BIN)/python -m pytest -m "not ray and not namespaces" $(addprefix --ignore ,$(METHODS) tests/studies) 2>&1 | sed --unbuffered 's/^/rest 2: /'
+
 test-fast: $(READY)
 	@echo "the quick tests in two processes: those of methods, matrices, reports and the command line (fast 1:), and all others (fast 2:)"
 	@$(MAKE) --no-print-directory --jobs 2 test-fast-1 test-fast-2
