@@ -83,7 +83,8 @@ def test_a_result_shows_itself_in_a_line_and_as_a_small_table(result):
 def test_a_table_in_a_notebook_has_the_last_rounds_and_dashes_for_what_is_undefined(tmp_path):
     directory = RunDirectory(tmp_path / "<b>")
     directory.start("rounds: 12\n", {})
-    row = dict.fromkeys(COLUMNS["rounds"], math.nan) | {"notes": "", "clients": 1, "malicious": 0}
+    known = {"notes": "", "clients": 1, "malicious": 0, "staleness_max": None}
+    row = dict.fromkeys(COLUMNS["rounds"], math.nan) | known
     for number in range(12):
         row |= {
             "round": number,
