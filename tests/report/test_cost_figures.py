@@ -65,7 +65,7 @@ def test_owners_differ_in_colour_and_all_but_the_plain_ones_in_hatching():
 
 def test_names_of_stages_are_drawn_as_they_are_in_one_short_line():
     name = "$x <script>\n" + "y" * 90
-    stage = StageCost(name, "defense", Cost(1.0, 1.0, 2, 2.0), 0.0, 0, 0, 0.0, 0, 0, 0)
+    stage = StageCost(name, "defense", Cost(1.0, 1.0, 2, 2.0), *[0] * 9)
     figure = cost_figures.stage_bars([stage])
     (label,) = (text.get_text() for text in figure.axes[0].get_yticklabels())
     assert label == "$x <script>\ufffd" + "y" * 15 + "…"
