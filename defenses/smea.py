@@ -61,8 +61,7 @@ class SMEA(Defense):
         check_minority(self.num_byzantine, setting.cohort)
         most = tryable(None, setting.cohort)
         if self.num_byzantine is not None and self.num_byzantine > most:
-            sets = comb(setting.cohort, self.num_byzantine)
-            rule = f"must leave at most {MOST_SETS} sets of {setting.cohort} clients to try; these are {sets}"
+            rule = f"must leave at most {MOST_SETS} sets of {setting.cohort} clients to try"
             raise ConfigError("num_byzantine", rule, self.num_byzantine, most)
 
     def apply(self, state: State, updates: Updates, ctx: Context) -> tuple[Verdict, State]:
@@ -105,7 +104,7 @@ def _chunks(count: int, size: int, start: int, at_once: int = 512) -> Iterator[n
 
 def tryable(num_byzantine: int | None, count: int) -> int:
     """The f that a round of K rows assumes: None is the most with 2 f < K and at most MOST_SETS sets, and the limit."""
-    most = minority(num_byzantine, count)
-    while comb(count, most) > MOST_SETS:
-        most -= 1
+    wanted, most = minority(num_byzantine, count), 0
+    while most < wanted and comb(count, most + 1) <= MOST_SETS:  # upwards: the numbers of sets stay small
+        most += 1
     return most

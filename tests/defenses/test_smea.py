@@ -59,9 +59,11 @@ def test_against_byzfl_in_one_dimension(apply_once, byzfl):
 
 def test_refuses_more_sets_than_it_tries():
     SMEA(num_byzantine=8).check(setting(20))
-    with pytest.raises(ConfigError, match="these are 167960") as caught:
+    with pytest.raises(ConfigError, match="at most 131072 sets of 20 clients") as caught:
         SMEA(num_byzantine=9).check(setting(20))
     assert (caught.value.key, caught.value.value, caught.value.nearest) == ("num_byzantine", 9, 8)
     assert [SMEA().assumed(count) for count in (1, 2, 9, 20, 50)] == [0, 0, 4, 8, 3]
+    with pytest.raises(ConfigError, match="at most 131072 sets"):  # of more than can be written down
+        SMEA(num_byzantine=8_000).check(setting(16_384))
     with pytest.raises(ConfigError, match="less than half"):
         SMEA(num_byzantine=3).check(setting(6))
