@@ -54,7 +54,7 @@ include docs/results/commands.mk
 # Five processes, since what has several nodes waits for them more than it computes; RAY_1: those that share two nodes.
 WITH_RAY := "ray or namespaces"
 RAY_1 := tests/backends tests/replay tests/tutorials tests/composition tests/studies/scaling tests/studies/rounds
-RAY_2 := tests/cluster tests/contract tests/cli
+RAY_2 := tests/cluster tests/contract tests/cli $(wildcard tests/studies/test_*.py)
 test: $(READY)
 	@echo "the tests in five processes: those that start Ray or make namespaces (ray 1: to ray 3:), and all others (rest 1:, rest 2:)"
 	@$(MAKE) --no-print-directory --jobs 5 test-ray-1 test-ray-2 test-ray-3 test-rest-1 test-rest-2
