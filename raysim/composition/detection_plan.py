@@ -81,7 +81,7 @@ def detection_on(experiment: Experiment, stages: Sequence[Stage], nodes: int, ra
     shards = max(1, len(setup.bounds) - 1)
     ones, tasks = [], 0
     for stage in stages:
-        pieces = 1 if stage.tasks < 2 else shards if READS.get(stage.name) in ("sums", "columns") else blocks
+        pieces = 1 if stage.tasks < 2 else shards if stage.name in READS else blocks
         tasks += pieces if stage.tasks else 0
         ones.append(OneNode(stage.name, stage.wall_s, stage.busy_s, 1, pieces))
     return TASK_S * tasks + detection_s(ones, cohort, setup.layout.dim, Nodes(nodes, cores, rate))
