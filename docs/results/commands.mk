@@ -27,7 +27,7 @@ results-defenses-new: ; $(bench) defenses krum $(subst $(,), ,$(new_rules)) $(sm
 results-kernels: ; $(bench) kernels --peers --repeats 5 --image 3x32x32,3x64x64,3x224x224 $(call measured,kernels)
 results-attacks: ; $(bench) attacks --repeats 2 $(call measured,attacks)
 results-rounds: ; $(bench) rounds digits dirichlet lognormal $(if $(RAYSIM_DATA),cifar10) $(call measured,rounds)
-results-population: ; $(bench) population --clients 10000,100000,1000000 --cohort 1000 $(call measured,population)
+results-population: ; $(bench) population --clients 10000,100000,1000000,10000000 --cohort 1000 $(call measured,population)
 # Writes 20 GB below the folder of temporary files, twice, one after the other.
 results-population-shards: ; $(bench) population --data images,tokens --cohort 1000 --rounds 6 $(call measured,population-shards)
 results-growth: ; $(bench) growth digits --clients 25,50,100 --nodes 1,2 --repeats 3 $(call measured,growth)
