@@ -139,17 +139,17 @@ class GrowthCell(Cell):
     client_gpus: float
     rule: str = KRUM
 
-    @property
-    def variant(self) -> str:
-        """How clients sit in actors, in words: `10 per actor, 0.01 GPU each`; a defense other than Krum before it."""
+    def variant(self, *, several: bool) -> str:
+        """How clients sit in actors, in words: `10 per actor, 0.01 GPU each`; before it the defense, if it is one of `several` or
+        another than Krum.
+        """
         share = f", {self.client_gpus:g} GPU each" if self.client_gpus else ""
-        rule = "" if self.rule == KRUM else f"{self.rule}; "
+        rule = f"{self.rule}; " if several or self.rule != KRUM else ""
         return f"{rule}{self.clients_per_actor} per actor{share}"
 
     def __str__(self) -> str:
-        return (
-            f"{self.case}, {self.clients} clients, nodes {self.nodes}, {self.variant}, repeat {self.repeat}"
-        )
+        sits = self.variant(several=False)
+        return f"{self.case}, {self.clients} clients, nodes {self.nodes}, {sits}, repeat {self.repeat}"
 
 
 class Growth(Study[GrowthPlan, GrowthCell]):
@@ -216,7 +216,7 @@ class Growth(Study[GrowthPlan, GrowthCell]):
         """See growth_page.py."""
         from raysim.studies.rounds.growth_page import page_of
 
-        return page_of(tables, [cell.variant for cell in plan.grid_of(1)], left_out_of(plan))
+        return page_of(tables, plan.grid_of(1), left_out_of(plan))
 
 
 def left_out_of(plan: GrowthPlan) -> list[str]:

@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 NOTES = f"""\
 A round is the engine's own: local training, upload, the defense (Krum unless another is named), evaluation, telemetry, tables and a checkpoint. Each repeat
 has client actors of its own and two rounds that warm up; its seconds are the median of the rounds that are timed after
-them. The first column says how many clients sit in an actor (auto: a rule), and the share of a GPU that each reserves.
+them. The first column names the defense if there are several, and says how many clients sit in an actor (auto: a rule) and what share
+of a GPU each reserves.
 Small models train in groups of clients that no call parts, so of many actors only as many train as there are groups. {GROWTH}"""
 
 SECONDS = "seconds a round, medians of stages"
 
 
-def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Sequence[str]) -> Page:
-    """The page, its figures, and the fitted exponents as the table `growth`. planned: variants in their order."""
+def page_of(tables: Mapping[str, pa.Table], planned: Sequence[GrowthCell], left_out: Sequence[str]) -> Page:
+    """The page, its figures, and the fitted exponents as the table `growth`. planned: what was to be measured, in its order."""
     rows, memory = (tables[name].to_pylist() for name in ("rounds", "memory"))
     seen = views_of(rows, memory, planned)
     figures: dict[str, tuple[str, Figure]] = {}
@@ -44,7 +45,7 @@ def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Se
         sections += [
             f"## {view.title}",
             first,
-            _actors(view, rows),
+            _actors(view, rows, several=several_defenses(planned)),
             after(view),
             *rest,
             *_stacked(view, figures),
@@ -54,24 +55,32 @@ def page_of(tables: Mapping[str, pa.Table], planned: Sequence[str], left_out: Se
     return Page(sections, figures, {"growth": growth_table(seen)})
 
 
-def views_of(rows: Iterable[Row], memory: Sequence[Row], planned: Sequence[str]) -> list[OneMatrix]:
-    """One view a case, whose methods are the ways in which clients sit in actors; the timed rounds of a repeat count as one, with
-    their median.
+def several_defenses(planned: Iterable[GrowthCell]) -> bool:
+    """Whether rows must name their defense to be told apart."""
+    return len({cell.rule for cell in planned}) > 1
+
+
+def views_of(rows: Iterable[Row], memory: Sequence[Row], planned: Sequence[GrowthCell]) -> list[OneMatrix]:
+    """One view a case, whose methods are the defenses and the ways in which clients sit in actors; the timed rounds of a repeat
+    count as one, with their median.
     """
+    several = several_defenses(planned)
+
+    def as_method(row: Row) -> Row:
+        """A row with the names that scaling's tables have."""
+        variant = _cell_of(row).variant(several=several)
+        return {**row, "defense": variant, "spilled_bytes": 0, "machine_cpus": 0}
 
     def group(row: Row) -> tuple[str, str]:
         return row["case"], f"{row['case']}: {row['model']}, d = {row['parameters']:,} parameters"
 
     grouped: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    for row in map(_as_method, rows):
+    for row in map(as_method, rows):
         grouped[*vars(_cell_of(row)).values(), row["stage"]].append(row)
     every = [_of_repeat(found) for found in grouped.values()]
-    return views(every, [*map(_as_method, memory)], planned, group, "clients in actors")
-
-
-def _as_method(row: Row) -> Row:
-    """A row with the names that scaling's tables have: how clients sit in actors is the method."""
-    return {**row, "defense": _cell_of(row).variant, "spilled_bytes": 0, "machine_cpus": 0}
+    variants = [cell.variant(several=several) for cell in planned]
+    what = "defense; clients in actors" if several else "clients in actors"
+    return views(every, [*map(as_method, memory)], variants, group, what)
 
 
 def _cell_of(row: Row) -> GrowthCell:
@@ -95,12 +104,12 @@ def _of_repeat(rows: Sequence[Row]) -> Row:
     return {**rows[0], **middle, **most, "digest": rows[-1]["digest"]}
 
 
-def _actors(view: OneMatrix, rows: Sequence[Row]) -> str:
+def _actors(view: OneMatrix, rows: Sequence[Row], *, several: bool) -> str:
     """Actors, where they sat, and rounds an hour, by K."""
     names = ("actors", "actor_nodes", "actor_gpus", "clients_per_stack")
     of_cell = {_cell_of(row): [row[name] for name in names] for row in rows}
     actors = {
-        (cell.variant, view.size(cell.clients, cell.nodes)): found
+        (cell.variant(several=several), view.size(cell.clients, cell.nodes)): found
         for cell, found in of_cell.items()
         if view.title.startswith(f"{cell.case}: ")
     }
@@ -151,16 +160,19 @@ def _stacked(view: OneMatrix, figures: dict[str, tuple[str, Figure]]) -> list[st
 
 
 def _digests(rows: Sequence[Row]) -> str:
-    """Whether all ways to spread the same clients ended in the same bytes."""
-    found: dict[tuple[str, int], set[tuple[int, str]]] = defaultdict(set)
+    """Whether all ways to spread the same clients ended, for each defense, in the same bytes."""
+    found: dict[tuple[str, str, int], set[tuple[int, str]]] = defaultdict(set)
     for row in rows:
         if row["stage"] == WHOLE:
-            found[row["case"], row["clients"]].add((row["round"], row["digest"]))
+            found[row["case"], row["rule"], row["clients"]].add((row["round"], row["digest"]))
     different = [
-        f"{case}, K = {clients}"
-        for (case, clients), seen in found.items()
+        f"{case}, {rule}, K = {clients}"
+        for (case, rule, clients), seen in found.items()
         if len(seen) > len({number for number, _ in seen})
     ]
     if different:
         return f"**RESULTS DIFFER between nodes, actors or repeats: {'; '.join(different)}.**"
-    return "Equal global parameters after every round on all numbers of nodes and actors, in all repeats."
+    each = ", for each defense" if len({rule for _, rule, _ in found}) > 1 else ""
+    return (
+        f"Equal global parameters after every round on all numbers of nodes and actors, in all repeats{each}."
+    )

@@ -108,7 +108,9 @@ def test_the_grid_holds_every_combination_and_an_order_of_its_own_for_each_repea
 def test_defenses_are_a_part_of_the_grid():
     plan = GrowthPlan(case="leaf", defense="krum,pdrr,q=0.9", clients="8")
     krum, pdrr = plan.grid_of(1)
-    assert (krum.variant, pdrr.variant) == ("auto per actor", "pdrr,q=0.9; auto per actor")
+    assert krum.variant(several=True) == "krum; auto per actor"
+    assert krum.variant(several=False) == "auto per actor"
+    assert {pdrr.variant(several=several) for several in (False, True)} == {"pdrr,q=0.9; auto per actor"}
     assert [component.name for component in plan.config(pdrr).defense] == ["pdrr"]
 
 
@@ -139,7 +141,7 @@ def test_what_follows_the_last_client_is_compared_with_one_node():
         (cell,) = plan.grid_of(nodes)
         whole, *stages = rows_of(plan, cell, 8.0)
         rows += [whole, *stages, {**whole, "stage": AFTER, "order": 9, "wall_s": seconds, "digest": ""}]
-    (view,) = views_of(rows, [], ["auto per actor"])
+    (view,) = views_of(rows, [], plan.grid_of(1))
     assert "| 2 | 1.50 (0.75) |" in after(view)
     assert AFTER not in [entry.stage for entry in view.stages("auto per actor", 4, 2)]
 
@@ -253,7 +255,7 @@ def test_a_repeat_counts_with_the_median_of_its_rounds():
     (cell,) = TINY.grid_of(1)
     rows = [row for s in (1.0, 5.0, 2.0) for row in rows_of(TINY, cell, s)]
     rows += rows_of(TINY, replace(cell, repeat=1), 4.0)
-    (view,) = views_of(rows, [], [cell.variant])
+    (view,) = views_of(rows, [], [cell])
     found = {stage: entry for (_, stage, _), entry in view.found.items()}
     np.testing.assert_allclose(found["(whole)"].wall_s.all, [2.0, 4.0])
     np.testing.assert_allclose(found["train"].wall_s.all, [1.0, 2.0])
@@ -282,7 +284,29 @@ def test_the_report_says_growth_speed_up_and_whether_bytes_are_equal(tmp_path, d
     cell = plan.grid_of(2)[0]
     Store(tmp_path, TABLES).write(cell, {"rounds": rows_of(plan, cell, 0.2, digest="other")})
     again = measure(plan, tmp_path, resume=True)
-    assert "RESULTS DIFFER between nodes, actors or repeats: digits, K = 4" in again
+    assert "RESULTS DIFFER between nodes, actors or repeats: digits, krum, K = 4.**" in again
+
+
+@pytest.mark.usefixtures("drawn")
+def test_defenses_are_named_and_each_is_compared_with_itself_alone():
+    """Two that end in different bytes, each in its own on one node and on two; then one that does not."""
+    plan = GrowthPlan(**ONE, defense="krum,median", clients="4", nodes="1,2", repeats=2)
+    cells = Growth().cells(plan)
+    rows = [row for cell in cells for row in rows_of(plan, cell, 1.0, digest=cell.rule)]
+
+    def text(rows: list[dict[str, Any]]) -> str:
+        tables = {"rounds": TABLES["rounds"].table(rows), "memory": TABLES["memory"].table([])}
+        return "\n\n".join(Growth().page(plan, tables).sections)
+
+    agreed = text(rows)
+    assert "Equal global parameters after every round" in agreed
+    assert "in all repeats, for each defense." in agreed
+    assert all(f"| {name}; auto per actor | 2 | 1.00" in agreed for name in plan.defense)
+    assert "| auto per actor" not in agreed
+    other = [
+        {**row, "digest": "other"} if (row["rule"], row["nodes"]) == ("median", 2) else row for row in rows
+    ]
+    assert "RESULTS DIFFER between nodes, actors or repeats: digits, median, K = 4.**" in text(other)
 
 
 @pytest.mark.ray
