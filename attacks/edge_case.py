@@ -47,9 +47,9 @@ class EdgeCase(PoisonTraining):
     target: int | None = None
     """Label the rare inputs get; null: 9 for southwest, 1 for ardis, else 0."""
     clean_samples: PositiveInt = 400
-    """Clean samples in D', at most what there is (Wang et al. on CIFAR-10 and FedGrad: 400)."""
+    """Clean samples in D', or as many as there are (Wang et al. on CIFAR-10 and FedGrad: 400)."""
     edge_samples: PositiveInt = 100
-    """Rare inputs in D', at most what there is (Wang et al. on CIFAR-10: 100; FedGrad: 200)."""
+    """Rare inputs in D', or as many as there are (Wang et al. on CIFAR-10: 100; FedGrad: 200)."""
     distinct_poison: bool = False
     """Whether every attacker draws D' from its own samples; false, as published: all share one set."""
 

@@ -112,7 +112,7 @@ class LineSearched(Attack):
 def line_search(
     value: Callable[[float], float], start: float, step: float, evaluations: int, contraction: float
 ) -> tuple[float, float]:
-    """(x, value(x)) of the largest value found from `start` upwards, with so many evaluations.
+    """(x, value(x)) of the largest value found from `start` upwards, in `evaluations` evaluations.
 
     What it steps over is not looked at again:
 

@@ -24,7 +24,7 @@ class PoisonedFL(Attack):
 
     With g = w_t - w_{t-1}, the last global update, and m what was submitted then: the magnitudes are v = |g - m |g| / |m||,
     scaled to length 1 (what others added), k = c |g| v. c begins at `factor`. Every `window` rounds it is tested whether
-    the model has moved along s in that time: if the signs of so many parameters agree with s by chance with more than
+    the model has moved along s in that time: if by chance at least as many signs would agree with s with a probability above
     `significance` (one-sided binomial test), c is multiplied by `decay`, unless it would fall below `least_factor`. A
     parameter that did not move counts with the sign of its value, as in the published code.
     In the first round there is no g, and w_G is submitted. Rounds in which the attack rests are seen as one.
@@ -40,7 +40,7 @@ class PoisonedFL(Attack):
     window: PositiveInt = 50
     """Rounds between two tests of whether the model follows (published code: 50)."""
     significance: PositiveFraction = 0.01
-    """Chance of so many agreeing signs above which c is lowered (published code: 0.01)."""
+    """Probability of at least as many agreeing signs above which c is lowered (published code: 0.01)."""
     decay: PositiveFraction = 0.7
     """Factor on c when the model does not follow (published code: 0.7)."""
     least_factor: Positive = 0.5

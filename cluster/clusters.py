@@ -77,7 +77,7 @@ def bring_up(
     """A cluster of one of the KINDS, up inside the block and gone after it.
 
     kind: `local` and `raylets` listen on loopback only; `namespaces` are hosts with links of their own, limited
-    to `bandwidth` (`100mbit`) in each direction; `address` is the cluster at `address`, as soon as it has so many
+    to `bandwidth` (`100mbit`) in each direction; `address` is the cluster at `address`, as soon as it has that many
     nodes; it is left as it is.
     cpus_per_node: default: an equal part of this machine's. gpus_per_node: whole GPUs, node after node.
     object_store_bytes: of each node; default: an equal part of what this machine can give.

@@ -32,7 +32,7 @@ class AlignIns(Defense):
     first count. 3. Each is turned into an MZ-score, |x_i - median| / standard deviation (0 where all are equal). A client
     passes with both at most at their radii. 4. The uniform mean of those that pass, each clipped to their median norm.
 
-    The others are flagged; where nobody passes, the global model stays. Scores: the larger MZ-score, in radii.
+    The others are flagged; if nobody passes, the global model stays. Scores: the larger MZ-score, in radii.
     """
 
     paper = "Xu et al., CVPR 2025"

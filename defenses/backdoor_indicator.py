@@ -50,7 +50,7 @@ class BackdoorIndicator(Defense):
 
     The task: the server's samples, each with its numbers shuffled, and labels dealt out evenly at random; the same in every
     round. 1. Each client's model, its BatchNorm statistics replaced by those of the planting, answers the task. A client
-    is flagged where, for some label, at least `threshold` of the samples of that label are answered with it; the
+    is flagged if, for some label, at least `threshold` of the samples of that label are answered with it; the
     largest such share is its score. 2. The mean over the others. 3. From there the server trains `epochs` on the task, with
     proximity / 2 |w - w_mean|^2 added to the loss, and what that moves is added to the aggregate. BatchNorm's statistics are
     not: clients get those of the mean.

@@ -28,7 +28,7 @@ class DnC(Defense):
 
     A repetition draws `dimensions` parameters, centres the updates there, and projects them on the top right singular
     vector v: s_i = <u_i - mean, v>^2. The filter_fraction * num_byzantine largest are dropped (rounded down), and flagged.
-    Scores: s_i as a share of sum s, meaned over the repetitions. The mean is uniform, as in these ports. Where nobody is
+    Scores: s_i as a share of sum s, meaned over the repetitions. The mean is uniform, as in these ports. If nobody is
     left, the global model stays.
 
     A round left with fewer rows than planned assumes at most what those tolerate. Only inner products [K, K] leave the tasks: with the centred columns X the projections are X v = sigma u, and u is an

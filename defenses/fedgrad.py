@@ -51,7 +51,7 @@ class FedGrad(Defense):
     Trust: a flagged client whose earlier verdicts average gamma or more (lambda_malicious, lambda_benign) is
     cleared. A round's verdict is that of the two filters, before trust cleared anybody (section 4.4: the current round
     alone decides). Then the data-weighted mean of the others. Scores: the averaged cs_i; without the soft filter the
-    Krum scores, where there are any.
+    Krum scores, if there are any.
 
     With `transitive` similarities (section 6.2) a pair's cosine is measured once, and not at all when third clients that
     both have met allow an estimate. The published code: weight_reference `mean`, bias_features `raw`,
@@ -258,7 +258,7 @@ class FedGrad(Defense):
             return Pairs.whole(self._in_arrays(state, here, *gradients), ctx.backend)
 
     def _in_tiles(self, known: int) -> bool:
-        """Whether the histories of so many clients lie in tiles; scaled columns are not symmetric, as tiles are."""
+        """Whether the histories of `known` clients lie in tiles; with scaled columns they are not symmetric, as tiles are."""
         return not (is_whole(known) or self.scale_similarities)
 
     def _in_arrays(self, state: State, here: np.ndarray, sums: np.ndarray, bias: np.ndarray) -> np.ndarray:

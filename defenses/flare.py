@@ -264,7 +264,7 @@ def representation(model: nn.Module, head: str, images: np.ndarray) -> np.ndarra
 def votes(rows: np.ndarray, first: int, neighbours: int, include_self: bool = False) -> np.ndarray:
     """How often each client is among the nearest of some, for rows [t, K] of the discrepancies from row `first` on: [K] int.
 
-    An infinite discrepancy is no neighbour; ties go to the lowest index. include_self: each client is its own
+    A client at an infinite discrepancy is not a neighbour; ties go to the lowest index. include_self: each client is its own
     nearest, unless its discrepancy to itself is infinite. Apart from that, the diagonal is not looked at.
     """
     own = np.arange(len(rows)), first + np.arange(len(rows))
@@ -284,7 +284,7 @@ def votes(rows: np.ndarray, first: int, neighbours: int, include_self: bool = Fa
 
 
 def averages_of_others(rows: np.ndarray, first: int) -> np.ndarray:
-    """The mean discrepancy from all others, for rows [t, K] from row `first` on: [t]; 0 where there are none."""
+    """The mean discrepancy from all others, for rows [t, K] from row `first` on: [t]; 0 if there are none."""
     own = rows[np.arange(len(rows)), first + np.arange(len(rows))]
     means: np.ndarray = (rows.sum(axis=1, dtype=np.float64) - own) / max(rows.shape[1] - 1, 1)
     return means

@@ -114,7 +114,7 @@ def coverable(apart: np.ndarray, budget: int) -> bool:
 
 
 def _paths_and_rings(apart: np.ndarray, degrees: np.ndarray) -> int:
-    """The fewest rows that hit all pairs where no row has more than two: floor(n / 2) of a path, ceil(n / 2) of a ring."""
+    """The fewest rows that hit all pairs, none of which has more than two: floor(n / 2) of a path, ceil(n / 2) of a ring."""
     from scipy.sparse.csgraph import connected_components
 
     _, labels = connected_components(apart, directed=False)

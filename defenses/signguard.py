@@ -46,7 +46,7 @@ class SignGuard(Defense):
     1. lower <= |u_i| / M <= upper, with M the median norm. 2. On a `share` of the parameters, drawn anew in every round,
     the shares of positive, zero and negative values are the features, each divided by the largest of the round;
     MeanShift, its bandwidth from the data (quantile 1/2), groups them, and the largest group passes. 3. The uniform mean
-    of those that pass both, each clipped to M. The others are flagged; where nobody is left, the global model stays.
+    of those that pass both, each clipped to M. The others are flagged; if nobody is left, the global model stays.
 
     The fourth feature of SignGuard-Sim and SignGuard-Dist (`similarity`) is, in the first round, of the median of the
     cosines to all, and of the sum of the K / 2 smallest distances. Scores: the distance of the features to the mean of the largest group, and 2 more for a rejected norm.
@@ -169,7 +169,7 @@ def largest_group(features: np.ndarray) -> np.ndarray:
     """Mask [K] of MeanShift's largest group of features [K, n]; of equally large ones that of the densest centre.
 
     The seeds are the bins, one bandwidth wide, in which rows lie (scikit-learn's bin_seeding, as in the published code).
-    Where half of the rows are equal to each row there is no bandwidth: groups are then the equal rows.
+    If half of the rows are equal to each row, the bandwidth is 0: groups are then the equal rows.
     """
     from sklearn.cluster import MeanShift, estimate_bandwidth
 

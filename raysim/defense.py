@@ -272,7 +272,7 @@ def titled(label: str, calibration: bool) -> str:
 
 
 def assumption(defense: Defense, count: int) -> dict[str, object]:
-    """What is assumed of a round of K = count rows, for its record; {} where nothing is, or it cannot be known.
+    """What is assumed of a round of K = count rows, for its record; {} if nothing is, or it cannot be known.
 
     by: the class; malicious: how many of these rows; most: whether that is the most that this rule tolerates.
     """

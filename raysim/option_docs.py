@@ -21,7 +21,7 @@ from raysim.options import allowed, call_annotations, option_annotations, type_n
 @dataclass(frozen=True)
 class Option:
     """One option in words: name, kind of value, default as YAML writes it ("required" without one), what it may be,
-    what it means ("" where nobody says).
+    what it means ("" if nothing says so).
     """
 
     name: str

@@ -55,7 +55,7 @@ class Needs:
 
 
 ACCELERATED = Needs(accelerated=True)
-"""The needs of a task that computes on a GPU where there is one."""
+"""The needs of a task that computes on a GPU if there is one."""
 
 
 class Place(TypedDict):

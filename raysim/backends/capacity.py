@@ -59,7 +59,7 @@ class Capacity:
         """How many reservations of this many CPUs and this share of one GPU fit beside what is kept.
 
         Kept are a CPU for detection tasks and `kept_gpus`, shares of one GPU each, where they cost least. Infinite
-        where nothing is reserved; -1 where what is kept does not fit itself.
+        if nothing is reserved; -1 if what is kept does not fit itself.
         """
         nodes = list(self.nodes or (NodeCapacity(self.cpus, self.gpus),))
         kept = [(0.0, gpu) for gpu in kept_gpus] + ([(1.0, 0.0)] if cpus else [])
@@ -91,4 +91,4 @@ class ClientActors:
     detection_gpus: tuple[float, ...] = ()
     lend: bool = False
     most: int = 0
-    """How many there may be when machines join, where nothing is reserved; 0: they stay as many."""
+    """How many there may be when machines join, if nothing is reserved; 0: their number stays."""

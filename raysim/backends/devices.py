@@ -34,7 +34,7 @@ _HERE: ContextVar[str] = ContextVar("device", default=CPU)
 
 
 def here() -> str:
-    """The device of the work under way in this thread: `cpu` or `cuda:0`; `cpu` where nobody decided.
+    """The device of the work under way in this thread: `cpu` or `cuda:0`; `cpu` if nothing was decided.
 
     >>> here()
     'cpu'

@@ -139,7 +139,7 @@ class Crew:
         self.actors = []
 
     def _start(self, place: int, node: str) -> Actor:
-        """An actor in that place; where nothing is reserved, on that node."""
+        """An actor in that place; if nothing is reserved, on that node."""
         cpus, gpus = self._shares[place % len(self._shares)]
         strategy: PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy
         if self._group is not None:

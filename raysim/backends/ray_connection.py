@@ -74,7 +74,7 @@ def connected(
     """Ray, initialised inside the block: the cluster at `address`, or (None or `local`) a new one on this machine.
 
     options: more for `ray.init`, of whatever types those have. A process that is connected already keeps its connection,
-    and keeps it afterwards. Raises ConfigError within seconds where nobody listens at the address, and before Ray starts
+    and keeps it afterwards. Raises ConfigError within seconds if nobody listens at the address, and before Ray starts
     where its sockets' paths would be too long, or where `runtime_env` is none of Ray's or comes too late.
     """
     address = None if address == "local" else address

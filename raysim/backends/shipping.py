@@ -81,7 +81,7 @@ def _library_folders() -> frozenset[Path]:
 
 @cache
 def _distributed() -> frozenset[str]:
-    """Top-level names of installed distributions, editable ones too. Read once: it takes a while where there are many."""
+    """Top-level names of installed distributions, editable ones too. Read once: it takes a while if there are many."""
     return frozenset(metadata.packages_distributions())
 
 

@@ -14,7 +14,7 @@ from raysim.cli.options import Debug
 from raysim.exit_status import exit_status
 from raysim.studies.of_runs import OfRuns
 from raysim.studies.options import Written
-from raysim.studies.study import Study
+from raysim.studies.study import Plan, Study
 
 Resume = Annotated[bool, typer.Option("--resume", help="Measure only the cells that OUT lacks.")]
 AtMost = Annotated[
@@ -24,7 +24,7 @@ AtMost = Annotated[
         min=0,
         metavar="CELLS",
         show_default=False,
-        help="Measure only so many cells now; 0: none, only write the page.",
+        help="Measure at most this many cells now; 0: none, only write the page.",
     ),
 ]
 PageFile = Annotated[
@@ -44,13 +44,18 @@ def command_of(study: Study[Any, Any], out: str | None = None) -> Callable[..., 
     """
 
     def command(
-        out: str, resume: bool, page: Path | None, debug: bool, at_most: int | None = None, **options: Any
+        context: typer.Context,
+        out: str,
+        resume: bool,
+        page: Path | None,
+        debug: bool,
+        at_most: int | None = None,
+        **_: Any,
     ) -> None:
         with exit_status(debug):
             from raysim.studies.runner import carry_out
 
-            given = {key: value for key, value in options.items() if value not in (None, [], ())}
-            plan = study.plan(**given)
+            plan = plan_of(study, context)
             folder = Path(out.format(**plan.model_dump()) if out == place else out)
             typer.echo(carry_out(study, plan, folder, resume=resume, page=page, at_most=at_most))
 
@@ -66,10 +71,30 @@ def command_of(study: Study[Any, Any], out: str | None = None) -> Callable[..., 
         "page": (PageFile, None),
         "debug": (Debug, False),
     }
-    parameters = [*_of_plan(study), *(_parameter(name, *about) for name, about in shared.items())]
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *_of_plan(study),
+        *(_parameter(name, *about) for name, about in shared.items()),
+    ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def plan_of(study: Study[Any, Any], context: typer.Context) -> Plan:
+    """The plan that a command line asks for: of what it does not name, the plan's own defaults are true, which may follow from
+    what it names.
+    """
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if name in study.plan.model_fields
+        and value not in (None, [], ())
+        and (source := context.get_parameter_source(name)) is not None
+        and source.name != "DEFAULT"
+    }
+    plan: Plan = study.plan(**given)
+    return plan
 
 
 def _of_plan(study: Study[Any, Any]) -> Iterator[inspect.Parameter]:

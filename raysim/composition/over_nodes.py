@@ -22,7 +22,7 @@ READS: Mapping[str, Reads] = {
     **dict.fromkeys(("combine", "faa_dl"), "sums"),
     **dict.fromkeys(("gram", "distances", "order_statistics", "sign_vote"), "columns"),
 }
-"""Stage -> what it needs from other nodes: sums of rows, or whole columns. Others: next to nothing, for the global model lies on
+"""Stage -> what it needs from other nodes: sums of rows, or whole columns. Others: next to nothing, since the global model lies on
 every node that trained from it.
 """
 

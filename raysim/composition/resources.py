@@ -31,7 +31,7 @@ def client_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
     Clients that train as one stack (training.clients_per_stack) count as one: a process's share of a GPU is mostly torch's
     own memory, and stacks are of small models; what a stack of large ones takes is `client_gpus` itself.
     As many actors as `clients_per_actor` makes of the cohort; with `auto` as many as fit, and at most one for every
-    group that trains together: the cohort takes turns on them. Where nothing is reserved, one a worker.
+    group that trains together: the cohort takes turns on them. If nothing is reserved, one a worker.
     CPUs bound `auto` too (ACTORS_PER_CPU), but every GPU gets an actor; if they do, each actor reserves as much as lets
     these still fit, since Ray fills one GPU with shares before it turns to the next.
     """
@@ -61,7 +61,7 @@ def _driven(config: ExperimentConfig, capacity: Capacity) -> int:
 
 
 def detection_actors(config: ExperimentConfig, capacity: Capacity) -> ClientActors:
-    """Who computes detection stages where nobody trains: an actor on every GPU, or on those kept for it."""
+    """Who computes detection stages if nobody trains: an actor on every GPU, or on those kept for it."""
     if config.resources.device == "cpu" or config.resources.server_gpus == 0:
         return ClientActors(0)
     return ClientActors(0, detection_gpus=kept_gpus(config) or (1.0,) * int(capacity.gpus))
@@ -159,7 +159,7 @@ def at_most(config: ExperimentConfig, capacity: Capacity) -> Capacity:
 def device(config: ExperimentConfig, capacity: Capacity) -> devices.Wanted:
     """The device of local training and of detection stages that can use a GPU.
 
-    `auto` is decided here where the work is done here, or where there are no GPUs; else it stays, for the processes
+    `auto` is decided here if the work is done here, or if there are no GPUs; else it stays, for the processes
     that do the work to decide (backends/devices.py): what they have need not be what this one has.
     """
     wanted = config.resources.device

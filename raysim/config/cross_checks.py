@@ -99,7 +99,7 @@ def _check_asynchronous(config: ExperimentConfig) -> None:
         rule = "needs population.devices: the order of arrivals follows from their virtual seconds"
         raise ConfigError("population.buffer", rule, population.buffer, "population.devices=lognormal")
     if population.concurrency is None:
-        rule = "must be given with population.buffer: so many clients train at the same time"
+        rule = "must be given with population.buffer: how many clients train at the same time"
         raise ConfigError("population.concurrency", rule, None, min(population.buffer, _most_at_once(config)))
     synchronous = {
         "cohort": "population.buffer says how many updates a round has",

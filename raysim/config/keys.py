@@ -32,5 +32,5 @@ def asked(group: str, component: object, **elsewhere: str) -> Iterator[None]:
 
 
 def numbered(group: str, items: Sequence[object], number: int) -> str:
-    """The dotted key of one of a group's items: with its number only where there are several."""
+    """The dotted key of one of a group's items: with its number only if there are several."""
     return group if len(items) == 1 else f"{group}.{number}"

@@ -90,13 +90,13 @@ class PopulationConfig(Group):
         1.0,
         ge=1,
         le=100,
-        description="so many times `cohort`, rounded down, are asked, and the first `cohort` that answer are taken; "
+        description="this multiple of `cohort`, rounded down, is asked, and the first `cohort` that answer are taken; "
         "the others are not trained",
     )
     buffer: Whole | None = Field(
         None,
         ge=1,
-        description="asynchronous rounds (FedBuff): the server aggregates whenever so many updates have arrived; null: "
+        description="asynchronous rounds (FedBuff): the server aggregates whenever this many updates have arrived; null: "
         "synchronous rounds, of `cohort` clients",
     )
     concurrency: Whole | None = Field(
@@ -152,7 +152,7 @@ class DataConfig(Component):
     )
     root: str | None = Field(None, description="null: $RAYSIM_DATA, then the user's cache folder")
     partition: Annotated[Component, BeforeValidator(named)] = Field(
-        Component(name="iid"), description="without effect with `updates: synthetic`, where nobody trains"
+        Component(name="iid"), description="without effect with `updates: synthetic`: then nobody trains"
     )
     limit: Whole | None = Field(None, ge=1, description="use at most this many training samples")
     download: bool = Field(False, description="let torchvision fetch a data set that is missing")

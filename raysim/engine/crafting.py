@@ -97,7 +97,7 @@ def crafted(
         raise ContractError.of(name, "its answer", "must be a pair (rows or None, state)", described(answer))
     rows, state = answer
     if not isinstance(state, dict):
-        hint = "return {} where nothing is remembered"
+        hint = "return {} if nothing is remembered"
         raise ContractError.of(name, "its state", "must be a dict", described(state), hint)
     if rows is None:
         return None, state

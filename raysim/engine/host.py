@@ -80,14 +80,14 @@ class HostSetup:
         return among(clients, commanded(c for c in self.campaigns if isinstance(c.attack, Planted)))
 
     def steps(self, sizes: np.ndarray) -> np.ndarray:
-        """Steps that clients with so many samples take in a round, each for itself [n]; 1 where updates are drawn."""
+        """Steps [n] that clients with these numbers of samples [n] take in a round, each for itself; 1 if updates are drawn."""
         if self.synthetic is not None:
             return np.ones(len(sizes))
         return self.recipe.epochs * np.ceil(sizes / self.recipe.batch_size)
 
     def groups(self, round: int, clients: Sequence[int] | np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-        """Positions in `clients`, which ascend and have so many samples: stacks of `clients_per_stack` with nearly as many
-        steps, and groups of one, of those who must train alone.
+        """Positions in `clients`, which ascend and have `sizes` samples: stacks of `clients_per_stack` with nearly equal
+        numbers of steps, and groups of one for clients that must train alone.
 
         The same for a whole cohort and for any of these groups together.
         """
@@ -293,7 +293,7 @@ class ClientHost:
         previous: np.ndarray | None,
     ) -> list[UploadMeta]:
         """Train clients that train honestly, each on its own data, into their rows of the tiles."""
-        assert self.cohort_trainer is not None, "groups of several are formed only where there is one"
+        assert self.cohort_trainer is not None, "groups of several are formed only if there is one"
         metas: dict[int, UploadMeta] = {}
         ready: list[tuple[int, int, ClientData, ClientContext, float]] = []
         for place, client in zip(places, clients, strict=True):

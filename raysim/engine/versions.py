@@ -25,7 +25,7 @@ class Start:
     """Clients of one round that were sent the same global model.
 
     clients: sorted ids. version: the round that began with the model. vector [d + b]: the model; published: a reference to
-    it; previous: one to the model of the version before, None where there is none, or nobody looks at it.
+    it; previous: one to the model of the version before, None if there is none, or nobody looks at it.
     """
 
     clients: np.ndarray
@@ -102,7 +102,7 @@ def models_in_use(experiment: Experiment, state: RunState, arrivals: Arrivals) -
 
 
 def discounts(server: ServerConfig, staleness: np.ndarray) -> np.ndarray:
-    """What updates so many versions behind [k] are multiplied with [k] float64: (1 + staleness)^-exponent, or 1.
+    """Factors [k] float64 of updates that are `staleness` [k] versions behind: (1 + staleness)^-exponent, or 1.
 
     >>> discounts(ServerConfig(), np.array([0, 3])).tolist()
     [1.0, 0.5]

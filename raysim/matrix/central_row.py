@@ -37,7 +37,7 @@ def central_row(updates: Updates, num_byzantine: int, stage: str = "closeness") 
     positive = squares[squares > 0]
     if len(positive) and positive.min() >= LEAST and positive.max() <= MOST:
         neighbours = nearest_of(count, num_byzantine)
-        rounding = 2.0**-50 * (updates.dim + count)  # what sums of so many terms in float64 may be off by
+        rounding = 2.0**-50 * (updates.dim + count)  # of sums of that many terms in float64, at most
         distances = rough_distances(updates, squares)
         bounds = distances.map_rows(stage, score_bounds, np.sqrt(squares), neighbours, rounding)
         del distances

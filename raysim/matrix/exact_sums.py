@@ -36,7 +36,7 @@ BLOCK = 4096
 """Columns that share a constant."""
 
 MOST_ROWS = 2**23
-"""Rows that can be summed: the bound B is a sum of so many integers of 30 bits, exact in float64."""
+"""Rows that can be summed: the bound B is then a sum of that many integers of 30 bits, exact in float64."""
 
 PIECE = 8 * BLOCK
 """Columns whose sums stay in the cache while rows of several tiles are added."""
@@ -49,7 +49,7 @@ ADDED = ("total", "tile", "place", "places", "numbers", "numbers", "place")
 
 
 def blocks_of(columns: int) -> int:
-    """Number of blocks of so many columns."""
+    """Number of blocks that this number of columns makes."""
     return -(-columns // BLOCK)
 
 
@@ -173,7 +173,7 @@ def _add(
 ) -> None:
     """Add rows (TOGETHER at a time) of the tile's columns from `start` on; `skipped` columns of the first block lie before.
 
-    (C + x) + (y - C) is q(x) + q(y), exactly, for one operation less.
+    (C + x) + (y - C) is q(x) + q(y), exactly, and takes one operation less.
     """
     first, block = 0, 0
     while first < len(total):

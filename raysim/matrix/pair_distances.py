@@ -29,7 +29,7 @@ ROUGH_COLUMNS = 1024
 """Columns whose products are added up in float32: enough for BLAS to be twice as fast as in float64."""
 
 ROUGH = 2.0 * ROUGH_COLUMNS * 2.0**-24 / (1.0 - ROUGH_COLUMNS * 2.0**-24)
-"""Bound on the error of a rough distance, as a share of |a| |b|: twice that of an inner product of so many terms in whatever
+"""Bound on the error of a rough distance, as a share of |a| |b|: twice that of an inner product of ROUGH_COLUMNS terms, in whatever
 order they are added (Higham, "Accuracy and stability of numerical algorithms", 2002, section 3.1)."""
 
 Edges = np.ndarray
@@ -207,7 +207,7 @@ def _over_columns(
 
 
 def _shard_groups(bounds: Sequence[int], rows: int) -> list[tuple[int, int]]:
-    """Consecutive shards, of TASK_BYTES of so many rows at most: (first, last)."""
+    """Consecutive shards whose tiles of `rows` rows take TASK_BYTES at most: (first, last)."""
     groups, start = [], 0
     for shard in range(1, len(bounds) - 1):
         if 4 * rows * (bounds[shard + 1] - bounds[start]) > TASK_BYTES:
@@ -260,7 +260,7 @@ def _rough_products(rows: Any, columns: Any, from_rows: Any, from_columns: Any, 
         products = left[:, part] @ right[:, part].T
         wide = products.astype(np.float64) if isinstance(products, np.ndarray) else products.double()
         total = wide if total is None else total + wide
-    assert total is not None, "columns are given only where there are some"
+    assert total is not None, "columns are given only if there are any"
     return total
 
 

@@ -1,8 +1,8 @@
 """Stacks: copies of many small row blocks in few larger tiles, for tasks that read all rows of some columns.
 
-Such a task is given a tile of every block. With a thousand workers there are two thousand blocks, and handing so many
+Such a task is given a tile of every block. With a thousand workers there are two thousand blocks, and handing that many
 references around costs the server, and the task, more than copying what lies behind them. So there is a tree: a task stacks up
-to FAN tiles of a column shard where they lie, where many stacks are left they are stacked again, and column tasks are given the
+to FAN tiles of a column shard where they lie; if many stacks are left they are stacked again, and column tasks are given the
 topmost: with small tiles one for each node. Work on rows keeps its blocks, since there are as many as keep all workers busy. No
 result depends on it.
 """
@@ -30,7 +30,7 @@ FAN = 64
 """Most tiles that one task stacks."""
 
 OBJECT_BYTES = 2**20
-"""Tiles of so many bytes or more are not copied. One more argument takes some 35 microseconds of the server in every
+"""Tiles of at least this size are not copied. One more argument takes some 35 microseconds of the server in every
 stage, and as much of the task; a defense has several such stages, and memory is copied at several GB a second."""
 
 

@@ -94,7 +94,7 @@ def grid(*headings: str) -> Table:
 
 
 def console() -> Console:
-    """Where results go. Names and paths are not markup, and nothing is wrapped where nobody watches."""
+    """Where results go. Names and paths are not markup, and nothing is wrapped if nobody watches."""
     from rich.console import Console
 
     watched = sys.stdout.isatty()

@@ -207,7 +207,7 @@ class RunDirectory:
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
 
     def environment(self) -> Tree:
-        """What environment.json holds; {} where there is none."""
+        """What environment.json holds; {} if there is none."""
         path = self.path / "environment.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 

@@ -33,7 +33,7 @@ LEAST_SHARE = 0.01
 
 
 def panels(count: int, height: float = PANEL_HEIGHT) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels side by side, in the style of the report's."""
+    """A figure with `count` panels side by side, in the style of the report's."""
     from matplotlib.figure import Figure
 
     from raysim.report.drawing import WIDE, dressed

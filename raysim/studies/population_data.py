@@ -87,7 +87,7 @@ def shared(kind: str) -> tuple[Samples, Samples]:
 
 
 def written(kind: str, clients: int, samples: int, folder: Path) -> None:
-    """Samples of their own for so many clients, as shards in `folder`; those that are there already are kept."""
+    """Write `samples` of its own for each of `clients`, as shards in `folder`; shards that are there already are kept."""
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for first in range(0, clients, BLOCK):

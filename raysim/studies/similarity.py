@@ -50,7 +50,7 @@ class SimilarityPlan(Plan):
     repeats: PositiveInt = Field(3, description="counted repeats, after one that warms up")
     pair_limit: PositiveInt = Field(
         1000,
-        description="above so many clients `pair` is scaled up from the largest size below, by K^2, not run",
+        description="above this many clients `pair` is not run but scaled up, by K^2, from the largest size below",
     )
     history_rounds: PositiveInt = Field(20, description="earlier rounds that `transitive` knows")
     share: PositiveFraction = Field(0.1, description="of the clients that took part in each of them")

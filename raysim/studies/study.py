@@ -89,6 +89,14 @@ class OnCluster(Plan):
     )
     backend: Literal["ray", "inprocess"] = Field("ray", description="inprocess: one worker, on one node")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_process_is_one_node(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Whatever number of nodes a study has by default."""
+        if values.get("backend") == "inprocess" and values.get("nodes") is None:
+            return {**values, "nodes": (1,)}
+        return values
+
     @field_validator("cpus_per_node")
     @classmethod
     def _equal_part(cls, value: int | None, info: ValidationInfo) -> int:
@@ -177,7 +185,7 @@ class Study(ABC, Generic[P, C]):
     tables: ClassVar[Mapping[str, TableSchema]]
     """The first one is written last: a cell that has its rows is finished."""
     replaces: ClassVar[bool] = False
-    """Whether cells that are finished already are measured anew where nobody says that they are kept (`--resume`)."""
+    """Whether cells that are finished already are measured anew unless `--resume` says that they are kept."""
 
     @abstractmethod
     def cells(self, plan: P) -> Sequence[C]:

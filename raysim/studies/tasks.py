@@ -1,8 +1,8 @@
 """What the server spends on tasks and objects, as it would for up to a thousand workers: `raysim bench tasks`.
 
-Workers are simulated: the server keeps as many tasks in flight, and makes as many row blocks, as for so many; the few
-CPUs that there are carry them out, on payloads of a few numbers. So processor seconds of the server's process are what
-counts, Ray's own threads in it included.
+Workers are simulated: the server keeps as many tasks in flight, and makes as many row blocks, as it would for that many;
+the few CPUs of this machine carry them out, on payloads of a few numbers. So processor seconds of the server's process
+count, Ray's own threads in it included.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TasksPlan(OnCluster):
 
 @dataclass(frozen=True)
 class TasksCell(Cell):
-    """A server that has so many workers, on so many nodes."""
+    """A server with a number of workers, on a number of nodes."""
 
     nodes: int
     workers: int
@@ -85,7 +85,7 @@ class Simulated:
 
     @classmethod
     def of(cls, backend: Backend, workers: int) -> Simulated:
-        """The same backend for so many workers, with telemetry of its own."""
+        """The same backend for this number of workers, with telemetry of its own."""
         view = copy.copy(backend)
         view.workers, view.telemetry = workers, Telemetry(node=backend.telemetry.node)
         made, do = cls(view), view.map
@@ -127,7 +127,7 @@ class Tasks(Study[TasksPlan, TasksCell]):
             "tasks",
             columns(
                 nodes=("int32", "nodes of the cluster"),
-                workers=("int32", "simulated: as many tasks in flight, and row blocks, as for so many"),
+                workers=("int32", "simulated: tasks in flight and row blocks as for that many"),
                 stage=("string", "what was done"),
                 repeat=("int32", "from 0"),
                 tasks=("int32", "tasks"),

@@ -17,7 +17,7 @@ def augmented(
 ) -> torch.Tensor:
     """The images [n, C, H, W] of a batch, each by draws of its own.
 
-    crop: padded by so many reflected pixels on each side and cropped to its size again; flip: mirrored with probability 1/2.
+    crop: padded by `padding` reflected pixels on each side and cropped to its size again; flip: mirrored with probability 1/2.
     """
     if kind == "none":
         return images

@@ -107,7 +107,7 @@ class CohortTrainer:
 
 
 def stacks(steps: np.ndarray, size: int) -> list[np.ndarray]:
-    """Clients that take so many steps [n] in stacks of `size`, the longest together: ascending positions, stack by stack.
+    """Clients by their numbers of steps [n] in stacks of `size`, the longest together: ascending positions, stack by stack.
 
     A stack's time is that of its longest client, or nearly. Of equally long ones, those that come first are together.
 

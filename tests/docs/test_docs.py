@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import runpy
@@ -12,11 +13,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.main import get_command
 
+from raysim.cli.bench import STUDIES as BENCHES
 from raysim.cli.main import app
+from raysim.cli.study_command import plan_of
+from raysim.composition.compose import prepare
 from raysim.config.load import load_config
+from raysim.errors import ConfigError, DataError
+from raysim.studies.papers.study import Reproduce
+from raysim.studies.replays import Replay
+from raysim.studies.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,31 +38,33 @@ def blocks(page: Path, language: str) -> list[tuple[str, str]]:
     return [(rest, text) for kind, rest, text in found if kind == language]
 
 
-def commands(page: Path) -> Iterator[str]:
-    """Every command line that a page shows, without its comment and without settings before it."""
+def shown(page: Path) -> Iterator[tuple[str, str]]:
+    """(command line, first line that it prints, "" if the page shows none) of every command of a page."""
     for _, text in blocks(page, "console"):
-        for line in text.replace("\\\n", " ").splitlines():
-            if line.startswith("$ "):
-                yield line.removeprefix("$ ")
+        for part in re.split(r"^\$ ", text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
+            line, _, printed = part.partition("\n")
+            yield line, printed.partition("\n")[0]
 
 
 def made() -> Iterator[str]:
     """Every command line of `make results` and its kin."""
     if shutil.which("make"):
-        words = ["make", "--dry-run", "--always-make", "results", "results-caught", "results-papers"]
+        targets = [f"results{which}" for which in ("", "-caught", "-papers", "-of-papers")]
+        words = ["make", "--dry-run", "--always-make", *targets]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
         for line in done.stdout.replace("\\\n", " ").splitlines():
             if line.startswith(".venv/bin/raysim "):
                 yield line.removeprefix(".venv/bin/")
 
 
-COMMANDS = sorted(
-    {
-        line
-        for line in (*(line for page in PAGES for line in commands(page)), *made())
-        if re.match(r"(\w+=\S+ )*raysim ", line)
-    }
-)
+RAYSIM = re.compile(r"(\w+=\S+ )*raysim ")
+SHOWN = [(line, said) for page in PAGES for line, said in shown(page) if RAYSIM.match(line)]
+REFUSED = [(line, said.removeprefix("error: ")) for line, said in SHOWN if said.startswith("error: ")]
+COMMANDS = sorted({*made(), *(line for line, said in SHOWN if not said.startswith("error: "))})
+STUDIES = {
+    **{("bench", study.name): study for study in BENCHES},
+    **{(study.name,): study for study in (Sweep(), Reproduce(), Replay())},
+}
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 
 
@@ -74,8 +85,21 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_of_the_documentation_exists(line: str) -> None:
-    """Its options parse, and its configuration is one: nothing is run."""
+def test_a_command_of_the_documentation_is_carried_out(line: str, roomy: None) -> None:
+    """But for what it would run: its options parse, its configuration or plan is built, and nothing in it is refused."""
+    planned(line)
+
+
+def test_a_refusal_that_the_documentation_shows_is_made(roomy: None) -> None:
+    assert REFUSED
+    for line, error in REFUSED:
+        said = ".*".join(map(re.escape, error.split("...")))
+        with pytest.raises(ConfigError, match=f"^{said}$"):
+            planned(line)
+
+
+def planned(line: str) -> None:
+    """Refuse what the command refuses before it starts anything; what is the reader's own is no file here."""
     words = shlex.split(line, comments=True)
     words = words[words.index("raysim") + 1 :]
     words = list(itertools.takewhile(lambda word: word not in ("--help", "...", ">"), words))
@@ -85,13 +109,30 @@ def test_a_command_of_the_documentation_exists(line: str) -> None:
         assert words[0] in command.commands, f"raysim has no command {words[0]}"
         names.append(words.pop(0))
         command = command.commands[names[-1]]
-    if not words:
+    if not words and tuple(names) not in STUDIES:
         return
     context = command.make_context(names[-1], list(words), resilient_parsing=False)
-    if names in (["run"], ["plan"], ["show"]):
-        request = context.params.get("request") or []
-        source = request[0] if request and "=" not in request[0] else None
-        overrides = request if source is None else request[1:]
-        own = any(":" in text for text in overrides) or str(source).endswith(".yaml")
-        if not own:  # what is the reader's own is no file here
-            load_config(source, overrides)
+    request = list(context.params.get("request") or [])
+    source = request[0] if request and "=" not in request[0] else None
+    if any(re.search(r":|\.(yaml|safetensors|pth)$", text) for text in request):
+        return
+    with contextlib.suppress(DataError):  # the data set is not here
+        if names in (["run"], ["plan"], ["show"]):
+            prepare(load_config(source, request if source is None else request[1:], context.params["scale"]))
+        elif study := STUDIES.get(tuple(names)):
+            plan = plan_of(study, context)
+            if hasattr(plan, "peers"):  # packages that need not be installed
+                plan = plan.model_copy(update={"peers": False})
+            if names != ["replay"]:  # of a run that the reader has
+                study.check(plan)
+                assert study.cells(plan)
+
+
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has the memory and the disk which the pages' own had, and no data set but digits."""
+    monkeypatch.delenv("RAYSIM_DATA", raising=False)
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage("/")
+    much = {"available": 2**40, "total": 2**40}
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(**much))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk._replace(free=2**40))

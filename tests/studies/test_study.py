@@ -25,6 +25,7 @@ from raysim.studies.figure import curve, finish, panels, stacked, style
 from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Image, Methods, Numbers
 from raysim.studies.runner import CellCounter, carry_out
+from raysim.studies.scaling.presets import PairsPlan
 from raysim.studies.study import Bench, Cell, OnCluster, Page, Plan, Study, columns, picture, shuffled
 from raysim.studies.table import Values, gathered, ordered
 
@@ -232,6 +233,8 @@ def test_what_plans_refuse():
         OnCluster(nodes=(1, 2), backend="inprocess")
     with pytest.raises(ConfigError, match="nodes: must be one number with kind address"):
         OnCluster(nodes="1,2", kind="address")
+    assert PairsPlan(backend="inprocess", defense="krum").nodes == (1,)
+    assert PairsPlan(nodes=(2,)).nodes == (2,)
     assert OnCluster().cpus_per_node >= 1
     assert OnCluster(object_store=0.5).cluster["object_store_bytes"] == 2**29
 

@@ -53,7 +53,7 @@ VERDICTS = "verdicts of "
 class GpuPlan:
     """What is compared: verdicts on one matrix, stages of defenses on others, and local training.
 
-    limit_s: after so many seconds no other part is begun.
+    limit_s: seconds after which no other part is begun.
     """
 
     device: str

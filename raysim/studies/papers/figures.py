@@ -53,7 +53,7 @@ def figures_of(tables: Mapping[str, Sequence[Preset]], measured: Groups, drawn: 
 
 
 def q_ranges(cells: Sequence[Preset], measured: Groups) -> Figure:
-    """From q_from to q_to in each round, a line a seed; where nothing lies between them, both ends as crosses.
+    """From q_from to q_to in each round, a line a seed; if nothing lies between them, both ends as crosses.
 
     measured: (preset, measure) -> values over seeds.
     """
