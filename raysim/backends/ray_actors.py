@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from raysim.backends import devices
 from raysim.backends.base import Place
 from raysim.backends.placement import Placed
-from raysim.backends.ray_nodes import nodes_by_cpu
+from raysim.backends.ray_nodes import leaving, nodes_by_cpu
 from raysim.backends.ray_worker import RayActor, short_name
 from raysim.errors import ConfigError, RunError
 
@@ -63,7 +63,7 @@ class Crew:
         self._class = ray.remote(max_restarts=0, max_task_retries=0)(RayActor)
         self.device: devices.Wanted = device
         self._unfit: set[str] = set()
-        nodes = nodes_by_cpu()
+        nodes = nodes_by_cpu(leaving())
         self._on = [nodes[place % len(nodes)] for place in range(len(shares))]
         self.actors = [self._start(place, node) for place, node in enumerate(self._on)]
         # Waits for all: a slow starter would leave its share of the first round to the others.
@@ -94,9 +94,8 @@ class Crew:
             for place_now, actor in enumerate(self.actors):
                 if actor is dead:
                     ray.kill(dead)
-                    nodes = [node for node in nodes_by_cpu() if node not in self._unfit] or [
-                        self._on[place_now]
-                    ]
+                    nodes = [node for node in nodes_by_cpu(leaving()) if node not in self._unfit]
+                    nodes = nodes or [self._on[place_now]]
                     self._on[place_now] = nodes[place_now % len(nodes)]
                     self.actors[place_now] = self._start(place_now, self._on[place_now])
                     return self.actors[place_now]

@@ -210,7 +210,8 @@ class RayBackend(Backend):
 
     def recount(self, left: Sequence[Reference] = ()) -> None:
         """Tasks, and hosts that reserve nothing, go to the nodes that stay; what lies on others is taken off them."""
-        nodes, plan, self._leaving = nodes_by_cpu(), self._plan, leaving()
+        self._leaving, plan = leaving(), self._plan
+        nodes = nodes_by_cpu(self._leaving)
         self.workers = max(1, len(nodes) // self.threads)
         if self._clients is not None and not (plan.cpus or plan.gpus):
             count = min(self.workers, plan.most) if plan.most else plan.count

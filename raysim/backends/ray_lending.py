@@ -11,7 +11,7 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysim.backends.ray_actors import WORKER_LOST, as_own_error
-from raysim.backends.ray_nodes import staying
+from raysim.backends.ray_nodes import leaving, staying
 from raysim.errors import DataError
 
 Answer = TypeVar("Answer")
@@ -30,7 +30,7 @@ TRIES = 2
 
 def of_each_node(fn: Callable[..., Answer], *args: object) -> dict[str, Answer]:
     """fn(*args) on every node that stays, by the node's id; a node that is lost meanwhile is left out."""
-    asked = {node["NodeID"]: _on(node["NodeID"], fn, *args) for node in staying()}
+    asked = {node["NodeID"]: _on(node["NodeID"], fn, *args) for node in staying(leaving())}
     found: dict[str, Answer] = {}
     for node, answer in asked.items():
         try:

@@ -23,19 +23,18 @@ def leaving() -> set[str]:
     return set(state.get_draining_nodes())
 
 
-def staying() -> list[dict[str, Any]]:
-    """What `ray.nodes` says of those that are alive and are not about to leave, by id; of all alive if none stays."""
+def staying(away: Collection[str]) -> list[dict[str, Any]]:
+    """What `ray.nodes` says of those that are alive and not `away`, by id; of all alive if there are none."""
     alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
-    away = leaving()
     return [node for node in alive if node["NodeID"] not in away] or alive
 
 
-def nodes_by_cpu() -> list[str]:
-    """Node ids, each as often as it has CPUs, dealt in turn: where one actor per CPU goes.
+def nodes_by_cpu(away: Collection[str]) -> list[str]:
+    """Ids of the nodes that are not `away`, each as often as it has CPUs, dealt in turn: where one actor per CPU goes.
 
     A node without CPUs gets none, unless no node has any: then each gets one.
     """
-    nodes = staying()
+    nodes = staying(away)
     cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in nodes}
     left = cpus if any(cpus.values()) else dict.fromkeys(cpus, 1)
     order = []

@@ -65,6 +65,17 @@ OverNodes = Annotated[
 ]
 
 
+Elsewhere = Annotated[
+    str | None,
+    typer.Option(
+        "--machines",
+        metavar="KEY=VALUE,...",
+        help="Plan for these: nodes, and of each cpus, memory_gib, gpus, gpu_memory_gib. Default: this machine.",
+        show_default=False,
+    ),
+]
+
+
 def main() -> None:
     """The entry point."""
     app(prog_name="raysim")
@@ -253,29 +264,39 @@ def report(path: RunPath, debug: Debug = False) -> None:
 
 @app.command()
 def plan(
-    request: Request = None, scale: ScaleOption = "paper", over_nodes: OverNodes = False, debug: Debug = False
+    request: Request = None,
+    scale: ScaleOption = "paper",
+    machines: Elsewhere = None,
+    over_nodes: OverNodes = False,
+    debug: Debug = False,
 ) -> None:
-    """Estimate what a run needs on this machine, and say what will not fit. Starts nothing.
+    """Estimate what a run needs, and say what will not fit. Starts nothing.
 
     \b
     raysim plan
     raysim plan mine.yaml population.clients=1000 population.cohort=200
     raysim plan layercam_ae/table2-resnet50-svhn-layercam_ae
     raysim plan layercam_ae/table2-resnet50-svhn-layercam_ae --over-nodes
+    raysim plan mine.yaml resources.client_gpus=0.1 --machines nodes=4,cpus=16,gpus=2,gpu_memory_gib=24
 
     Where the data set is not here, random images of its size stand in for it, and everybody is honest. Training is timed on
-    few batches.
+    few batches, here. Shares of a GPU whose memory does not hold a client actor are refused.
     """
     with exit_status(debug):
         import psutil
 
         from raysim.composition.estimate import lines, local_capacity, make_plan
+        from raysim.composition.machines import machines_of
         from raysim.composition.outlook import outlook
 
-        capacity, config = local_capacity(), _requested(request, scale)
+        capacity, memory = local_capacity(), psutil.virtual_memory().total
+        if machines is not None:
+            there = machines_of("--machines", machines)
+            capacity, memory = there.capacity, there.memory_bytes
+        config = _requested(request, scale)
         seen = outlook(config, capacity)
         experiment = seen.experiment
-        estimate = make_plan(experiment, capacity, psutil.virtual_memory().total, lighter=seen.lighter)
+        estimate = make_plan(experiment, capacity, memory, lighter=seen.lighter)
         table = results.grid(subject(config), "estimate")
         for what, much in lines(experiment.config, estimate):
             table.add_row(what, much)

@@ -16,6 +16,7 @@ from raysim.backends import devices
 from raysim.backends.base import ThreadLimit
 from raysim.backends.capacity import Capacity, ClientActors
 from raysim.composition.gpu_memory import host_gpu_bytes, refuse_too_many
+from raysim.composition.machines import STORE_SHARE
 from raysim.composition.resources import client_actors
 from raysim.config.schema import ExperimentConfig
 from raysim.engine.calls import split_cohort
@@ -27,9 +28,6 @@ from raysim.matrix.updates import chunk_columns
 
 PROCESS_BYTES = 200 * 2**20
 """Own memory of a worker process that has imported torch (measured: about 190 MB)."""
-
-STORE_SHARE = 0.3
-"""Share of a machine's memory that Ray gives its object store."""
 
 DEFAULT_TILE_BYTES = 2**26
 

@@ -80,6 +80,8 @@ def check_class(group: str, name: str, cls: object, base: type | None) -> None:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base or object)):
         kind = f" that derives from raysim.{base.__name__}" if base else ""
         raise ConfigError(f"{group}.name", f"must name a dataclass{kind}", name)
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ConfigError(f"{group}.name", f"must define {', '.join(lacking)}", name)
     own = vars(cls).get(
         "__dataclass_params__"
     )  # a base class's says nothing of the fields that this one adds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -28,13 +29,13 @@ class Fleet(Protocol):
 
 
 @dataclass(frozen=True)
-class Devices(Declared):
-    """A kind of devices: a frozen dataclass whose fields are its options."""
+class Devices(Declared, ABC):
+    """A kind of devices: a frozen dataclass whose fields are its options. `fleet` is all that it must define."""
 
     def identified(self) -> Self:
         """The same with what tells the files it reads from others, for a run to go on with those it began with."""
         return self
 
+    @abstractmethod
     def fleet(self, seed: int) -> Fleet:
         """The devices of all clients; ConfigError if there are none to be had."""
-        raise NotImplementedError

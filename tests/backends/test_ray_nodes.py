@@ -36,7 +36,7 @@ def node(name: str, cpus: float, alive: bool = True) -> dict[str, Any]:
 def test_actors_are_dealt_among_the_nodes_that_stay(monkeypatch, nodes, leaving, dealt):
     monkeypatch.setattr(ray_nodes.ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray_nodes.state, "get_draining_nodes", lambda: leaving)
-    assert "".join(ray_nodes.nodes_by_cpu()) == dealt
+    assert "".join(ray_nodes.nodes_by_cpu(ray_nodes.leaving())) == dealt
 
 
 def test_what_an_autoscaler_has_told_ray_is_known(ray_cluster):

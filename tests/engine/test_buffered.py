@@ -293,6 +293,10 @@ def test_ray_pipelined_with_any_actors_and_resumed_gives_the_same_bytes(
     there = raysim.resume(tmp_path / "there", rounds=4)
     assert there.digest == here.digest
     assert (there.path / "clients.parquet").read_bytes() == (here.path / "clients.parquet").read_bytes()
+    clock = ("virtual_start_s", "virtual_s")
+    assert [[row[key] for key in clock] for row in there.rounds] == [
+        [row[key] for key in clock] for row in here.rounds
+    ]
 
 
 def test_a_recorded_run_is_replayed_on_what_was_judged(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost
 from raysim.errors import ConfigError
 from raysim.fleet.completion import Speeds
+from raysim.fleet.contract import Devices
 
 Rows = list[dict[str, Any]]
 
@@ -48,6 +49,11 @@ def experiment_of(fleet: Given, **population: object) -> Experiment:
         data={"name": "digits", "limit": 200},
     )
     return replace(compose(config), fleet=fleet, sizes=np.ones(len(fleet.takes), np.int64))
+
+
+@dataclass(frozen=True)
+class Unfinished(Devices):
+    """Makes no fleet."""
 
 
 def late(arrivals: Arrivals) -> dict[int, str]:
@@ -142,9 +148,7 @@ def test_attackers_that_join_every_round_join_only_when_they_are_online() -> Non
         assert (7 in cohort, 8 in cohort, len(cohort)) == (True, False, 4)
 
 
-def run(
-    config: dict[str, Any], tmp_path: Path, name: str, backend: str = "inprocess", **population: object
-) -> Any:
+def run(config: dict[str, Any], tmp_path: Path, name: str, **population: object) -> Any:
     settings = {**config, "defense": "median", "population": {**config["population"], **population}}
     return raysim.run(settings, name=name, out=tmp_path, backend="inprocess")
 
@@ -249,6 +253,10 @@ def test_rounds_without_anybody_leave_the_model_as_it_is(tiny: dict[str, Any], t
         ),
         ({"devices": "lognorml"}, "population.devices.name: .*did you mean 'lognormal'"),
         ({"devices": "lognormal,online=0"}, r"population.devices.online: must lie in \(0, 1\]"),
+        (
+            {"devices": f"{__name__}:Unfinished"},
+            r"population\.devices\.name: must define fleet; received '.*:Unfinished'",
+        ),
         ({"devices": "trace"}, "population.devices.file: must be given"),
         ({"devices": "trace,file=none.csv"}, "population.devices.file: must be a table that can be read"),
     ],
