@@ -10,7 +10,7 @@ import numpy as np
 
 from raysim.backends.base import InProcessBackend
 from raysim.backends.telemetry import WHOLE_STAGE
-from raysim.composition.over_nodes import READS, Nodes, OneNode, detection_s
+from raysim.composition.over_nodes import READS, Nodes, OneNode, Rows, detection_s, tasks_of
 from raysim.defense import judged
 from raysim.engine.calls import split_cohort
 from raysim.engine.experiment import Experiment, RunState, round_context
@@ -29,8 +29,8 @@ MEASURED_BYTES = 2**28
 STEEPEST = 2.0
 """No stage is taken to grow faster than as this power of K: pairs are the most that defenses look at."""
 
-TASK_S = 0.8e-3
-"""The server's processor time for one task, as `raysim bench tasks` measured it."""
+TASK_S, COLUMN_TASK_S = 0.8e-3, 2.9e-3
+"""The server's processor time for one task, and for one of a sum or a column shard, as `raysim bench tasks` measured it."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,17 @@ def foretold(experiment: Experiment) -> Foretold:
 def detection_on(experiment: Experiment, stages: Sequence[Stage], nodes: int, rate: float) -> float:
     """Seconds on so many nodes: those of the model, and the server's own for the tasks that are begun."""
     setup, cohort = experiment.setup, experiment.config.population.cohort_size
-    cores = nodes * CORES
-    blocks = len(
-        split_cohort(np.arange(cohort), experiment, max(1, cores // experiment.config.resources.threads))
-    )
-    shards = max(1, len(setup.bounds) - 1)
-    ones, tasks = [], 0
+    workers = max(1, nodes * CORES // experiment.config.resources.threads)
+    blocks = len(split_cohort(np.arange(cohort), experiment, workers))
+    rows = Rows(cohort, setup.layout.dim, max(1, len(setup.bounds) - 1), blocks)
+    on = Nodes(nodes, workers, rate, cores=nodes * CORES)
+    cut, server_s = list[tuple[OneNode, int]](), 0.0
     for stage in stages:
-        pieces = 1 if stage.tasks < 2 else shards if stage.name in READS else blocks
-        tasks += pieces if stage.tasks else 0
-        ones.append(OneNode(stage.name, stage.wall_s, stage.busy_s, 1, pieces))
-    return TASK_S * tasks + detection_s(ones, cohort, setup.layout.dim, Nodes(nodes, cores, rate))
+        tasks = stage.tasks if stage.tasks < 2 else tasks_of(stage.name, rows, on)
+        server_s += tasks * (COLUMN_TASK_S if stage.name in READS else TASK_S)
+        # What one process does beside its tasks does not grow with their number.
+        cut.append((OneNode(stage.name, stage.wall_s, stage.busy_s, 1, tasks), tasks))
+    return server_s + detection_s(cut, rows, on)
 
 
 def measured(experiment: Experiment, clients: int) -> list[Stage]:

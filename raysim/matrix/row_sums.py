@@ -6,10 +6,11 @@ each leaves a partial sum in float64, and another task adds these up. How rows a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -26,6 +27,18 @@ TASK_BYTES = 2**28
 
 TASK_TILES = 64
 """Of tiles likewise."""
+
+
+PIECE_BYTES = 2**20
+"""Of a partial sum that a task of its own adds up, at least: a link of 10 Gbit/s carries them while the server begins a task."""
+
+
+class Cut(NamedTuple):
+    """A sum's: column shards of a task, groups of them, pieces of each group that are added up apart."""
+
+    shards: int
+    groups: int
+    pieces: int
 
 
 @dataclass(frozen=True)
@@ -71,19 +84,39 @@ def sum_parameters(
 ) -> np.ndarray:
     """sum_i w_i u_i [d] as dtype, of the rows of `parts`; with a centre [d], sum_i w_i (u_i - centre)^2."""
     constants = _constants(parts, slice(None, exact_sums.blocks_of(bounds[-1])), centre)
-    # A node's task reads its own rows alone: it takes more shards, for as many bytes.
     homes = len(set(backend.homes([part.block.tiles[0] for part in parts])))
-    rows = -(-sum(len(part.rows) for part in parts) // homes)
-    shards_per_task = fewer_tasks(
-        shards_per_task * homes,
-        len(bounds) - 1,
-        max(1, backend.workers // homes),
-        tiles=-(-len(parts) // homes),
-        shard_bytes=4 * rows * (bounds[1] - bounds[0]),
-    )
     shards = list(enumerate(pairwise(bounds)))
-    groups = [shards[at : at + shards_per_task] for at in range(0, len(shards), shards_per_task)]
-    return _sum(backend, stage, parts, groups, constants, centre, dtype)
+    cut = cut_of_sum(
+        len(shards),
+        bounds[1] - bounds[0],
+        homes,
+        backend.workers,
+        rows=sum(len(part.rows) for part in parts),
+        tiles=len(parts),
+        least=shards_per_task,
+    )
+    groups = [shards[at : at + cut.shards] for at in range(0, len(shards), cut.shards)]
+    return _sum(backend, stage, parts, groups, constants, centre, dtype, cut.pieces)
+
+
+def cut_of_sum(
+    shards: int, width: int, homes: int, workers: int, *, rows: int, tiles: int, least: int = 1
+) -> Cut:
+    """Of so many column shards of `width` columns, if the rows lie in so many tiles, evenly on `homes` nodes. least: shards a task.
+
+    A node's task reads its own rows alone: it takes more shards, for as many bytes. Where groups are fewer than nodes, what each
+    node leaves of a group is cut further, so that every node adds up its part.
+    """
+    each = fewer_tasks(
+        least * homes,
+        shards,
+        max(1, workers // homes),
+        tiles=-(-tiles // homes),
+        shard_bytes=4 * -(-rows // homes) * width,
+    )
+    each = min(each, shards)
+    groups = -(-shards // each)
+    return Cut(each, groups, max(1, min(-(-homes // groups), 8 * each * width // PIECE_BYTES)))
 
 
 def fewer_tasks(least: int, shards: int, workers: int, *, tiles: int, shard_bytes: int) -> int:
@@ -98,7 +131,7 @@ def fewer_tasks(least: int, shards: int, workers: int, *, tiles: int, shard_byte
 def sum_buffers(backend: Backend, stage: str, parts: Sequence[Weighted], dim: int, width: int) -> np.ndarray:
     """The same of the buffer columns [b], float64."""
     constants = _constants(parts, slice(exact_sums.blocks_of(dim), None), None)
-    return _sum(backend, stage, parts, [[(-1, (0, width))]], constants, None, np.float64)
+    return _sum(backend, stage, parts, [[(-1, (0, width))]], constants, None, np.float64, 1)
 
 
 def _constants(parts: Sequence[Weighted], blocks: slice, centre: np.ndarray | None) -> np.ndarray:
@@ -120,8 +153,9 @@ def _sum(
     constants: np.ndarray,
     centre: np.ndarray | None,
     dtype: DTypeLike,
+    pieces: int,
 ) -> np.ndarray:
-    """Each group of (shard, its columns) on its own, one after the other in the result."""
+    """Each group of (shard, its columns) on its own, one after the other in the result. pieces: of a group's partial sums."""
     items: list[list[tuple[object, ...]]] = []
     for group in groups:
         tiles = [[part.block.tiles[shard] for part in parts] for shard, _ in group]
@@ -145,8 +179,9 @@ def _sum(
     every = [item for of_group in items for item in of_group]
     if alone:
         return np.concatenate(backend.map(stage, partial(add_tiles, dtype), every))
-    kept = iter(backend.map(stage, partial(_left_there, add_tiles, np.float64), every, keep=1))
-    partial_sums = [tuple(next(kept)[0][0] for _ in of_group) for of_group in items]
+    kept = iter(backend.map(stage, partial(_left_there, pieces), every, keep=pieces))
+    left = [[next(kept)[0] for _ in of_group] for of_group in items]
+    partial_sums = [piece for of_group in left for piece in zip(*of_group, strict=True)]
     return np.concatenate(backend.map(stage, partial(add_partial_sums, dtype), partial_sums))
 
 
@@ -181,5 +216,8 @@ def as_type(total: np.ndarray, dtype: DTypeLike) -> np.ndarray:
         return total.astype(dtype, copy=False)
 
 
-def _left_there(fn: Callable[..., np.ndarray], *arguments: object) -> tuple[np.ndarray, None]:
-    return fn(*arguments), None
+def _left_there(
+    pieces: int, shares: list[_Share], centre: np.ndarray | None, *tiles: np.ndarray
+) -> tuple[np.ndarray | None, ...]:
+    """A node's partial sum of a group, in so many pieces of nearly equal width."""
+    return (*np.array_split(add_tiles(np.float64, shares, centre, *tiles), pieces), None)

@@ -9,7 +9,17 @@ import pytest
 from raysim.backends.capacity import Capacity
 from raysim.composition import detection_plan
 from raysim.composition.compose import compose
-from raysim.composition.detection_plan import CORES, NODES, RATES, TASK_S, Stage, detection_on, foretold
+from raysim.composition.detection_plan import (
+    COLUMN_TASK_S,
+    CORES,
+    NODES,
+    RATES,
+    TASK_S,
+    Stage,
+    detection_on,
+    foretold,
+)
+from raysim.composition.over_nodes import LINK_SHARE
 from raysim.config.schema import ExperimentConfig
 
 
@@ -37,17 +47,22 @@ def test_a_stage_grows_by_the_power_that_half_as_many_clients_tell():
 
 
 def test_rows_columns_and_single_tasks_are_cut_differently(experiment):
-    """1,024 cores: 12 row blocks, as many pieces of columns as shards, one task that nobody can help."""
+    """1,024 cores: 12 row blocks, as many pieces of columns as shards, one task that nobody can help. A node has at most one of four
+    shards, and brings eleven of twelve row blocks to it while it works on none: a single task has no next one.
+    """
     shards = len(experiment.setup.bounds) - 1
     assert shards == 4
     stages = [
         Stage("norms", 12.0, 12.0, 2),
         Stage("order_statistics", 12.0, 12.0, 4),
         Stage("fit", 2.0, 2.0, 1),
+        Stage("vote", 0.5, 0.0, 0),
     ]
     K, d = 12, experiment.setup.layout.dim
-    crossing = 8 * 4 * K * d * 63 / 64**2 / 10e9
-    expected = 1.0 + (12 / shards + crossing) + 2.0 + TASK_S * (12 + shards + 1)
+    rate = LINK_SHARE * 10e9
+    crossing, answers = 8 * 4 * K * d / 4 * 63 / 64 / rate, 8 * 4 * d * 63 / 64 / rate
+    server = TASK_S * (12 + 1) + COLUMN_TASK_S * shards
+    expected = 1.0 + (12 / shards + crossing + answers) + 2.0 + 0.5 + server
     assert detection_on(experiment, stages, 64, 10e9) == pytest.approx(expected)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from raysim.backends.base import InProcessBackend
+from raysim.matrix import row_sums
 from raysim.matrix.layout import Entry, Layout
-from raysim.matrix.row_sums import fewer_tasks
+from raysim.matrix.row_sums import cut_of_sum, fewer_tasks
 from raysim.matrix.updates import Updates
 
 LAYOUT = Layout(
@@ -121,6 +122,32 @@ def test_only_sums_cross():
     assert all(id(argument) not in tiles for item in second for argument in item)
     crossing = sum(argument.value.nbytes for item in second for argument in item)
     assert crossing == 2 * 8 * found.dim
+
+
+def test_where_nodes_are_many_each_adds_up_a_piece(monkeypatch):
+    """Four nodes, of which each takes all four shards: 9,700 columns, added up in four tasks instead of one."""
+    expected = sums(updates(), WEIGHTS["all"])
+    monkeypatch.setattr(row_sums, "PIECE_BYTES", 100)
+    backend = Nodes("abcd")
+    found = updates(backend, rows_per_block=1)
+    backend.given.clear()
+    assert found.combine(WEIGHTS["all"]).dtype == np.float32
+    added = [[argument.value.shape[0] for argument in item] for _, item in backend.given[4:]]
+    assert added == [[2425] * 4] * 4
+    assert sums(found, WEIGHTS["all"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "rows", "cut"),
+    [
+        (1, 1, 48, (5, 6, 1)),  # as many as 256 MiB allow
+        (2, 2, 48, (7, 4, 1)),
+        (16, 256, 160, (16, 2, 8)),
+        (64, 1024, 640, (26, 1, 52)),  # a MiB each
+    ],
+)
+def test_how_a_sum_is_cut(nodes, workers, rows, cut):
+    assert cut_of_sum(26, 2**18, nodes, workers, rows=rows, tiles=2 * nodes) == cut
 
 
 def test_rows_that_cannot_be_used_are_not_read():

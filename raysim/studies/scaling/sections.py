@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
-from raysim.composition.over_nodes import Nodes, OneNode, detection_s, link_bytes
 from raysim.composition.registry import defense_title
 from raysim.formats import significant
 from raysim.studies import markdown
 from raysim.studies.fit import PowerLaw
 from raysim.studies.scaling.figures import CAPTIONS
+from raysim.studies.scaling.foretold import foretold
 from raysim.studies.scaling.read import (
     COPY,
     GRAM,
@@ -177,42 +176,6 @@ def strong(view: OneMatrix) -> str:
         return f"{_ratio(speed_up)}, {100 * speed_up.value * base / size.nodes:.0f} %{over}"
 
     return by_clients(view, "Strong scaling: speed-up over one node [quartiles], efficiency", cell)
-
-
-def foretold(view: OneMatrix) -> str:
-    """What over_nodes.py makes of one node's stages, beside what was measured on more, at the largest K."""
-    if view.nodes[0] != 1:
-        return ""
-    rows = []
-    for defense, alone in view.largest(1).items():
-        K, d = alone.size.clients, view.parameters
-        stages = [
-            OneNode(
-                m.stage,
-                m.wall_s.median,
-                m.busy_s if m.tasks else 0.0,
-                m.cores,
-                1 if m.tasks == 1 else math.inf,
-            )
-            for m in view.stages(defense, K, 1)
-        ]
-        for nodes in view.nodes[1:]:
-            if (whole := view.found.get((defense, WHOLE, view.size(K, nodes)))) is None:
-                continue
-            rate = whole.bits_per_s
-            told = detection_s(stages, K, d, Nodes(nodes, whole.cores, rate))
-            crossing = sum(8 * link_bytes(one.stage, K, d, nodes) / rate for one in stages)
-            measured = whole.wall_s.median
-            numbers = [significant(value) for value in (measured, told, crossing)]
-            rows.append([view.label(alone), str(nodes), *numbers, f"{measured / told:.2f}"])
-    if not rows:
-        return ""
-    head = [view.what, "nodes", "measured (s)", "foretold (s)", "of that, links (s)", "measured / foretold"]
-    note = (
-        "Foretold from the seconds on one node, by the model of `raysim plan --over-nodes` (`raysim.composition.over_nodes`): the"
-        " tasks' own work is divided by the cores there are, the rest stays, and what must cross the busiest link is added."
-    )
-    return f"#### Foretold from one node, K = {view.clients[-1]}\n\n{markdown.table(head, rows)}\n\n{note}"
 
 
 def weak(view: OneMatrix) -> str:
