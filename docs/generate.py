@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -35,11 +36,24 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Fill the markers in."""
+    """Fill the markers in, and put a figure first."""
+    markdown = figure_first(markdown)
     for marker, text in MARKERS.items():
         if f"<!-- {marker} -->" in markdown:
             markdown = markdown.replace(f"<!-- {marker} -->", "\n".join(text()))
     return markdown
+
+
+def figure_first(markdown: str) -> str:
+    """A page of results with the figure that leads its first table right under the title."""
+    if (include := INCLUDED.search(markdown)) is None:
+        return markdown
+    about, _, rest = (DOCS / include.group(1)).read_text(encoding="utf-8").partition("\n\n")
+    figure, _, table = rest.partition("\n\n")
+    if not figure.startswith("!["):
+        return markdown
+    title, rest = markdown.replace(include.group(), f"{about}\n\n{table}", 1).split("\n\n", 1)
+    return f"{title}\n\n{figure}\n\n{rest}"
 
 
 def configuration() -> Iterator[str]:
@@ -194,6 +208,8 @@ def cell(text: str) -> str:
     return escaped(" ".join(text.split()))
 
 
+DOCS = Path(__file__).parent
+INCLUDED = re.compile(r'^--8<-- "(results/tables/.+\.md)"$', re.MULTILINE)
 TITLES = {
     "datasets": "Data sets",
     "gcama": "GradCAM-AE",

@@ -46,6 +46,19 @@ def test_a_table_says_what_made_it_and_can_be_made_again(path: Path):
     assert re.search(rf"^results-{path.stem}:|^PAPERS := .*\b{paper}\b", commands, re.MULTILINE)
 
 
+def test_a_page_leads_with_its_figure():
+    pytest.importorskip("mkdocs")
+    figure_first = runpy.run_path(str(ROOT / "docs" / "generate.py"))["figure_first"]
+    page = (RESULTS / "costs.md").read_text(encoding="utf-8")
+    title, figure, rest = figure_first(page).split("\n\n", 2)
+    assert title == "# What a defense costs"
+    assert re.fullmatch(r"!\[.+\]\(tables/defenses-stages\.svg\)", figure)
+    assert "raysim bench defenses --peers" in rest
+    assert "| **krum** |" in rest
+    assert "defenses-stages.svg" not in rest
+    assert figure_first("# A page\n\nwithout a table") == "# A page\n\nwithout a table"
+
+
 def test_the_readme_has_the_headlines_of_these_tables():
     headlines = runpy.run_path(str(ROOT / "docs" / "headlines.py"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
