@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def span_rows(cell: Cell, spans: Iterable[Span], **more: object) -> list[Row]:
     """Spans as rows of a table of SPANS."""
     return [{"cell": cell.name, **more, **asdict(span)} for span in spans]
+
+
+def span_of(row: Row) -> Span:
+    """The inverse of `span_rows`, for one row."""
+    from raysim.backends.telemetry import Span
+
+    return Span(**{part.name: row[part.name] for part in fields(Span)})
 
 
 def _differences(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

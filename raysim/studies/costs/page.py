@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +11,10 @@ from raysim.backends.telemetry import WHOLE_STAGE
 from raysim.composition.registry import defense_title
 from raysim.studies import markdown
 from raysim.studies.costs.study import OWN, PEER, CostCell, MatrixPlan
-from raysim.studies.stages import BETWEEN, WHOLE
+from raysim.studies.stages import BETWEEN, WHOLE, summary
+from raysim.studies.store import span_of
 from raysim.studies.study import Page
-from raysim.studies.table import Values, gathered
+from raysim.studies.table import Row, Values, gathered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,16 +40,8 @@ OF_PEERS = (
 """(Defense, its stage, the peer's rule that does the same work)."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Seconds by repeat [R]; the rest of the last repeat."""
-
-    wall_s: Values
-    bytes_in: int = 0
-    bytes_out: int = 0
-    tasks: int = 0
-    nodes: int = 1
-    peak_bytes: int = 0
+Stage = tuple[Values, Row]
+"""Seconds by repeat [R]; the columns of `stages.summary` in the last one."""
 
 
 def page_of(plan: MatrixPlan, table: pa.Table, spans: pa.Table, beside: str) -> Page:
@@ -71,17 +63,15 @@ def page_of(plan: MatrixPlan, table: pa.Table, spans: pa.Table, beside: str) -> 
         memory = [f"{found[n][label, OWN].median / MIB:.0f}" for n in ("resident_bytes", "task_memory_bytes")]
         says = [said[label]] if beside else []
         rows.append([f"**{defense_title(label)}**", *_times(wall, below), *[""] * 4, *memory, *says])
-        for name, stage in stages[label].items():
-            peak = f"{stage.peak_bytes / MIB:.0f}" if stage.peak_bytes else ""
-            moved = [f"{stage.bytes_in / 1e6:.1f}", f"{stage.bytes_out / 1e6:.1f}"]
-            counts = [str(stage.tasks), str(stage.nodes)]
-            rows.append(
-                [name, *_times(stage.wall_s, below), *moved, *counts, peak, "", *([""] if beside else [])]
-            )
+        for name, (wall, last) in stages[label].items():
+            peak = f"{last['peak_memory_bytes'] / MIB:.0f}" if last["peak_memory_bytes"] else ""
+            moved = [f"{last[way] / 1e6:.1f}" for way in ("bytes_in", "bytes_out")]
+            counts = [str(last["tasks"]), str(last["nodes_used"])]
+            rows.append([name, *_times(wall, below), *moved, *counts, peak, "", *([""] if beside else [])])
     head = ["attack, stage" if beside else "defense, stage", "s", *under]
     head += ["MB in", "MB out", "tasks", "nodes", "peak MiB", "task MiB", *(["says"] if beside else [])]
     bars = {
-        defense_title(label): {name: stage.wall_s.median for name, stage in parts.items()}
+        defense_title(label): {name: wall.median for name, (wall, _) in parts.items()}
         for label, parts in stages.items()
     }
     caption = f"Seconds of one round's {'crafting' if beside else 'verdict'} by stage"
@@ -112,28 +102,15 @@ def _matrix(plan: MatrixPlan, table: pa.Table) -> str:
 
 def _stages(spans: pa.Table, label: str, whole: Values) -> Iterator[tuple[str, Stage]]:
     """The stages of a method in the order they ran, and what lies between them last."""
-    cell = CostCell(label).name
-    own = [span for span in spans.to_pylist() if span["cell"] == cell]
-    repeats = range(whole.all.size)
+    cell, repeats = CostCell(label).name, range(whole.all.size)
+    own = [(row["round"], span_of(row)) for row in spans.to_pylist() if row["cell"] == cell]
     rest = whole.all.copy()
-    for name in dict.fromkeys(span["stage"] for span in own if span["task"] == WHOLE_STAGE):
-        here = [span for span in own if span["stage"] == name]
-        wholes = [span for span in here if span["task"] == WHOLE_STAGE]
-        wall = Values.of(sum(s["wall_s"] for s in wholes if s["round"] == repeat) for repeat in repeats)
+    for name in dict.fromkeys(span.stage for _, span in own if span.task == WHOLE_STAGE):
+        found = [summary([s for at, s in own if (at, s.stage) == (repeat, name)]) for repeat in repeats]
+        wall = Values.of(row["wall_s"] for row in found)
         rest -= wall.all
-        last = [span for span in here if span["round"] == repeats[-1]]
-        yield (
-            name,
-            Stage(
-                wall_s=wall,
-                bytes_in=sum(span["bytes_in"] for span in last if span["task"] == WHOLE_STAGE),
-                bytes_out=sum(span["bytes_out"] for span in last if span["task"] == WHOLE_STAGE),
-                tasks=sum(span["task"] != WHOLE_STAGE for span in last),
-                nodes=len({span["node"] for span in last}),
-                peak_bytes=max((span["peak_memory_bytes"] for span in last), default=0),
-            ),
-        )
-    yield BETWEEN, Stage(Values(np.maximum(rest, 0.0)))
+        yield name, (wall, found[-1])
+    yield BETWEEN, (Values(np.maximum(rest, 0.0)), summary([]))
 
 
 def _times(wall: Values, limits: Sequence[Values]) -> list[str]:
@@ -161,7 +138,7 @@ def _peers(
     for label, stage, rule in OF_PEERS:
         if label not in labels or (stage != WHOLE and stage not in stages[label]):
             continue
-        own = (whole[label, OWN] if stage == WHOLE else stages[label][stage].wall_s).median
+        own = (whole[label, OWN] if stage == WHOLE else stages[label][stage][0]).median
         peer = [theirs[rule, arrays].median for arrays in ("torch", "numpy")]
         what = label if stage == WHOLE else f"{label}: {stage}"
         rows.append(
