@@ -144,6 +144,25 @@ def brought_together(backend: Any, columns: int) -> dict[str, Any]:
     }
 
 
+def crafted(backend: Any, columns: int) -> dict[str, Any]:
+    """What crafting moves, of three attackers on one node and five honest clients on both, as in a new round each."""
+    from attacks.alie import ALIE
+    from attacks.ipm import InnerProductManipulation
+    from attacks.min_max import MinMax
+    from raysim.attack import View
+
+    found = {}
+    for stage, attack in {"alie": ALIE(), "ipm": InnerProductManipulation(), "min_max": MinMax()}.items():
+        updates = updates_on_both_nodes(backend, columns)
+        view = View(updates.select(np.arange(3)), updates.select(np.arange(3, 2 * ROWS)), 2 * ROWS)
+        backend.telemetry.drain()
+        rows, _ = attack.craft({}, view, None)  # type: ignore[arg-type]
+        spans = [span for span in backend.telemetry.drain() if span.task == WHOLE_STAGE]
+        assert {span.stage for span in spans} == {stage}
+        found[stage] = {"moved": sum(span.bytes_moved for span in spans), "maxima": digest(rows.maxima())}
+    return found
+
+
 def locations(references: list[Any], expected: list[list[str]], patience_s: float = 5.0) -> list[list[str]]:
     """The nodes that Ray says hold the objects; it learns of copies a moment after they are there."""
     import ray
@@ -192,6 +211,7 @@ def main(columns: int, target: Path) -> None:
             found[backend.placement] = measured_stages(backend, columns)
         found["gathers at the head"] = backend.gathering(SHARDS, 2**30) is not None
         backend.placement = "data"
+        found["crafted"] = crafted(backend, columns)
         found["gathered"] = brought_together(backend, columns)
         backend.close()
         found["obstacles"] = where_the_data_cannot_be_worked_on(columns)

@@ -4,7 +4,7 @@
 # which need root. `results-caught`: what attacks do and defenses catch, `results-papers`: the papers' tables; hours of one
 # core, with MNIST, Fashion-MNIST and CIFAR-10 under $RAYSIM_DATA.
 
-RESULTS := defenses defenses-new kernels attacks rounds population growth scaling scaling-small nodes nodes-live pairs maps similarity mmd tasks
+RESULTS := defenses defenses-new kernels attacks rounds rounds-uneven population growth scaling scaling-small nodes nodes-live pairs maps similarity mmd tasks
 CAUGHT := coverage layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
 OF_PAPERS := pdrr-figures layercam_ae-figures layercam_ae-votes layercam_ae-gae flare-figures flare-krum flare-samples flare-colluders
@@ -27,14 +27,16 @@ results-defenses-new: ; $(bench) defenses krum $(subst $(,), ,$(new_rules)) $(sm
 results-kernels: ; $(bench) kernels --peers --repeats 5 --image 3x32x32,3x64x64,3x224x224 $(call measured,kernels)
 results-attacks: ; $(bench) attacks --repeats 2 $(call measured,attacks)
 results-rounds: ; $(bench) rounds digits dirichlet lognormal $(if $(RAYSIM_DATA),cifar10) $(call measured,rounds)
+results-rounds-uneven: ; $(bench) rounds digits dirichlet lognormal $(if $(RAYSIM_DATA),cifar10) --uneven $(call measured,rounds-uneven)
 results-population: ; $(bench) population --clients 10000,100000,1000000,10000000 --cohort 1000 $(call measured,population)
 # Writes 20 GB below the folder of temporary files, twice, one after the other.
 results-population-shards: ; $(bench) population --data images,tokens --cohort 1000 --rounds 6 $(call measured,population-shards)
 results-growth: ; $(bench) growth digits --clients 25,50,100 --nodes 1,2 --repeats 3 $(call measured,growth)
 results-scaling: ; $(bench) scaling $(of_the_papers) --clients 24,48,96 $(call measured,scaling)
 results-scaling-small: ; $(bench) scaling $(of_the_papers) --clients 24,100,200,500,1000,2000 $(small_cnn) $(call measured,scaling-small)
-results-scaling-spilled: ; $(bench) scaling $(of_the_papers) --clients 400 $(call measured,scaling-spilled)
-results-nodes: ; $(bench) nodes --kind namespaces --bandwidth 1gbit $(call measured,nodes)
+# K = 200 lies in the store, K = 400 (9.8 GiB) does not; a method of each kind.
+results-scaling-spilled: ; $(bench) scaling --defense layercam_ae,norm_clip,krum --clients 200,400 --object-store 6.8 --repeats 1 $(call measured,scaling-spilled)
+results-nodes: ; $(bench) nodes --attack alie,ipm --kind namespaces --bandwidth 1gbit $(call measured,nodes)
 results-nodes-live: ; $(bench) growth leaf --defense krum,pdrr --nodes 1,2 --cpus-per-node 1 --kind namespaces --bandwidth 1gbit --repeats 3 $(call measured,nodes-live)
 results-pairs: ; $(bench) pairs $(call measured,pairs)
 results-maps: ; $(bench) maps --clients 24,48,72 --repeats 1 $(call measured,maps)

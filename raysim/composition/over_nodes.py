@@ -25,15 +25,21 @@ from typing import Literal, NamedTuple
 
 from raysim.matrix.row_sums import Cut, cut_of_sum
 
-Reads = Literal["sums", "columns", "ordered columns"]
+Part = Literal["sum", "float64 sum", "centre", "columns", "ordered columns"]
 
-READS: Mapping[str, Reads] = {
-    **dict.fromkeys(("combine", "faa_dl"), "sums"),
-    **dict.fromkeys(("gram", "distances", "signs", "counts", "standardised_gram", "min_max"), "columns"),
-    **dict.fromkeys(("order_statistics", "sign_vote"), "ordered columns"),
+COLUMNS: tuple[Part, ...] = ("columns", "ordered columns")
+
+READS: Mapping[str, tuple[Part, ...]] = {
+    **dict.fromkeys(("combine", "faa_dl"), ("sum",)),
+    **dict.fromkeys(("gram", "distances", "signs", "counts", "standardised_gram"), ("columns",)),
+    **dict.fromkeys(("order_statistics", "sign_vote"), ("ordered columns",)),
+    **dict.fromkeys(("ipm", "sign_flip"), ("float64 sum",)),
+    "alie": ("float64 sum", "centre", "float64 sum"),
+    "min_max": ("float64 sum", "centre", "float64 sum", "columns"),
 }
-"""Stage -> what it needs from other nodes: sums of rows, or whole columns, whose answers are small or, from ordered ones, a number
-for each. Others: next to nothing, since the global model lies on every node that trained from it.
+"""Stage -> what it needs from other nodes, one after the other: sums of rows, rounded to float32 or not; that all get a centre
+[d] float64; whole columns, whose answers are small or, from ordered ones, a number for each. Of attacks, those named. Other
+stages of defenses: next to nothing, since the global model lies on every node that trained from it.
 """
 
 LINK_SHARE = 0.9
@@ -92,6 +98,11 @@ def cut_of(rows: Rows, nodes: Nodes) -> Cut:
     return cut_of_sum(rows.shards, width, homes, nodes.workers, rows=rows.clients, tiles=rows.blocks)
 
 
+def only_columns(stage: str) -> bool:
+    """Whether it reads whole columns and does nothing besides."""
+    return READS.get(stage, ()) in {(part,) for part in COLUMNS}
+
+
 def homes_of(rows: Rows, nodes: Nodes) -> int:
     """Nodes that have rows."""
     return max(1, min(nodes.count, rows.blocks))
@@ -102,36 +113,43 @@ def tasks_of(stage: str, rows: Rows, nodes: Nodes) -> int:
 
     A sum: for each group one on every node that has rows, and those that add these up.
     """
-    match READS.get(stage):
-        case None:
-            return rows.blocks
-        case "sums":
-            cut, homes = cut_of(rows, nodes), homes_of(rows, nodes)
-            return cut.groups * (homes + (cut.pieces if homes > 1 else 0))
-        case _:
-            return rows.shards
+    cut, homes = cut_of(rows, nodes), homes_of(rows, nodes)
+    summed = cut.groups * (homes + (cut.pieces if homes > 1 else 0))
+    parts = READS.get(stage)
+    if parts is None:
+        return rows.blocks
+    return sum(rows.shards if part in COLUMNS else 0 if part == "centre" else summed for part in parts)
 
 
 def crossing(stage: str, rows: Rows, nodes: Nodes) -> Crossing:
     """L(n) and A(n) of K rows of d float32 that lie evenly on n nodes, which take whole shards of the columns, or what sums are cut into.
 
     Sums: a node that adds up c of the columns gets the partial sums of all others, 8 c (n - 1) in float64; the server the
-    others' results in float32, 4 d (n - 1) / n. Columns: of the c columns that a node takes, all rows but its own,
-    4 K c (n - 1) / n; of ordered ones the others' results come to the server as well.
+    others' results, 4 d (n - 1) / n in float32. A centre leaves the server for all others, 8 d (n - 1). Columns: of the c
+    columns that a node takes, all rows but its own, 4 K c (n - 1) / n; of ordered ones the others' results come to the
+    server as well.
 
     >>> crossing("combine", Rows(48, 1000, 4, 4), Nodes(2, 2))
     Crossing(before=4000.0, answers=2000.0)
     """
-    n, d, reads = nodes.count, rows.parameters, READS.get(stage)
-    if n == 1 or reads is None:
-        return Crossing(0.0, 0.0)
-    answers = 0.0 if reads == "columns" else 4 * d * (n - 1) / n
-    if reads == "sums":
-        cut = cut_of(rows, nodes)
-        widest = d * min(1.0, -(-cut.groups * cut.pieces // n) * cut.shards / (rows.shards * cut.pieces))
-        return Crossing(8 * widest * (homes_of(rows, nodes) - 1), answers)
-    widest = d * -(-rows.shards // n) / rows.shards
-    return Crossing(4 * rows.clients * widest * (n - 1) / n, answers)
+    before, answers = 0.0, 0.0
+    for part in READS.get(stage, ()) if nodes.count > 1 else ():
+        of_part = _crossing(part, rows, nodes)
+        before, answers = before + of_part.before, answers + of_part.answers
+    return Crossing(before, answers)
+
+
+def _crossing(part: Part, rows: Rows, nodes: Nodes) -> Crossing:
+    n, d, others = nodes.count, rows.parameters, homes_of(rows, nodes) - 1
+    results = 4 * d * (n - 1) / n
+    if part == "centre":
+        return Crossing(8 * d * others, 0.0)
+    if part in COLUMNS:
+        widest = d * -(-rows.shards // n) / rows.shards
+        return Crossing(4 * rows.clients * widest * (n - 1) / n, 0.0 if part == "columns" else results)
+    cut = cut_of(rows, nodes)
+    widest = d * min(1.0, -(-cut.groups * cut.pieces // n) * cut.shards / (rows.shards * cut.pieces))
+    return Crossing(8 * widest * others, results if part == "sum" else 2 * results)
 
 
 def crossing_s(stage: str, rows: Rows, nodes: Nodes) -> tuple[float, float]:
@@ -148,7 +166,7 @@ def stage_s(one: OneNode, rows: Rows, nodes: Nodes, tasks: int, *, brought: bool
     divided = min(one.busy_s, one.wall_s * before)
     server, work = (one.wall_s - divided / before) * tasks / one.tasks, divided / after
     arrives, answers = crossing_s(one.stage, rows, nodes)
-    if READS.get(one.stage) in (None, "sums"):
+    if not only_columns(one.stage):
         return server + work + arrives + answers
     arrives = 0.0 if brought else arrives
     of_a_node = max(1.0, tasks / nodes.count)
@@ -160,5 +178,5 @@ def detection_s(stages: Iterable[tuple[OneNode, int]], rows: Rows, nodes: Nodes)
     total, brought = 0.0, False
     for one, tasks in stages:
         total += stage_s(one, rows, nodes, tasks, brought=brought)
-        brought |= READS.get(one.stage, "sums") != "sums"
+        brought |= only_columns(one.stage)
     return total

@@ -178,6 +178,18 @@ def test_sums_of_rows_move_one_partial_sum_for_every_column(found):
 
 
 @pytest.mark.ray
+def test_attackers_gather_no_rows(found):
+    """The mean of five honest rows costs a partial sum, its deviations that mean [d] float64 and another; only min-max, which
+    measures distances, brings columns together: one row or four to the node that has the others.
+    """
+    moved = {attack: said["moved"] / COLUMNS for attack, said in found["crafted"].items()}
+    assert moved["ipm"] == pytest.approx(8, rel=0.01)
+    assert moved["alie"] == pytest.approx(8 + 8 + 8, rel=0.01)
+    columns = moved["min_max"] - moved["alie"]
+    assert 4 * 1 <= columns <= 4 * 4 + 2 * 8, "and the mean and the direction, to the tasks elsewhere"
+
+
+@pytest.mark.ray
 def test_tiles_are_brought_together_while_the_last_client_trains(found):
     """Half of the first block before the last client has ended; the column tasks then find all of theirs."""
     gathered = found["gathered"]

@@ -37,6 +37,9 @@ def on(nodes: int, cores: float | None = None, bits_per_s: float = math.inf) -> 
         ("gram", 2, (48e6, 0)),  # a quarter of 192e6
         ("order_statistics", 4, (36e6, 3e6)),
         ("signs", 2, (48e6, 0)),
+        ("ipm", 2, (4e6, 4e6)),  # the mean stays float64
+        ("alie", 4, (6e6 + 24e6 + 6e6, 6e6 + 6e6)),  # the mean goes to three nodes, for the deviations
+        ("min_max", 2, (4e6 + 8e6 + 4e6 + 48e6, 4e6 + 4e6)),
         ("cam", 4, (0, 0)),
         ("autoencoder", 4, (0, 0)),
     ],
@@ -71,6 +74,7 @@ def test_many_nodes_each_add_up_a_piece():
 def test_tasks_are_row_blocks_column_shards_or_groups():
     assert tasks_of("norms", ROWS, on(2)) == 4
     assert tasks_of("gram", ROWS, on(2)) == 8
+    assert tasks_of("min_max", ROWS, on(2)) == 2 * 4 * (2 + 1) + 8
     assert tasks_of("combine", ROWS, on(2)) == 4 * (2 + 1)
     assert tasks_of("combine", ROWS, on(4)) == 2 * (4 + 2)
     assert tasks_of("combine", ROWS, on(1)) == cut_of(ROWS, on(1)).groups == 4

@@ -95,6 +95,7 @@ def _of_repeat(rows: Sequence[Row]) -> Row:
             "wall_s",
             "busy_s",
             "bytes_moved",
+            "bytes_returned",
             "bytes_to_one_node",
             "bytes_spilled",
             "bytes_restored",

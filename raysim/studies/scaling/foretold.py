@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from raysim.composition.over_nodes import LINK_SHARE, READS, Nodes, OneNode, Rows, crossing_s, detection_s
+from raysim.composition.over_nodes import (
+    LINK_SHARE,
+    READS,
+    Nodes,
+    OneNode,
+    Rows,
+    crossing_s,
+    detection_s,
+    only_columns,
+)
 from raysim.formats import significant
 from raysim.studies import markdown
 from raysim.studies.scaling.read import COPY, PRODUCTS, OneMatrix
@@ -49,8 +58,8 @@ def from_one_node(view: OneMatrix, method: str, clients: int, nodes: int) -> tup
             (OneNode(m.stage, m.wall_s.median, m.busy_s, m.cores, m.tasks), as_many.tasks or m.tasks)
         )
         before, answers = crossing_s(m.stage, rows, on)
-        links += answers + (0.0 if brought and READS.get(m.stage) != "sums" else before)
-        brought |= READS.get(m.stage, "sums") != "sums"
+        links += answers + (0.0 if brought and only_columns(m.stage) else before)
+        brought |= only_columns(m.stage)
     return detection_s(stages, rows, on), links
 
 
@@ -58,6 +67,6 @@ def rows_of(view: OneMatrix, clients: int, nodes: int) -> Rows:
     """How the matrix lay: what reads columns has a task for each shard, what reads rows one for each block."""
     size = view.size(clients, nodes)
     at = [m for m in view.found.values() if m.size == size and m.tasks > 1 and m.stage != WHOLE]
-    shards = [m.tasks for m in at if m.stage == COPY or READS.get(m.stage, "sums") != "sums"]
+    shards = [m.tasks for m in at if m.stage == COPY or only_columns(m.stage)]
     blocks = [m.tasks for m in at if m.defense != LIMITS and m.stage not in READS]
     return Rows(clients, view.parameters, max(shards, default=nodes), max(blocks, default=nodes))

@@ -45,7 +45,7 @@ class MatrixSize(NamedTuple):
 @dataclass(frozen=True)
 class Measured:
     """One stage of one method at one size, over the repeats that it ran in, in their order. moved_bytes [R]: brought from
-    other nodes; to_disk_bytes, from_disk_bytes [R]: spilled, restored. busy [R]: share of the workers' time in it that tasks took. link_s [R]: what the bytes that came to one node take
+    other nodes; returned_bytes [R]: answers to the server from there; to_disk_bytes, from_disk_bytes [R]: spilled, restored. busy [R]: share of the workers' time in it that tasks took. link_s [R]: what the bytes that came to one node take
     on its link, alone; bits_per_s: of each link, inf without a limit. workers: of all nodes together; cores: those that these had. The rest: the largest of all
     repeats.
     """
@@ -57,6 +57,7 @@ class Measured:
     repeats: tuple[int, ...]
     wall_s: Values
     moved_bytes: Values
+    returned_bytes: Values
     to_disk_bytes: Values
     from_disk_bytes: Values
     busy: Values
@@ -89,6 +90,7 @@ class Measured:
             repeats=tuple(row["repeat"] for row in rows),
             wall_s=Values.of(row["wall_s"] for row in rows),
             moved_bytes=Values.of(row["bytes_moved"] for row in rows),
+            returned_bytes=Values.of(row["bytes_returned"] for row in rows),
             to_disk_bytes=Values.of(row["bytes_spilled"] for row in rows),
             from_disk_bytes=Values.of(row["bytes_restored"] for row in rows),
             busy=Values.of(

@@ -132,17 +132,20 @@ def stages(view: OneMatrix) -> str:
                 own = parts if entry is whole else [entry]
                 row += _disk(own) if on_disk else []
                 if nodes > 1:
-                    row += [_moved(own), *([_link(own)] if limited else [])]
+                    row += [_moved(own), _returned(own), *([_link(own)] if limited else [])]
                 rows.append(row)
         head = [f"{view.what}, stage", "s", "share", *LAW, "tasks", "nodes used", "idle", "peak MiB"]
         head += ["MB spilled", "MB restored"] if on_disk else []
-        head += ["MB moved (of matrix)", *(["link alone (s)"] if limited else [])] if nodes > 1 else []
+        if nodes > 1:
+            head += ["MB moved (of matrix)", "MB returned", *(["link alone (s)"] if limited else [])]
         title = f"#### Stages at K = {view.clients[-1]}, {count(nodes, 'node')}"
         tables.append(f"{title}\n\n{markdown.table(head, rows)}")
     note = (
         "Share: of the sum of the stages' medians. Idle: share of the workers' time that no task took. Peak MiB: resident"
         " memory of the largest single process during the stage."
     )
+    if view.nodes[-1] > 1:
+        note += " MB returned: answers to the server from other nodes."
     if any(view.limited(nodes) for nodes in view.nodes[1:]):
         note += (
             " Link alone: what the bytes that came to one node, to which most came (moved, and answers to the server's), take"
@@ -201,7 +204,7 @@ def moved(view: OneMatrix) -> str:
 
 
 def spilled(view: OneMatrix) -> str:
-    """Where the object store did not suffice."""
+    """Where the object store did not suffice, and what a row costs there beside the smallest K."""
     rows = []
     for (method, stage, size), m in view.found.items():
         if m.spilled_bytes > 0 and (stage == WHOLE or method == LIMITS):
@@ -211,7 +214,23 @@ def spilled(view: OneMatrix) -> str:
                 f"- K = {size.clients}, {count(size.nodes, 'node')}, {where}: the object store spilled"
                 f" {m.spilled_bytes / GIB:.2f} GiB; times on this matrix include the disk."
             )
-    return "\n".join(["#### Spilled to disk", "", *rows]) if rows else ""
+    return "\n\n".join(["#### Spilled to disk", "\n".join(rows), per_row(view)]).rstrip() if rows else ""
+
+
+def per_row(view: OneMatrix) -> str:
+    """Milliseconds a row by K, and times those at the smallest K; "" for one K."""
+
+    def cell(method: str, stage: str, size: Size) -> str:
+        few = view.found.get((method, stage, size._replace(clients=view.clients[0])))
+        if (m := view.found.get((method, stage, size))) is None:
+            return ""
+        each = 1e3 * m.wall_s.median / size.clients
+        if few is None or few.size == size or not few.wall_s.median:
+            return significant(each)
+        return f"{significant(each)} ({each * few.size.clients / (1e3 * few.wall_s.median):.2f})"
+
+    title = f"Milliseconds a row (times those at K = {view.clients[0]})"
+    return by_clients(view, title, cell) if len(view.clients) > 1 else ""
 
 
 def memory(view: OneMatrix) -> str:
@@ -294,6 +313,11 @@ def _disk(entries: Sequence[Measured]) -> list[str]:
         for of_stages in ([e.to_disk_bytes for e in entries], [e.from_disk_bytes for e in entries])
     )
     return [f"{went / 1e6:,.1f}", f"{came / 1e6:,.1f}"]
+
+
+def _returned(entries: Sequence[Measured]) -> str:
+    """Megabytes of answers that these stages brought to the server's node."""
+    return f"{sum(entry.returned_bytes.median for entry in entries) / 1e6:,.1f}"
 
 
 def _link(entries: Sequence[Measured]) -> str:

@@ -192,10 +192,10 @@ def test_stages_of_the_largest_cohort(full: tuple[Page, str]):
     title = "#### Stages at K = 40, 2 nodes"
     assert cells(full[1], title, "gram") == [
         *("0.800 [0.800, 0.800]", "100 %", "2.00 [2.00, 2.00]", "2.00", "0 %"),
-        *("3", "1", "25 %", "5", "10.0 (25.0 %)"),
+        *("3", "1", "25 %", "5", "10.0 (25.0 %)", "0.0"),
     ]
     assert cells(full[1], title, "autoencoder")[:2] == ["0.200 [0.200, 0.200]", "33 %"]
-    assert cells(full[1], title, "**krum**")[-1] == "10.0 (25.0 %)"
+    assert cells(full[1], title, "**krum**")[-2] == "10.0 (25.0 %)"
 
 
 def test_nodes_maps_moved_and_memory(full: tuple[Page, str]):
@@ -255,6 +255,22 @@ def test_spills_and_unequal_bytes_are_prominent():
     assert "**RESULTS DIFFER: 1 of 1 results" in markdown.split("What is timed")[0]
     assert "0fffffffffff: 1 node (repeat 0); 1fffffffffff: 1 node (repeat 1)" in markdown
     assert "in krum: the object store spilled 1.50 GiB" in markdown
+
+
+def test_a_row_beyond_the_store_is_shown_beside_one_within():
+    """Krum's seconds grow as K^2, so a row of 40 costs twice one of 20; LayerCAM-AE's as K."""
+    table = rows((20, 40), (1,))
+    for row in table:
+        row.update(spilled_bytes=2**30 * (row["clients"] == 40))
+    markdown = text(page(table))
+    assert cells(markdown, "Milliseconds a row", "krum") == ["20.0", "40.0 (2.00)"]
+    assert cells(markdown, "Milliseconds a row", "layercam_ae") == ["30.0", "30.0 (1.00)"]
+    assert "Milliseconds a row" not in text(page(rows((20, 40), (1,))))
+
+
+def test_answers_to_the_server_are_shown_beside_what_moved():
+    returned = [{**row, "bytes_returned": 2e6 * (row["nodes"] - 1)} for row in rows((40,), (1, 2))]
+    assert cells(text(page(returned)), "Stages at K = 40, 2 nodes", "gram")[-2:] == ["10.0 (25.0 %)", "2.0"]
 
 
 def test_the_oracle_is_named_so_in_every_table():
