@@ -44,6 +44,11 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     return markdown
 
 
+def on_page_content(html: str, **_: object) -> str:
+    """A mean and its interval stay on one line."""
+    return html.replace(" ± ", "\u00a0±\u00a0")
+
+
 def figure_first(markdown: str) -> str:
     """A page of results with the figure that leads its first table right under the title."""
     if (include := INCLUDED.search(markdown)) is None:

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 TABLES = sorted((RESULTS / "tables").glob("*.md"))
 PAGES = sorted(RESULTS.glob("*.md"))
+INCLUDE = re.compile(r'--8<-- "results/tables/(.+)\.md"')
+"""A table on a page."""
 
 STATEMENTS = {"| what breaks | what happens | tests/... |", "| tool | choose it for |"}
 """The first lines of README's tables that say what is so, not what was measured."""
@@ -28,12 +30,15 @@ def test_a_page_of_results_holds_no_table_of_its_own(page: Path):
 
 
 def test_every_table_is_on_a_page_and_every_page_has_its_tables():
-    included = [
-        name
-        for page in PAGES
-        for name in re.findall(r'--8<-- "results/tables/(.+)\.md"', page.read_text(encoding="utf-8"))
-    ]
+    included = [name for page in PAGES for name in INCLUDE.findall(page.read_text(encoding="utf-8"))]
     assert sorted(included) == sorted(path.stem for path in TABLES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_names_what_makes_its_tables(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for name in INCLUDE.findall(text):
+        assert re.search(rf"\bresults-{name}\b(?!-)", text), f"results-{name}"
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
