@@ -41,7 +41,7 @@ class EdgeCase(PoisonTraining):
     """Where the rare inputs come from (attacks.edge_inputs): altered images of the data set, or a
     published set's files."""
     root: str | None = None
-    """Folder of the published set's files; null where `source` needs none."""
+    """Folder of the published set's files; null if `source` needs none."""
     source_class: int | None = None
     """Class whose images are altered or looked through; null: every class but the target."""
     target: int | None = None

@@ -72,7 +72,7 @@ class FangTrimmedMean(Attack):
     def _beyond_own(self, own: Updates, noises: list[ColumnNoise], ctx: Context) -> Updates:
         """Rows 3 to 4 standard deviations from the mean of the attackers' own, each with its own buffers."""
         mean = mean_row(own, STAGE)
-        step = -np.sign(mean) * std_row(own, mean, STAGE)  # 0 where the mean has not moved
+        step = -np.sign(mean) * std_row(own, mean, STAGE)  # 0 in coordinates whose mean has not moved
         ends = (ctx.put((mean + 3 * step).astype(np.float32)), ctx.put(step.astype(np.float32)))
         make = partial(_drawn_row, noises, own.dim)
         return rows_from(

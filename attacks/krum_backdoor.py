@@ -51,7 +51,7 @@ class KrumBackdoor(PoisonTraining):
     source: Source = "stripes"
     """Where semantic inputs come from (attacks.edge_inputs)."""
     root: str | None = None
-    """Folder of a published set's files; null where `source` needs none."""
+    """Folder of a published set's files; null if `source` needs none."""
     source_class: int | None = None
     """Class whose images are altered or looked through; null: every class but the target."""
     patch_size: PositiveInt = 3

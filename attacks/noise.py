@@ -30,7 +30,7 @@ class Noise(Attack):
     w' = w_base + z, z drawn independently per coordinate. Noised are the tensors whose name contains
     "weight" or "bias", the affine part of BatchNorm included; other tensors and the buffers (running
     statistics) are those of the base. A matrix without tensor names is noised in full. Benign bases are drawn without
-    replacement, with it only where the round has fewer benign models than attackers; w_G where it has none.
+    replacement, with it only if the round has fewer benign models than attackers; w_G if it has none.
 
     Source: scripts of Zheng et al., GradCAM-AE and LayerCAM-AE: base `benign`, U(1, 2) (the defaults);
     FLPoison's Gaussian attack: `replace` with N(0, 1), on every tensor including the running statistics,

@@ -54,7 +54,7 @@ class PoisonTraining(Attack):
 def replacement_factor(data: ClientData, ctx: ClientContext) -> float:
     """Sum of the cohort's examples over the examples claimed: undoes a data-weighted mean with rate 1.
 
-    1 without data, for then there is nothing to scale.
+    1 without data, since there is then nothing to scale.
     """
     return ctx.cohort_examples / len(data) if len(data) else 1.0
 

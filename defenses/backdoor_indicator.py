@@ -55,7 +55,7 @@ class BackdoorIndicator(Defense):
     proximity / 2 |w - w_mean|^2 added to the loss, and what that moves is added to the aggregate. BatchNorm's statistics are
     not: clients get those of the mean.
 
-    In the first round nothing is planted yet, and nobody is flagged. Where the mean does not move the model, the indicator
+    In the first round nothing is planted yet, and nobody is flagged. If the mean does not move the model, the indicator
     is still in it and is not planted again. State: {"planted": bool, "buffers": those of the planting, float32 [b]}.
     """
 

@@ -184,7 +184,7 @@ def _plain(module: nn.Conv2d) -> bool:
 
 
 def _convolve(module: nn.Conv2d, images: Tensor) -> Tensor:
-    """module(images), by a product where its output is small."""
+    """module(images), by a product if its output is small."""
     if images.dim() != 4 or len(images) != 1 or images.shape[2] * images.shape[3] > 4 * SMALL:
         return nn.Conv2d.forward(module, images)
     padding = module.padding

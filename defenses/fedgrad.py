@@ -262,7 +262,7 @@ class FedGrad(Defense):
         return not (is_whole(known) or self.scale_similarities)
 
     def _in_arrays(self, state: State, here: np.ndarray, sums: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """The same where the histories are arrays [n, n]."""
+        """The same for histories that are arrays [n, n]."""
         pairs = np.ix_(here, here)
         together = state["together"]
         measured, known = np.ones((len(here),) * 2, bool), together[here] > 0

@@ -81,7 +81,7 @@ class IsolationForestFilter(Defense):
 
 
 def isolation_scores(points: np.ndarray, num_trees: int, seed: int) -> np.ndarray:
-    """Anomaly scores [K] of points [K, m]; all of them 0.5 where the points are the same."""
+    """Anomaly scores [K] of points [K, m]; all of them 0.5 if the points are the same."""
     from sklearn.ensemble import IsolationForest
 
     if not points.shape[1] or (points == points[0]).all():

@@ -164,7 +164,7 @@ def _meet_transitively(
     layout: list[list[tuple[int, Lies]]],
     *tiles: Tile,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, None]:
-    """The same where a pair is measured once, and not at all if third clients that both have met allow an estimate."""
+    """The same if a pair is measured once, and not at all if third clients that both have met allow an estimate."""
     keys, before, places = _known(old, left[0], right[0], width, same)
     strips = tiles[: len(layout[0])], tiles[len(layout[0]) :]
     every = sorted({block for strip in layout for block, _ in strip})

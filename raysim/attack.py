@@ -42,7 +42,7 @@ Diagnostics = dict[str, float | str | None]
 
 @dataclass(frozen=True)
 class ClientContext:
-    """One compromised client in one round, as its attack sees it, where the client is hosted."""
+    """One compromised client in one round, as its attack sees it on the client's host."""
 
     seed: int
     round: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import floor, isnan, log10
 
 UNDEFINED = "-"
-"""Stands where a value is not defined: a rate without attackers, an accuracy that was not measured. ASCII, since tables
+"""Stands for a value that is not defined: a rate without attackers, an accuracy that was not measured. ASCII, since tables
 are also printed to terminals of any encoding."""
 
 

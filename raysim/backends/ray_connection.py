@@ -75,7 +75,7 @@ def connected(
 
     options: more for `ray.init`, of whatever types those have. A process that is connected already keeps its connection,
     and keeps it afterwards. Raises ConfigError within seconds if nobody listens at the address, and before Ray starts
-    where its sockets' paths would be too long, or where `runtime_env` is none of Ray's or comes too late.
+    if its sockets' paths would be too long, or if `runtime_env` is not one of Ray's or comes too late.
     """
     address = None if address == "local" else address
     if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():

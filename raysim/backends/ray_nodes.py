@@ -70,5 +70,5 @@ def with_room(group: PlacementGroup | None, away: Collection[str]) -> list[Node]
 
 
 def autoscaler_most() -> dict[str, float]:
-    """What an autoscaler may bring the cluster to, by resource, as far as it has told; {} where it has not."""
+    """What an autoscaler may bring the cluster to, by resource, as far as it has told; {} if it has not."""
     return {name: float(most) for name, most in (state.get_max_resources_from_cluster_config() or {}).items()}

@@ -41,7 +41,7 @@ class Spills:
         return made
 
     def look(self, *, now: bool = False) -> int:
-        """Bytes written to disk since the last look, of what is alive. now: also where that was not long ago, if it takes SHORT_S."""
+        """Bytes written to disk since the last look, of what is alive. now: even if that was not long ago, if it takes SHORT_S."""
         if self._limit is None and self._added:
             self._limit = CROWDED * self._store_bytes()
         if self._limit is None or self._added <= self._limit:

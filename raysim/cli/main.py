@@ -279,7 +279,7 @@ def plan(
     raysim plan layercam_ae/table2-resnet50-svhn-layercam_ae --over-nodes
     raysim plan mine.yaml resources.client_gpus=0.1 --machines nodes=4,cpus=16,gpus=2,gpu_memory_gib=24
 
-    Where the data set is not here, random images of its size stand in for it, and everybody is honest. Training is timed on
+    If the data set is not here, random images of its size stand in for it, and everybody is honest. Training is timed on
     few batches, here. Shares of a GPU whose memory does not hold a client actor are refused.
     """
     with exit_status(debug):

@@ -111,7 +111,9 @@ def _paper(module: str, node: Defined) -> str:
         ):
             return str(ast.literal_eval(line.value)) if line.value else ""
     ours = [
-        base for base in node.bases if isinstance(base, ast.Name) and base.id not in ("Protocol", "Generic")
+        base
+        for base in node.bases
+        if isinstance(base, ast.Name) and base.id not in ("ABC", "Protocol", "Generic")
     ]
     return next((found for base in ours if (found := _paper(*_defined(module, base)))), "")
 

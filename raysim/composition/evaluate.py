@@ -184,7 +184,7 @@ def _factory(model: nn.Module | ModelFactory, cam_layer: str | None, head: str |
 
     if not isinstance(model, nn.Module):
         if cam_layer is not None or head is not None:
-            raise ConfigError("model", "must be an nn.Module where cam_layer or head is given", type(model))
+            raise ConfigError("model", "must be an nn.Module if cam_layer or head is given", type(model))
         check_factory(model)
         return model
     found = ("", "") if cam_layer is not None and head is not None else find_layers(model)

@@ -1,4 +1,4 @@
-"""A run looked at before it can take place: on random images where its data set is not here, on few samples for its seconds."""
+"""A run looked at before it can take place: on random images if its data set is not here, on few samples for its seconds."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def recorded_rounds(folder: Path) -> list[Path]:
 def read(path: Path, layout: Layout, backend: Backend, loader: Backend | None = None) -> Recording:
     """One recorded round, each row block's tiles mapped and kept by a task, wherever that runs.
 
-    loader: the backend that runs these tasks, where it is not the one that is to work on the updates. A node that
+    loader: the backend that runs these tasks, if it is not the one that is to work on the updates. A node that
     does not see the recording is given the tiles from here. Raises RecordError when a file is missing, was
     changed, or does not fit the layout.
     """

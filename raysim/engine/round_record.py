@@ -32,7 +32,7 @@ def measured(measures: Sequence[Measure]) -> dict[str, float]:
 
 
 def evaluated(row: Row, measures: Sequence[Measure]) -> Row:
-    """The row of a round with what evaluation found, and a note where its rates are undefined."""
+    """The row of a round with what evaluation found, and a note if its rates are undefined."""
     row = {**row, **measured(measures)}
     kinds = ["test", *["triggered"] * (len(measures) - 1)]
     found = [

@@ -1,4 +1,4 @@
-"""The row with the least Krum score, where the scores themselves are not asked for: most work is done in float32.
+"""The row with the least Krum score, if the scores themselves are not asked for: most work is done in float32.
 
 Scores from rough distances come with bounds. Rows whose score may be the least are scored once more in float64, as all
 would be; where these are many, or too close to others for products to tell, all are.

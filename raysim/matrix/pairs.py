@@ -213,7 +213,7 @@ class Pairs:
         return rows, columns, values
 
     def to_array(self, limit: int = ARRAY_BYTES) -> np.ndarray:
-        """The whole matrix [..., K, K] in this process; RunError where it has more than `limit` bytes of float64."""
+        """The whole matrix [..., K, K] in this process; RunError if it has more than `limit` bytes of float64."""
         self._require(limit)
         return put_together(self.bounds, [self.backend.get(tile) for tile in self.tiles])
 

@@ -242,7 +242,7 @@ class Updates:
         return replace(self, client_ids=ids, num_examples=examples, blocks=(block,), ahead=())
 
     def gram(self, stage: str = "gram", *, centre: np.ndarray | Reference | None = None) -> np.ndarray:
-        """U U^T [K, K] float64, of rows minus `centre` [d] where that is given.
+        """U U^T [K, K] float64, of rows minus `centre` [d] if that is given.
 
         Products of float32 rows, accumulated in float64 in column order.
         """

@@ -55,7 +55,7 @@ def factory_of(
     """
     if isinstance(model, nn.Module):
         if options:
-            raise ConfigError("model", "must be a class or function where options are given", sorted(options))
+            raise ConfigError("model", "must be a class or function if options are given", sorted(options))
         cam_layer, head = layers_of(model)
         if head:
             return ModuleFactory(model, cam_layer, head), model

@@ -1,6 +1,6 @@
 """LayerCAM-AE (Zheng et al.): tables 2 to 7 and figures 5, 7 to 15.
 
-21 benign users and 3 attackers, T = 100, E = 25, Adam at 1e-4, batches of 64, Dirichlet .5 where it is not IID. The
+21 benign users and 3 attackers, T = 100, E = 25, Adam at 1e-4, batches of 64, Dirichlet .5 unless IID. The
 groups `table2` to `table5` use the noise of the published scripts, `table2_gae` to `table5_gae` the graph autoencoder
 attack that the text means, `table4_gae_code` what was published as that attack's code; the paper's numbers stand
 beside all of them. `_raw`: the defenses that look at heat maps once more, on maps that are not scaled to [0, 1], as in

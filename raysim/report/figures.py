@@ -35,7 +35,7 @@ MAP_CLIENTS = 96
 """At most this many clients in the heat-map grid."""
 
 FAR = 30
-"""Scores above 0 are drawn on a logarithmic scale where the highest is more than this many times the median."""
+"""Scores above 0 are drawn on a logarithmic scale if the highest is more than this many times the median."""
 
 SCORE_POINTS = 4000
 """More scores than these are drawn as a picture of small faint points instead of as shapes."""

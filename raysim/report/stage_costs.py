@@ -135,7 +135,7 @@ def round_cost(spans: Columns, *, leave_out: Sequence[str] = ()) -> Cost:
 
 
 def owner_cost(spans: Columns, owner: str) -> Cost:
-    """The cost of one owner's stages; of no round where it has none."""
+    """The cost of one owner's stages; of no round if it has none."""
     return owner_costs(spans).get(owner, cost([]))
 
 

@@ -70,7 +70,7 @@ COLUMNS: Mapping[str, Columns] = {
         "train_loss": ("float64", "mean training loss over honest clients"),
         "threshold": (
             "float64",
-            "score above which the defense suspects a client; null where it has no such number",
+            "score above which the defense suspects a client; null if it has no such number",
         ),
         "virtual_start_s": (
             "float64",
@@ -91,14 +91,14 @@ COLUMNS: Mapping[str, Columns] = {
         "round": ("int32", "round number, from 0"),
         "client": ("int64", "client id"),
         "malicious": ("bool", "whether this client attacked in this round"),
-        "flagged": ("bool", "the verdict; null where the defense does not exclude clients"),
-        "score": ("float64", "suspicion, higher is worse; null where the defense has no score"),
+        "flagged": ("bool", "the verdict; null if the defense does not exclude clients"),
+        "score": ("float64", "suspicion, higher is worse; null if the defense has no score"),
         "weight": ("float64", "share in the aggregate; null for coordinate-wise rules"),
         "num_examples": ("int64", "claimed number of training samples"),
         "reason": ("string", "why the engine kept the upload from the defense; empty otherwise"),
         "virtual_download_s": (
             "float64",
-            "virtual seconds of the client's download; null without population.devices, and where it was not asked to train",
+            "virtual seconds of the client's download; null without population.devices, and if it was not asked to train",
         ),
         "virtual_compute_s": (
             "float64",

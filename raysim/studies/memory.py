@@ -312,7 +312,7 @@ def own_processes() -> list[int]:
 
 
 def resident(pid: int) -> Resident | None:
-    """What a process holds now; None when it is gone, or where the system does not tell."""
+    """What a process holds now; None if it is gone, or if the system does not tell."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -74,7 +74,7 @@ def stage_rows(
 
 
 def after_the_last_client(spans: Sequence[Span]) -> float | None:
-    """Seconds from the end of a round's last training call to the end of its defense; None where it has not both."""
+    """Seconds from the end of a round's last training call to the end of its defense; None if it lacks one of them."""
     calls = [s.start_s + s.wall_s for s in spans if s.stage == "train" and s.task != WHOLE_STAGE]
     judged = [s.start_s + s.wall_s for s in spans if s.owner == "defense" and s.task == WHOLE_STAGE]
     return max(judged) - max(calls) if calls and judged else None
