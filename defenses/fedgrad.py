@@ -62,7 +62,7 @@ class FedGrad(Defense):
     State, for the n clients seen so far in id order: clients [n] int64; score [n], rounds [n]; trust_sum [n],
     trust_count [n]; with the hard filter weight_similarity, bias_similarity [n, n] float32 and together [n, n] int32,
     the number of measurements: 12 n^2 bytes. From n = 1,449 on these are `pairs`, in tiles that lie where they are updated:
-    16 bytes for every pair that met (pair_history.py); scale_similarities, which is not symmetric, keeps the arrays.
+    9 to 13 bytes for every pair that met (pair_history.py); scale_similarities, which is not symmetric, keeps the arrays.
     From K = 1,449 on, the 2-means is made from tiles by Lloyd steps (pair_clusters.py), no K x K is an artifact,
     and, where scores are the soft filter's, the client of the least Krum score is found mostly in float32 (central_row.py).
     """

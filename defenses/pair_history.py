@@ -1,11 +1,11 @@
 """What FedGrad remembers of pairs of clients that met, in tiles that lie where they are updated.
 
 Clients are held by blocks of ids; a tile holds the pairs of two blocks that have met, and nothing of others, so that
-memory grows with pairs that met: at most 16 bytes for each, in {"keys": uint32 [m] ascending, "weight_similarity",
-"bias_similarity": float32 [m], "together": int32 [m]}. A key is i * width + j of the ids' places in their blocks; of two
-clients the one of the higher id comes first. Where all of some rows have met all of some columns, these are held,
-"rows" and "columns" uint32, instead of keys: 12 bytes for each pair. A round updates each tile in one task, from the clients' gradients
-(small), which leaves the new tile and the round's features beside it.
+memory grows with pairs that met: 13 bytes for each that met less than 256 times, in {"keys": uint32 [m] ascending, "weight_similarity",
+"bias_similarity": float32 [m], "together": unsigned integers [m], the narrowest that hold them}. A key is i * width + j of the ids'
+places in their blocks; of two clients the one of the higher id comes first. Where all of some rows have met all of some columns, these
+are held, "rows" and "columns" uint32, instead of keys: 9 bytes for each pair. A round updates each tile in one task, from the clients'
+gradients (small), which leaves the new tile and the round's features beside it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def from_arrays(state: Mapping[str, Any], highest: int, backend: Backend) -> Sta
             keep = (together > 0) & (clients[rows][:, None] >= clients[columns])
             if keep.any():
                 keys = keys_of(clients[rows] % width, clients[columns] % width, width)
-                values = {name: state[name][pairs][keep] for name in (*SIMILARITIES, "together")}
+                values = {name: state[name][pairs][keep] for name in SIMILARITIES}
+                values["together"] = _narrow(together[keep])
                 tile = _stored(keys[keep], values, width, i == number)
                 left = LeftBehind(backend, backend.put(tile))
                 tiles[f"{blocks[rows[0]]}-{blocks[columns[0]]}"] = left
@@ -197,7 +198,7 @@ def _known(
     if same:
         keys = np.maximum(keys, keys.T)
     if old is None or not len(old["together"]):
-        kinds = dict.fromkeys(SIMILARITIES, np.float32) | {"together": np.int32}
+        kinds = dict.fromkeys(SIMILARITIES, np.float32) | {"together": np.uint8}
         return keys, {name: np.zeros(keys.shape, kinds[name]) for name in kinds}, np.full(keys.shape, -1)
     at, there = _place_of(keys, old) if "keys" in old else _place_in_rows(rows, columns, old, same)
     every = bool(there.all())
@@ -231,7 +232,7 @@ def _averaged(
     before: Mapping[str, np.ndarray], now: list[np.ndarray], measured: np.ndarray
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The means [a, b] float64 after this round's similarities, where they are measured, and their numbers."""
-    counts = before["together"] + measured
+    counts = before["together"].astype(np.int32) + measured
     means = []
     for name, similarity in zip(SIMILARITIES, now, strict=True):
         old = before[name]
@@ -253,14 +254,17 @@ def _tile(
     kept = counts > 0 if measured is None else measured
     kept = np.tril(kept) if same else kept
     keys, places = keys[kept], places[kept]
-    values = {"together": counts[kept].astype(np.int32)}
-    values |= {name: mean[kept].astype(np.float32) for name, mean in zip(SIMILARITIES, means, strict=True)}
+    values = {name: mean[kept].astype(np.float32) for name, mean in zip(SIMILARITIES, means, strict=True)}
+    values["together"] = _narrow(counts[kept])
     if old is None:
         return _stored(keys, values, width, same)  # rows and columns ascend, and so do keys
     new = places < 0
     if len(keys) == len(old["together"]) and not new.any():  # every pair again, in the order of the tile
         return {name: array for name, array in old.items() if name not in values} | values
-    changed = {name: old[name].copy() for name in values}
+    changed = {
+        name: old[name].astype(np.promote_types(old[name].dtype, value.dtype))
+        for name, value in values.items()
+    }
     for name, value in values.items():
         changed[name][places[~new]] = value[~new]
     if not new.any():
@@ -269,6 +273,11 @@ def _tile(
     order = np.argsort(together, kind="stable")
     merged = {name: np.concatenate([changed[name], value[new]])[order] for name, value in values.items()}
     return _stored(together[order], merged, width, same)
+
+
+def _narrow(counts: np.ndarray) -> np.ndarray:
+    """Counts in the narrowest unsigned integers that hold them."""
+    return counts.astype(np.min_scalar_type(counts.max(initial=0)))
 
 
 def _stored(

@@ -9,6 +9,7 @@ unshared            of each node's worker processes: resident minus shared pages
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import threading
@@ -302,6 +303,17 @@ class RayWatch:
         enough, deadline = self._at_rest + 2**20, time.monotonic() + SETTLE_LIMIT_S
         while sum(store_bytes().values()) > enough and time.monotonic() < deadline:
             time.sleep(0.1)
+
+
+def give_back() -> None:
+    """What this process freed goes back to the system, so that what is measured next does not begin with it.
+
+    glibc keeps freed arrays up to 32 MiB for itself: gigabytes after tiles of a large K x K. Other C libraries are left alone.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def own_processes() -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 import raysim.matrix.pairs
 from defenses import pair_history
 from defenses.fedgrad import FedGrad
+from raysim.backends.base import InProcessBackend
 from raysim.backends.left_behind import LeftBehind
 from raysim.matrix.layout import Entry, Layout
 from raysim.runs import checkpoint
@@ -119,7 +120,26 @@ def test_memory_grows_with_pairs_that_met(play, in_tiles) -> None:
     pairs = remembered(state)
     assert len(pairs) < POPULATION * (POPULATION + 1) / 2
     held = sum(array.nbytes for tile in state["pairs"]["tiles"].values() for array in tile.value.values())
-    assert 12 * len(pairs) < held <= 16 * len(pairs)
+    assert 9 * len(pairs) < held <= 13 * len(pairs)
+
+
+def test_numbers_of_meetings_widen_when_they_must() -> None:
+    """The 256th meeting of three clients, and the first of a fourth with them: counts go from 8 to 16 bits, none wraps."""
+    backend = InProcessBackend()
+    clients, width = np.arange(3), 4
+    before = {
+        "rows": np.arange(3, dtype=np.uint32),
+        "columns": np.arange(3, dtype=np.uint32),
+        **{name: np.zeros(6, np.float32) for name in pair_history.SIMILARITIES},
+        "together": np.full(6, 255, np.uint8),
+    }
+    history: Any = {"width": width, "tiles": {"0-0": before}}
+    for cohort in (clients, np.arange(4)):
+        vectors = (np.eye(len(cohort), 4), np.eye(len(cohort), 4))
+        _, history = pair_history.met(history, cohort, vectors, "pair", backend)
+    tile = history["tiles"]["0-0"].value
+    assert tile["together"].dtype == np.uint16
+    assert tile["together"].tolist() == [257] * 6 + [1] * 4
 
 
 def test_arrays_become_tiles_when_there_are_too_many_clients(play, in_tiles, monkeypatch) -> None:

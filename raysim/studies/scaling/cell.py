@@ -15,7 +15,7 @@ from raysim.matrix.updates import Updates
 from raysim.runs.directory import digest
 from raysim.studies.costs.subjects import Judging, Subject
 from raysim.studies.limits import copy_matrix, gram_product, multiply
-from raysim.studies.memory import Watch
+from raysim.studies.memory import Watch, give_back
 from raysim.studies.scaling.round import RoundMatrix
 from raysim.studies.stages import stage_rows, summary
 from raysim.studies.table import Row
@@ -72,8 +72,9 @@ def measure_subject(
     """(Rows of stages, rows of memory, spans), without the columns that a cell's rows have in common.
 
     Rounds to warm up, one that is timed, and, for memory, one more that is watched. The state goes on from one to the
-    next, as in a run; the global model stays where it is.
+    next, as in a run; the global model stays where it is. What this process freed before is no part of its memory.
     """
+    give_back()
     backend = matrix.context.backend
     warm_ups, timed, watched = rounds_of(subject)
     state = subject.begin(matrix)
