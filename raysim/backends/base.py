@@ -34,8 +34,7 @@ T = TypeVar("T")
 Reference = object
 """An opaque handle of a published value or of a kept result, resolved to the value when it is a task's argument."""
 Kept = tuple[tuple[Reference, ...], Any]
-"""What a task left behind (references, in the order its function returned them) and its small answer, whose type
-follows from the last value of the tuple that the function returned."""
+"""What a task left behind (references, in the order its function returned them) and its small answer, whose type is the function's."""
 Begun = object
 """A task under way: what `begin` returned, for `finish`."""
 
@@ -166,7 +165,7 @@ class Backend(ABC):
         """The answers of tasks that were begun, None for those that failed: they are not tried again."""
 
     def homes(self, references: Sequence[Reference]) -> list[str]:
-        """Where each of these lies, by the name of a node: of several, the one that holds most of them all."""
+        """Where each of these lies, by the name of a node: of several, the one that holds most of them all, then this process's."""
         return [""] * len(references)
 
     def gathering(self, shards: int, most_bytes: int) -> Gathering | None:
@@ -175,11 +174,12 @@ class Backend(ABC):
         """
         return None
 
-    def recount(self, left: Sequence[Reference] = ()) -> None:  # noqa: B027 (what most backends have never changes)
-        """Count the machines again, between rounds: use those that have joined, leave those that are about to go.
+    def broadcast(self, published: Reference) -> None:  # noqa: B027 (in one process it is everywhere)
+        """Begin to bring a published value to the nodes that host clients. It is counted by the tasks that read it there."""
 
-        left: what is still needed of what tasks left behind; it is taken off machines that are about to go.
-        """
+    def recount(self, left: Sequence[Reference] = ()) -> None:  # noqa: B027 (what most backends have never changes)
+        """Count the machines again, between rounds: use those that have joined, leave those that are about to go, and take
+        what is still needed (left) of what tasks left behind off them."""
 
     def apart(self) -> Backend | None:
         """This backend for a second thread, with telemetry of its own; None if nothing can overlap."""

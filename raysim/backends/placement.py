@@ -85,19 +85,31 @@ def bring(arguments: Sequence[object], node: str, origin: str) -> int:
     return moved
 
 
-def seen(span: Span, arguments: Sequence[object], answer: object, origin: str, restored: int = 0) -> Span:
-    """A task's span with what the process that started it, on node `origin`, knows of its bytes."""
+def seen(
+    span: Span,
+    arguments: Sequence[object],
+    answer: object,
+    origin: str,
+    *,
+    restored: int = 0,
+    brought: int = 0,
+) -> Span:
+    """A task's span with what the process that started it, on node `origin`, knows of its bytes. brought: noted before it ran."""
     returned = 0 if span.node == origin else num_bytes(answer)
-    moved = bring(arguments, span.node, origin)
+    moved = brought + bring(arguments, span.node, origin)
     return replace(span, bytes_moved=moved, bytes_returned=returned, bytes_restored=restored)
 
 
-def homes(references: Sequence[Placed]) -> list[str]:
-    """The node where each lies: of several, the one that holds most bytes of them all, then the first by name."""
+def homes(references: Sequence[Placed], origin: str = "") -> list[str]:
+    """The node where each lies: of several, the one that holds most bytes of them all, then `origin`, the node of the process
+    that starts tasks, to which their answers go, then the first by name.
+    """
     held: Counter[str] = Counter()
     for reference in references:
         held.update(dict.fromkeys(reference.nodes, reference.size))
-    return [min(reference.nodes, key=lambda node: (-held[node], node)) for reference in references]
+    return [
+        min(reference.nodes, key=lambda node: (-held[node], node != origin, node)) for reference in references
+    ]
 
 
 def beside_data(items: Sequence[Sequence[object]], needs: Needs, nodes: Sequence[Node]) -> list[Node | None]:

@@ -23,11 +23,10 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from raysim.backends.base import Backend, Begun, Kept, Needs, Place, Reference, located
 from raysim.backends.capacity import ClientActors
 from raysim.backends.devices import CPU, Wanted
-from raysim.backends.gathering import STAGE as GATHER
 from raysim.backends.gathering import Courier, Gathering
-from raysim.backends.gathering import arrived as here
 from raysim.backends.placement import Node, Placed, beside_data, homes, seen
 from raysim.backends.ray_actors import WORKER_LOST, Crew, as_own_error, nothing, objects, reserved
+from raysim.backends.ray_carrying import Carrier, Started, worth_sending
 from raysim.backends.ray_lines import Given, Lines
 from raysim.backends.ray_nodes import leaving, nodes_by_cpu, with_room
 from raysim.backends.ray_tasks import Strategy, all_stores_bytes, answered, at, ended, spilled, task_options
@@ -89,6 +88,7 @@ class RayBackend(Backend):
         self._group: PlacementGroup | None = None
         self._leaving: set[str] = set()
         self._task = ray.remote(max_retries=0)(run_task)
+        self._carrier = Carrier(self._task, threads, self.node)
         self._spills = Spills(spilled, all_stores_bytes)
 
     def put(self, value: object) -> Reference:
@@ -169,27 +169,25 @@ class RayBackend(Backend):
         fn: Callable[..., object],
         *args: object,
         needs: Needs = Needs(),
-        node: Node | None = None,
     ) -> Begun:
-        """node: where, if that is known to the caller."""
         crew = self._accelerators() if needs.accelerated else None
         if crew is not None:
             actor = crew.actors[number % len(crew.actors)]
-            return actor.do.options(num_returns=2).remote(stage, fn, number, 0, 0, *objects(args)), args
-        strategy = self._strategies([args], needs)[0] if node is None else at(node)
+            return actor.do.options(num_returns=2).remote(stage, fn, number, 0, 0, *objects(args)), args, 0
+        strategy = self._strategies([args], needs)[0]
         task = self._task.options(**task_options(0, needs), scheduling_strategy=strategy)
-        return task.remote(fn, stage, number, 0, 0, self.threads, *objects(args)), args
+        return task.remote(fn, stage, number, 0, 0, self.threads, *objects(args)), args, 0
 
     def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
         answers: list[Any] = []
         with self.telemetry.stage(stage) as meter:
-            for references, args in cast("Sequence[tuple[list[Handle], tuple[object, ...]]]", begun):
+            for references, args, brought in cast("Sequence[Started]", begun):
                 try:
                     answer, (span, _) = answered(references)
                 except (*WORKER_LOST, *OBJECT_LOST, gone.RayTaskError):
                     answers.append(None)
                     continue
-                meter.tasks.append(seen(span, args, answer, self.node))
+                meter.tasks.append(seen(span, args, answer, self.node, brought=brought))
                 answers.append(answer)
             meter.spilled_bytes = self._spills.look(now=True)
         return answers
@@ -199,14 +197,17 @@ class RayBackend(Backend):
         if not most_bytes or self.placement != "data" or len(nodes) < 2 or self._accelerators() is not None:
             return None
         return Gathering(
-            Courier(self._bring, ended, lambda tile: spilled([tile])[0]), shards, nodes, most_bytes
+            Courier(self._carrier.bring, ended, lambda tile: spilled([tile])[0]), shards, nodes, most_bytes
         )
 
-    def _bring(self, number: int, tiles: Sequence[Placed], node: Node) -> Begun:
-        return self.begin(GATHER, number, here, *tiles, needs=Needs(cpus=0), node=node)
+    def broadcast(self, published: Reference) -> None:
+        value = cast(Placed, published)
+        if self._clients is not None and worth_sending(value):
+            hosting = set(self._clients.nodes())
+            self._carrier.broadcast(value, [node for node in self._nodes() if node.name in hosting])
 
     def homes(self, references: Sequence[Reference]) -> list[str]:
-        return homes(cast("Sequence[Placed]", references))
+        return homes(cast("Sequence[Placed]", references), self.node)
 
     def recount(self, left: Sequence[Reference] = ()) -> None:
         """Tasks, and hosts that reserve nothing, go to the nodes that stay; what lies on others is taken off them."""
@@ -387,7 +388,7 @@ class RayBackend(Backend):
                     with located(stage):
                         raise as_own_error(error) from error
                 lines.answered(given)
-                meter.tasks.append(seen(span, items[number], answer, self.node, restored[number]))
+                meter.tasks.append(seen(span, items[number], answer, self.node, restored=restored[number]))
                 kept = zip(references[:keep], sizes, strict=True)
                 made = (Placed(reference, size, {span.node}, made=True) for reference, size in kept)
                 left = self._spills.watch(tuple(made))

@@ -9,6 +9,7 @@ import numpy as np
 from raysim.backends.base import Kept
 from raysim.engine.experiment import Experiment
 from raysim.matrix.row_blocks import most_rows, rows_per_block
+from raysim.matrix.stacking import FEW
 
 GRACE_S = 60.0
 """Seconds beyond its clients' limits before a call is taken to hang: the start of a process, reading data."""
@@ -19,32 +20,44 @@ ROWS_OF_LIGHT = 2
 SMALLEST = 8
 """No block is meant to have less than one part in so many of a worker's even part of the work: calls cost, too."""
 
+LANDING_BYTES = 2**25
+"""Of rows that are brought together over nodes while others are made: a block of more lands late, and what lands last is waited
+for. Half of it takes an eighth of a second of a link of 1 Gbit/s; a call costs some hundredths of that."""
+
 Calls = list[np.ndarray]
 """Ascending client ids, one array a call."""
 
 
-def split_cohort(cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0) -> Calls:
+def split_cohort(
+    cohort: np.ndarray, experiment: Experiment, workers: int, round: int = 0, *, crossing: bool = False
+) -> Calls:
     """The cohort in blocks, one per host call, clients with most work in the first; those that train together are not parted.
 
     A block has `clients_per_actor` ids, as nearly as groups go. `auto`: half a worker's even part of the work that is
     left, so that long calls come first and short ones fill the end (guided self-scheduling, Polychronopoulos and Kuck
-    1987), in at most ROWS_OF_LIGHT times the rows that `rows_per_block` says. If nodes hold different samples, a block's
-    groups lie on one node, or most of each.
+    1987), in at most ROWS_OF_LIGHT times the rows that `rows_per_block` says. crossing: they are brought together over
+    nodes as they land, so a block has LANDING_BYTES at most, as far as there are then no more than FEW. If nodes hold
+    different samples, a block's groups lie on one node, or most of each.
     """
     groups, work = _groups(experiment, round, cohort)
     if experiment.homes is None:
-        return _cut(experiment, groups, work, len(cohort), workers)
+        return _cut(experiment, groups, work, len(cohort), workers, crossing)
     lie = [experiment.homes.most(group) for group in groups]
     calls: Calls = []
     for home in sorted(set(lie)):
         mine = [number for number, name in enumerate(lie) if name == home]
         parts = [groups[number] for number in mine], [work[number] for number in mine]
-        calls += _cut(experiment, *parts, len(cohort), max(1, workers // len(set(lie))))
+        calls += _cut(experiment, *parts, len(cohort), max(1, workers // len(set(lie))), crossing)
     return calls
 
 
 def _cut(
-    experiment: Experiment, groups: list[np.ndarray], work: list[float], cohort: int, workers: int
+    experiment: Experiment,
+    groups: list[np.ndarray],
+    work: list[float],
+    cohort: int,
+    workers: int,
+    crossing: bool,
 ) -> Calls:
     """The groups in blocks for so many workers."""
     per_actor, columns = experiment.config.resources.clients_per_actor, experiment.setup.layout.num_columns
@@ -52,6 +65,8 @@ def _cut(
         sizes = [len(group) for group in groups]
         return list(_blocks(groups, sizes, min(per_actor, most_rows(columns)), lambda left: per_actor))
     most = min(ROWS_OF_LIGHT * rows_per_block(cohort, columns, workers), most_rows(columns))
+    if crossing:
+        most = min(most, max(1, LANDING_BYTES // (4 * columns), -(-cohort // FEW)))
     least = sum(work) / workers / SMALLEST
     return list(_blocks(groups, work, most, lambda left: max(left / workers / 2, least)))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import starmap
 from operator import attrgetter
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ from raysim.engine.calls import Calls, limits_s, near, smaller_where_lost, split
 from raysim.engine.campaigns import among
 from raysim.engine.cohort import Arrivals, await_arrivals, draw_cohort
 from raysim.engine.crafting import crafting_clients, let_attackers_craft
+from raysim.engine.evaluation import evaluate
 from raysim.engine.experiment import (
     Experiment,
     RoundRecord,
@@ -45,7 +47,6 @@ from raysim.matrix.row_blocks import RowBlock
 from raysim.matrix.row_stage import Ahead, RowStage, begin_ahead
 from raysim.matrix.stacking import stacked
 from raysim.matrix.updates import Updates
-from raysim.metrics import Measure
 
 NO_SAMPLES = "no samples"
 ONE_SAMPLE = "a single sample, and the model normalises over batches"
@@ -98,7 +99,7 @@ def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Generat
     played = _played(experiment, backend, state)
     aside = backend.apart() if experiment.config.resources.pipeline else None
     if aside is None:
-        yield from map(partial(_evaluated, experiment, backend), played)
+        yield from starmap(partial(_evaluated, experiment, backend), played)
         return
     waiting: Future[Round] | None = None
     failure: Exception | None = None
@@ -110,7 +111,7 @@ def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Generat
                 following, failure = None, error
             earlier, waiting = waiting, None
             if following is not None:
-                waiting = other_thread.submit(_evaluated, experiment, aside, following)
+                waiting = other_thread.submit(_evaluated, experiment, aside, *following)
                 del following  # it may hold rows that are to be recorded
             if earlier is not None:
                 yield earlier.result()
@@ -120,24 +121,29 @@ def rounds(experiment: Experiment, backend: Backend, state: RunState) -> Generat
                 return
 
 
-def _played(experiment: Experiment, backend: Backend, state: RunState) -> Iterator[Round]:
-    """The remaining rounds as they are before evaluation. Their rows are given back before the next one trains."""
+def _played(experiment: Experiment, backend: Backend, state: RunState) -> Iterator[tuple[Round, Reference]]:
+    """The remaining rounds as they are before evaluation, each with the model it ends with, which is published once: to be
+    evaluated, and for the next round, to whose hosts it is on its way. Rows are given back before the next round trains.
+    """
     previous: Reference = None if state.previous_vector is None else backend.put(state.previous_vector)
+    published = backend.put(state.global_vector)
     while state.round < experiment.config.rounds:
-        published = backend.put(state.global_vector)
         work = partial(run_round, experiment, backend, state, published, previous)
         result = _let_go(experiment, _again_if_lost(state.round, work, state))
         state, previous = result[0], published
-        yield result
+        published = backend.put(state.global_vector)
+        if state.round < experiment.config.rounds:
+            backend.broadcast(published)
+        yield result, published
         del result, work
 
 
-def _evaluated(experiment: Experiment, backend: Backend, played: Round) -> Round:
-    """The round with its measures and their spans."""
+def _evaluated(experiment: Experiment, backend: Backend, played: Round, published: Reference) -> Round:
+    """The round with its measures and their spans. published: the model it ended with."""
     state, record = played
     began = state.previous_vector
     assert began is not None, "a round was played"
-    work = partial(evaluate, experiment, backend, record.number, state.global_vector, began)
+    work = partial(evaluate, experiment, backend, record.number, published, began)
     measures = _again_if_lost(record.number, work)
     spans = [*record.spans, *backend.telemetry.drain()]
     return state, replace(record, row=evaluated(record.row, measures), spans=spans)
@@ -186,6 +192,9 @@ def run_round(
     uploads = discounted(experiment, require_quorum(experiment, uploads), arrivals)
     usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
     verdict, defense_state = judge(experiment, backend, state, published, uploads.updates, usable)
+    if uploads.under_way:
+        with backend.telemetry.owned("defense"):
+            backend.finish(GATHER, uploads.under_way)
     new_vector, server_state = apply(
         verdict, uploads.updates, usable, state.global_vector, experiment.config.server, state.server
     )
@@ -235,7 +244,8 @@ def train(
 ) -> Uploads:
     """Local training of the cohort, each client from the model it was sent: hosts return tiles, which stay where they are, and a note per client.
 
-    Where the defense reads the columns of these rows, tiles are brought together as they land, on several nodes.
+    Where the defense reads the columns of these rows, tiles are brought together as they land, on several nodes: what is under
+    way when the last client ends is waited for by the tasks that read it.
 
     A client without samples, or with too few to train on, has nothing to say: it stays out of the matrix, an attacker
     or not.
@@ -247,12 +257,13 @@ def train(
     order = RoundOrder(round, int(experiment.sizes[able].sum()))
     hosts = max(backend.workers, backend.hosts)
     alike = (np.intersect1d(start.clients, able, assume_unique=True) for start in starts)
-    calls = [call for part in alike if len(part) for call in split_cohort(part, experiment, hosts, round)]
-    ahead: list[Ahead] = []
-    replaced = crafting_clients(experiment, round, able)
     as_they_are = experiment.defense.reads_columns and not discounts_rows(experiment.config)
     most_bytes = experiment.config.resources.gather_bytes if as_they_are else 0
     gathering = backend.gathering(len(experiment.setup.bounds) - 1, most_bytes) if most_bytes else None
+    cut = partial(split_cohort, crossing=gathering is not None)
+    calls = [call for part in alike if len(part) for call in cut(part, experiment, hosts, round)]
+    ahead: list[Ahead] = []
+    replaced = crafting_clients(experiment, round, able)
 
     def arrive(number: int, answer: Kept) -> None:
         tiles, notes = answer
@@ -287,9 +298,6 @@ def train(
         answers = ask(calls, arrive)
         if experiment.config.resources.lost_clients == "split":
             calls, answers = smaller_where_lost(experiment, round, calls, answers, ask)
-    if gathering is not None:
-        with backend.telemetry.owned("defense"):
-            backend.finish(GATHER, gathering.begun)
     answered = [
         (members, *answer) for members, answer in zip(calls, answers, strict=True) if answer is not None
     ]
@@ -326,7 +334,8 @@ def train(
     losses = losses[np.isfinite(losses)]
     remarks = {str(meta.client): meta.note for meta in metas if meta.note}
     loss = float(losses.mean()) if len(losses) else float("nan")
-    return Uploads(stacked(updates), reasons, loss, remarks)
+    under_way = () if gathering is None else tuple(gathering.begun)
+    return Uploads(stacked(updates), reasons, loss, remarks, under_way)
 
 
 def require_quorum(experiment: Experiment, uploads: Uploads) -> Uploads:
@@ -354,36 +363,3 @@ def judge(
     name = type(experiment.defense).__name__
     with located("judge", name), backend.telemetry.owned("defense", rest="judge"):
         return judged_usable(experiment.defense, state.defense, updates, usable, context)
-
-
-def evaluate(
-    experiment: Experiment, backend: Backend, round: int, vector: np.ndarray, began: np.ndarray
-) -> list[Measure]:
-    """The model on the clean test set and on each triggered one; [] in rounds without evaluation.
-
-    began: the global vector [d + b] before the round, by which attacks may adapt their trigger.
-    """
-    config = experiment.config.evaluation
-    if (round + 1) % config.every and round + 1 != experiment.config.rounds:
-        return []
-    published, adapting = backend.put(vector), experiment.setup.adapting
-    beside = (round, backend.put(began)) if adapting else ()
-    items, owners = [], []
-    for which, size in enumerate(experiment.test_sizes):
-        batches = -(-size // config.batch_size)
-        per_call = config.batch_size * max(1, -(-batches // backend.hosts))
-        for first in range(0, size, per_call):
-            part = (published, which, first, min(first + per_call, size))
-            items.append((*part, *beside) if which in adapting else part)
-            owners.append(which)
-    answers = backend.call_clients("evaluate", "evaluate", items)
-    results = []
-    for which in range(len(experiment.test_sizes)):
-        batches_of = [answer for answer, owner in zip(answers, owners, strict=True) if owner == which]
-        if any(answer is None for answer in batches_of):
-            raise RunError(
-                "a part of the test set could not be evaluated: its host failed too often", stage="evaluate"
-            )
-        total = np.concatenate(batches_of).sum(axis=0)
-        results.append(Measure.of(*total))
-    return results

@@ -1,7 +1,8 @@
 """Weighted sums of rows, formed beside the rows: only what sums to [d] crosses from node to node (exact_sums.py).
 
 A task adds, for a few column shards, the rows that lie on one node. Where the rows of a shard lie on several nodes,
-each leaves a partial sum in float64, and another task adds these up. How rows are grouped has no effect on a bit.
+each leaves a partial sum in float64, and another task adds these up. Where they have been brought together (gathering.py), one
+task's sum is whole. How rows are grouped has no effect on a bit.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class Weighted:
     weights: np.ndarray
 
 
+Shards = list[tuple[int, tuple[int, int]]]
+"""Column shards by number, each with its columns [first, last)."""
+
+
 @dataclass(frozen=True)
 class _Share:
     """What a task adds of one column shard: columns [first, last), C of their blocks, rows and weights by tile."""
@@ -85,9 +90,8 @@ def sum_parameters(
     """sum_i w_i u_i [d] as dtype, of the rows of `parts`; with a centre [d], sum_i w_i (u_i - centre)^2."""
     constants = _constants(parts, slice(None, exact_sums.blocks_of(bounds[-1])), centre)
     homes = len(set(backend.homes([part.block.tiles[0] for part in parts])))
-    shards = list(enumerate(pairwise(bounds)))
     cut = cut_of_sum(
-        len(shards),
+        len(bounds) - 1,
         bounds[1] - bounds[0],
         homes,
         backend.workers,
@@ -95,7 +99,11 @@ def sum_parameters(
         tiles=len(parts),
         least=shards_per_task,
     )
-    groups = [shards[at : at + cut.shards] for at in range(0, len(shards), cut.shards)]
+    groups = [
+        shards[at : at + cut.shards]
+        for shards in _lying_alike(backend, parts, list(enumerate(pairwise(bounds))))
+        for at in range(0, len(shards), cut.shards)
+    ]
     return _sum(backend, stage, parts, groups, constants, centre, dtype, cut.pieces)
 
 
@@ -117,6 +125,17 @@ def cut_of_sum(
     each = min(each, shards)
     groups = -(-shards // each)
     return Cut(each, groups, max(1, min(-(-homes // groups), 8 * each * width // PIECE_BYTES)))
+
+
+def _lying_alike(backend: Backend, parts: Sequence[Weighted], shards: Shards) -> list[Shards]:
+    """The shards, those together whose tiles lie on the same nodes: a task that reads all rows of some then need not leave the
+    others' to partial sums.
+    """
+    found: dict[tuple[str, ...], Shards] = {}
+    for shard in shards:
+        lie = backend.homes([part.block.tiles[shard[0]] for part in parts])
+        found.setdefault(tuple(lie), []).append(shard)
+    return list(found.values())
 
 
 def fewer_tasks(least: int, shards: int, workers: int, *, tiles: int, shard_bytes: int) -> int:
@@ -149,13 +168,13 @@ def _sum(
     backend: Backend,
     stage: str,
     parts: Sequence[Weighted],
-    groups: Sequence[Sequence[tuple[int, tuple[int, int]]]],
+    groups: Sequence[Shards],
     constants: np.ndarray,
     centre: np.ndarray | None,
     dtype: DTypeLike,
     pieces: int,
 ) -> np.ndarray:
-    """Each group of (shard, its columns) on its own, one after the other in the result. pieces: of a group's partial sums."""
+    """Each group of shards on its own, by tasks. pieces: of a group's partial sums."""
     items: list[list[tuple[object, ...]]] = []
     for group in groups:
         tiles = [[part.block.tiles[shard] for part in parts] for shard, _ in group]
@@ -173,28 +192,41 @@ def _sum(
                     )
                 )  # fmt: skip
                 arguments += [of_shard[number] for number in here]
-            cut = None if centre is None else centre[group[0][1][0] : group[-1][1][1]]
+            cut = None if centre is None else np.concatenate([centre[slice(*own)] for _, own in group])
             items[-1].append((shares, cut, *arguments))
     alone = all(len(of_group) == 1 for of_group in items)
     every = [item for of_group in items for item in of_group]
     if alone:
-        return np.concatenate(backend.map(stage, partial(add_tiles, dtype), every))
-    kept = iter(backend.map(stage, partial(_left_there, pieces), every, keep=pieces))
-    left = [[next(kept)[0] for _ in of_group] for of_group in items]
-    partial_sums = [piece for of_group in left for piece in zip(*of_group, strict=True)]
-    return np.concatenate(backend.map(stage, partial(add_partial_sums, dtype), partial_sums))
+        sums = backend.map(stage, partial(add_tiles, dtype), every)
+    else:
+        kept = iter(backend.map(stage, partial(_left_there, pieces), every, keep=pieces))
+        left = [[next(kept)[0] for _ in of_group] for of_group in items]
+        partial_sums = [piece for of_group in left for piece in zip(*of_group, strict=True)]
+        sums = backend.map(stage, partial(add_partial_sums, dtype), partial_sums)
+    return _in_order(np.concatenate(sums), [columns for group in groups for _, columns in group])
+
+
+def _in_order(values: np.ndarray, pieces: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Values of columns [first, last) of each piece, one after the other, as those of all columns [d]."""
+    if list(pieces) == sorted(pieces):
+        return values
+    ordered, begin = np.empty_like(values), 0
+    for first, last in pieces:
+        ordered[first:last] = values[begin : begin + last - first]
+        begin += last - first
+    return ordered
 
 
 def add_tiles(
     dtype: DTypeLike, shares: list[_Share], centre: np.ndarray | None, *tiles: np.ndarray
 ) -> np.ndarray:
-    """The sums of consecutive column shards, [columns] as dtype; centre: of these columns."""
-    begin, at = shares[0].first, 0
-    total = np.zeros(shares[-1].last - begin)
+    """The sums of column shards side by side, [columns] as dtype; centre: of these columns."""
+    total, at, begin = np.zeros(sum(share.last - share.first for share in shares)), 0, 0
     for share in shares:
         own = tiles[at : at + len(share.rows)]
         at += len(share.rows)
-        columns = slice(share.first - begin, share.last - begin)
+        columns = slice(begin, begin + share.last - share.first)
+        begin = columns.stop
         middle = None if centre is None else centre[columns]
         exact_sums.add_rows(
             total[columns], own, share.rows, share.weights, share.constants, share.first, middle

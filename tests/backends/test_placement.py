@@ -45,6 +45,8 @@ def test_tasks_that_read_nothing_left_behind_are_not_sent_anywhere():
 def test_of_several_nodes_the_home_is_the_one_that_holds_most_of_what_was_asked_about():
     assert homes([left("a"), left("ab"), left("bc", 10), left("c", 5)]) == ["a", "a", "b", "c"]
     assert homes([left("cb"), left("bc")]) == ["b", "b"], "ties go by name"
+    assert homes([left("cb"), left("bc")], "c") == ["c", "c"], "but for the node to which answers go"
+    assert homes([left("cb"), left("b", 1)], "c") == ["b", "b"]
     assert homes([]) == []
 
 

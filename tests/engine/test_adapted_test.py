@@ -13,6 +13,7 @@ from raysim.composition.compose import compose
 from raysim.config.schema import ExperimentConfig
 from raysim.data.dataset import Dataset
 from raysim.engine import simulation
+from raysim.engine.evaluation import evaluate
 from raysim.engine.experiment import Experiment
 from raysim.engine.host import ClientHost
 
@@ -65,7 +66,8 @@ def test_success_is_measured_on_the_test_of_the_round() -> None:
         host = ClientHost(experiment.setup, *experiment.arrays[:-2], shown, labels)
         found = host.evaluate(after.global_vector, 1, 0, 20).sum(axis=0)
         assert record.row["target_confidence"] == pytest.approx(found[3] / found[0], rel=1e-6)
-        plain = simulation.evaluate(experiment, backend, 2, after.global_vector, after.global_vector)[1]
+        published = backend.put(after.global_vector)
+        plain = evaluate(experiment, backend, 2, published, after.global_vector)[1]
         assert record.row["target_confidence"] != pytest.approx(plain.confidence, rel=1e-6)
         state = after
 

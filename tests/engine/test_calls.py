@@ -97,6 +97,20 @@ def test_blocks_take_half_a_worker_s_part_of_the_work_that_is_left(stack, sizes,
     assert [block.tolist() for block in split_cohort(np.arange(len(sizes)), experiment, 2)] == blocks
 
 
+@pytest.mark.parametrize(
+    ("clients", "row_bytes", "rows"), [(24, 2**24, 2), (24, 2**26, 1), (24, 2**21, 6), (192, 2**24, 3)]
+)
+def test_blocks_whose_rows_cross_to_other_nodes_are_small(monkeypatch, clients, row_bytes, rows):
+    """LANDING_BYTES is two rows of 2**24 bytes; half of one, so one; or more than a quarter of 24; 192 are in 64 blocks."""
+    experiment = sized([10] * clients)
+    columns = experiment.setup.layout.num_columns
+    monkeypatch.setattr("raysim.engine.calls.LANDING_BYTES", 2**25 * 4 * columns // row_bytes)
+    blocks = split_cohort(np.arange(clients), experiment, 2, crossing=True)
+    assert max(map(len, blocks)) == rows
+    np.testing.assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(clients))
+    assert max(map(len, split_cohort(np.arange(clients), experiment, 2))) == clients // 4
+
+
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("stack", [1, 4])
 def test_workers_that_take_blocks_in_turn_end_nearly_together(stack, workers):

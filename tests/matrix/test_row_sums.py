@@ -150,6 +150,27 @@ def test_how_a_sum_is_cut(nodes, workers, rows, cut):
     assert cut_of_sum(26, 2**18, nodes, workers, rows=rows, tiles=2 * nodes) == cut
 
 
+class Gathered(Nodes):
+    """The columns of a shard lie together: even shards on one node, odd ones and the buffers on another."""
+
+    def put(self, value):
+        number, held = len(self.home) % len(BOUNDS), super().put(value)
+        self.home[id(held)] = "ab"[number % 2 or number == len(BOUNDS) - 1]
+        return held
+
+
+@pytest.mark.parametrize("which", WEIGHTS)
+def test_where_columns_lie_together_one_task_s_sum_is_whole(which):
+    """Four shards on two nodes, two a task: (0, 2) on one and (1, 3) on the other, put in order again."""
+    backend = Gathered("a")
+    found = updates(backend)
+    backend.given.clear()
+    assert sums(found, WEIGHTS[which]) == sums(updates(), WEIGHTS[which])
+    tiles = {id(tile): backend.home[id(tile)] for block in found.blocks for tile in block.tiles}
+    read = [[tiles[id(argument)] for argument in item if id(argument) in tiles] for _, item in backend.given]
+    assert all(len(set(homes)) == 1 for homes in read), "no task adds partial sums"
+
+
 def test_rows_that_cannot_be_used_are_not_read():
     values = matrix()
     values[2] = np.nan
