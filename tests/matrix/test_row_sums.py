@@ -161,7 +161,7 @@ class Gathered(Nodes):
 
 @pytest.mark.parametrize("which", WEIGHTS)
 def test_where_columns_lie_together_one_task_s_sum_is_whole(which):
-    """Four shards on two nodes, two a task: (0, 2) on one and (1, 3) on the other, put in order again."""
+    """Shards 0 and 2 on one node, 1 and 3 on the other, in tasks of one or two of them: put in order again."""
     backend = Gathered("a")
     found = updates(backend)
     backend.given.clear()
