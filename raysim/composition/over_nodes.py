@@ -13,7 +13,7 @@ Where tasks read whole columns, a node works on one task while the tiles of its 
     max(busy / C, 8 L(n) / B) + min(busy / C, 8 L(n) / B) / (tasks(n) / n)
 
 stands for these two terms. Nothing else overlaps: of a sum, partial sums cross when all have been formed, answers when they have
-been added up. What a stage before has brought together does not cross again.
+been added up. Columns that a stage before has brought together do not cross again, and sums of them are formed where they lie.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ def stage_s(one: OneNode, rows: Rows, nodes: Nodes, tasks: int, *, brought: bool
     divided = min(one.busy_s, one.wall_s * before)
     server, work = (one.wall_s - divided / before) * tasks / one.tasks, divided / after
     arrives, answers = crossing_s(one.stage, rows, nodes)
+    arrives = 0.0 if brought else arrives
     if not only_columns(one.stage):
         return server + work + arrives + answers
-    arrives = 0.0 if brought else arrives
     of_a_node = max(1.0, tasks / nodes.count)
     return server + max(work, arrives) + min(work, arrives) / of_a_node + answers
 

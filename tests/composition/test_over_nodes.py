@@ -127,8 +127,9 @@ def test_what_the_server_does_alone_stays():
 
 
 def test_a_defense_is_its_stages_and_columns_come_once():
+    """Signs and the sum find them there; the sum's results go to the server."""
     gram, signs = (OneNode(stage, 1.0, 1.0, 1, 8) for stage in ("gram", "signs"))
     combine = OneNode("combine", 0.1, 0.1, 1, 2)
     there = on(2, bits_per_s=1e9)
-    parts = [stage_s(gram, ROWS, there, 8), 0.5, stage_s(combine, ROWS, there, 12)]
+    parts = [stage_s(gram, ROWS, there, 8), 0.5, 0.05 + 8 * 2e6 / (LINK_SHARE * 1e9)]
     assert detection_s([(gram, 8), (signs, 8), (combine, 12)], ROWS, there) == pytest.approx(sum(parts))

@@ -58,7 +58,7 @@ def from_one_node(view: OneMatrix, method: str, clients: int, nodes: int) -> tup
             (OneNode(m.stage, m.wall_s.median, m.busy_s, m.cores, m.tasks), as_many.tasks or m.tasks)
         )
         before, answers = crossing_s(m.stage, rows, on)
-        links += answers + (0.0 if brought and only_columns(m.stage) else before)
+        links += answers + (0.0 if brought else before)
         brought |= only_columns(m.stage)
     return detection_s(stages, rows, on), links
 
