@@ -18,6 +18,7 @@ from raysim.engine.host import ClientHost
 from raysim.errors import ConfigError
 from raysim.fleet.completion import Speeds
 from raysim.fleet.contract import Devices
+from raysim.options import Positive
 
 Rows = list[dict[str, Any]]
 
@@ -49,6 +50,17 @@ def experiment_of(fleet: Given, **population: object) -> Experiment:
         data={"name": "digits", "limit": 200},
     )
     return replace(compose(config), fleet=fleet, sizes=np.ones(len(fleet.takes), np.int64))
+
+
+@dataclass(frozen=True)
+class Alike(Devices):
+    """All as fast as each other."""
+
+    takes_s: Positive = 1.0
+    """Seconds a sample."""
+
+    def fleet(self, seed: int) -> Given:
+        return Given((self.takes_s,) * 6)
 
 
 @dataclass(frozen=True)
@@ -264,6 +276,17 @@ def test_rounds_without_anybody_leave_the_model_as_it_is(tiny: dict[str, Any], t
 def test_what_is_refused_before_the_start(population: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         compose(ExperimentConfig(population=population, data={"name": "digits", "limit": 200}))
+
+
+def test_devices_may_be_a_class_of_ones_own() -> None:
+    config = ExperimentConfig(
+        population={"clients": 6, "devices": f"{__name__}:Alike,takes_s=3"},
+        data={"name": "digits", "limit": 200},
+    )
+    experiment = compose(config)
+    assert experiment.config.population.devices.options == {"takes_s": 3.0}
+    found = await_arrivals(replace(experiment, sizes=np.arange(1, 7)), np.arange(6), 0.0)
+    assert found.duration_s == pytest.approx(6 * 3.0)
 
 
 @pytest.mark.parametrize(
