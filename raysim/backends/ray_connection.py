@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from raysim.backends.capacity import Capacity, NodeCapacity
 from raysim.backends.ray_address import check_listening, check_socket_paths
-from raysim.errors import ConfigError, unknown_name
+from raysim.errors import ConfigError, RunError, unknown_name
 from raysim.interruption import terminable_still
 
 RUNTIME_ENV = "resources.runtime_env"
@@ -75,7 +75,8 @@ def connected(
 
     options: more for `ray.init`, of whatever types those have. A process that is connected already keeps its connection,
     and keeps it afterwards. Raises ConfigError within seconds if nobody listens at the address, and before Ray starts
-    if its sockets' paths would be too long, or if `runtime_env` is not one of Ray's or comes too late.
+    if its sockets' paths would be too long, or if `runtime_env` is not one of Ray's or comes too late; RunError if Ray's
+    processes do not come up in the time that it gives them.
     """
     address = None if address == "local" else address
     if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
@@ -117,6 +118,13 @@ def connected(
     except KeyboardInterrupt:
         ray.shutdown()  # of what has come up
         raise
+    except Exception as error:
+        # Ray gives its processes a fixed time to come up, and has no class for the error if that is not enough.
+        if address is not None or type(error) not in (Exception, RuntimeError):
+            raise
+        problem = str(error).partition("\n")[0]
+        rule = "it has too much to do, or too little memory left; start the run again when it has less to do"
+        raise RunError(f"Ray did not come up on this machine ({problem}): {rule}") from error
     try:
         yield
     finally:

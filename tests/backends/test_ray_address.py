@@ -12,7 +12,7 @@ import pytest
 import raysim
 from raysim.backends import ray_address, ray_connection
 from raysim.backends.ray_address import SOCKET_PATH_BYTES, check_listening, check_socket_paths
-from raysim.errors import ConfigError
+from raysim.errors import ConfigError, RunError
 
 
 @pytest.fixture
@@ -116,3 +116,36 @@ def test_a_home_that_cannot_be_read_holds_no_token(home: str, monkeypatch: pytes
     environment: dict[str, str] = {}
     ray_connection.authenticate(environment, new_cluster=False)
     assert environment == {"RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (Exception("The current node timed out during startup."), RunError),
+        (RuntimeError("Failed to start the GCS.\nIts log:"), RunError),
+        (ValueError("num_cpus: must be positive"), ValueError),
+    ],
+    ids=["too late", "not started", "another error"],
+)
+def test_a_machine_on_which_ray_does_not_come_up_is_told_why(
+    raised: Exception, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+):
+    import ray
+
+    def fail(**options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray_connection, "authenticate", lambda *_, **__: None)
+    for name, value in ray_connection.OWN_CLUSTER.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(told) as caught, ray_connection.connected():
+        pytest.fail("there is no connection")
+    first = str(raised).partition("\n")[0]
+    if told is RunError:
+        assert str(caught.value).startswith(
+            f"Ray did not come up on this machine ({first}): it has too much to do"
+        )
+    else:
+        assert caught.value is raised
