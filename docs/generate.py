@@ -45,7 +45,8 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """A mean and its interval stay on one line."""
+    """In tables a mean and its interval stay on one line, and names are broken at their joints alone (see style/tables.css)."""
+    html = NAME_IN_TABLE.sub(lambda found: re.sub(r"[._]", r"\g<0><wbr>", found.group()), html)
     return html.replace(" ± ", "\u00a0±\u00a0")
 
 
@@ -214,6 +215,7 @@ def cell(text: str) -> str:
 
 
 DOCS = Path(__file__).parent
+NAME_IN_TABLE = re.compile(r"(?<=<code>)[\w.]+(?=</code>(</a>)?</td>)")
 INCLUDED = re.compile(r'^--8<-- "(results/tables/.+\.md)"$', re.MULTILINE)
 TITLES = {
     "datasets": "Data sets",

@@ -106,9 +106,11 @@ def heat_map(
     low: float,
     high: float,
 ) -> None:
-    """Values [rows, across] as shades of cividis, which reads the same for all, each written in its cell."""
+    """Values [rows, across] as shades of cividis, which reads the same for all and stays on dark pages, each written in its cell;
+    one that is not defined has no shade.
+    """
     from raysim.formats import rate
-    from raysim.report.drawing import PAPER
+    from raysim.report.drawing import INK, PAPER
 
     axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
     axes.set_xticks(range(len(across)), across)
@@ -118,7 +120,7 @@ def heat_map(
     axes.vlines(np.arange(len(across) - 1) + 0.5, -0.5, len(rows) - 0.5, color=PAPER, lw=1.5)
     middle = (low + high) / 2
     for (row, column), value in np.ndenumerate(values):
-        ink = "#fefefe" if value < middle else "#010101"  # on dark pages, too: the shades stay
+        ink = "#fefefe" if value < middle else "#010101" if value >= middle else INK
         axes.text(column, row, rate(float(value)), ha="center", va="center", color=ink, fontsize=9)
 
 
