@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -20,7 +21,7 @@ from raysim.studies.markdown import table as markdown_table
 from raysim.studies.options import Methods, Seeds, Words
 from raysim.studies.store import SPANS
 from raysim.studies.study import Bench, Cell, InProcesses, Page, Study, columns
-from raysim.studies.table import Groups, Values, gathered, ordered
+from raysim.studies.table import Groups, gathered, ordered
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -166,7 +167,13 @@ class DetectionStudy(Study[DetectionPlan, DetectionCell]):
 
     def cells(self, plan: DetectionPlan) -> list[DetectionCell]:
         """Data set by data set; FedAvg without an attack first."""
-        return list(_cells(plan))
+        tried = [(NO_ATTACK, "fedavg"), *itertools.product(plan.attack, plan.defenses)]
+        return [
+            DetectionCell(data, attack, defense, seed)
+            for data in plan.data
+            for attack, defense in tried
+            for seed in plan.seeds
+        ]
 
     def measure(self, plan: DetectionPlan, cell: DetectionCell, bench: Bench) -> Mapping[str, Rows]:
         """Run one cell; a setting that the defense refuses, or fails in, is kept as its problem."""
@@ -180,10 +187,8 @@ class DetectionStudy(Study[DetectionPlan, DetectionCell]):
                 spans = RunDirectory(run.path).read("spans").to_pylist()
                 row = {**measures(run.rounds, read_columns(run.path, "spans")), "problem": ""}
             except (ConfigError, RunError) as error:
-                spans, row = (
-                    [],
-                    {**dict.fromkeys(SHOWN, float("nan")), "problem": f"{type(error).__name__}: {error}"},
-                )
+                problem = f"{type(error).__name__}: {error}"
+                spans, row = [], {**dict.fromkeys(SHOWN, float("nan")), "problem": problem}
         return {"detection": [row], "spans": [{**span, "cell": cell.name} for span in spans]}
 
     def told(self, rows: Mapping[str, Rows]) -> str:
@@ -208,16 +213,6 @@ class DetectionStudy(Study[DetectionPlan, DetectionCell]):
         return Page(
             sections, {"rates": ("Recall and false-positive rate of every defense", _figure(table, found))}
         )
-
-
-def _cells(plan: DetectionPlan) -> Iterator[DetectionCell]:
-    for data in plan.data:
-        for seed in plan.seeds:
-            yield DetectionCell(data, NO_ATTACK, "fedavg", seed)
-        for attack in plan.attack:
-            for defense in plan.defenses:
-                for seed in plan.seeds:
-                    yield DetectionCell(data, attack, defense, seed)
 
 
 def defense_options(label: str) -> dict[str, Any]:
@@ -286,7 +281,7 @@ def _table(
             if at in failed or at not in found["recall"]:
                 cells += ["failed" if at in failed else ""] * len(SHOWN)
             else:
-                cells += [mean_text(found[key][at], interval=not key.endswith("_s")) for key in SHOWN]
+                cells += [found[key][at].mean_text(interval=not key.endswith("_s")) for key in SHOWN]
         rows.append(cells)
     head = ["defense", *(f"{attack}: {heading}" for attack in attacks for heading in SHOWN.values())]
     clean = rate(found["accuracy"][data, NO_ATTACK, "fedavg"].mean)
@@ -300,12 +295,6 @@ def _table(
             markdown_table(head, rows),
         ]
     )
-
-
-def mean_text(values: Values, *, interval: bool = True) -> str:
-    """The mean over seeds and, if there are several, half of its interval."""
-    spread = f" ± {rate(values.half_interval)}" if interval and len(values.known) > 1 else ""
-    return f"{rate(values.mean)}{spread}"
 
 
 def _measured(table: pa.Table) -> tuple[list[str], list[str]]:

@@ -32,7 +32,7 @@ def page_of(plan: SweepPlan, table: pa.Table) -> Page:
         [
             *values_of(plan, point),
             str(found["round_s"][point].all.size),
-            *(text(found[m][point], m) for m in shown),
+            *(found[m][point].mean_text(significant if m.endswith("_s") else rate) for m in shown),
         ]
         for point in points
     ]
@@ -60,13 +60,6 @@ def values_of(plan: SweepPlan, point: str) -> list[str]:
         key, _, value = word.partition("=")
         found[key] = value
     return [found.get(key, UNDEFINED) for key in plan.varied]
-
-
-def text(values: Values, measure: str) -> str:
-    """The mean and half of its interval, seconds with three digits."""
-    form = significant if measure.endswith("_s") else rate
-    spread = f" ± {form(values.half_interval)}" if values.known.size > 1 else ""
-    return f"{form(values.mean)}{spread}"
 
 
 def _missing(plan: SweepPlan, table: pa.Table) -> list[tuple[str, int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysim.formats import significant
+from raysim.formats import rate, significant
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,6 +73,15 @@ class Values:
         if count < 2:
             return float("nan")
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * self.deviation / np.sqrt(count))
+
+    def mean_text(self, form: Callable[[float], str] = rate, *, interval: bool = True) -> str:
+        """The mean and, of several values, half of its interval.
+
+        >>> Values.of([1, 2, 3]).mean_text(), Values.of([0.5]).mean_text()
+        ('2.000 ± 2.484', '0.500')
+        """
+        spread = f" ± {form(self.half_interval)}" if interval and self.known.size > 1 else ""
+        return f"{form(self.mean)}{spread}"
 
     def __str__(self) -> str:
         low, high = self.quartiles

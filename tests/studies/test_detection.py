@@ -20,7 +20,6 @@ from raysim.studies.detection import (
     DetectionPlan,
     DetectionStudy,
     defense_options,
-    mean_text,
     measures,
 )
 from raysim.studies.study import Bench
@@ -149,6 +148,6 @@ def test_a_row_is_the_mean_over_rounds_and_the_last_accuracy():
 
 
 def test_means_over_seeds():
-    assert mean_text(Values.of([0.5])) == "0.500"
-    assert mean_text(Values.of([1, 2, 3])) == "2.000 ± 2.484"
-    assert mean_text(Values.of([float("nan")])) == "-"
+    assert Values.of([0.5]).mean_text() == "0.500"
+    assert Values.of([1, 2, 3]).mean_text() == "2.000 ± 2.484"
+    assert Values.of([float("nan")]).mean_text() == "-"
