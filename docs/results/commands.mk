@@ -39,9 +39,7 @@ results-scaling-spilled: ; $(bench) scaling --defense layercam_ae,norm_clip,krum
 results-nodes: ; $(bench) nodes --attack alie,ipm --kind namespaces --bandwidth 1gbit $(call measured,nodes)
 results-nodes-live: ; $(bench) growth leaf --defense krum,pdrr --nodes 1,2 --cpus-per-node 1 --kind namespaces --bandwidth 1gbit --repeats 3 $(call measured,nodes-live)
 results-pairs: ; $(bench) pairs $(call measured,pairs)
-# About half an hour, in one process of up to 8 GiB.
-results-pairs-large: ; $(bench) pairs --backend inprocess --clients 20000 --repeats 1 $(call measured,pairs-large)
-# In one process, so that its peak of memory is all that is used; half an hour and more of one core.
+# In one process, so that its peak of memory is all that is used: half an hour and more of one core.
 results-pairs-large: ; $(bench) pairs --backend inprocess --clients 20000 --repeats 1 $(call measured,pairs-large)
 results-maps: ; $(bench) maps --clients 24,48,72 --repeats 1 $(call measured,maps)
 results-coverage: ; $(bench) coverage $(call measured,coverage)
