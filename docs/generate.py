@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -36,8 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Fill the markers in, and put a figure first."""
-    markdown = figure_first(markdown)
+    """Fill the markers in, and the tables of results."""
+    markdown = with_tables(markdown)
     for marker, text in MARKERS.items():
         if f"<!-- {marker} -->" in markdown:
             markdown = markdown.replace(f"<!-- {marker} -->", "\n".join(text()))
@@ -50,16 +51,20 @@ def on_page_content(html: str, **_: object) -> str:
     return html.replace(" ± ", "\u00a0±\u00a0")
 
 
-def figure_first(markdown: str) -> str:
-    """A page of results with the figure that leads its first table right under the title."""
-    if (include := INCLUDED.search(markdown)) is None:
-        return markdown
-    about, _, rest = (DOCS / include.group(1)).read_text(encoding="utf-8").partition("\n\n")
-    figure, _, table = rest.partition("\n\n")
-    if not figure.startswith("!["):
-        return markdown
-    title, rest = markdown.replace(include.group(), f"{about}\n\n{table}", 1).split("\n\n", 1)
-    return f"{title}\n\n{figure}\n\n{rest}"
+def with_tables(markdown: str) -> str:
+    """A page of results with its tables, and the figure that leads the first of them right under the title.
+
+    What made a table becomes a block of its own whatever stands before it: indented text would go on with a list.
+    """
+    first, *others = INCLUDED.split(markdown)
+    title, _, text = first.partition("\n\n")
+    for number, (path, after) in enumerate(zip(others[::2], others[1::2], strict=True)):
+        about, _, table = (DOCS / path).read_text(encoding="utf-8").partition("\n\n")
+        figure, _, rest = table.partition("\n\n")
+        if number == 0 and figure.startswith("!["):
+            title, table = f"{title}\n\n{figure}", rest
+        text += f"```text\n{dedent(about)}\n```\n\n{table}{after}"
+    return f"{title}\n\n{text}" if text else title
 
 
 def configuration() -> Iterator[str]:

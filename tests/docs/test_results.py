@@ -53,15 +53,16 @@ def test_a_table_says_what_made_it_and_can_be_made_again(path: Path):
 
 def test_a_page_leads_with_its_figure():
     pytest.importorskip("mkdocs")
-    figure_first = runpy.run_path(str(ROOT / "docs" / "generate.py"))["figure_first"]
-    page = (RESULTS / "costs.md").read_text(encoding="utf-8")
-    title, figure, rest = figure_first(page).split("\n\n", 2)
+    with_tables = runpy.run_path(str(ROOT / "docs" / "generate.py"))["with_tables"]
+    title, figure, rest = with_tables((RESULTS / "costs.md").read_text(encoding="utf-8")).split("\n\n", 2)
     assert title == "# What a defense costs"
     assert re.fullmatch(r"!\[.+\]\(tables/defenses-stages\.svg\)", figure)
-    assert "raysim bench defenses --peers" in rest
+    assert "```text\nraysim bench defenses --peers" in rest
     assert "| **krum** |" in rest
     assert "defenses-stages.svg" not in rest
-    assert figure_first("# A page\n\nwithout a table") == "# A page\n\nwithout a table"
+    assert "attacks-stages.svg" in rest
+    for text in ("# A page\n\nwithout a table\n", "# A page", "no title\n\n```text\n```\n"):
+        assert with_tables(text) == text
 
 
 def test_the_readme_has_the_headlines_of_these_tables():
