@@ -12,6 +12,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
+from typing import Annotated, get_origin
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -25,6 +26,7 @@ from raysim.composition.registry import TABLES
 from raysim.config.explain import Key, explained
 from raysim.config.preset_list import preset_descriptions
 from raysim.config.schema import ExperimentConfig
+from raysim.options import allowed, type_name
 from raysim.presets import Preset, generated
 from raysim.runs.directory import COLUMNS
 
@@ -186,19 +188,24 @@ def columns() -> Iterator[str]:
 
 
 def interface() -> Iterator[str]:
-    """All public names: functions, then classes, then the types of options."""
+    """All public names: functions, errors, classes, what is none of these, and the types of options."""
     objects = {name: getattr(raysim, name) for name in raysim.__all__ if name != "__version__"}
     documented = {name: thing for name, thing in objects.items() if hasattr(thing, "__module__")}
     groups: Mapping[str, Callable[[object], bool]] = {
-        "Functions": lambda thing: not isinstance(thing, type),
+        "Functions": lambda thing: callable(thing) and not isinstance(thing, type),
         "Errors": lambda thing: isinstance(thing, type) and issubclass(thing, Exception),
         "Classes": lambda thing: isinstance(thing, type) and not issubclass(thing, Exception),
+        "Others": lambda thing: not callable(thing),
     }
     for title, belongs in groups.items():
         yield from (f"## {title}", "")
         for name, thing in documented.items():
             if belongs(thing):
                 yield from directive(name, thing)
+    yield from ("## Types of options", "", "| name | type | allows |", "|---|---|---|")
+    for name, thing in objects.items():
+        if get_origin(thing) is Annotated:
+            yield f"| `{name}` | {type_name(thing)} | {allowed(thing)} |"
 
 
 def directive(name: str, thing: object) -> Iterable[str]:
