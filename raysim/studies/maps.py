@@ -168,7 +168,7 @@ class Maps(Study[MapsPlan, MapsCell]):
         whole = {
             part: points for part, points in seconds.items() if part == MAPS or part.startswith(f"{MAPS} +")
         }
-        parts = {part: points for part, points in seconds.items() if part == MAPS or part not in whole}
+        parts = {MAPS: seconds[MAPS], **{part: seconds[part] for part in seconds if part not in whole}}
         panels = {"With and without autoencoder": whole, "The parts": parts}
         figure = labelled_curves(panels, x="clients, K", y="seconds a round", quiet=[DRAWING])
         sections = [by_size("K; seconds", seconds), growth("part", "K", seconds), _notes(plan, *size)]
