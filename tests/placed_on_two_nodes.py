@@ -163,6 +163,18 @@ def crafted(backend: Any, columns: int) -> dict[str, Any]:
     return found
 
 
+def broadcast(backend: Any, columns: int) -> dict[str, Any]:
+    """Where a published vector lies when it has been sent to the hosts' nodes, and nobody has read it."""
+    published = backend.put(np.ones(columns, np.float32))
+    backend.broadcast(published)
+    both = sorted({place["node"] for place in backend.client_places()})
+    return {
+        "both": both,
+        "by Ray": locations([published.object], [both], patience_s=60.0),
+        "ours": sorted(published.nodes),
+    }
+
+
 def locations(references: list[Any], expected: list[list[str]], patience_s: float = 5.0) -> list[list[str]]:
     """The nodes that Ray says hold the objects; it learns of copies a moment after they are there."""
     import ray
@@ -204,6 +216,7 @@ def main(columns: int, target: Path) -> None:
     found: dict[str, Any] = {}
     with ray_cluster.connected(address="auto"):
         from raysim.backends.ray_backend import ClientActors, RayBackend
+        from raysim.backends.ray_carrying import WORTH_SENDING
 
         backend = RayBackend(ClientActors(2), workers=2)
         backend.start_clients(Host, ())
@@ -212,6 +225,8 @@ def main(columns: int, target: Path) -> None:
         found["gathers at the head"] = backend.gathering(SHARDS, 2**30) is not None
         backend.placement = "data"
         found["crafted"] = crafted(backend, columns)
+        if 4 * columns >= WORTH_SENDING:
+            found["broadcast"] = broadcast(backend, columns)
         found["gathered"] = brought_together(backend, columns)
         backend.close()
         found["obstacles"] = where_the_data_cannot_be_worked_on(columns)

@@ -203,6 +203,16 @@ def test_tiles_are_brought_together_while_the_last_client_trains(found):
 
 
 @pytest.mark.ray
+@pytest.mark.namespaces
+@pytest.mark.skipif(not HOSTS, reason=f"a vector of a MiB or more is sent; hosts need {namespaces.missing()}")
+def test_a_broadcast_vector_is_on_both_nodes_before_it_is_read_and_counted_by_its_readers(found):
+    sent = found["broadcast"]
+    assert len(sent["both"]) == 2
+    assert sent["by Ray"] == [sent["both"]]
+    assert sent["ours"] == [found["data"]["here"]]
+
+
+@pytest.mark.ray
 def test_at_the_head_the_other_nodes_block_is_moved_once(found):
     head = found["head"]
     for stage in ("rows", "published", "columns"):
