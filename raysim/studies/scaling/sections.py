@@ -14,6 +14,7 @@ from raysim.studies.scaling.read import (
     COPY,
     GRAM,
     LIMIT_LABELS,
+    PRODUCTS,
     Line,
     Measured,
     OneMatrix,
@@ -230,7 +231,8 @@ def per_row(view: OneMatrix) -> str:
         return f"{significant(each)} ({each * few.size.clients / (1e3 * few.wall_s.median):.2f})"
 
     title = f"Milliseconds a row (times those at K = {view.clients[0]})"
-    return by_clients(view, title, cell) if len(view.clients) > 1 else ""
+    lines = [line for line in view.lines() if line[:2] != (LIMITS, PRODUCTS)]  # which are as many for any K
+    return by_clients(view, title, cell, lines=lines) if len(view.clients) > 1 else ""
 
 
 def memory(view: OneMatrix) -> str:

@@ -260,11 +260,14 @@ def test_spills_and_unequal_bytes_are_prominent():
 def test_a_row_beyond_the_store_is_shown_beside_one_within():
     """Krum's seconds grow as K^2, so a row of 40 costs twice one of 20; LayerCAM-AE's as K."""
     table = rows((20, 40), (1,))
+    products = [row for row in table if (row["defense"], row["stage"]) == (LIMITS, "copy")]
+    table += [{**row, "stage": "products"} for row in products]
     for row in table:
         row.update(spilled_bytes=2**30 * (row["clients"] == 40))
     markdown = text(page(table))
     assert cells(markdown, "Milliseconds a row", "krum") == ["20.0", "40.0 (2.00)"]
     assert cells(markdown, "Milliseconds a row", "layercam_ae") == ["30.0", "30.0 (1.00)"]
+    assert "products" not in markdown.split("Milliseconds a row", 1)[1].split("####", 1)[0]
     assert "Milliseconds a row" not in text(page(rows((20, 40), (1,))))
 
 
