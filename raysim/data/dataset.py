@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+
+
+EXPECTED_BYTES = 2**26
+"""Of samples that a disk is asked to read ahead of their use: many clients that hold little, or few that hold much."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,17 @@ class Dataset:
         if require := getattr(self.images, "require", None):
             require()
         return self
+
+    def expect(self, parts: Sequence[np.ndarray]) -> None:
+        """Have the disk begin to read samples that are about to be asked for: `parts` of it, each of samples that follow one
+        another, in that order, up to EXPECTED_BYTES. What is in memory is there already.
+        """
+        sample = math.prod(self.images.shape[1:]) * self.images.dtype.itemsize
+        ends = np.cumsum([len(part) * sample for part in parts])
+        for column in (self.images, self.labels):
+            if begin := getattr(column, "expect", None):
+                for part in parts[: int(np.searchsorted(ends, EXPECTED_BYTES, "right"))]:
+                    begin(part)
 
     def select(self, indices: np.ndarray) -> Dataset:
         """The samples at `indices` [m], in that order, as a copy."""

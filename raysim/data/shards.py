@@ -122,7 +122,7 @@ class Column:
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows must lie in 0..{len(self) - 1}")
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        numbers = np.searchsorted(self._starts, rows, "right") - 1
+        numbers = self._shards_of(rows)
         for number in np.unique(numbers):
             mine = numbers == number
             found[mine] = self._rows_of(int(number)).read(rows[mine] - self._starts[number])
@@ -135,6 +135,12 @@ class Column:
             )
             raise DataError(f"{self.folder}: {files}: {rule}: {_DAMAGED}")
         return found
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Have the disk begin to read these rows, a client's, and do not wait for it; what other machines hold is left out."""
+        numbers = self._shards_of(rows)
+        for number in np.unique(numbers):
+            self._rows_of(int(number)).expect(rows[numbers == number] - self._starts[number])
 
     def __array__(self, *_: object, **__: object) -> NoReturn:
         raise DataError(
@@ -154,6 +160,10 @@ class Column:
         if self.lend is None:
             require(here(self.folder), self.index)
 
+    def _shards_of(self, rows: np.ndarray) -> np.ndarray:
+        numbers: np.ndarray = np.searchsorted(self._starts, rows, "right") - 1
+        return numbers
+
     def _open(self, number: int) -> _Rows | _Lent:
         file = self.index.train[number].file
         if self.parted and _size(here(self.folder) / file) is None:
@@ -172,6 +182,9 @@ class _Lent:
     number: int
     lend: Lender
 
+    def expect(self, rows: np.ndarray) -> None:
+        """Nothing here: the machine that holds them reads them when it is asked."""
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """These rows, as a copy."""
         column = self.column
@@ -189,13 +202,17 @@ class _Rows:
         self.begin = stored.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
         self._advise("MADV_RANDOM")  # a cohort's next client lies elsewhere: nothing is read ahead of a page
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """These rows, as a copy; what follows one another is fetched from the disk in one go."""
+    def expect(self, rows: np.ndarray) -> None:
+        """Have the disk begin to read these rows, if they follow one another, in one go."""
         first, last = int(rows.min()), int(rows.max()) + 1
         if last - first == len(rows):
             size = self.stored.nbytes // len(self.stored)
             start = (self.begin + first * size) // mmap.PAGESIZE * mmap.PAGESIZE
             self._advise("MADV_WILLNEED", start, self.begin + last * size - start)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """These rows, as a copy."""
+        self.expect(rows)
         found: np.ndarray = self.stored[rows]
         self._advise("MADV_DONTNEED")  # the system's cache keeps the pages, this process none of them
         return found

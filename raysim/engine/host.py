@@ -178,7 +178,9 @@ class ClientHost:
         """Train these clients; one tile per column shard, the buffers' tile, and the list of UploadMeta."""
         tiles = zero_tiles(len(clients), self.setup.bounds, self.setup.layout.num_columns)
         metas: dict[int, UploadMeta] = {}
-        sizes = np.array([len(self._indices(client)) for client in clients])
+        own = [self._indices(client) for client in clients]
+        self.train_set.expect(own)
+        sizes = np.array([len(indices) for indices in own])
         for group in self.setup.groups(order.round, clients, sizes):
             members = [int(clients[position]) for position in group]
             if len(group) > 1:

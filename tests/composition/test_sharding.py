@@ -71,6 +71,24 @@ def test_nothing_of_the_training_set_is_loaded_or_sent(folder: Path) -> None:
     assert [thing.nbytes for thing in (images, labels, indices, offsets)] == [0, 0, 0, 8 * 10]
 
 
+def test_a_host_asks_the_disk_for_all_its_clients_before_it_reads_the_first(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the five clients of a round, in two calls."""
+    done: list[str] = []
+    expect, read = Column.expect, Column.__getitem__
+    monkeypatch.setattr(Column, "expect", lambda self, rows: done.append("expect") or expect(self, rows))
+    monkeypatch.setattr(Column, "__getitem__", lambda self, rows: done.append("read") or read(self, rows))
+    config = {**on_shards(folder), "rounds": 1, "attack": None, "training": {"clients_per_stack": 1}}
+    run(config, out=tmp_path, name="run", backend="inprocess")
+    held = sum(
+        row["num_examples"] > 0 for row in raysim.RunResult(tmp_path / "run").table("clients").to_pylist()
+    )
+    assert done.count("expect") == 2 * 5  # inputs and labels
+    assert done.count("read") == 2 * held
+    assert done.index("read") == 2 * 3  # the first call has three of them
+
+
 def test_a_run_remembers_which_data_it_had(folder: Path, tmp_path: Path) -> None:
     first = run({**on_shards(folder), "rounds": 1}, out=tmp_path, name="run", backend="inprocess")
     digest = raysim.load_config(first.path / "config.yaml").data.options["digest"]

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysim.data import load, normalise
+from raysim.data import dataset, load, normalise, shards
 from raysim.data.assignment import AllBut, OwnerRuns
+from raysim.data.dataset import Dataset
 from raysim.data.partition import Natural
 from raysim.data.shard_writer import write_shards
 from raysim.data.shards import Column, Index, check
@@ -97,6 +98,26 @@ def test_only_the_shards_of_the_rows_are_touched(tmp_path):
     np.testing.assert_array_equal(column[0:3], samples("uint8", (1, 2, 2))[0][:3])
     with pytest.raises(DataError, match=r"3 of 6 files are missing, train-00001.arrow first.*every machine"):
         column.require()
+
+
+def test_the_disk_is_asked_for_what_will_be_read(tmp_path, monkeypatch):
+    """Clients 0 and 4 hold samples 0 to 2 and 9 to 12, of 24 bytes; together 168 bytes are read ahead, and no more of 167."""
+    inputs, labels = samples("uint8", (3,))
+    write_shards(tmp_path, [(inputs, labels, SIZES)], (inputs, labels), classes=4)
+    asked: list[tuple[str, list[int]]] = []
+    plain = shards._Rows.expect
+    monkeypatch.setattr(
+        shards._Rows, "expect", lambda self, rows: asked.append(rows.tolist()) or plain(self, rows)
+    )
+    own = [np.arange(3), np.arange(9, 13)]
+    train = load("shards", tmp_path).train
+    for most, expected in ((168, own), (167, own[:1])):
+        monkeypatch.setattr(dataset, "EXPECTED_BYTES", most)
+        train.expect(own)
+        assert asked == 2 * [rows.tolist() for rows in expected]  # inputs, then labels
+        asked.clear()
+    Dataset(train.images[:], train.labels[:]).expect(own)  # in memory
+    np.testing.assert_array_equal(train.images[own[1]], inputs[9:13])
 
 
 def test_several_clients_at_a_time_are_the_same(tmp_path):
