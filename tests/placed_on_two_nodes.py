@@ -128,8 +128,8 @@ def brought_together(backend: Any, columns: int) -> dict[str, Any]:
 
         calls = [(0, bounds), (1, bounds, str(there))]
         kept = backend.call_clients("make", "rows", calls, keep=len(bounds), then=land)
-    gram = put_together(backend, kept, bounds).gram("columns")
     backend.finish("gather", gathering.begun)
+    gram = put_together(backend, kept, bounds).gram("columns")
     spans = backend.telemetry.drain()
     last = max(span.start_s + span.wall_s for span in spans if span.stage == "make" and span.task >= 0)
     gathers = [span for span in spans if span.stage == "gather" and span.task >= 0]

@@ -2,8 +2,7 @@
 
 Gram products and order statistics need all rows of a column: of a matrix that lies on N nodes, (N - 1) / N of the bytes
 must cross the network. What has landed can cross while other clients train; then the column tasks wait for the last
-rows alone, each for its own: the first columns are worked on while others are on their way. Nothing else changes: a task
-reads the same tiles, whoever brought them.
+rows alone. Nothing else changes: a task reads the same tiles, whoever brought them.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from raysim.backends.base import Begun, Reference
 from raysim.backends.placement import Node, Placed
 
 STAGE = "gather"
-"""The stage's name in the spans: its tasks end when their tiles are there, the whole is what is left of them after the verdict."""
+"""The stage's name in the spans: its tasks end when their tiles are there, the whole is what is waited after the last row."""
 
 
 @dataclass(frozen=True)
 class Courier:
-    """How tiles are brought: to(number, tiles, node) begins it, and those who read them are sent there from then on; `ended` tells
-    whether it is done, `spilled` whether a tile lies on disk.
+    """How tiles are brought: to(number, tiles, node) begins it, `ended` tells whether it is done, `spilled` whether a tile
+    lies on disk.
     """
 
     to: Callable[[int, Sequence[Placed], Node], Begun]

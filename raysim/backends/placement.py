@@ -92,11 +92,10 @@ def seen(
     origin: str,
     *,
     restored: int = 0,
-    brought: int = 0,
 ) -> Span:
-    """A task's span with what the process that started it, on node `origin`, knows of its bytes. brought: noted before it ran."""
+    """A task's span with what the process that started it, on node `origin`, knows of its bytes."""
     returned = 0 if span.node == origin else num_bytes(answer)
-    moved = brought + bring(arguments, span.node, origin)
+    moved = bring(arguments, span.node, origin)
     return replace(span, bytes_moved=moved, bytes_returned=returned, bytes_restored=restored)
 
 

@@ -88,7 +88,7 @@ class RayBackend(Backend):
         self._group: PlacementGroup | None = None
         self._leaving: set[str] = set()
         self._task = ray.remote(max_retries=0)(run_task)
-        self._carrier = Carrier(self._task, threads, self.node)
+        self._carrier = Carrier(self._task, threads)
         self._spills = Spills(spilled, all_stores_bytes)
 
     def put(self, value: object) -> Reference:
@@ -173,21 +173,21 @@ class RayBackend(Backend):
         crew = self._accelerators() if needs.accelerated else None
         if crew is not None:
             actor = crew.actors[number % len(crew.actors)]
-            return actor.do.options(num_returns=2).remote(stage, fn, number, 0, 0, *objects(args)), args, 0
+            return actor.do.options(num_returns=2).remote(stage, fn, number, 0, 0, *objects(args)), args
         strategy = self._strategies([args], needs)[0]
         task = self._task.options(**task_options(0, needs), scheduling_strategy=strategy)
-        return task.remote(fn, stage, number, 0, 0, self.threads, *objects(args)), args, 0
+        return task.remote(fn, stage, number, 0, 0, self.threads, *objects(args)), args
 
     def finish(self, stage: str, begun: Sequence[Begun]) -> list[Any]:
         answers: list[Any] = []
         with self.telemetry.stage(stage) as meter:
-            for references, args, brought in cast("Sequence[Started]", begun):
+            for references, args in cast("Sequence[Started]", begun):
                 try:
                     answer, (span, _) = answered(references)
                 except (*WORKER_LOST, *OBJECT_LOST, gone.RayTaskError):
                     answers.append(None)
                     continue
-                meter.tasks.append(seen(span, args, answer, self.node, brought=brought))
+                meter.tasks.append(seen(span, args, answer, self.node))
                 answers.append(answer)
             meter.spilled_bytes = self._spills.look(now=True)
         return answers

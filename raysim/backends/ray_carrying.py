@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from raysim.backends.base import Begun, Needs
 from raysim.backends.gathering import STAGE as GATHER
 from raysim.backends.gathering import arrived
-from raysim.backends.placement import Node, Placed, bring
+from raysim.backends.placement import Node, Placed
 from raysim.backends.ray_actors import objects
 from raysim.backends.ray_tasks import at, task_options
 
 if TYPE_CHECKING:
     from raysim.backends.placement import Handle
 
-Started: TypeAlias = "tuple[list[Handle], Sequence[object], int]"
-"""What `begin` of the backend on Ray returns: (what the task will answer, its arguments, bytes that were noted as moved then)."""
+Started: TypeAlias = "tuple[list[Handle], Sequence[object]]"
+"""What `begin` of the backend on Ray returns: (what the task will answer, its arguments)."""
 
 BROADCAST = "broadcast"
 
@@ -25,16 +25,14 @@ WORTH_SENDING = 2**20
 
 
 class Carrier:
-    """task: the remote function of `run_task`; origin: the name of the node of this process."""
+    """task: the remote function of `run_task`, with so many threads."""
 
-    def __init__(self, task: Any, threads: int, origin: str) -> None:
-        self._task, self._threads, self._origin = task, threads, origin
+    def __init__(self, task: Any, threads: int) -> None:
+        self._task, self._threads = task, threads
 
     def bring(self, number: int, tiles: Sequence[Placed], node: Node) -> Begun:
-        """Begin to bring these to a node. Tasks that read them are sent there from now on, and wait for what is on its way."""
-        started: Started = (
-            self._carry(GATHER, number, tiles, node), tiles, bring(tiles, node.name, self._origin)
-        )  # fmt: skip
+        """Begin to bring these to a node."""
+        started: Started = self._carry(GATHER, number, tiles, node), tiles
         return started
 
     def broadcast(self, value: Placed, nodes: Collection[Node]) -> None:

@@ -26,7 +26,7 @@ def at(node: Node) -> Strategy:
 
 def ended(begun: Begun) -> bool:
     """Whether a task that was begun is done or has failed."""
-    references, *_ = cast("tuple[list[Handle], object]", begun)
+    references, _ = cast("tuple[list[Handle], object]", begun)
     return bool(ray.wait(references[-1:], timeout=0)[0])
 
 

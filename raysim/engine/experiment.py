@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from raysim.backends.base import Backend, Begun, Reference
+from raysim.backends.base import Backend, Reference
 from raysim.backends.telemetry import Span
 from raysim.config.schema import ExperimentConfig
 from raysim.context import Context, ServerData, State
@@ -137,8 +137,6 @@ class Uploads:
     train_loss: float
     notes: dict[str, str]
     """Client id -> what a compromised client remarked about the round."""
-    under_way: tuple[Begun, ...] = ()
-    """What brings tiles together for the defense, to be finished once it has judged (gathering.py)."""
 
 
 def active_attackers(experiment: Experiment, round: int) -> np.ndarray:

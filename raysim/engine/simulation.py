@@ -192,9 +192,6 @@ def run_round(
     uploads = discounted(experiment, require_quorum(experiment, uploads), arrivals)
     usable = ~np.isin(uploads.updates.client_ids, list(uploads.reasons))
     verdict, defense_state = judge(experiment, backend, state, published, uploads.updates, usable)
-    if uploads.under_way:
-        with backend.telemetry.owned("defense"):
-            backend.finish(GATHER, uploads.under_way)
     new_vector, server_state = apply(
         verdict, uploads.updates, usable, state.global_vector, experiment.config.server, state.server
     )
@@ -244,8 +241,8 @@ def train(
 ) -> Uploads:
     """Local training of the cohort, each client from the model it was sent: hosts return tiles, which stay where they are, and a note per client.
 
-    Where the defense reads the columns of these rows, tiles are brought together as they land, on several nodes: what is under
-    way when the last client ends is waited for by the tasks that read it.
+    Where the defense reads the columns of these rows, tiles are brought together as they land, on several nodes, and what is left
+    under way is waited for: tasks begun before that were no faster, and some stood still for a second.
 
     A client without samples, or with too few to train on, has nothing to say: it stays out of the matrix, an attacker
     or not.
@@ -298,6 +295,9 @@ def train(
         answers = ask(calls, arrive)
         if experiment.config.resources.lost_clients == "split":
             calls, answers = smaller_where_lost(experiment, round, calls, answers, ask)
+    if gathering is not None:
+        with backend.telemetry.owned("defense"):
+            backend.finish(GATHER, gathering.begun)
     answered = [
         (members, *answer) for members, answer in zip(calls, answers, strict=True) if answer is not None
     ]
@@ -334,8 +334,7 @@ def train(
     losses = losses[np.isfinite(losses)]
     remarks = {str(meta.client): meta.note for meta in metas if meta.note}
     loss = float(losses.mean()) if len(losses) else float("nan")
-    under_way = () if gathering is None else tuple(gathering.begun)
-    return Uploads(stacked(updates), reasons, loss, remarks, under_way)
+    return Uploads(stacked(updates), reasons, loss, remarks)
 
 
 def require_quorum(experiment: Experiment, uploads: Uploads) -> Uploads:

@@ -1,10 +1,10 @@
-"""What is brought to nodes before it is needed: which tasks are begun, and what they are noted to move. On nodes: test_placement.py."""
+"""What is brought to nodes before it is needed: which tasks are begun, and where. On nodes: test_placement.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from raysim.backends.placement import Node, Placed, homes
+from raysim.backends.placement import Node, Placed
 from raysim.backends.ray_carrying import WORTH_SENDING, Carrier, worth_sending
 
 A, B, C = (Node(name, f"{number}" * 56, cpus=1.0) for number, name in enumerate("abc"))
@@ -26,20 +26,17 @@ class Task:
         return [f"answer {number}", f"about {number}"]
 
 
-def test_tiles_on_their_way_are_noted_at_their_node():
+def test_tiles_are_brought_by_a_task_that_is_given_them():
     task = Task()
-    here, there = Placed("x", 10, {"b"}), Placed("y", 30, {"a"})  # type: ignore[arg-type]
-    references, tiles, moved = Carrier(task, 1, "a").bring(4, [here, there], B)  # type: ignore[misc]
+    tiles = [Placed("x", 10, {"b"}), Placed("y", 30, {"a"})]  # type: ignore[arg-type]
+    assert Carrier(task, 1).bring(4, tiles, B) == (["answer 4", "about 4"], tiles)
     assert task.begun == [("gather", ("x", "y"), B.id)]
-    assert references == ["answer 4", "about 4"]
-    assert list(tiles) == [here, there]
-    assert moved == 30, "the other lies there"
-    assert homes([here, there]) == ["b", "b"]
+    assert tiles[1].nodes == {"a"}, "noted once it is there"
 
 
 def test_a_model_is_sent_to_nodes_without_it_and_counted_where_it_is_read():
     task, model = Task(), Placed("model", WORTH_SENDING, {"b"})  # type: ignore[arg-type]
-    Carrier(task, 1, "b").broadcast(model, [A, B, C])
+    Carrier(task, 1).broadcast(model, [A, B, C])
     assert task.begun == [("broadcast", ("model",), A.id), ("broadcast", ("model",), C.id)]
     assert model.nodes == {"b"}
     assert worth_sending(model)

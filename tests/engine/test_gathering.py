@@ -1,4 +1,4 @@
-"""When a round has its tiles brought together: for defenses that read columns, block by block, while clients train."""
+"""When a round has its tiles brought together: for defenses that read columns, block by block, before they judge."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def diary(tiny, defense, **resources):
 
 
 @pytest.mark.parametrize("defense", ["krum", "median", ["multi_krum", "layercam_ae"]])
-def test_every_block_as_it_lands_and_the_defense_waits_for_nothing_but_what_it_reads(tiny, defense):
+def test_every_block_as_it_lands_then_the_wait_then_the_defense(tiny, defense):
     """10 clients, 3 of them together: blocks of two stacks, of one and of the tenth client."""
-    asked, first, second, third, stage, *others = diary(tiny, defense, gather_bytes=1234)
+    asked, first, second, third, waited, stage, *_ = diary(tiny, defense, gather_bytes=1234)
     assert asked == (1, 1234)
     assert (first, second, third) == ("2 tiles of 6 rows", "2 tiles of 3 rows", "2 tiles of 1 rows")
+    assert waited == "gather 3"
     assert stage in ("gram", "order_statistics")
-    assert others[-1] == "gather 3"
 
 
 @pytest.mark.parametrize("defense", ["fedavg", "layercam_ae", ["clip_norm", "krum"]])
