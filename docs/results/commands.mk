@@ -4,7 +4,7 @@
 # which need root. `results-caught`: what attacks do and defenses catch, `results-papers`: the papers' tables; hours of one
 # core, with MNIST, Fashion-MNIST and CIFAR-10 under $RAYSIM_DATA.
 
-RESULTS := defenses defenses-new kernels attacks rounds rounds-uneven population growth scaling scaling-small nodes nodes-live pairs maps similarity mmd tasks
+RESULTS := defenses defenses-new kernels attacks rounds rounds-uneven population growth scaling scaling-small nodes nodes-sizes nodes-live pairs maps similarity mmd tasks
 CAUGHT := coverage layercam layercam-cifar10 layercam-start gae gae-images backdoors detection-maps detection
 PAPERS := pdrr gcama fedgrad layercam_ae flare
 OF_PAPERS := pdrr-figures layercam_ae-figures layercam_ae-votes layercam_ae-gae flare-figures flare-krum flare-samples flare-colluders
@@ -37,6 +37,7 @@ results-scaling-small: ; $(bench) scaling $(of_the_papers) --clients 24,100,200,
 # K = 200 lies in the store, K = 400 (9.8 GiB) does not; a method of each kind.
 results-scaling-spilled: ; $(bench) scaling --defense layercam_ae,norm_clip,krum --clients 200,400 --object-store 6.8 --repeats 1 $(call measured,scaling-spilled)
 results-nodes: ; $(bench) nodes --attack alie,ipm --kind namespaces --bandwidth 1gbit $(call measured,nodes)
+results-nodes-sizes: ; $(bench) nodes --clients 24,48,96 --defense layercam_ae,gradcam_ae,flare,fedavg,norm_clip,krum,median $(call measured,nodes-sizes)
 results-nodes-live: ; $(bench) growth leaf --defense krum,pdrr --nodes 1,2 --cpus-per-node 1 --kind namespaces --bandwidth 1gbit --repeats 3 $(call measured,nodes-live)
 results-pairs: ; $(bench) pairs $(call measured,pairs)
 # In one process, so that its peak of memory is all that is used: half an hour and more of one core.
