@@ -98,17 +98,24 @@ def test_blocks_take_half_a_worker_s_part_of_the_work_that_is_left(stack, sizes,
 
 
 @pytest.mark.parametrize(
-    ("clients", "row_bytes", "rows"), [(24, 2**24, 2), (24, 2**26, 1), (24, 2**21, 6), (192, 2**24, 3)]
+    ("row_bytes", "blocks"),
+    [(2**24, [6, 5, 3, 3, 2, 2, 2, 1]), (2**26, [6, 5, 3, 3, 2, 1, 1, 1, 1, 1])],
 )
-def test_blocks_whose_rows_cross_to_other_nodes_are_small(monkeypatch, clients, row_bytes, rows):
-    """LANDING_BYTES is two rows of 2**24 bytes; half of one, so one; or more than a quarter of 24; 192 are in 64 blocks."""
-    experiment = sized([10] * clients)
+def test_the_last_blocks_whose_rows_cross_to_other_nodes_are_small(monkeypatch, row_bytes, blocks):
+    """Of 24 clients on two workers the least block has 1.5 otherwise; LANDING_BYTES is two rows of 2**24 bytes, half of one of 2**26."""
+    experiment = sized([10] * 24)
     columns = experiment.setup.layout.num_columns
     monkeypatch.setattr("raysim.engine.calls.LANDING_BYTES", 2**25 * 4 * columns // row_bytes)
-    blocks = split_cohort(np.arange(clients), experiment, 2, crossing=True)
-    assert max(map(len, blocks)) == rows
-    np.testing.assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(clients))
-    assert max(map(len, split_cohort(np.arange(clients), experiment, 2))) == clients // 4
+    assert [len(block) for block in split_cohort(np.arange(24), experiment, 2, crossing=True)] == blocks
+    assert [len(block) for block in split_cohort(np.arange(24), experiment, 2)] == [6, 5, 3, 3, 2, 2, 2, 1]
+
+
+def test_last_blocks_are_one_of_few_parts_however_large_their_rows(monkeypatch):
+    """A 64th of 192 clients is 3, and what is left."""
+    monkeypatch.setattr("raysim.engine.calls.LANDING_BYTES", 1)
+    blocks = split_cohort(np.arange(192), sized([10] * 192), 2, crossing=True)
+    assert [len(block) for block in blocks[-4:]] == [3, 3, 3, 1]
+    np.testing.assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(192))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
