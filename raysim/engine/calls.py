@@ -20,6 +20,10 @@ ROWS_OF_LIGHT = 2
 SMALLEST = 8
 """No block is meant to have less than one part in so many of a worker's even part of the work: calls cost, too."""
 
+FIRST = 4
+"""No block of rows that are brought together over nodes has more than one of so many parts of a worker's: until the first lands, the
+network is idle."""
+
 LANDING_BYTES = 2**25
 """Of the last blocks of rows that are brought together over nodes while others are made: what lands last is waited for, and half of
 this takes an eighth of a second of a link of 1 Gbit/s."""
@@ -36,8 +40,8 @@ def split_cohort(
     A block has `clients_per_actor` ids, as nearly as groups go. `auto`: half a worker's even part of the work that is
     left, so that long calls come first and short ones fill the end (guided self-scheduling, Polychronopoulos and Kuck
     1987), in at most ROWS_OF_LIGHT times the rows that `rows_per_block` says. crossing: they are brought together over
-    nodes as they land, so the last blocks have LANDING_BYTES, if that is less than they have otherwise, or one of FEW parts of the
-    rows. If nodes hold different samples, a block's groups lie on one node, or most of each.
+    nodes as they land, so the first blocks have a part of a worker's rows (FIRST), and the last ones LANDING_BYTES, if that is less than
+    they have otherwise, or one of FEW parts of all rows. If nodes hold different samples, a block's groups lie on one node, or most of each.
     """
     groups, work = _groups(experiment, round, cohort)
     if experiment.homes is None:
@@ -67,6 +71,7 @@ def _cut(
     most = min(ROWS_OF_LIGHT * rows_per_block(cohort, columns, workers), most_rows(columns))
     least = sum(work) / workers / SMALLEST
     if crossing:
+        most = min(most, -(-cohort // (FIRST * workers)))
         last = max(1, LANDING_BYTES // (4 * columns), -(-cohort // FEW))
         least = min(least, last * sum(work) / sum(map(len, groups)))
     return list(_blocks(groups, work, most, lambda left: max(left / workers / 2, least)))

@@ -99,10 +99,12 @@ def test_blocks_take_half_a_worker_s_part_of_the_work_that_is_left(stack, sizes,
 
 @pytest.mark.parametrize(
     ("row_bytes", "blocks"),
-    [(2**24, [6, 5, 3, 3, 2, 2, 2, 1]), (2**26, [6, 5, 3, 3, 2, 1, 1, 1, 1, 1])],
+    [(2**24, [3, 3, 3, 3, 3, 2, 2, 2, 2, 1]), (2**26, [3, 3, 3, 3, 3, 2, 2, 1, 1, 1, 1, 1])],
 )
-def test_the_last_blocks_whose_rows_cross_to_other_nodes_are_small(monkeypatch, row_bytes, blocks):
-    """Of 24 clients on two workers the least block has 1.5 otherwise; LANDING_BYTES is two rows of 2**24 bytes, half of one of 2**26."""
+def test_blocks_whose_rows_cross_to_other_nodes_are_small_at_last(monkeypatch, row_bytes, blocks):
+    """Of 24 clients on two workers the first have a quarter of 12, the least 1.5 otherwise; LANDING_BYTES is two rows of 2**24 bytes,
+    half of one of 2**26.
+    """
     experiment = sized([10] * 24)
     columns = experiment.setup.layout.num_columns
     monkeypatch.setattr("raysim.engine.calls.LANDING_BYTES", 2**25 * 4 * columns // row_bytes)
@@ -111,10 +113,10 @@ def test_the_last_blocks_whose_rows_cross_to_other_nodes_are_small(monkeypatch, 
 
 
 def test_last_blocks_are_one_of_few_parts_however_large_their_rows(monkeypatch):
-    """A 64th of 192 clients is 3, and what is left."""
+    """A 64th of 192 clients is 3; the first have a quarter of 96."""
     monkeypatch.setattr("raysim.engine.calls.LANDING_BYTES", 1)
     blocks = split_cohort(np.arange(192), sized([10] * 192), 2, crossing=True)
-    assert [len(block) for block in blocks[-4:]] == [3, 3, 3, 1]
+    assert [len(block) for block in blocks] == [24, 24, 24, 24, 24, 18, 14, 10, 8, 6, 4, 3, 3, 3, 3]
     np.testing.assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(192))
 
 
