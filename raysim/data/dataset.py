@@ -57,8 +57,8 @@ class Dataset:
         return self
 
     def expect(self, parts: Sequence[np.ndarray]) -> None:
-        """Have the disk begin to read samples that are about to be asked for: `parts` of it, each of samples that follow one
-        another, in that order, up to EXPECTED_BYTES. What is in memory is there already.
+        """Have the disk begin to read samples that are about to be asked for: parts, each the indices [m] of samples that follow
+        one another, in that order, up to EXPECTED_BYTES. What is in memory is there already.
         """
         sample = math.prod(self.images.shape[1:]) * self.images.dtype.itemsize
         ends = np.cumsum([len(part) * sample for part in parts])

@@ -42,6 +42,7 @@ def entry(
         repeats=tuple(repeats or range(count)),
         wall_s=Values.of(seconds),
         moved_bytes=Values.of([0.0] * count),
+        returned_bytes=Values.of([0.0] * count),
         to_disk_bytes=Values.of([0.0] * count),
         from_disk_bytes=Values.of([0.0] * count),
         busy=Values.of([1.0] * count),
